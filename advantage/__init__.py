@@ -1,0 +1,83 @@
+"""advantage: policy optimization on JAX.
+
+    import advantage as adv
+    run = adv.train(adv.PPO(), "CartPole-v1", total_timesteps=100_000)
+    agent = adv.load(run.path)
+
+Names are imported when they are first used, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advantage.algorithms.hyperparameters import Linear as Linear
+    from advantage.algorithms.policy_gradient.ppo import PPO as PPO
+    from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
+    from advantage.environments.check import check_environment as check_environment
+    from advantage.environments.make import MissingExtra as MissingExtra
+    from advantage.environments.make import make as make
+    from advantage.evaluate import Agent as Agent
+    from advantage.evaluate import Evaluation as Evaluation
+    from advantage.evaluate import evaluate as evaluate
+    from advantage.evaluate import load as load
+    from advantage.policies.adapters import from_equinox as from_equinox
+    from advantage.policies.adapters import from_flax as from_flax
+    from advantage.policies.networks import CNN as CNN
+    from advantage.policies.networks import MLP as MLP
+    from advantage.policies.networks import Custom as Custom
+    from advantage.rollout.stepper import EnvironmentFailure as EnvironmentFailure
+    from advantage.runs.checkpoint import CheckpointError as CheckpointError
+    from advantage.train import NonFiniteUpdate as NonFiniteUpdate
+    from advantage.train import Progress as Progress
+    from advantage.train import Run as Run
+    from advantage.train import resume as resume
+    from advantage.train import train as train
+    from advantage.types import Rollout as Rollout
+    from advantage.types import Spec as Spec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Linear": "algorithms.hyperparameters",
+    "PPO": "algorithms.policy_gradient.ppo",
+    "EnvironmentDefect": "environments.check",
+    "check_environment": "environments.check",
+    "MissingExtra": "environments.make",
+    "make": "environments.make",
+    "Agent": "evaluate",
+    "Evaluation": "evaluate",
+    "evaluate": "evaluate",
+    "load": "evaluate",
+    "from_equinox": "policies.adapters",
+    "from_flax": "policies.adapters",
+    "CNN": "policies.networks",
+    "MLP": "policies.networks",
+    "Custom": "policies.networks",
+    "EnvironmentFailure": "rollout.stepper",
+    "CheckpointError": "runs.checkpoint",
+    "NonFiniteUpdate": "train",
+    "Progress": "train",
+    "Run": "train",
+    "resume": "train",
+    "train": "train",
+    "Rollout": "types",
+    "Spec": "types",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'advantage' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"advantage.{_HOMES[name]}"), name)
+    globals()[name] = (
+        value  # also where a submodule of the same name, such as advantage.train, took its place
+    )
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""One method a file, each reading like its paper's box."""

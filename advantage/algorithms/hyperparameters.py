@@ -1,0 +1,134 @@
+"""What every algorithm's dataclass shares: traced floats, schedules, and checks that teach."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import jax
+
+from advantage.types import Array
+
+
+class Linear(NamedTuple):
+    """A schedule: from `start` at the first step to `end` at the last."""
+
+    start: float
+    end: float = 0.0
+
+    def __call__(self, progress: Array) -> Array:
+        return self.start + (self.end - self.start) * progress
+
+
+Schedule = Linear | Callable[[Array], Array]
+
+
+def at(value: float | Schedule | Array, progress: Array) -> Array:
+    """The value of a constant or of a schedule at `progress`, the share of the budget spent, in [0, 1]."""
+    return value(progress) if callable(value) else value
+
+
+def ranged(default: Any, interval: str) -> Any:
+    """A field that must lie in `interval`, written as in mathematics: `[0, 1)`, `(0, inf)`."""
+    return dataclasses.field(default=default, metadata={"interval": interval})
+
+
+T = TypeVar("T", bound=type)
+
+
+def hyperparameters(cls: T) -> T:
+    """Register a frozen dataclass as a pytree: fields annotated with `float` are leaves, the others static.
+
+    A float is then traced, so changing it compiles nothing and many values can run at once by vmap. A schedule
+    that is a plain function rides along as static.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    traced = [name for name in names if "float" in str(cls.__dataclass_fields__[name].type)]
+    static = [name for name in names if name not in traced]
+
+    def flatten_with_keys(self):
+        children = [_leaf(getattr(self, name)) for name in traced]
+        keyed = [
+            (jax.tree_util.GetAttrKey(name), child) for name, child in zip(traced, children, strict=True)
+        ]
+        return keyed, tuple(getattr(self, name) for name in static)
+
+    def unflatten(values, children):
+        self = object.__new__(cls)  # past the checks: leaves may be tracers
+        for name, value in zip(traced + static, (*children, *values), strict=True):
+            object.__setattr__(self, name, value)
+        return self
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten)
+    return cls
+
+
+def _leaf(value: Any) -> Any:
+    return jax.tree_util.Partial(value) if callable(value) and not isinstance(value, Linear) else value
+
+
+def check(algorithm: Any) -> None:
+    """Check every field's type and interval.
+
+    Raises:
+        ValueError: names the field, what was given and what is allowed.
+    """
+    hints = typing.get_type_hints(type(algorithm))
+    for field in dataclasses.fields(algorithm):
+        _check_field(
+            field.name, getattr(algorithm, field.name), hints[field.name], field.metadata.get("interval")
+        )
+
+
+def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, jax.Array) or (value is None and type(None) in options):
+        return
+    literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
+    is_function = callable(value) and not isinstance(value, Linear)
+    if literal is not None:
+        _require(value in literal, name, value, _choices(value, literal))
+    elif bool in options:
+        _require(isinstance(value, bool), name, value, "use True or False")
+    elif tuple[int, ...] in options:
+        _require(isinstance(value, tuple), name, value, "use a tuple of whole numbers")
+        for number in value:
+            _check_field(name, number, int, interval)
+        return
+    elif int in options:
+        _require(type(value) is int, name, value, "use a whole number")
+    elif float in options and not is_function:
+        scheduled = Linear in options
+        remedy = "use a finite number" + (
+            ", or a schedule such as adv.Linear(3e-4, 0.0)" if scheduled else ""
+        )
+        for number in value if isinstance(value, Linear) and scheduled else (value,):
+            plain = isinstance(number, int | float) and not isinstance(number, bool)
+            _require(plain and math.isfinite(number), name, value, remedy)
+    elif float in options:
+        _require(Linear in options, name, value, "use a finite number: it has no schedule")
+    if interval and not is_function:
+        for number in value if isinstance(value, Linear) else (value,):
+            _require(_inside(number, interval), name, value, f"use a value in {interval}")
+
+
+def _choices(value: Any, allowed: tuple) -> str:
+    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return "use one of " + ", ".join(repr(a) for a in allowed) + hint
+
+
+def _require(ok: bool, name: str, value: Any, remedy: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value!r} is not allowed; {remedy}.")
+
+
+def _inside(number: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = number >= low if interval[0] == "[" else number > low
+    return above and (number <= high if interval[-1] == "]" else number < high)

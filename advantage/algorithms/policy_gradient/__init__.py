@@ -1,0 +1,1 @@
+"""Methods that climb the policy gradient."""

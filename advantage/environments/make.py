@@ -1,0 +1,165 @@
+"""From a name, class, function or object to something that can be stepped."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import re
+
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium import error as gymnasium_error
+
+from advantage.types import World
+
+WORLDS = {  # name: file and class
+    "jax/Acrobot-v1": "acrobot:Acrobot",
+    "jax/CartPole-v1": "cartpole:CartPole",
+    "jax/MountainCar-v0": "mountain_car:MountainCar",
+    "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
+    "jax/Pendulum-v1": "pendulum:Pendulum",
+}
+EXTRAS = {  # what a missing module is installed with
+    "mujoco": "mujoco",
+    "ale_py": "atari",
+    "cv2": "atari",
+    "Box2D": "box2d",
+    "box2d": "box2d",
+    "pygame": "classic",
+}
+
+
+class MissingExtra(ImportError):
+    """An optional dependency is not installed; the message says which `pip install` brings it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """An environment as the drivers need it.
+
+    Attributes:
+        name: for people and for config.json.
+        kind: where it runs: stepped on the host, as a vector environment, or on the device.
+        source: makes one `gymnasium.Env` (host), or is the vector environment or the world itself.
+        by_name: whether the name alone brings it back.
+    """
+
+    name: str
+    kind: Literal["host", "vector", "device"]
+    source: Any
+    by_name: bool
+
+
+def make(environment: Any, **keywords: Any) -> Any:
+    """One environment by name: a `gymnasium.Env`, or a world for names that begin with `jax/`.
+
+    Raises:
+        ValueError: an unknown name; lists the nearest ones.
+        MissingExtra: the environment needs a package that is not installed.
+    """
+    resolved = resolve(environment)
+    return resolved.source(**keywords) if resolved.kind == "host" else resolved.source
+
+
+def resolve(environment: Any) -> Environment:
+    """What `train` and `evaluate` accept: a name, a class or function, a vector environment, a world.
+
+    Raises:
+        ValueError: an unknown name, or an object that is none of these.
+    """
+    if isinstance(environment, Environment):
+        return environment
+    if isinstance(environment, str):
+        if environment.startswith("jax/"):
+            return Environment(environment, "device", _world(environment), True)
+        _find(environment)
+        return Environment(environment, "host", NamedEnvironment(environment), True)
+    if isinstance(environment, gymnasium.vector.VectorEnv):
+        name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
+        return Environment(name, "vector", environment, False)
+    if isinstance(environment, gymnasium.Env):
+        raise ValueError(
+            f"{environment!r} is one environment, and a training makes as many as it needs; give its class, or a "
+            "function that makes it: lambda: MyEnv(size=8)."
+        )
+    if hasattr(environment, "max_episode_steps") and hasattr(environment, "gymnasium_id"):
+        return Environment(type(environment).__name__, "device", environment, False)
+    if callable(environment):
+        name = getattr(environment, "__qualname__", type(environment).__name__)
+        return Environment(name.replace("<", "").replace(">", ""), "host", environment, False)
+    raise ValueError(
+        f"{environment!r} is not an environment; give a name such as 'CartPole-v1' or 'jax/CartPole-v1', a "
+        "gymnasium.Env class, a function that makes one, a gymnasium vector environment, or an on-device world."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedEnvironment:
+    """Makes a registered environment, without Gymnasium's own checker: ours runs instead."""
+
+    name: str
+
+    def __call__(self, **keywords: Any) -> gymnasium.Env:
+        try:
+            return gymnasium.make(self.name, disable_env_checker=True, **keywords)
+        except (gymnasium_error.DependencyNotInstalled, ImportError) as error:
+            raise missing_extra(self.name, error) from error
+
+
+def missing_extra(name: str, error: Exception) -> MissingExtra:
+    """What to install, from the module that an import did not find."""
+    cause = error.__cause__ or error.__context__ or error
+    module = getattr(cause, "name", None) or next((m for m in EXTRAS if m in str(error)), None)
+    root = (module or "").split(".")[0]
+    brings = f'advantage[{EXTRAS[root]}]"' if root in EXTRAS else f'{root or "the missing package"}"'
+    return MissingExtra(
+        f'{name} needs a package that is not installed ({error}). Install it with: pip install "{brings}'
+    )
+
+
+def _world(name: str) -> World:
+    if name not in WORLDS:
+        raise ValueError(_unknown(name, list(WORLDS)))
+    module, cls = WORLDS[name].split(":")
+    return getattr(importlib.import_module(f"advantage.environments.{module}"), cls)()
+
+
+def _find(name: str) -> None:
+    """Look a name up in Gymnasium's registry, importing `package` from `package:Env-v0`."""
+    if ":" not in name and name.startswith("ALE/"):
+        try:
+            importlib.import_module("ale_py")
+        except ImportError as error:
+            raise missing_extra(name, error) from error
+    try:
+        gymnasium.spec(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"The package of {name!r} cannot be imported ({error}); names are package:Env-v0, where importing the "
+            "package registers the environment. Run from the folder that holds it, or install it."
+        ) from None
+    except gymnasium_error.Error:
+        raise ValueError(_unknown(name, environment_names())) from None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    bare = {re.sub(r"-v\d+$", "", k).split("/")[-1].lower(): k for k in known}
+    wanted = re.sub(r"-v\d+$", "", name).split("/")[-1].split(":")[-1].lower()
+    near = [bare[match] for match in difflib.get_close_matches(wanted, bare, n=4, cutoff=0.5)]
+    near += [match for match in difflib.get_close_matches(name, known, n=4) if match not in near]
+    hint = f"the nearest are {', '.join(near[:4])}" if near else "none is near"
+    return f"There is no environment {name!r}; {hint}. `advantage list` shows all."
+
+
+def environment_names() -> list[str]:
+    """Every environment found: on-device worlds and Gymnasium's registry, newest versions only."""
+    newest: dict[str, Any] = {}
+    for name, spec in gymnasium.registry.items():
+        base = (spec.namespace, spec.name)
+        if name.startswith(("phys2d/", "tabular/", "GymV")):
+            continue
+        if base not in newest or (spec.version or 0) > (newest[base].version or 0):
+            newest[base] = spec
+    return sorted(WORLDS) + sorted(spec.id for spec in newest.values())

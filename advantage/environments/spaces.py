@@ -1,0 +1,161 @@
+"""Spaces as pytrees: allocate, write and translate, for any nesting of Dict and Tuple."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from advantage.types import Pytree
+
+Path = tuple[str | int, ...]
+
+
+def leaf_spaces(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.Space]]:
+    """Every leaf of a nested space with its key path, in the order of the nesting."""
+    if isinstance(space, spaces.Dict):
+        for name, part in space.spaces.items():
+            yield from leaf_spaces(part, (*path, name))
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from leaf_spaces(part, (*path, index))
+    else:
+        yield path, space
+
+
+def take(tree: Pytree, path: Path) -> Any:
+    """The leaf of `tree` at a key path."""
+    for step in path:
+        tree = tree[step]
+    return tree
+
+
+def map_leaves(function: Callable[..., Any], space: spaces.Space, *trees: Pytree) -> Pytree:
+    """Apply `function(leaf_space, *leaves)` and keep the structure of `space`."""
+    if isinstance(space, spaces.Dict):
+        return {
+            name: map_leaves(function, part, *(t[name] for t in trees)) for name, part in space.spaces.items()
+        }
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            map_leaves(function, part, *(t[i] for t in trees)) for i, part in enumerate(space.spaces)
+        )
+    return function(space, *trees)
+
+
+def environment_action(space: spaces.Space, action: Pytree) -> Pytree:
+    """What the environment is given for a batch of policy actions, `[B, ...]`, in NumPy or JAX.
+
+    Policies count from zero, flatten boxes and keep products as tuples. Here Discrete gets its `start`,
+    MultiDiscrete is stacked, a Box is clipped to its bounds and gets its shape and dtype back.
+    """
+    if isinstance(space, spaces.Discrete):
+        return action + int(space.start) if space.start else action
+    if isinstance(space, spaces.MultiDiscrete):
+        namespace = action[0].__array_namespace__()
+        stacked = namespace.stack(action, axis=-1)
+        stacked = stacked.reshape(stacked.shape[:-1] + space.shape)
+        return stacked + space.start.astype(stacked.dtype)
+    if isinstance(space, spaces.Tuple):
+        return tuple(environment_action(part, leaf) for part, leaf in zip(space.spaces, action, strict=True))
+    if isinstance(space, spaces.Dict):
+        parts = space.spaces.items()
+        return {
+            name: environment_action(part, leaf) for (name, part), leaf in zip(parts, action, strict=True)
+        }
+    if len(space.shape or ()) != 1:
+        action = action.reshape(action.shape[:-1] + space.shape)
+    if isinstance(space, spaces.Box):
+        namespace = action.__array_namespace__()
+        action = namespace.minimum(namespace.maximum(action, space.low), space.high)
+    return action if action.dtype == space.dtype else action.astype(space.dtype)
+
+
+def write(buffer: Pytree, index: Any, value: Pytree) -> None:
+    """`buffer[index] = value`, leaf by leaf, in place."""
+    if isinstance(buffer, dict):
+        for name, part in buffer.items():
+            write(part, index, value[name])
+    elif isinstance(buffer, tuple):
+        for part, leaf in zip(buffer, value, strict=True):
+            write(part, index, leaf)
+    else:
+        buffer[index] = value
+
+
+def read(buffer: Pytree, index: Any) -> Pytree:
+    """`buffer[index]`, leaf by leaf."""
+    if isinstance(buffer, dict):
+        return {name: read(part, index) for name, part in buffer.items()}
+    if isinstance(buffer, tuple):
+        return tuple(read(part, index) for part in buffer)
+    return buffer[index]
+
+
+def equal(left: Pytree, right: Pytree) -> bool:
+    """Whether two observations are the same, bit for bit."""
+    if isinstance(left, dict):
+        return all(equal(part, right[name]) for name, part in left.items())
+    if isinstance(left, tuple):
+        return all(equal(a, b) for a, b in zip(left, right, strict=True))
+    return np.array_equal(np.asarray(left), np.asarray(right), equal_nan=np.asarray(left).dtype.kind == "f")
+
+
+def space_to_json(space: spaces.Space) -> dict[str, Any]:
+    """A space as plain JSON, so that an agent can be loaded where its environment is not installed."""
+    if isinstance(space, spaces.Dict):
+        return {
+            "type": "Dict",
+            "spaces": {name: space_to_json(part) for name, part in space.spaces.items()},
+        }
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    facts: dict[str, Any] = {
+        "type": type(space).__name__,
+        "shape": list(space.shape or ()),
+        "dtype": str(space.dtype),
+    }
+    if isinstance(space, spaces.Box):
+        facts |= {"low": _numbers(space.low), "high": _numbers(space.high)}
+    elif isinstance(space, spaces.Discrete):
+        facts |= {"n": int(space.n), "start": int(space.start)}
+    elif isinstance(space, spaces.MultiDiscrete):
+        facts |= {"n": space.nvec.tolist(), "start": space.start.tolist()}
+    return facts
+
+
+def space_from_json(facts: dict[str, Any]) -> spaces.Space:
+    """The space that `space_to_json` described. Raises ValueError for anything else."""
+    try:
+        kind = facts["type"]
+        if kind == "Dict":
+            return spaces.Dict({name: space_from_json(part) for name, part in facts["spaces"].items()})
+        if kind == "Tuple":
+            return spaces.Tuple([space_from_json(part) for part in facts["spaces"]])
+        shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
+        if kind == "Box":
+            low, high = (_bound(facts[end], shape, dtype) for end in ("low", "high"))
+            return spaces.Box(low, high, shape, dtype.type)
+        if kind == "Discrete":
+            return spaces.Discrete(facts["n"], start=facts["start"], dtype=dtype.type)
+        if kind == "MultiDiscrete":
+            return spaces.MultiDiscrete(facts["n"], start=facts["start"], dtype=dtype.type)
+        if kind == "MultiBinary":
+            return spaces.MultiBinary(shape if len(shape) != 1 else shape[0])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{facts!r} does not describe a space: {type(error).__name__} {error}.") from None
+    raise ValueError(f"{facts!r} does not describe a space: unknown type {kind!r}.")
+
+
+def _bound(numbers: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if not isinstance(numbers, list):
+        return np.full(shape, float(numbers) if isinstance(numbers, str) else numbers, dtype)
+    return np.array([float(x) if isinstance(x, str) else x for x in numbers], dtype).reshape(shape)
+
+
+def _numbers(bound: np.ndarray) -> Any:
+    """A bound as a flat list, or one number where all are alike; infinities as strings, which JSON has not."""
+    flat = [x.item() if np.isfinite(x) else str(x) for x in bound.flat]
+    return flat[0] if flat and len(set(flat)) == 1 else flat

@@ -1,0 +1,111 @@
+"""Returns and advantages: one backward recursion under many names.
+
+Estimators see coefficients, never booleans. With `terminated` and `done = terminated | truncated`,
+
+    discount = gamma * (1 - terminated)     what the future is worth
+    trace    = lam * (1 - done)             how far credit reaches; never across an episode's end
+
+and `next_value` is the value of the true successor, so a truncated step bootstraps and a terminated one does not.
+Arrays are `[T, ...]`, time first.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from advantage.types import Array
+
+
+def credit(delta: Array, discount: Array, c: Array, initial: Array | float = 0.0) -> Array:
+    """The recursion behind every return: `Psi_t = delta_t + discount_t c_{t+1} Psi_{t+1}`.
+
+    Args:
+        delta: `[T, ...]`, what each step adds.
+        discount: `[T, ...]`, in [0, 1].
+        c: `[T, ...]`; `c[t]` is the coefficient `c_{t+1}` that links step t to step t + 1.
+        initial: `[...]`, `Psi_T`, what lies after the last step.
+
+    Returns:
+        `Psi`, `[T, ...]`.
+
+    Source: Munos et al. 2016, "Safe and efficient off-policy reinforcement learning", eq. 3.
+    """
+
+    def step(psi, inputs):
+        delta_t, decay_t = inputs
+        psi = delta_t + decay_t * psi
+        return psi, psi
+
+    initial = jnp.broadcast_to(jnp.asarray(initial, delta.dtype), delta.shape[1:])
+    return jax.lax.scan(step, initial, (delta, discount * c), reverse=True, unroll=16)[1]
+
+
+def td_errors(reward: Array, discount: Array, value: Array, next_value: Array) -> Array:
+    """`delta_t = r_t + discount_t V(s_{t+1}) - V(s_t)`, all `[T, ...]`.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", eq. 6.5.
+    """
+    return reward + discount * next_value - value
+
+
+def gae(reward: Array, discount: Array, value: Array, next_value: Array, trace: Array) -> Array:
+    """Generalised advantage: `A_t = delta_t + discount_t trace_t A_{t+1}`, all `[T, ...]`.
+
+    `trace = 0` is the TD error, `trace = 1 - done` the Monte-Carlo return minus the value.
+
+    Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation",
+    eq. 16.
+    """
+    return credit(td_errors(reward, discount, value, next_value), discount, trace)
+
+
+def lambda_returns(reward: Array, discount: Array, next_value: Array, trace: Array) -> Array:
+    """`G_t = r_t + discount_t ((1 - trace_t) V(s_{t+1}) + trace_t G_{t+1})`, all `[T, ...]`.
+
+    Beyond the last step the value stands in for the return.
+
+    Source: Sutton & Barto 2018, eq. 12.2 in recursive form.
+    """
+    delta = reward + discount * (1 - trace) * next_value
+    return credit(delta, discount, trace, next_value[-1])
+
+
+def discounted_returns(reward: Array, discount: Array, next_value: Array) -> Array:
+    """`G_t = r_t + discount_t G_{t+1}`, with `next_value` at `T`; one episode's rest, all `[T, ...]`.
+
+    Episodes must not be cut inside: use `lambda_returns` with `trace = 1 - done` where they are.
+
+    Source: Sutton & Barto 2018, eq. 3.9.
+    """
+    return lambda_returns(reward, discount, next_value, jnp.ones_like(reward))
+
+
+def n_step_returns(reward: Array, discount: Array, next_value: Array, trace: Array, n: int) -> Array:
+    """`G_t = r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n})`, cut where `trace` is zero, all `[T, ...]`.
+
+    `trace = 1 - done`: an episode's end, or the rollout's, bootstraps from the true successor there.
+
+    Raises:
+        ValueError: `n` below 1.
+
+    Source: Sutton & Barto 2018, eq. 7.1.
+    """
+    if n < 1:
+        raise ValueError(f"n={n} steps; use a whole number of 1 or more.")
+    target = reward + discount * next_value
+    result = target
+    for _ in range(n - 1):
+        following = jnp.concatenate([result[1:], next_value[-1:]])
+        result = reward + discount * ((1 - trace) * next_value + trace * following)
+    return result
+
+
+def standardise(x: Array) -> Array:
+    """`(x - mean(x)) / (std(x) + 1e-8)` over all samples; a single sample becomes 0."""
+    return (x - x.mean()) / (x.std() + 1e-8)
+
+
+def explained_variance(value: Array, target: Array) -> Array:
+    """`1 - Var(G - V) / Var(G)`: 1 is a perfect critic, 0 as good as a constant, below 0 worse."""
+    return 1 - jnp.var(target - value) / (jnp.var(target) + 1e-8)

@@ -1,0 +1,285 @@
+"""Agents: load one, let it act, and measure it. Training, Python and the command line evaluate through here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.registry import algorithm_name, from_json
+from advantage.environments.check import check_reset, check_step
+from advantage.environments.make import Environment, resolve
+from advantage.environments.spaces import environment_action, read, space_from_json
+from advantage.rollout.acting import HostActor
+from advantage.rollout.stepper import episode_seed
+from advantage.runs.checkpoint import CheckpointError, load_checkpoint
+from advantage.runs.folder import open_run_folder, read_config
+from advantage.types import Algorithm, Array, Key, Pytree, Spec, World
+
+EVALUATION = 2**31 - 1  # stands for an environment's index in the seeds of evaluation episodes
+NOISE_ROWS = 256  # noise is drawn for so many steps at once
+CONFIG_FIELDS = (
+    "algorithm",
+    "hyperparameters",
+    "environment",
+    "environment_by_name",
+    "seed",
+    "spaces",
+    "training",
+)
+LONGEST = 1_000_000  # steps after which an episode counts as endless
+
+
+class Evaluation(NamedTuple):
+    """Episodes in order, with the environment's own rewards, undiscounted."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    deterministic: bool
+    seed: int
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        return float(self.returns.std())
+
+    def __str__(self) -> str:
+        how = "deterministic" if self.deterministic else "stochastic"
+        count = len(self.returns)
+        return f"return {self.mean:.2f} ± {self.std:.2f} over {count} {how} episodes, mean length {self.lengths.mean():.1f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """A trained policy: what acted in training acts here, bit for bit.
+
+    Attributes:
+        algorithm: its hyperparameters.
+        state: everything it had learned.
+        spec: the spaces that it acts in.
+        environment: the name of the environment that it was trained on.
+        step: environment steps that it was trained for.
+    """
+
+    algorithm: Algorithm
+    state: Pytree = dataclasses.field(repr=False)
+    spec: Spec
+    environment: str
+    step: int
+
+    @functools.cached_property
+    def actor(self) -> HostActor:
+        return HostActor(self.algorithm, self.state)
+
+    def act(self, obs: Pytree, deterministic: bool = True, key: Key | None = None) -> Any:
+        """The action for one observation, in the environment's own units.
+
+        Args:
+            obs: one observation, without a batch axis.
+            deterministic: the most likely action, or one drawn from the policy.
+            key: `jax.random.key(...)`, needed for a drawn one; a new one each time.
+
+        Raises:
+            ValueError: an observation outside the space's structure, or a missing key.
+        """
+        check_reset(self.spec.observation_space, (obs, {}), "agent.act(obs)")
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], obs)
+        if deterministic:
+            action, _ = self.actor.greedy(batch, ())
+        elif key is None:
+            raise ValueError(
+                "A drawn action needs randomness: pass key=jax.random.key(n), a new one for each action."
+            )
+        else:
+            action, _, _ = self.actor.act(batch, (), self.actor.noise(key, (1,)))
+        return read(environment_action(self.spec.action_space, action), 0)
+
+
+def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
+    """The agent of a run: of its last checkpoint, or of the one at `path`. Reads tensors and JSON, never code.
+
+    Args:
+        path: a run folder, its `best` or `last`, or one of its checkpoints.
+        algorithm: needed only where the run had a network or schedule of your own.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        CheckpointError: not a run, or damaged; names the file and the field.
+    """
+    folder = open_run_folder(Path(path))
+    config = read_config(folder, CONFIG_FIELDS)
+    algorithm, spec = restore_config(config, folder.config_path, algorithm)
+    checkpoint = folder.last if (Path(path) / "config.json").is_file() else Path(path)
+    if not checkpoint.exists():
+        raise CheckpointError(
+            f"{folder.path} holds no checkpoint yet; train it further, or look into {folder.checkpoints}."
+        )
+    template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))
+    state, _, metadata = load_checkpoint(
+        checkpoint, template, expect={"algorithm": algorithm_name(algorithm)}
+    )
+    return Agent(algorithm, state, spec, config["environment"], metadata["step"])
+
+
+def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None) -> tuple[Algorithm, Spec]:
+    """Algorithm and spec from config.json. Raises CheckpointError that names the field."""
+    field = "hyperparameters"
+    try:
+        if algorithm is None:
+            algorithm = from_json(config["algorithm"], config["hyperparameters"])
+        field = "spaces"
+        observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
+        field = "training"
+        training = config["training"]
+        return algorithm, Spec(
+            observation, action, int(training["num_envs"]), int(training["total_timesteps"])
+        )
+    except KeyError as error:
+        raise CheckpointError(
+            f"{file}: {field} has no entry {error}; restore the file from a copy."
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: {field}: {error}") from None
+
+
+def evaluate(
+    agent: Agent | str | Path,
+    environment: Any = None,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool = True,
+) -> Evaluation:
+    """Play episodes and report each one. The agent, its statistics too, stays as it is.
+
+    Args:
+        agent: an agent, or the path of one.
+        environment: as for `train`; by default the one that the agent was trained on.
+        episodes: how many; each begins from its own seed, so the first ten of a hundred are those of ten.
+        seed: of the evaluation.
+        deterministic: the most likely action, or one drawn from the policy.
+
+    Raises:
+        ValueError: no episodes asked for, or an environment with other spaces than the agent's.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes}; use 1 or more.")
+    if not isinstance(agent, Agent):
+        agent = load(agent)
+    target = resolve(agent.environment if environment is None else environment)
+    if target.kind == "vector":
+        raise ValueError("An evaluation steps one environment at a time; give a name, a class or a function.")
+    if target.kind == "device":
+        returns, lengths = _evaluate_world(agent, target.source, episodes, seed, deterministic)
+    else:
+        returns, lengths = _evaluate_host(agent, target, episodes, seed, deterministic)
+    return Evaluation(returns, lengths, deterministic, seed)
+
+
+def play(
+    agent: Agent, env: Any, key: Key, seed: int, deterministic: bool = True, on_step: Any = None
+) -> tuple[float, int]:
+    """One episode in a Gymnasium environment: `-> return, length`; `on_step(env)` is called after each step."""
+    actor, space, memory = agent.actor, agent.spec.action_space, ()
+    result = env.reset(seed=seed)
+    check_reset(agent.spec.observation_space, result, f"evaluation, reset(seed={seed})")
+    obs, noise = result[0], None
+    total, length, done = 0.0, 0, False
+    while not done:
+        batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], obs)
+        if deterministic:
+            action, memory = actor.greedy(batch, memory)
+        else:
+            row = length % NOISE_ROWS
+            if row == 0:
+                noise = actor.noise(jax.random.fold_in(key, length // NOISE_ROWS), (NOISE_ROWS, 1))
+            action, memory, _ = actor.act(batch, memory, read(noise, row))
+        result = env.step(read(environment_action(space, action), 0))
+        if length < 2:
+            check_step(agent.spec.observation_space, result, f"evaluation, step {length}")
+        obs, reward, terminated, truncated, _ = result
+        total, length, done = total + float(reward), length + 1, terminated or truncated
+        if on_step is not None:
+            on_step(env)
+        if length >= LONGEST:
+            raise ValueError(
+                f"An evaluation episode did not end within {LONGEST} steps; wrap the environment with gymnasium.wrappers.TimeLimit."
+            )
+    return total, length
+
+
+def _evaluate_host(
+    agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    env = target.source()
+    try:
+        _same_spaces(agent, env.observation_space, env.action_space, target.name)
+        key = jax.random.key(seed)
+        played = [
+            play(agent, env, jax.random.fold_in(key, n), episode_seed(seed, EVALUATION, n), deterministic)
+            for n in range(episodes)
+        ]
+    finally:
+        env.close()
+    returns, lengths = zip(*played, strict=True)
+    return np.array(returns), np.array(lengths)
+
+
+def _evaluate_world(
+    agent: Agent, world: World, episodes: int, seed: int, deterministic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(episodes))
+    returns, lengths = _play_world(agent.algorithm, world, agent.state, keys, deterministic)
+    return np.asarray(returns, np.float64), np.asarray(lengths)
+
+
+@functools.partial(jax.jit, static_argnames=("world", "deterministic"))
+def _play_world(
+    algorithm: Algorithm, world: World, state: Pytree, keys: Key, deterministic: bool
+) -> tuple[Array, Array]:
+    actor = algorithm.actor(state)
+
+    def episode(key):
+        key_reset, key_steps = jax.random.split(key)
+        world_state, obs = world.reset(key_reset)
+
+        def step(carry):
+            world_state, obs, memory, total, length, _ = carry
+            key_noise, key_world = jax.random.split(jax.random.fold_in(key_steps, length))
+            batch = jax.tree.map(lambda leaf: leaf[None], obs)
+            if deterministic:
+                action, memory = algorithm.greedy(actor, batch, memory)
+            else:
+                action, memory, _ = algorithm.act(
+                    actor, batch, memory, algorithm.noise(actor, key_noise, (1,))
+                )
+            given = read(environment_action(world.action_space, action), 0)
+            world_state, obs, reward, terminated = world.step(world_state, given, key_world)
+            done = terminated | (length + 1 >= world.max_episode_steps)
+            return world_state, obs, memory, total + reward, length + 1, done
+
+        start = (world_state, obs, (), jnp.float32(0), jnp.int32(0), jnp.bool_(False))
+        return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3:5]
+
+    return jax.vmap(episode)(keys)
+
+
+def _same_spaces(agent: Agent, observation_space: Any, action_space: Any, name: str) -> None:
+    for what, ours, theirs in (
+        ("observation", agent.spec.observation_space, observation_space),
+        ("action", agent.spec.action_space, action_space),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"The agent was trained on {agent.environment} with {what} space {ours}, and {name} has {theirs}; "
+                "evaluate it on an environment with the same spaces."
+            )

@@ -1,0 +1,1 @@
+"""What an update climbs or descends: surrogate and value losses."""

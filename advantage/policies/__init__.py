@@ -1,0 +1,1 @@
+"""Networks, distributions and normalisation; a policy is a network and a distribution."""

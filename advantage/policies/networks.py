@@ -1,0 +1,204 @@
+"""Small networks as `init` and `apply`, in NumPy and JAX from one source.
+
+Anything with `init(key, x) -> params` and `apply(params, x) -> features` is a network: `x` is what the encoder
+makes of an observation, a float32 vector `[..., d]`, an image `[..., H, W, C]` in [0, 1], or a tuple
+`(vector, image, ...)` where an observation has both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.types import Array, Key, Pytree
+
+Activation = Literal["tanh", "relu", "elu", "silu"]
+
+
+class Network(Protocol):
+    """`runs_in_numpy` says whether `apply` may be given NumPy arrays and answers with them."""
+
+    @property
+    def runs_in_numpy(self) -> bool: ...
+
+    def init(self, key: Key, x: Pytree) -> Pytree: ...
+
+    def apply(self, params: Pytree, x: Pytree) -> Array: ...
+
+
+Initialisation = Literal["orthogonal", "normal"]
+
+
+def linear_init(
+    key: Key, inputs: int, outputs: int, gain: float, initialisation: Initialisation = "orthogonal"
+) -> dict[str, Array]:
+    """A layer `[inputs, outputs]` with zero bias: orthonormal columns or rows times `gain` (Saxe et al. 2014),
+    or independent normals of variance 1 / inputs (LeCun et al. 1998), which knows no gain."""
+    if initialisation == "orthogonal":
+        weight = np.float32(gain) * jax.nn.initializers.orthogonal()(key, (inputs, outputs), jnp.float32)
+    else:
+        weight = jax.random.normal(key, (inputs, outputs)) / np.float32(np.sqrt(inputs))
+    return {"weight": weight, "bias": jnp.zeros(outputs)}
+
+
+def linear(params: dict[str, Array], x: Array) -> Array:
+    """`x W + b`."""
+    return x @ params["weight"] + params["bias"]
+
+
+def activate(name: Activation, x: Array) -> Array:
+    xp = x.__array_namespace__()
+    if name == "tanh":
+        return xp.tanh(x)
+    if name == "relu":
+        return xp.maximum(x, 0)
+    if name == "elu":
+        return xp.where(x > 0, x, xp.expm1(xp.minimum(x, 0)))
+    return x / (1 + xp.exp(-x))
+
+
+@dataclasses.dataclass(frozen=True)
+class MLP:
+    """Fully connected layers, each followed by the activation."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Activation = "tanh"
+    initialisation: Initialisation = "orthogonal"
+    runs_in_numpy: ClassVar[bool] = True
+
+    def init(self, key: Key, x: Array) -> Pytree:
+        keys = jax.random.split(key, max(1, len(self.hidden)))
+        widths = (x.shape[-1], *self.hidden)
+        return [
+            linear_init(keys[i], widths[i], widths[i + 1], 2**0.5, self.initialisation)
+            for i in range(len(self.hidden))
+        ]
+
+    def apply(self, params: Pytree, x: Array) -> Array:
+        for layer in params:
+            x = activate(self.activation, linear(layer, x))
+        return x
+
+
+def patches(x: Array, kernel: int, stride: int) -> Array:
+    """The windows of an image, flattened: `[..., H, W, C] -> [..., H', W', kernel * kernel * C]`."""
+    xp = x.__array_namespace__()
+    height = (x.shape[-3] - kernel) // stride + 1
+    width = (x.shape[-2] - kernel) // stride + 1
+    windows = [
+        x[..., i : i + height * stride : stride, j : j + width * stride : stride, :]
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
+    return xp.concatenate(windows, axis=-1)
+
+
+def convolve(params: dict[str, Array], x: Array, kernel: int, stride: int) -> Array:
+    """A convolution without padding, as one matrix product.
+
+    A stride that divides the kernel is first folded into channels: far fewer, wider windows.
+    """
+    if stride > 1 and kernel % stride == 0:
+        height = ((x.shape[-3] - kernel) // stride * stride + kernel) // stride
+        width = ((x.shape[-2] - kernel) // stride * stride + kernel) // stride
+        x = x[..., : height * stride, : width * stride, :]
+        x = x.reshape(*x.shape[:-3], height, stride, width, stride, x.shape[-1])
+        x = x.swapaxes(-4, -3).reshape(*x.shape[:-5], height, width, stride * stride * x.shape[-1])
+        kernel, stride = kernel // stride, 1
+    return linear(params, patches(x, kernel, stride))
+
+
+NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+SMALL_IMAGE_LAYERS = ((16, 3, 1),)  # Young & Tian 2019, "MinAtar": for images under 36 pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class CNN:
+    """Convolutions `(filters, kernel, stride)`, relu after each, then one dense layer.
+
+    The default is the network of Mnih et al. 2015, "Human-level control through deep reinforcement learning"
+    (Methods). A vector that comes beside the images joins before the dense layer.
+    """
+
+    layers: tuple[tuple[int, int, int], ...] = NATURE_LAYERS
+    features: int = 512
+    initialisation: Initialisation = "orthogonal"
+    runs_in_numpy: ClassVar[bool] = True
+
+    def init(self, key: Key, x: Pytree) -> Pytree:
+        vector, images = split(x)
+        key_dense, *keys = jax.random.split(key, 1 + len(images) * len(self.layers))
+        stacks, width = [], 0 if vector is None else vector.shape[-1]
+        for n, image in enumerate(images):
+            height, breadth, channels = image.shape[-3:]
+            stack = []
+            for i, (filters, kernel, stride) in enumerate(self.layers):
+                inputs, layer_key = kernel * kernel * channels, keys[n * len(self.layers) + i]
+                stack.append(linear_init(layer_key, inputs, filters, 2**0.5, self.initialisation))
+                height, breadth = (height - kernel) // stride + 1, (breadth - kernel) // stride + 1
+                channels = filters
+            stacks.append(stack)
+            width += height * breadth * channels
+        dense = linear_init(key_dense, width, self.features, 2**0.5, self.initialisation)
+        return {"convolutions": stacks, "dense": dense}
+
+    def apply(self, params: Pytree, x: Pytree) -> Array:
+        vector, images = split(x)
+        parts = [] if vector is None else [vector]
+        for stack, image in zip(params["convolutions"], images, strict=True):
+            for layer, (_, kernel, stride) in zip(stack, self.layers, strict=True):
+                image = activate("relu", convolve(layer, image, kernel, stride))
+            parts.append(image.reshape(*image.shape[:-3], -1))
+        features = parts[0] if len(parts) == 1 else parts[0].__array_namespace__().concatenate(parts, axis=-1)
+        return activate("relu", linear(params["dense"], features))
+
+
+def split(x: Pytree) -> tuple[Array | None, tuple[Array, ...]]:
+    """What the encoder made, as `(vector or None, images)`."""
+    if isinstance(x, tuple):
+        return x[0], x[1:]
+    return None, (x,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom:
+    """A network from a pair of functions of your own.
+
+    Attributes:
+        init_function: `(key, x) -> params`.
+        apply_function: `(params, x) -> features [..., k]`.
+        runs_in_numpy: whether `apply_function` is written for NumPy and JAX arrays alike; if not, the host
+            driver acts through a compiled call.
+    """
+
+    init_function: Callable[[Key, Any], Pytree]
+    apply_function: Callable[[Pytree, Any], Array]
+    runs_in_numpy: bool = False
+
+    def init(self, key: Key, x: Pytree) -> Pytree:
+        return self.init_function(key, x)
+
+    def apply(self, params: Pytree, x: Pytree) -> Array:
+        return self.apply_function(params, x)
+
+
+def as_network(network: Any) -> Network:
+    """A network from a network or from an `(init, apply)` pair.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(network, tuple) and len(network) == 2 and all(callable(part) for part in network):
+        return Custom(*network)
+    if callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
+        return network if hasattr(network, "runs_in_numpy") else Custom(network.init, network.apply)
+    raise ValueError(
+        f"network={network!r} is not a network; give a pair (init, apply) with init(key, x) -> params and "
+        "apply(params, x) -> features, or adv.MLP / adv.CNN, or a Flax or Equinox module through "
+        "adv.from_flax / adv.from_equinox."
+    )

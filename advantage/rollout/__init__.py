@@ -1,0 +1,1 @@
+"""Drivers: the same `Rollout` from host environments and from on-device worlds."""

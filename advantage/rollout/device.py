@@ -1,0 +1,157 @@
+"""The device driver: world, acting and update inside one compiled program, several iterations a call."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.environments.spaces import environment_action
+from advantage.rollout.episodes import EpisodeBook, Episodes
+from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, World
+
+CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports
+MAX_CHUNK = 64  # iterations
+
+
+class WorldState(NamedTuple):
+    """Where every environment is, `[B, ...]`: its state, what to act on next, steps since its last reset."""
+
+    state: Pytree
+    obs: Pytree
+    elapsed: Array
+    memory: Pytree
+
+
+def start(world: World, key: Key, num_envs: int) -> WorldState:
+    """Draw every environment's first state."""
+    state, obs = jax.vmap(world.reset)(jax.random.split(key, num_envs))
+    return WorldState(state, obs, jnp.zeros(num_envs, jnp.int32), ())
+
+
+def rollout_on_device(
+    algorithm: Algorithm, world: World, actor: Pytree, worlds: WorldState, key: Key, n_steps: int
+) -> tuple[WorldState, Rollout]:
+    """Act for `n_steps` in every environment: `-> worlds, rollout [T, B, ...]`.
+
+    `next_obs` is the true successor; a finished environment goes on from a newly drawn start.
+    """
+    num_envs = worlds.elapsed.shape[0]
+    key_noise, key_world, _ = jax.random.split(key, 3)
+    noise = algorithm.noise(actor, key_noise, (n_steps, num_envs))
+    keys = jax.random.split(key_world, (n_steps, 2, num_envs))
+
+    def step(worlds, inputs):
+        noise, (step_keys, reset_keys) = inputs
+        action, memory, extras = algorithm.act(actor, worlds.obs, worlds.memory, noise)
+        given = environment_action(world.action_space, action)
+        state, next_obs, reward, terminated = jax.vmap(world.step)(worlds.state, given, step_keys)
+        elapsed = worlds.elapsed + 1
+        truncated = elapsed >= world.max_episode_steps
+        done = terminated | truncated
+        fresh_state, fresh_obs = jax.vmap(world.reset)(reset_keys)
+        state, obs = jax.tree.map(partial(_where, done), (fresh_state, fresh_obs), (state, next_obs))
+        facts = Rollout(worlds.obs, action, reward, next_obs, terminated, truncated, extras)
+        return WorldState(state, obs, jnp.where(done, 0, elapsed), memory), facts
+
+    return jax.lax.scan(step, worlds, (noise, keys))
+
+
+def _where(condition: Array, yes: Array, no: Array) -> Array:
+    return jnp.where(condition.reshape(condition.shape + (1,) * (yes.ndim - 1)), yes, no)
+
+
+def iterate_on_device(
+    algorithm: Algorithm, world: World, state: Pytree, worlds: WorldState, key: Key, n_steps: int
+) -> tuple[Pytree, WorldState, dict[str, Array], tuple[Array, Array]]:
+    """One rollout and one update: `-> state, worlds, metrics, (reward, done)`."""
+    worlds, rollout = rollout_on_device(algorithm, world, algorithm.actor(state), worlds, key, n_steps)
+    state, metrics = algorithm.update(state, rollout, jax.random.split(key, 3)[2])
+    return state, worlds, metrics, (rollout.reward, rollout.terminated | rollout.truncated)
+
+
+@partial(jax.jit, static_argnames=("world", "n_steps", "size"))
+def _chunk(algorithm, world, state, worlds, run_key, first, count, n_steps, size):
+    """`count` of at most `size` iterations, for every seed in the leading axis of the arrays."""
+
+    def one_seed(state, worlds, run_key):
+        def one(iteration, state, worlds):
+            key = jax.random.fold_in(run_key, iteration)
+            return iterate_on_device(algorithm, world, state, worlds, key, n_steps)
+
+        shapes = jax.eval_shape(one, first, state, worlds)[2:]
+        reports = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+
+        def body(i, carry):
+            state, worlds, reports = carry
+            state, worlds, *report = one(first + i, state, worlds)
+            return state, worlds, jax.tree.map(lambda all, x: all.at[i].set(x), reports, tuple(report))
+
+        return jax.lax.fori_loop(0, count, body, (state, worlds, reports))
+
+    return jax.vmap(one_seed)(state, worlds, run_key)
+
+
+@partial(jax.jit, static_argnames=("world", "num_envs"))
+def _start(world: World, keys: Key, num_envs: int) -> WorldState:
+    return jax.vmap(partial(start, world, num_envs=num_envs))(keys)
+
+
+class DeviceDriver:
+    """Runs whole iterations on the device, for one seed or for many at once.
+
+    Every array of the state has a leading axis of seeds; each seed's numbers are those that it has alone.
+    """
+
+    def __init__(self, algorithm: Algorithm, world: World, spec: Spec, num_seeds: int = 1):
+        self.algorithm, self.world, self.spec = algorithm, world, spec
+        self.books = [EpisodeBook(spec.num_envs) for _ in range(num_seeds)]
+        steps = algorithm.n_steps * spec.num_envs
+        self.chunk = int(np.clip(CHUNK_STEPS // steps, 1, MAX_CHUNK))
+        self.worlds: Any = None
+
+    def start(self, keys: Key) -> None:
+        """Begin every environment's first episode, `keys` one a seed."""
+        self.worlds = _start(self.world, keys, self.spec.num_envs)
+
+    def records(self, seed: int) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to put one seed's environments where they are: their arrays."""
+        leaves = jax.device_get([leaf[seed] for leaf in jax.tree.leaves(self.worlds)])
+        books = {f"book/{name}": array for name, array in self.books[seed].records().items()}
+        return books | {f"worlds/{i}": leaf for i, leaf in enumerate(leaves)}
+
+    def restore(self, records: dict[str, np.ndarray]) -> list[str]:
+        """Put the one seed's environments where `records` says; call after `start`. Nothing can go astray."""
+        self.books[0].restore(
+            {name.removeprefix("book/"): array for name, array in records.items() if name.startswith("book/")}
+        )
+        leaves, structure = jax.tree.flatten(self.worlds)
+        stored = [jnp.asarray(records[f"worlds/{i}"], leaf.dtype)[None] for i, leaf in enumerate(leaves)]
+        self.worlds = structure.unflatten(stored)
+        return []
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def iterate(
+        self, state: Pytree, run_keys: Key, iteration: int, count: int, first_step: int, n_steps: int
+    ) -> tuple[Pytree, dict[str, np.ndarray], list[Episodes]]:
+        """`count` iterations: `-> state, metrics [S, count], episodes of each seed`."""
+        state, worlds, (metrics, (reward, done)) = _chunk(
+            self.algorithm, self.world, state, self.worlds, run_keys, iteration, count, n_steps, self.chunk
+        )
+        metrics, reward, done = jax.device_get((metrics, reward, done))
+        self.worlds = worlds
+        num_envs = self.spec.num_envs
+        episodes = [
+            book.record(
+                reward[seed, :count].reshape(-1, num_envs),
+                done[seed, :count].reshape(-1, num_envs),
+                first_step,
+            )
+            for seed, book in enumerate(self.books)
+        ]
+        return state, {name: value[:, :count] for name, value in metrics.items()}, episodes

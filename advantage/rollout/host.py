@@ -1,0 +1,237 @@
+"""The host driver: Gymnasium environments stepped outside jit, then one compiled update."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Literal
+
+import gymnasium
+import jax
+import numpy as np
+
+from advantage.environments.check import check_spaces
+from advantage.environments.spaces import environment_action, equal, leaf_spaces, read, take, write
+from advantage.rollout.acting import HostActor
+from advantage.rollout.episodes import EpisodeBook, Episodes
+from advantage.rollout.stepper import (
+    Buffers,
+    MakeEnvironment,
+    Stepper,
+    allocate,
+    buffer_bytes,
+    buffer_shapes,
+    first_non_finite,
+)
+from advantage.rollout.vector import VectorStepper
+from advantage.rollout.workers import Workers
+from advantage.types import Algorithm, Key, Pytree, Rollout, Spec
+
+WORKER_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
+
+
+@jax.jit
+def _update(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> Any:
+    return algorithm.update(state, rollout, key)
+
+
+class HostDriver:
+    """Steps `spec.num_envs` environments, in this process or over worker processes, and updates.
+
+    Args:
+        algorithm: the hyperparameters.
+        environments: makes one environment, or a Gymnasium vector environment.
+        spec: of the run.
+        seed: of the run; every episode is reset with `episode_seed(seed, environment, episode)`.
+        workers: number of worker processes; 0 steps in this process; "auto" measures a step and picks.
+        worker_timeout: seconds after which a worker counts as hung.
+
+    The numbers do not depend on `workers`.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        environments: MakeEnvironment | gymnasium.vector.VectorEnv,
+        spec: Spec,
+        seed: int,
+        workers: int | Literal["auto"] = 0,
+        worker_timeout: float = 60.0,
+    ):
+        self.algorithm, self.spec = algorithm, spec
+        check_spaces(spec.observation_space, spec.action_space, 0)
+        shapes = buffer_shapes(spec.observation_space, spec.action_space, algorithm.n_steps, spec.num_envs)
+        _refuse_what_does_not_fit(buffer_bytes(shapes), algorithm.n_steps, spec.num_envs)
+        self.workers = 0
+        if isinstance(environments, gymnasium.vector.VectorEnv):
+            self.stepper = VectorStepper(environments, seed, allocate(shapes))
+        else:
+            self.workers = choose_workers(environments, spec.num_envs) if workers == "auto" else workers
+            self.workers = min(self.workers, spec.num_envs)
+            if self.workers:
+                args = environments, spec.num_envs, seed, self.workers, worker_timeout, shapes
+                self.stepper = Workers(*args)
+            else:
+                self.stepper = Stepper(environments, range(spec.num_envs), seed, allocate(shapes))
+        self.book = EpisodeBook(spec.num_envs)
+        self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
+        self.row = 0  # of the observation buffer that holds what to act on next
+        self.memory: Pytree = ()
+
+    @property
+    def buffers(self) -> Buffers:
+        return self.stepper.buffers
+
+    def start(self) -> None:
+        """Begin the first episode of every environment."""
+        self.stepper.reset()
+
+    def iterate(
+        self, state: Pytree, key: Key, first_step: int, n_steps: int
+    ) -> tuple[Pytree, dict, Episodes]:
+        """One rollout of `n_steps` and one update: `-> state, metrics, episodes`.
+
+        Raises:
+            EnvironmentDefect: a wrong or non-finite observation or reward.
+            EnvironmentFailure: an environment raised, or its worker died or hung.
+        """
+        key_noise, _, key_update = jax.random.split(key, 3)
+        actor = HostActor(self.algorithm, state)
+        noise = actor.noise(key_noise, (n_steps, self.spec.num_envs))
+        rollout = self.collect(actor, noise, n_steps)
+        episodes = self._enter(rollout, first_step)
+        state, metrics = _update(self.algorithm, state, rollout, key_update)
+        return state, jax.device_get(metrics), episodes
+
+    def collect(self, actor: HostActor, noise: Pytree, n_steps: int) -> Rollout:
+        """Act for `n_steps` in every environment; the arrays are views that the next call overwrites."""
+        buffers, space = self.buffers, self.spec.action_space
+        if self.row:
+            write(buffers.obs, 0, read(buffers.obs, self.row))
+        if isinstance(self.stepper, VectorStepper) and self.stepper.skips_resets:
+            actions, extras = self.stepper.collect(actor, noise, n_steps, space)
+        else:
+            actions, extras = [], []
+            for t in range(n_steps):
+                action, self.memory, extra = actor.act(read(buffers.obs, t), self.memory, read(noise, t))
+                write(buffers.action, t, environment_action(space, action))
+                self.stepper.step(t)
+                actions.append(action)
+                extras.append(extra)
+            actions, extras = _stack(actions), _stack(extras)
+        self.row = n_steps
+        defect = first_non_finite(buffers, self.spec.observation_space, n_steps)
+        if defect is not None:
+            raise defect
+        past = slice(0, n_steps)
+        return Rollout(
+            read(buffers.obs, past),
+            actions,
+            buffers.reward[past],
+            read(buffers.next_obs, past),
+            buffers.terminated[past],
+            buffers.truncated[past],
+            extras,
+        )
+
+    def _enter(self, rollout: Rollout, first_step: int) -> Episodes:
+        """Keep books: the episodes that ended, and the actions since each environment's last reset."""
+        done = rollout.terminated | rollout.truncated
+        for env, history in enumerate(self.history):
+            ends = np.flatnonzero(done[:, env])
+            if len(ends):
+                history.clear()
+            begin = ends[-1] + 1 if len(ends) else 0
+            segment = read(self.buffers.action, (slice(begin, len(done)), env))
+            history.append(jax.tree.map(np.copy, segment))
+        return self.book.record(rollout.reward, done, first_step)
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to bring every environment back to where it is: seeds' numbers and actions."""
+        records = {f"book/{name}": array for name, array in self.book.records().items()}
+        for path, _ in leaf_spaces(self.spec.observation_space):
+            records["/".join(("obs", *map(str, path)))] = take(read(self.buffers.obs, self.row), path)
+        for path, space in leaf_spaces(self.spec.action_space):
+            for env, history in enumerate(self.history):
+                segments = [take(segment, path) for segment in history]
+                empty = np.zeros((0, *space.shape), space.dtype)
+                records["/".join((f"actions/{env}", *map(str, path)))] = np.concatenate([empty, *segments])
+        return records
+
+    def restore(self, records: dict[str, np.ndarray]) -> list[str]:
+        """Replay every environment's running episode; returns a notice for each that did not come back."""
+        notices = []
+        self.book.restore({n.removeprefix("book/"): a for n, a in records.items() if n.startswith("book/")})
+        space = self.spec.action_space
+        for env in range(self.spec.num_envs):
+            prefix = f"actions/{env}"
+            actions = _nest(space, lambda path, p=prefix: records["/".join((p, *map(str, path)))])
+            episode, length = int(self.book.numbers[env]), int(self.book.lengths[env])
+            self.stepper.restore(env, episode, actions, length)
+            reached = read(self.buffers.obs, (0, env))
+            expected = _nest(
+                self.spec.observation_space,
+                lambda path, e=env: records["/".join(("obs", *map(str, path)))][e],
+            )
+            self.history[env] = [actions] if length else []
+            if not equal(reached, expected):
+                notices.append(
+                    f"Environment {env} is not deterministic under its seed: replaying the {length} steps of episode "
+                    f"{episode} led elsewhere. It begins a new episode; the resumed run is not the one that stopped."
+                )
+                self.book.numbers[env] += 1
+                self.book.returns[env] = self.book.lengths[env] = 0
+                self.history[env] = []
+                self.stepper.restore(env, episode + 1, actions, 0)
+        self.row = 0
+        return notices
+
+    def close(self) -> None:
+        self.stepper.close()
+
+
+def _stack(trees: list[Pytree]) -> Pytree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _nest(space: gymnasium.Space, leaf: Any, path: tuple = ()) -> Pytree:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: _nest(part, leaf, (*path, name)) for name, part in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return tuple(_nest(part, leaf, (*path, i)) for i, part in enumerate(space.spaces))
+    return leaf(path)
+
+
+def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
+    """Worker processes that pay: one a core where a round of steps outweighs handing it over, else none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, num_envs)
+    if workers < 2:
+        return 0
+    env = make()
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(64)]
+    env.reset(seed=0)
+    seconds, begin = [], time.perf_counter()
+    for action in actions:
+        start = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        seconds.append(time.perf_counter() - start)
+        if terminated or truncated:
+            env.reset()
+        if time.perf_counter() - begin > 0.25 and len(seconds) > 3:
+            break
+    env.close()
+    saved = float(np.median(seconds)) * num_envs * (1 - 1 / workers)
+    return workers if saved > WORKER_ROUND_TRIP else 0
+
+
+def _refuse_what_does_not_fit(size: int, n_steps: int, num_envs: int) -> None:
+    if not hasattr(os, "sysconf"):
+        return
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > free:
+        raise ValueError(
+            f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {size / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB of memory are free; use fewer steps or environments."
+        )

@@ -1,0 +1,221 @@
+"""Host environments, stepped one after another into shared arrays. Worker processes run this file: no JAX here."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from advantage.environments.check import EnvironmentDefect, check_reset, check_step
+from advantage.environments.spaces import leaf_spaces, map_leaves, read, write
+from advantage.types import Pytree
+
+MakeEnvironment = Callable[[], gymnasium.Env]
+CHECKED_STEPS = 16  # of each environment's stream; later ones cost only a comparison of shapes
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment, or the worker process that held it, failed while it was stepped."""
+
+
+class Buffers(NamedTuple):
+    """One rollout's arrays, `[T, B, ...]`; `obs` has one row more, the observation to act on next."""
+
+    obs: Pytree
+    action: Pytree
+    next_obs: Pytree
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+def buffer_shapes(
+    observation_space: spaces.Space, action_space: spaces.Space, n_steps: int, num_envs: int
+) -> Buffers:
+    """Shapes and dtypes of the buffers, as NumPy dtypes with a subshape."""
+
+    def leaf(steps):
+        return lambda space: np.dtype((space.dtype, (steps, num_envs, *space.shape)))
+
+    def flat(dtype):
+        return np.dtype((dtype, (n_steps, num_envs)))
+
+    return Buffers(
+        map_leaves(leaf(n_steps + 1), observation_space),
+        map_leaves(leaf(n_steps), action_space),
+        map_leaves(leaf(n_steps), observation_space),
+        flat(np.float64),
+        flat(np.bool_),
+        flat(np.bool_),
+    )
+
+
+def _map(function, tree):
+    if isinstance(tree, Buffers):
+        return Buffers(*(_map(function, part) for part in tree))
+    if isinstance(tree, dict):
+        return {name: _map(function, part) for name, part in tree.items()}
+    return tuple(_map(function, part) for part in tree) if isinstance(tree, tuple) else function(tree)
+
+
+def buffer_bytes(shapes: Buffers) -> int:
+    """Bytes that the buffers take, each array on a cache line of its own."""
+    sizes: list[int] = []
+    _map(lambda dtype: sizes.append(math.ceil(dtype.itemsize / 64) * 64), shapes)
+    return sum(sizes)
+
+
+def allocate(shapes: Buffers, memory: mmap.mmap | None = None) -> Buffers:
+    """Zeroed buffers in private memory, or views of a shared one."""
+    offset = 0
+
+    def array(dtype):
+        nonlocal offset
+        base, shape = dtype.subdtype
+        if memory is None:
+            return np.zeros(shape, base)
+        view = np.ndarray(shape, base, buffer=memory, offset=offset)
+        offset += math.ceil(dtype.itemsize / 64) * 64
+        return view
+
+    return _map(array, shapes)
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """The seed that an environment's episode is reset with: any episode can be replayed from these three numbers."""
+    return int(np.random.SeedSequence((seed, index, episode)).generate_state(1)[0] >> 1)
+
+
+class EpisodeStepper(Protocol):
+    """What the host driver drives: environments here, or in worker processes."""
+
+    buffers: Buffers
+
+    def reset(self) -> None: ...
+    def step(self, t: int) -> None: ...
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Stepper:
+    """Some of the environments, by index, stepped in this process."""
+
+    def __init__(self, make: MakeEnvironment, indices: Sequence[int], seed: int, buffers: Buffers):
+        self.indices, self.seed, self.buffers = list(indices), seed, buffers
+        self.envs = [make() for _ in self.indices]
+        self.episodes = [-1] * len(self.envs)
+        self.counts = [0] * len(self.envs)
+        space = self.envs[0].observation_space
+        self.shape = space.shape if isinstance(space, spaces.Box) else None
+        self.single_action = not isinstance(self.envs[0].action_space, spaces.Dict | spaces.Tuple)
+
+    def reset(self) -> None:
+        """Begin every environment's first episode; observations go to row 0."""
+        for place, index in enumerate(self.indices):
+            write(self.buffers.obs, (0, index), self._begin(place, 0))
+
+    def step(self, t: int) -> None:
+        """Take row t's actions; write row t, and the observation to act on next to row t + 1."""
+        buffers, shape = self.buffers, self.shape
+        for place, index in enumerate(self.indices):
+            at = (t, index)
+            action = buffers.action[at] if self.single_action else read(buffers.action, at)
+            result = self._step(place, action)
+            obs, reward, terminated, truncated, _ = result
+            if shape is None:
+                write(buffers.next_obs, at, obs)
+            elif getattr(obs, "shape", None) == shape:
+                buffers.next_obs[at] = obs
+            else:
+                self._check(place, result)
+            buffers.reward[at] = reward
+            buffers.terminated[at] = terminated
+            buffers.truncated[at] = truncated
+            if terminated or truncated:
+                obs = self._begin(place, self.episodes[place] + 1)
+            if shape is None:
+                write(buffers.obs, (t + 1, index), obs)
+            else:
+                buffers.obs[t + 1, index] = obs
+
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
+        """Replay the first `length` steps of an episode; the observation reached goes to row 0."""
+        place = self.indices.index(index)
+        obs = self._begin(place, episode)
+        for t in range(length):
+            obs, _, terminated, truncated, _ = self._step(place, read(actions, t))
+            if terminated or truncated:
+                obs = self._begin(place, episode)  # it ended too early: the driver sees another observation
+                break
+        write(self.buffers.obs, (0, index), obs)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+    def _begin(self, place: int, episode: int) -> Pytree:
+        self.episodes[place] = episode
+        seed = episode_seed(self.seed, self.indices[place], episode)
+        try:
+            result = self.envs[place].reset(seed=seed)
+        except Exception as error:
+            raise self._failure(place, error, f"reset(seed={seed})") from error
+        if episode < 2:
+            check_reset(self.envs[place].observation_space, result, self._where(place))
+        return result[0]
+
+    def _step(self, place: int, action: Pytree) -> tuple:
+        try:
+            result = self.envs[place].step(action)
+        except Exception as error:
+            raise self._failure(place, error, f"step({action!r})") from error
+        count = self.counts[place] = self.counts[place] + 1
+        if count <= CHECKED_STEPS:
+            self._check(place, result)
+        return result
+
+    def _check(self, place: int, result: object) -> None:
+        check_step(self.envs[place].observation_space, result, self._where(place))
+
+    def _where(self, place: int) -> str:
+        return f"environment {self.indices[place]}, step {self.counts[place]}"
+
+    def _failure(self, place: int, error: Exception, call: str) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"{self._where(place)}, episode {self.episodes[place]}: {call} raised {type(error).__name__}: {error}. "
+            "The traceback above is the environment's own."
+        )
+
+
+def first_non_finite(
+    buffers: Buffers, observation_space: spaces.Space, n_steps: int
+) -> EnvironmentDefect | None:
+    """The first NaN or infinity that the environments produced in this rollout, as a defect; None if there is none."""
+    arrays = [("reward", buffers.reward)]
+    for path, space in leaf_spaces(observation_space):
+        if space.dtype is not None and space.dtype.kind == "f":
+            array = buffers.next_obs
+            for key in path:
+                array = array[key]
+            arrays.append(("observation" + "".join(f"[{key!r}]" for key in path), array))
+    found = []
+    for name, array in arrays:
+        finite = np.isfinite(array[:n_steps])
+        if not finite.all():
+            index = np.argwhere(~finite)[0]
+            found.append((tuple(index[:2]), name, tuple(map(int, index[2:])), array[tuple(index)]))
+    if not found:
+        return None
+    (t, env), name, inner, value = min(found)
+    return EnvironmentDefect(
+        where=f"environment {env}, step {t} of this rollout, {name}" + (f"{list(inner)}" if inner else ""),
+        expected="a finite number",
+        found=str(value),
+        remedy="look for a division by zero, a logarithm of zero or an unstable simulation, and end the episode "
+        "(terminated=True) before it happens",
+    )

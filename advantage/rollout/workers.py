@@ -1,0 +1,202 @@
+"""Environments in worker processes, several in each, with the rollout's arrays in shared memory.
+
+A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It gets the environment's
+factory from its own parent over a private pipe, and leaves when that pipe closes, however the parent ended.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+import cloudpickle
+import numpy as np
+
+from advantage.rollout.stepper import (
+    Buffers,
+    EnvironmentFailure,
+    MakeEnvironment,
+    Stepper,
+    allocate,
+    buffer_bytes,
+)
+from advantage.types import Pytree
+
+
+class Workers:
+    """The interface of a `Stepper`, over `num_workers` processes.
+
+    Args:
+        make: makes one environment.
+        num_envs: how many, shared out evenly.
+        seed: of the run.
+        num_workers: processes, at most `num_envs`.
+        timeout: seconds that a worker may take for one call before it counts as hung.
+        shapes: of the buffers, which every process writes.
+
+    Raises:
+        EnvironmentFailure: a worker died, hung, or its environment raised; names the environments.
+    """
+
+    def __init__(
+        self,
+        make: MakeEnvironment,
+        num_envs: int,
+        seed: int,
+        num_workers: int,
+        timeout: float,
+        shapes: Buffers,
+    ):
+        self.timeout = timeout
+        self.shares = [part.tolist() for part in np.array_split(np.arange(num_envs), num_workers)]
+        self.processes: list[subprocess.Popen] = []
+        self.pipes: list[Connection] = []
+        size = buffer_bytes(shapes)
+        with tempfile.TemporaryFile() as file:
+            file.truncate(size)
+            self.buffers = allocate(shapes, mmap.mmap(file.fileno(), size))
+            for _ in self.shares:
+                self._spawn(file.fileno())
+        try:
+            for number, share in enumerate(self.shares):
+                self.pipes[number].send((cloudpickle.dumps(make), share, seed, shapes, sys.path))
+            self._gather("make its environments")
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self) -> None:
+        """Begin every environment's first episode."""
+        for pipe in self.pipes:
+            pipe.send(("reset",))
+        self._gather("reset")
+
+    def step(self, t: int) -> None:
+        """Take row t's actions in every environment."""
+        message = t.to_bytes(8, "little")
+        for number, pipe in enumerate(self.pipes):
+            try:
+                pipe.send_bytes(message)
+            except OSError as error:
+                raise self._dead(number, "step") from error
+        self._gather("step")
+
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
+        """Replay an episode's first steps in the worker that has the environment."""
+        number = next(n for n, share in enumerate(self.shares) if index in share)
+        self.pipes[number].send(("restore", index, episode, actions, length))
+        self._receive(number, "replay an episode")
+
+    def close(self) -> None:
+        """End every worker; one that does not leave within two seconds is killed."""
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            try:
+                process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.pipes, self.processes = [], []
+
+    def _spawn(self, memory: int) -> None:
+        ours, theirs = Pipe()
+        command = [sys.executable, "-m", "advantage.rollout.workers", str(theirs.fileno()), str(memory)]
+        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+        process = subprocess.Popen(
+            command,
+            pass_fds=(theirs.fileno(), memory),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        theirs.close()
+        self.processes.append(process)
+        self.pipes.append(ours)
+
+    def _gather(self, task: str) -> None:
+        for number in range(len(self.pipes)):
+            self._receive(number, task)
+
+    def _receive(self, number: int, task: str) -> None:
+        pipe = self.pipes[number]
+        try:
+            if not pipe.poll(self.timeout):
+                raise EnvironmentFailure(
+                    f"{self._name(number)} did not {task} within {self.timeout:g} seconds. Either an environment "
+                    "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
+                )
+            answer = pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._dead(number, task) from error
+        if answer:
+            raise EnvironmentFailure(answer.decode())
+
+    def _dead(self, number: int, task: str) -> EnvironmentFailure:
+        try:
+            code = self.processes[number].wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = None
+        reason = "closed its pipe"
+        if code is not None:
+            reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return EnvironmentFailure(
+            f"{self._name(number)} {reason} when told to {task}. Look for a crash of the simulator or for the "
+            "operating system's memory limit; --workers 0 (workers=0) runs the environments in this process."
+        )
+
+    def _name(self, number: int) -> str:
+        indices = ", ".join(map(str, self.shares[number]))
+        return f"Worker {number} (process {self.processes[number].pid}, environments {indices})"
+
+
+def serve(pipe: Connection, memory: int) -> None:
+    """A worker's life: make the environments, then answer each message with nothing or with an error's text."""
+    stepper = None
+    try:
+        while True:
+            try:
+                message = pipe.recv_bytes()
+            except (EOFError, OSError):
+                return
+            answer = b""
+            try:
+                if len(message) == 8 and stepper is not None:
+                    stepper.step(int.from_bytes(message, "little"))
+                elif stepper is None:
+                    make, indices, seed, shapes, path = cloudpickle.loads(message)
+                    sys.path[:] = path
+                    buffers = allocate(shapes, mmap.mmap(memory, buffer_bytes(shapes)))
+                    os.close(memory)
+                    stepper = Stepper(cloudpickle.loads(make), indices, seed, buffers)
+                else:
+                    name, *arguments = cloudpickle.loads(message)
+                    getattr(stepper, name)(*arguments)
+            except Exception as error:
+                answer = describe(error).encode()
+            try:
+                pipe.send_bytes(answer)
+            except OSError:
+                return
+    finally:
+        if stepper is not None:
+            stepper.close()
+
+
+def describe(error: Exception) -> str:
+    """The message, after the traceback of the environment's own error if there is one."""
+    cause = error.__cause__ or error
+    if type(error) is EnvironmentFailure or not isinstance(error, ValueError):
+        return "".join(traceback.format_exception(cause)) + f"\n{error}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

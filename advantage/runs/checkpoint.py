@@ -1,0 +1,319 @@
+"""Checkpoints: named tensors and a JSON manifest, written aside and renamed, verified before they are used.
+
+    step_000000002048/
+      state.safetensors   `state/...` leaves named by their pytree path, `records/...` arrays of any shape
+      manifest.json       format, step, size and SHA-256 of the tensors, every name, shape and dtype, metadata
+
+A folder under its final name is always whole: it is filled and synced under a hidden name first. Reading
+parses tensors and JSON and nothing else: no pickle, no eval, no import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from advantage.types import Pytree
+
+JSON = Any
+
+FORMAT, FORMAT_VERSION = "advantage checkpoint", 1
+TENSORS, MANIFEST = "state.safetensors", "manifest.json"
+_FIELDS = {"format": "str", "format_version": "int", "step": "int", "bytes": "int", "sha256": "str"}
+_FIELDS |= {"tensors": "dict", "metadata": "dict"}
+_DTYPES = {"BOOL": "bool", "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+_DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+_DTYPES |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_DAMAGED = "the file is damaged or was edited; use another checkpoint of the run"
+
+
+class CheckpointError(ValueError):
+    """A file of a saved run cannot be used: says which file, which field, what was found and what to do."""
+
+    @classmethod
+    def of(cls, file: Path, field: str, *, found: object, expected: object, remedy: str) -> CheckpointError:
+        return cls(f"{file}: {field}: found {found}, expected {expected}; {remedy}.")
+
+
+def save_checkpoint(
+    directory: Path,
+    step: int,
+    state: Pytree,
+    *,
+    records: Mapping[str, np.ndarray] = _NOTHING,
+    metadata: Mapping[str, JSON],
+) -> Path:
+    """Write `directory/step_{step:012d}` and return its path.
+
+    Killed at any moment, or out of disk, it leaves older checkpoints as they were and no half one under a
+    final name. A checkpoint of the same step is replaced; until the new one is in place the old one can be
+    loaded.
+
+    Args:
+        directory: the folder of all checkpoints of the run; created if absent.
+        step: environment steps so far.
+        state: pytree of arrays and typed keys; leaves are named by their path, `state/params/actor/0/weight`.
+        records: arrays whose shapes are not known in advance, stored as `records/<name>`.
+        metadata: JSON values, given back by `load_checkpoint`.
+
+    Raises:
+        CheckpointError: a leaf is no array of a storable dtype, or two leaves have one name.
+        OSError: the disk refused.
+    """
+    directory = Path(directory)
+    final = directory / f"step_{int(step):012d}"
+    temporary = final.with_name(f".{final.name}.tmp")
+    leaves = _named_leaves(state)[0]
+    leaves |= {f"records/{name}": np.asarray(array) for name, array in records.items()}
+    manifest: dict[str, JSON] = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": int(step)}
+    manifest["tensors"] = {name: _entry(name, leaf) for name, leaf in leaves.items()}
+    manifest["metadata"] = dict(metadata)
+    json.dumps(manifest)  # what is no JSON fails here, before anything is written
+    arrays = jax.device_get({name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()})
+
+    directory.mkdir(parents=True, exist_ok=True)
+    _tidy(directory)
+    try:
+        temporary.mkdir()
+        _write_tensors(temporary / TENSORS, arrays)
+        manifest |= _fingerprint(temporary / TENSORS)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        shutil.copymode(temporary / MANIFEST, temporary / TENSORS)  # safetensors writes for the owner only
+        for path in (temporary / TENSORS, temporary / MANIFEST, temporary):
+            _sync(path)
+        if final.exists():  # set aside, not deleted: whoever looks for `final` meanwhile finds the old one
+            os.rename(final, _aside(final))
+        os.rename(temporary, final)
+        _sync(directory)
+    finally:
+        _tidy(directory)
+    return final
+
+
+def load_checkpoint(
+    path: Path, template: Pytree, *, expect: Mapping[str, JSON] = _NOTHING
+) -> tuple[Pytree, dict[str, np.ndarray], dict[str, JSON]]:
+    """Read a checkpoint, verify all of it, and only then return `state, records, metadata`.
+
+    Args:
+        path: a checkpoint folder, or a link to one such as `last`.
+        template: pytree of arrays or `jax.ShapeDtypeStruct`: the structure, shapes and dtypes it must have.
+        expect: metadata that must be found, such as the algorithm's name.
+
+    Returns:
+        The state with JAX arrays for leaves (NumPy where the template has NumPy, or where JAX without x64
+        would narrow the dtype), the records as NumPy arrays, the metadata.
+
+    Raises:
+        CheckpointError: anything differs; the message names the file and the field.
+    """
+    folder = _present(Path(path))
+    manifest = read_manifest(folder)
+    entries, metadata = manifest["tensors"], manifest["metadata"]
+    remedy = "choose another checkpoint, or load it with what the run's config.json says"
+    found = {name: metadata[name] for name in expect if name in metadata}
+    _require(folder / MANIFEST, "metadata/", found, json.loads(json.dumps(dict(expect))), remedy)
+    leaves, treedef = _named_leaves(template)
+    expected = {name: _entry(name, leaf) for name, leaf in leaves.items()}
+    stored = {name: entry for name, entry in entries.items() if not name.startswith("records/")}
+    _require(folder / MANIFEST, "tensors/", _flat(stored), _flat(expected), remedy)
+
+    arrays = _read_tensors(folder / TENSORS, manifest)
+    restored = [_restore(arrays.pop(name), leaf, entries[name]) for name, leaf in leaves.items()]
+    records = {name.removeprefix("records/"): array for name, array in arrays.items()}
+    return treedef.unflatten(restored), records, metadata
+
+
+def read_manifest(path: Path) -> dict[str, JSON]:
+    """The manifest of a checkpoint folder, its fields and their types verified; the tensors are not read."""
+    folder = _present(Path(path))
+    file = folder / MANIFEST
+    if not file.is_file():
+        found = "no such file" if folder.is_dir() else "no such folder"
+        remedy = "give a folder `checkpoints/step_...` of a run, or the run's `last` or `best`"
+        raise CheckpointError.of(file, "manifest", found=found, expected="a checkpoint", remedy=remedy)
+    manifest = read_json(file, _DAMAGED)
+    head = {field: manifest.get(field) for field in ("format", "format_version")}
+    newer = isinstance(head["format_version"], int) and head["format_version"] > FORMAT_VERSION
+    remedy = "a newer advantage wrote it; `pip install --upgrade advantage`" if newer else _DAMAGED
+    _require(file, "", head, {"format": FORMAT, "format_version": FORMAT_VERSION}, remedy)
+    _require(file, "type of ", _types(manifest), _FIELDS, _DAMAGED)
+    kinds = _types(manifest["tensors"])
+    _require(file, "type of tensors/", kinds, dict.fromkeys(kinds, "dict"), _DAMAGED)
+    return manifest
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The whole checkpoints in `directory`, oldest step first."""
+    found = {}
+    for entry in Path(directory).glob("*step_*"):
+        if match := re.fullmatch(r"(\.)?step_(\d{12,})(?(1)\.old)", entry.name):
+            path = entry.with_name(f"step_{match[2]}")
+            if all((_present(path) / name).is_file() for name in (TENSORS, MANIFEST)):
+                found[int(match[2])] = path
+    return [found[step] for step in sorted(found)]
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The whole checkpoint with the highest step, None where there is none."""
+    return (list_checkpoints(directory) or [None])[-1]
+
+
+def point(directory_link: Path, target: Path) -> None:
+    """Make `directory_link` a relative symlink to `target`, atomically replacing the link that is there."""
+    link = Path(directory_link)
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(Path(target).resolve(), link.parent.resolve()))
+    os.replace(temporary, link)
+
+
+def prune(directory: Path, keep: int, protect: Collection[Path] = ()) -> list[Path]:
+    """Delete all but the newest `keep` checkpoints and those in `protect` (folders, or links to them)."""
+    if keep < 0:
+        raise ValueError(f"keep={keep} is negative; use 0 or more")
+    directory = Path(directory)
+    _tidy(directory)
+    protected = {Path(path).resolve() for path in protect}
+    checkpoints = list_checkpoints(directory)
+    doomed = [p for p in checkpoints[: len(checkpoints) - keep] if p.resolve() not in protected]
+    for path in doomed:  # hidden first: a kill while deleting leaves no half checkpoint
+        os.rename(path, path.with_name(f".{path.name}.tmp"))
+    _tidy(directory)
+    return doomed
+
+
+def read_json(file: Path, remedy: str) -> dict[str, JSON]:
+    """The JSON object in `file`, or a `CheckpointError` that ends in `remedy`."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not readable as JSON: {error}; {remedy}.") from error
+    _require(file, "", {"top level": type(content).__name__}, {"top level": "dict"}, remedy)
+    return content
+
+
+def _require(file: Path, prefix: str, found: Mapping, expected: Mapping, remedy: str) -> None:
+    """Two mappings must be equal; the first field that differs is named."""
+    for field in sorted(found.keys() | expected.keys()):
+        if field not in found or field not in expected or found[field] != expected[field]:
+            seen, due = (
+                repr(side[field])[:200] if field in side else "nothing" for side in (found, expected)
+            )
+            raise CheckpointError.of(file, prefix + field, found=seen, expected=due, remedy=remedy)
+
+
+def _types(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {field: type(value).__name__ for field, value in fields.items()}
+
+
+def _named_leaves(tree: Pytree) -> tuple[dict[str, Any], Any]:
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = {}
+    for path, leaf in paths:
+        name = "/".join(["state", *(jax.tree_util.keystr((key,), simple=True) for key in path)])
+        if name in leaves:
+            raise CheckpointError(f"two leaves of the state are named {name}; rename one of them.")
+        leaves[name] = leaf
+    return leaves, treedef
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _entry(name: str, leaf: Any) -> dict[str, JSON]:
+    """What the manifest says of a tensor; a typed key is its data, with its implementation's name."""
+    if not isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+        found = type(leaf).__name__
+        raise CheckpointError(f"{name}: found a {found}, expected an array; convert it, or use the metadata.")
+    if _is_key(leaf):
+        data = jax.eval_shape(jax.random.key_data, leaf)
+        implementation = jax.random.key_impl(jnp.empty((), leaf.dtype))
+        return {"shape": list(data.shape), "dtype": data.dtype.name, "key": str(implementation)}
+    if leaf.dtype.name not in _DTYPES.values():
+        dtypes = ", ".join(_DTYPES.values())
+        raise CheckpointError(f"{name}: found dtype {leaf.dtype}, expected one of {dtypes}; convert it.")
+    return {"shape": list(leaf.shape), "dtype": leaf.dtype.name}
+
+
+def _flat(entries: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
+    return {f"{name}/{part}": value for name, entry in entries.items() for part, value in entry.items()}
+
+
+def _restore(array: np.ndarray, leaf: Any, entry: Mapping[str, JSON]) -> Any:
+    if "key" in entry:
+        return jax.random.wrap_key_data(jnp.array(array), impl=entry["key"])
+    narrowed = jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype
+    return array if narrowed or isinstance(leaf, np.ndarray | np.generic) else jnp.array(array)
+
+
+def _write_tensors(file: Path, arrays: Mapping[str, Any]) -> None:
+    try:  # safetensors copies memory as it lies, so the layout must be C; ascontiguousarray would lose 0-d
+        safetensors.numpy.save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, file)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{file}: cannot be written: {error}") from error
+
+
+def _read_tensors(file: Path, manifest: Mapping[str, JSON]) -> dict[str, np.ndarray]:
+    """The tensors, once their size, checksum, names, shapes and dtypes agree with the manifest."""
+    try:
+        found = _fingerprint(file)
+        _require(file, "", found, {field: manifest[field] for field in found}, _DAMAGED)
+        with safetensors.safe_open(file, "np") as tensors:
+            kinds = {}
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                part = tensors.get_slice(name)
+                kinds[name] = {"shape": part.get_shape(), "dtype": _DTYPES.get(part.get_dtype())}
+            said = {field: v for field, v in _flat(manifest["tensors"]).items() if not field.endswith("/key")}
+            _require(file, "", _flat(kinds), said, f"{MANIFEST} says otherwise: {_DAMAGED}")
+            return {name: tensors.get_tensor(name) for name in kinds}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{file}: not readable as safetensors: {error}; {_DAMAGED}.") from error
+
+
+def _fingerprint(file: Path) -> dict[str, JSON]:
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": os.fstat(stream.fileno()).st_size, "sha256": digest}
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _present(path: Path) -> Path:
+    """`path`, or where its checkpoint was set aside by a save that was killed between its two renames."""
+    aside = _aside(path.resolve())
+    return aside if aside.is_dir() and not path.is_dir() else path
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what killed saves left behind, and put back a checkpoint that was set aside and not replaced."""
+    for aside in directory.glob(".step_*.old"):
+        final = directory / aside.name.removeprefix(".").removesuffix(".old")
+        shutil.rmtree(aside, ignore_errors=True) if final.exists() else os.rename(aside, final)
+    for temporary in directory.glob(".step_*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

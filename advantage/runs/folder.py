@@ -1,0 +1,198 @@
+"""The run folder: where every file of a run lies, how folders are made and found, and what the host was.
+
+runs/{env}__{algorithm}__{seed}__{time}/
+  config.json   progress.csv   episodes.csv   evaluations.csv   events.out.tfevents...
+  checkpoints/step_.../   last -> ...   best -> ...   curve.png   videos/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+
+from advantage.runs.checkpoint import JSON, MANIFEST, CheckpointError, read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run; they are named here and need not exist yet."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def progress_path(self) -> Path:
+        return self.path / "progress.csv"
+
+    @property
+    def episodes_path(self) -> Path:
+        return self.path / "episodes.csv"
+
+    @property
+    def evaluations_path(self) -> Path:
+        return self.path / "evaluations.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def curve_path(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+
+def create_run_folder(
+    path: Path | None, *, root: Path, environment: str, algorithm: str, seed: int
+) -> RunFolder:
+    """Make the folder of a new run: `path`, or `root/{env}__{algorithm}__{seed}__{time}` where it is None.
+
+    Raises:
+        FileExistsError: `path` exists and is not an empty folder.
+    """
+    if path is not None:
+        path = Path(path)
+        if path.is_dir() and not any(path.iterdir()):
+            return RunFolder(path)
+        if path.exists():
+            raise FileExistsError(
+                f"{path} exists already; choose another path for a new run, or go on with the run that is "
+                f"there: advantage resume {path}"
+            )
+        path.mkdir(parents=True)
+        return RunFolder(path)
+    parts = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-") for part in (environment, algorithm))
+    name = "__".join([*parts, str(seed), time.strftime("%Y%m%d-%H%M%S")])
+    Path(root).mkdir(parents=True, exist_ok=True)
+    attempt = 1
+    while True:
+        path = Path(root) / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()  # fails if taken, so two runs never share a folder
+            return RunFolder(path)
+        except FileExistsError:
+            attempt += 1
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """The run folder at `path`, which may also be one of its checkpoints, its `last` or its `best`.
+
+    Raises:
+        FileNotFoundError: nothing is there; similar run folders nearby are listed.
+        CheckpointError: something is there that is not part of a run.
+    """
+    path = Path(path)
+    target = path.resolve()
+    candidates = [path, target]
+    if path.is_symlink() or path.name in ("checkpoints", "config.json"):
+        candidates.append(path.parent)
+    if target.parent.name == "checkpoints":
+        candidates.append(target.parents[1])
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            return RunFolder(candidate)
+    if (path / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{path} is a checkpoint outside its run folder: found no config.json two levels above it; "
+            "give the run folder, or put the checkpoint back into its `checkpoints`."
+        )
+    around = path if path.is_dir() else path.parent
+    runs = {config.parent.name: config.parent for config in sorted(around.glob("*/config.json"))}
+    near = difflib.get_close_matches(path.name, runs, n=5) or list(runs)[-5:]
+    hint = f"; run folders nearby: {', '.join(str(runs[name]) for name in near)}" if near else ""
+    if path.exists():
+        raise CheckpointError(f"{path} is not a run folder: it has no config.json{hint}.")
+    raise FileNotFoundError(f"{path} does not exist{hint}.")
+
+
+def write_config(folder: RunFolder, config: Mapping[str, JSON]) -> None:
+    """Write config.json, sorted and indented, in one atomic step."""
+    write_atomically(folder.config_path, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JSON]:
+    """Read config.json and see that it has the `required` keys.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is not a JSON object, or a key is missing; the message names the key.
+    """
+    file = folder.config_path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; is {folder.path} a run folder?")
+    config = read_json(file, "restore the file as the run wrote it, or start a new run")
+    if missing := sorted(set(required) - config.keys()):
+        remedy = "restore the file as the run wrote it, or start a new run"
+        raise CheckpointError.of(file, ", ".join(missing), found="nothing", expected="a value", remedy=remedy)
+    return config
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the text file `path`: at any moment a reader sees the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe_host() -> dict[str, JSON]:
+    """What ran where: versions, machine, devices, the commit of the working directory, the command line."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "versions": {name: _version(name) for name in ("advantage", "gymnasium", "jax", "jaxlib", "numpy")},
+        "backend": jax.default_backend(),
+        "devices": [str(device) for device in jax.devices()],
+        "commit": _commit(),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str | None:
+    """The commit checked out in the working directory, with `-dirty` after it if files were changed."""
+    command = "git --no-optional-locks describe --always --dirty --abbrev=40 --exclude=*"
+    try:
+        done = subprocess.run(command.split(), capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,230 @@
+"""Logs of a run: three CSV files and TensorBoard, x is environment steps; and the readers of the files.
+
+Numbers read back exactly: float64 is written by `repr`, float32 with nine digits, integers as they are. Every
+call reaches the operating system before it returns, so a run that is killed loses at most the row it was
+writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, SupportsFloat
+
+import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.folder import RunFolder, write_atomically
+
+EPISODES = ["r", "l", "step", "env", "episode"]
+EVALUATIONS = ["step", "episode", "return", "length", "deterministic", "seed"]
+_COUNTS = {"iteration", *EPISODES, *EVALUATIONS} - {"r", "return"}
+_REMEDY = "mend the line, or move the file away and run again"
+
+
+class Logger:
+    """Appends to the logs of a run; close it, or use it as a context manager.
+
+    Args:
+        folder: the run.
+        tensorboard: write TensorBoard event files too.
+        resume_step: the step from which a run goes on: every row later than it is dropped first.
+
+    Raises:
+        CheckpointError: a file that is there is not a log of this kind.
+    """
+
+    def __init__(self, folder: RunFolder, *, tensorboard: bool = True, resume_step: int | None = None):
+        with contextlib.ExitStack() as opened:  # closes what is open already when a later file is wrong
+            self._progress = opened.enter_context(_Table(folder.progress_path, [], resume_step))
+            self._episodes = opened.enter_context(_Table(folder.episodes_path, EPISODES, resume_step))
+            self._evaluations = opened.enter_context(
+                _Table(folder.evaluations_path, EVALUATIONS, resume_step)
+            )
+            self._opened = opened.pop_all()
+        self._events: EventsWriter | None = None
+        if tensorboard:  # the bare writer: SummaryWriter adds a thread, a queue and an event for every scalar
+            suffix = (
+                f".{time.time_ns() % 10**9:09d}"  # a second writer within the second would overwrite the file
+            )
+            self._events = EventsWriter(str(folder.path / "events"), suffix)
+            if resume_step is not None:  # TensorBoard then hides what was written at this step or later
+                start = SessionLog(status=SessionLog.START)
+                self._event(resume_step + 1, session_log=start)
+
+    def progress(self, step: int, row: Mapping[str, SupportsFloat]) -> None:
+        """Append a row to progress.csv, and its scalars to TensorBoard.
+
+        The first row fixes the columns: `iteration` (if the row has it), `step`, the others sorted. Columns
+        that come up later are added behind; what a row lacks stays empty.
+        """
+        values = {**row, "step": step}
+        self._progress.widen(values)
+        self._progress.append(",".join(_text(values.get(name)) for name in self._progress.columns) + "\n")
+        self._scalars(step, {name: value for name, value in row.items() if name not in ("iteration", "step")})
+
+    def episodes(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Append finished episodes, arrays `[N]`: return `r`, length `l`, `step`, `env` index, `episode`."""
+        self._episodes.append_columns(rows)
+
+    def evaluation(
+        self, step: int, returns: np.ndarray, lengths: np.ndarray, deterministic: bool, seed: int
+    ) -> None:
+        """Append the episodes of an evaluation, arrays `[N]`; TensorBoard gets `eval/` means."""
+        rows = {"step": step, "deterministic": int(deterministic), "seed": seed}
+        rows = {name: np.full(len(returns), value) for name, value in rows.items()}
+        rows |= {"episode": np.arange(len(returns)), "return": returns, "length": lengths}
+        self._evaluations.append_columns(rows)
+        mean, spread, length = float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths))
+        self._scalars(
+            step, {"eval/mean_reward": mean, "eval/std_reward": spread, "eval/mean_ep_length": length}
+        )
+
+    def flush(self) -> None:
+        """Hand everything to the operating system (each call has done so already)."""
+        if self._events:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Close the files; a second call does nothing."""
+        self._opened.close()
+        if self._events:
+            self._events.close()
+        self._events = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _scalars(self, step: int, row: Mapping[str, SupportsFloat]) -> None:
+        if self._events:
+            values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in row.items()]
+            self._event(step, summary=Summary(value=values))
+
+    def _event(self, step: int, **content: Any) -> None:
+        assert self._events
+        self._events.write_event(Event(wall_time=time.time(), step=int(step), **content))
+        self._events.flush()
+
+
+def read_progress(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The columns of progress.csv, NaN where a cell is empty; no columns if there is no file yet."""
+    return _read(folder.progress_path, [])
+
+
+def read_episodes(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The columns of episodes.csv, empty if there is no file yet."""
+    return _read(folder.episodes_path, EPISODES)
+
+
+def read_evaluations(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The columns of evaluations.csv, empty if there is no file yet."""
+    return _read(folder.evaluations_path, EVALUATIONS)
+
+
+class _Table:
+    """A CSV file that grows by rows; one of its columns is `step`."""
+
+    def __init__(self, path: Path, columns: Sequence[str], last_step: int | None):
+        self.path = path
+        self.columns, lines = _lines(path, columns)
+        if last_step is not None:
+            steps = _parse(path, self.columns, lines).get("step", ())
+            lines = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
+        if path.exists() or self.columns:
+            self._rewrite(lines)  # without the half line that a kill may have left
+        self.file = path.open("a", encoding="utf-8", newline="")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def append(self, text: str) -> None:
+        self.file.write(text)
+        self.file.flush()
+
+    def append_columns(self, rows: Mapping[str, Any]) -> None:
+        columns = {name: np.asarray(rows[name]) for name in self.columns}
+        kinds = ["%d" if name in _COUNTS else _float_format(column.dtype) for name, column in columns.items()]
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        self.append("".join(map((",".join(kinds) + "\n").__mod__, values)))
+
+    def widen(self, names: Collection[str]) -> None:
+        """Give the file the columns it lacks, by writing it anew beside itself."""
+        new = set(names).difference(self.columns)
+        new = sorted(new, key=lambda name: (name != "iteration", name != "step", name))
+        for name in new:
+            if set(name) & set(',"\r\n'):
+                raise ValueError(f"metric name {name!r} has a comma, a quote or a line break; rename it")
+        if new:
+            _, lines = _lines(self.path, self.columns)
+            self.file.close()
+            self.columns = [*self.columns, *new]
+            self._rewrite([line + "," * len(new) for line in lines])
+            self.file = self.path.open("a", encoding="utf-8", newline="")
+
+    def _rewrite(self, lines: Iterable[str]) -> None:
+        header = [",".join(self.columns)] if self.columns else []
+        write_atomically(self.path, "".join(line + "\n" for line in [*header, *lines]))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    return _float_format(getattr(value, "dtype", None)) % float(value)
+
+
+def _float_format(dtype: Any) -> str:
+    return "%.9g" if dtype == np.float32 else "%r"
+
+
+def _lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The header and the whole lines of a CSV file; `columns`, where given, is the header it must have."""
+    if not path.exists():
+        return list(columns), []
+    try:
+        header, *lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as CSV: {error}; {_REMEDY}.") from error
+    names = header.split(",") if header else list(columns)
+    if names and ("step" not in names or names != list(columns or names)):
+        expected = ",".join(columns) or "columns with `step` among them"
+        raise CheckpointError.of(path, "header", found=repr(header[:200]), expected=expected, remedy=_REMEDY)
+    return names, lines[:-1]  # what follows the last line end is nothing, or half a line
+
+
+def _parse(path: Path, columns: Sequence[str], lines: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns as arrays: int64 for counts, float64 for the rest, NaN for an empty cell."""
+    rows = []
+    for number, line in enumerate(lines, 2):
+        try:
+            rows.append([float(cell or "nan") for cell in line.split(",")])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: line {number}: {error}; {_REMEDY}.") from None
+        if len(rows[-1]) != len(columns):
+            found, expected = f"{len(rows[-1])} cells", f"{len(columns)} as in the header"
+            raise CheckpointError.of(path, f"line {number}", found=found, expected=expected, remedy=_REMEDY)
+    table = np.array(rows, np.float64).reshape(len(rows), len(columns))
+    parsed: dict[str, np.ndarray] = dict(zip(columns, table.T, strict=True))
+    for name in _COUNTS.intersection(columns):
+        wrong = np.flatnonzero(~(np.isfinite(parsed[name]) & (parsed[name] == np.trunc(parsed[name]))))
+        if wrong.size:
+            field, found = f"line {wrong[0] + 2}, column {name}", parsed[name][wrong[0]]
+            raise CheckpointError.of(path, field, found=found, expected="an integer", remedy=_REMEDY)
+        parsed[name] = parsed[name].astype(np.int64)
+    return parsed
+
+
+def _read(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    return _parse(path, *_lines(path, columns))

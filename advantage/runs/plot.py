@@ -1,0 +1,91 @@
+"""The learning curve of one run, `curve.png`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advantage.runs.folder import RunFolder, read_config
+from advantage.runs.log import read_episodes, read_evaluations
+
+MAX_DOTS = 5000
+WINDOW = 100
+_INK, _GREY, _BLUE, _ORANGE = "#24292f", "#6e7781", "#1f6feb", "#d1570a"
+
+
+def plot_curve(folder: RunFolder) -> Path | None:
+    """Draw every episode, their running mean and the evaluations into curve.png, 1200 x 700 pixels.
+
+    Returns:
+        The path of the picture; None where matplotlib is not installed (`pip install "advantage[plot]"`).
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+    except ImportError:
+        return None
+    config = read_config(folder, ("algorithm", "environment", "seed"))
+    episodes, evaluations = read_episodes(folder), read_evaluations(folder)
+
+    figure = Figure(figsize=(12, 7), dpi=100, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    order = np.argsort(episodes["step"], kind="stable")
+    step, reward = episodes["step"][order], episodes["r"][order]
+    if step.size:
+        shown = np.linspace(0, step.size - 1, min(step.size, MAX_DOTS)).astype(int)
+        alpha = float(np.clip(300 / shown.size, 0.15, 0.5))
+        axes.plot(step[shown], reward[shown], ".", color=_BLUE, alpha=alpha, markersize=5, markeredgewidth=0)
+        label = f"training, mean of the last {WINDOW} episodes"
+        axes.plot(step[shown], running_mean(reward, WINDOW)[shown], color=_BLUE, linewidth=2.2, label=label)
+    if evaluations["step"].size:
+        at = np.unique(evaluations["step"])
+        groups = [evaluations["return"][evaluations["step"] == one] for one in at]
+        mean, spread = [group.mean() for group in groups], [group.std() for group in groups]
+        style: Any = {
+            "color": _ORANGE,
+            "markersize": 7,
+            "markeredgecolor": "white",
+            "elinewidth": 1.4,
+            "capsize": 3,
+        }
+        axes.errorbar(at, mean, spread, fmt="o", label="evaluation, mean ± standard deviation", **style)
+    if axes.has_data():
+        axes.legend(frameon=False, fontsize=12, labelcolor=_INK, loc="best")
+    else:
+        axes.text(0.5, 0.5, "no episode has finished yet", transform=axes.transAxes, ha="center", color=_GREY)
+
+    title = f"{config['algorithm']} on {config['environment']}, seed {config['seed']}"
+    axes.set_title(title, loc="left", fontsize=17, color=_INK, pad=14)
+    axes.set_xlabel("environment steps", fontsize=13, color=_GREY)
+    axes.set_ylabel("episode return", fontsize=13, color=_GREY)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.tick_params(labelsize=12, labelcolor=_GREY, color="#d0d7de")
+    axes.grid(True, color="#eaeef2", linewidth=1)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#d0d7de")
+    temporary = folder.curve_path.with_name(".curve.png.tmp")
+    canvas.print_png(temporary)
+    os.replace(temporary, folder.curve_path)
+    return folder.curve_path
+
+
+def running_mean(x: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the last `window` entries up to each one, of fewer at the start: `[N] -> [N]`."""
+    total = np.concatenate([[0.0], np.cumsum(x, dtype=np.float64)])
+    end = np.arange(1, len(x) + 1)
+    start = np.maximum(end - window, 0)
+    return (total[end] - total[start]) / (end - start)
+
+
+def short(steps: float) -> str:
+    """`1500 -> 1.5k`, `2000000 -> 2M`."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(steps) >= size:
+            return f"{steps / size:g}{unit}"
+    return f"{steps:g}"

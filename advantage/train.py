@@ -1,0 +1,684 @@
+"""Training: the loop that every algorithm and both drivers share, its run folder, and resuming it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import gymnasium
+import jax
+import numpy as np
+
+from advantage.algorithms.registry import algorithm_name, to_json
+from advantage.environments.make import Environment, resolve
+from advantage.environments.spaces import space_to_json
+from advantage.evaluate import CONFIG_FIELDS, Agent, Evaluation, evaluate, load, restore_config
+from advantage.rollout.device import DeviceDriver
+from advantage.rollout.episodes import Episodes
+from advantage.rollout.host import HostDriver
+from advantage.runs.checkpoint import CheckpointError, load_checkpoint, point, prune, save_checkpoint
+from advantage.runs.folder import (
+    RunFolder,
+    create_run_folder,
+    describe_host,
+    open_run_folder,
+    read_config,
+    write_config,
+)
+from advantage.runs.log import Logger
+from advantage.runs.plot import plot_curve
+from advantage.types import Algorithm, Key, Pytree, Spec
+
+RECENT_EPISODES = 100  # over which rollout/ep_rew_mean is taken
+LARGEST_BUDGET = 2**32 - 1  # the step counter is a uint32
+
+
+class NonFiniteUpdate(FloatingPointError):
+    """A loss or a gradient became NaN or infinite; the update was not applied."""
+
+
+class Progress(NamedTuple):
+    """What a callback is told after every iteration.
+
+    Attributes:
+        seed: which run.
+        iteration: updates so far.
+        step: environment steps so far, of `total_timesteps`.
+        row: the metrics as they are logged: `train/approx_kl`, `rollout/ep_rew_mean`, `time/fps`, ...
+    """
+
+    seed: int
+    iteration: int
+    step: int
+    total_timesteps: int
+    row: dict[str, float]
+
+
+Callback = Callable[[Progress], bool | None]
+
+
+class Reporter(Protocol):
+    """Who tells the user what happens; the command line has one, Python's default is silent."""
+
+    def begin(self, facts: dict[str, Any]) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+    def message(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def begin(self, facts: dict[str, Any]) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+    def message(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training that has ended, or was stopped.
+
+    Attributes:
+        path: its folder.
+        seed: its seed.
+        step: environment steps taken.
+        evaluation: the last evaluation, if there was one.
+        finished: whether the budget was spent; a run that a callback stopped can be resumed.
+    """
+
+    path: Path
+    seed: int
+    step: int
+    evaluation: Evaluation | None
+    finished: bool
+
+    @property
+    def agent(self) -> Agent:
+        """The trained agent, loaded from the last checkpoint."""
+        return load(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is organised; nothing here changes what it learns, except `num_envs` and the budget."""
+
+    total_timesteps: int = 1_000_000
+    """Environment steps to take, exactly."""
+    seed: int = 0
+    """Of everything random in the run."""
+    num_seeds: int = 1
+    """Independent runs with seeds seed, seed + 1, ...; on-device worlds train all at once."""
+    num_envs: int = 1
+    """Environments stepped side by side."""
+    eval_every: int | None = None
+    """Environment steps between evaluations; None evaluates once, at the end."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation; 0 never evaluates."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints; None makes ten in a run."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; the best one is kept besides."""
+    workers: int | Literal["auto"] = "auto"
+    """Worker processes that step host environments; 0 is none, auto measures and picks."""
+    worker_timeout: float = 60.0
+    """Seconds after which a worker counts as hung."""
+    device: str | None = None
+    """Where to compute: cpu, gpu or tpu; None takes JAX's choice."""
+    tensorboard: bool = True
+    """Write TensorBoard files."""
+
+    def __post_init__(self):
+        lowest = {
+            "total_timesteps": 1,
+            "seed": 0,
+            "num_seeds": 1,
+            "num_envs": 1,
+            "eval_episodes": 0,
+            "keep_checkpoints": 1,
+        }
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ValueError(f"{name}={value!r} is not allowed; use a whole number of {low} or more.")
+        for name in ("eval_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(
+                    f"{name}={value!r} is not allowed; use a whole number of steps of 1 or more, or None."
+                )
+        if self.workers != "auto" and (type(self.workers) is not int or self.workers < 0):
+            raise ValueError(
+                f"workers={self.workers!r} is not allowed; use 'auto', or a whole number of 0 or more."
+            )
+        if not self.worker_timeout > 0:
+            raise ValueError(f"worker_timeout={self.worker_timeout!r} is not allowed; use seconds above 0.")
+        if self.total_timesteps % self.num_envs:
+            below = self.total_timesteps // self.num_envs * self.num_envs
+            near = " or ".join(f"{n:_}" for n in (below, below + self.num_envs) if n)
+            raise ValueError(
+                f"total_timesteps={self.total_timesteps:_} is not a multiple of num_envs={self.num_envs}, which step "
+                f"together; use {near}."
+            )
+        if self.total_timesteps > LARGEST_BUDGET:
+            raise ValueError(
+                f"total_timesteps={self.total_timesteps:_} is above the step counter's {LARGEST_BUDGET:_}."
+            )
+        if self.device is not None and self.device not in ("cpu", "gpu", "tpu", "cuda"):
+            raise ValueError(f"device={self.device!r} is not allowed; use 'cpu', 'gpu' or 'tpu'.")
+
+
+def train(
+    algorithm: Algorithm,
+    environment: Any,
+    *,
+    out: str | Path | None = None,
+    root: str | Path = "runs",
+    eval_environment: Any = None,
+    callback: Callback | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Any:
+    """Train, and leave a run folder.
+
+    Args:
+        algorithm: such as `adv.PPO(clip_range=0.2)`.
+        environment: a name (`CartPole-v1`, `package:Env-v0`, `jax/CartPole-v1`), a class or function that makes a
+            `gymnasium.Env`, a Gymnasium vector environment, or an on-device world.
+        out: the run folder; by default a new one below `root`.
+        root: where new run folders go.
+        eval_environment: what evaluations play; by default the same.
+        callback: called with a `Progress` after every iteration; returning False stops the run after a checkpoint.
+        reporter: who tells the user what happens; silent by default.
+        **options: the fields of `Options`.
+
+    Returns:
+        A `Run`, or a list of them for `num_seeds` above 1.
+
+    Raises:
+        ValueError: an option, hyperparameter, name or space that is not allowed.
+        FileExistsError: `out` exists.
+        EnvironmentDefect, EnvironmentFailure: the environment is wrong, or broke.
+        NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is as it was.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
+    """
+    settings = _options(options)
+    target = resolve(environment)
+    if target.kind == "vector":
+        settings = dataclasses.replace(settings, num_envs=environment.num_envs)
+    reporter = reporter or Silent()
+    seeds = [settings.seed + n for n in range(settings.num_seeds)]
+    groups = [seeds] if target.kind == "device" else [[seed] for seed in seeds]
+    runs: list[Run] = []
+    for group in groups:
+        started = time.perf_counter()
+        with _device(settings.device):
+            loop = _Loop(algorithm, target, settings, group, callback, reporter, eval_environment, started)
+            with contextlib.closing(loop):
+                loop.create_folders(Path(out) if out is not None else None, Path(root))
+                runs.extend(loop.run())
+    return runs if settings.num_seeds > 1 else runs[0]
+
+
+def resume(
+    path: str | Path,
+    *,
+    total_timesteps: int | None = None,
+    environment: Any = None,
+    algorithm: Algorithm | None = None,
+    eval_environment: Any = None,
+    callback: Callback | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Go on with a run from its last checkpoint, as if it had never stopped.
+
+    Args:
+        path: the run folder.
+        total_timesteps: a new budget; by default the old one.
+        environment: needed only where the run's was a Python object.
+        algorithm: needed only where the run had a network or schedule of your own.
+        eval_environment, callback, reporter: as for `train`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: not a run, no checkpoint, or a damaged one.
+        ValueError: nothing is left to do, or the environment must be given.
+    """
+    started = time.perf_counter()
+    folder = open_run_folder(Path(path))
+    config = read_config(folder, CONFIG_FIELDS)
+    algorithm, spec = restore_config(config, folder.config_path, algorithm)
+    training = dict(config["training"])
+    if total_timesteps is not None:
+        training["total_timesteps"] = total_timesteps
+    settings = _options(training)
+    if environment is None:
+        if not config["environment_by_name"]:
+            raise ValueError(
+                f"The environment of {folder.path} was the Python object {config['environment']['name']}; resume from "
+                "Python and give it again: adv.resume(path, environment=...)."
+            )
+        environment = config["environment"]
+    reporter = reporter or Silent()
+    with _device(settings.device):
+        target = resolve(environment)
+        loop = _Loop(
+            algorithm, target, settings, [settings.seed], callback, reporter, eval_environment, started
+        )
+        with contextlib.closing(loop):
+            if (spec.observation_space, spec.action_space) != (
+                loop.spec.observation_space,
+                loop.spec.action_space,
+            ):
+                raise ValueError(
+                    f"{target.name} has other spaces than the run in {folder.path} was trained with."
+                )
+            loop.restore(folder, config)
+            return loop.run()[0]
+
+
+def _options(options: dict[str, Any]) -> Options:
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"train() has no option {name!r}; there are: {', '.join(known)}.")
+    return Options(**options)
+
+
+@contextlib.contextmanager
+def _device(device: str | None) -> Iterator[None]:
+    enable_compilation_cache()
+    if device is None:
+        yield
+        return
+    try:
+        chosen = jax.devices(device)[0]
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not there: {error}; JAX sees {jax.devices()}.") from None
+    with jax.default_device(chosen):
+        yield
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs between processes, unless the user has set JAX's cache already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "advantage" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class _CompileClock:
+    """Seconds that JAX has spent tracing and compiling in this process, and how many programs."""
+
+    def __init__(self):
+        self.seconds, self.programs = 0.0, 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile"):
+            self.seconds += seconds
+            self.programs += event.endswith("backend_compile_duration")
+
+
+COMPILE_CLOCK = _CompileClock()
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop; the second acts at once."""
+
+    def __init__(self):
+        self.signal: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+
+@dataclasses.dataclass
+class _Journal:
+    """What one seed's run has written and seen."""
+
+    folder: RunFolder
+    logger: Logger
+    seed: int
+    recent: collections.deque
+    best: float = -float("inf")
+    evaluation: Evaluation | None = None
+
+
+class _Loop:
+    """One training: driver, state and journals of one seed, or of several at once on the device."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        target: Environment,
+        settings: Options,
+        seeds: list[int],
+        callback: Callback | None,
+        reporter: Reporter,
+        eval_environment: Any,
+        started: float,
+    ):
+        self.algorithm, self.target, self.settings, self.seeds = algorithm, target, settings, seeds
+        self.callback, self.reporter, self.started = callback, reporter, started
+        self.eval_environment = resolve(eval_environment) if eval_environment is not None else target
+        self.on_device = target.kind == "device"
+        spaces = _spaces(target)
+        self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
+        self.iteration, self.step = 0, 0
+        run_keys = [jax.random.key(seed) for seed in seeds]
+        init_keys, world_keys, self.run_keys = (
+            jax.numpy.stack(keys)
+            for keys in zip(*(jax.random.split(key, 3) for key in run_keys), strict=True)
+        )
+
+        @jax.jit
+        def init(algorithm, keys, total_timesteps):
+            spec = dataclasses.replace(self.spec, total_timesteps=total_timesteps)
+            return jax.vmap(lambda key: algorithm.init(key, spec))(keys)
+
+        self.state = init(algorithm, init_keys, np.uint32(settings.total_timesteps))
+        self.journals: list[_Journal] = []
+        if self.on_device:
+            self.driver: Any = DeviceDriver(algorithm, target.source, self.spec, len(seeds))
+            self.driver.start(world_keys)
+        else:
+            self.state = self._of(self.state, 0)
+            args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
+            self.driver = HostDriver(*args)
+
+    def create_folders(self, out: Path | None, root: Path) -> None:
+        """Make the run folders, write their configs, begin the first episodes."""
+        name = algorithm_name(self.algorithm)
+        if not self.on_device:
+            self.driver.start()
+        host = describe_host()
+        for seed in self.seeds:
+            path = out if out is None or self.settings.num_seeds == 1 else out / f"seed_{seed}"
+            folder = create_run_folder(
+                path, root=root, environment=self.target.name, algorithm=name, seed=seed
+            )
+            training = dataclasses.asdict(dataclasses.replace(self.settings, seed=seed, num_seeds=1))
+            config = {
+                "algorithm": name,
+                "hyperparameters": to_json(self.algorithm),
+                "environment": self.target.name,
+                "environment_by_name": self.target.by_name,
+                "seed": seed,
+                "spaces": {
+                    "observation": space_to_json(self.spec.observation_space),
+                    "action": space_to_json(self.spec.action_space),
+                },
+                "training": training,
+                "host": host,
+            }
+            write_config(folder, config)
+            self._open(folder, seed, None)
+
+    def restore(self, folder: RunFolder, config: dict[str, Any]) -> None:
+        """Take everything back from the folder's last checkpoint."""
+        if not folder.last.exists():
+            raise CheckpointError(
+                f"{folder.path} holds no checkpoint; the run stopped before its first. Train it anew."
+            )
+        template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._of(self.state, 0)
+        )
+        expect = {"algorithm": algorithm_name(self.algorithm)}
+        state, records, metadata = load_checkpoint(folder.last, template, expect=expect)
+        self.step, self.iteration = metadata["step"], metadata["iteration"]
+        total = self.settings.total_timesteps
+        if self.step >= total:
+            raise ValueError(
+                f"{folder.path} has taken its {self.step:_} steps; to go on, give a larger budget: "
+                f"--total-timesteps {2 * self.step} (total_timesteps=)."
+            )
+        state = state._replace(total_timesteps=np.uint32(total))
+        self.state = (
+            jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[None], state) if self.on_device else state
+        )
+        if not self.on_device and self.target.kind == "vector":
+            self.driver.start()
+        for notice in self.driver.restore(records):
+            self.reporter.message(notice)
+        config["training"]["total_timesteps"] = total
+        write_config(folder, config)
+        journal = self._open(folder, self.seeds[0], self.step)
+        journal.best = metadata["best"] if metadata["best"] is not None else -float("inf")
+        journal.recent.extend(zip(records["recent/returns"], records["recent/lengths"], strict=True))
+
+    def run(self) -> list[Run]:
+        """Iterate until the budget is spent, a callback says stop, or a signal does."""
+        settings, total = self.settings, self.settings.total_timesteps
+        checkpoint_every = settings.checkpoint_every or max(1, total // 10)
+        self.reporter.begin(self._facts())
+        clock, first_step, compiling = time.perf_counter(), self.step, COMPILE_CLOCK.seconds
+        stopped = False
+        with _Interrupt() as interrupt:
+            while self.step < total and not stopped and interrupt.signal is None:
+                n_steps = min(self.algorithm.n_steps, (total - self.step) // settings.num_envs)
+                size = n_steps * settings.num_envs
+                due = [_next(self.step, checkpoint_every), _next(self.step, settings.eval_every), total]
+                count = self._count(min(due) - self.step, size)
+                metrics, episodes = self._advance(n_steps, count)
+                before, self.step = self.step, self.step + count * size
+                self.iteration += count
+                seconds = time.perf_counter() - clock - (COMPILE_CLOCK.seconds - compiling)
+                times = {
+                    "time/fps": (self.step - first_step) / max(seconds, 1e-9),
+                    "time/elapsed": time.perf_counter() - self.started,
+                    "time/compile": COMPILE_CLOCK.seconds - compiling,
+                }
+                for place in range(len(self.journals)):
+                    stopped |= self._report(place, metrics, episodes[place], before, size, count, times)
+                evaluating = _crossed(before, self.step, settings.eval_every) and self.step < total
+                if evaluating:
+                    self._evaluate()
+                if _crossed(before, self.step, checkpoint_every) or evaluating:
+                    self._save()
+            finished = self.step >= total
+            self._save()
+            if finished and settings.eval_episodes and interrupt.signal is None:
+                self._evaluate()
+                self._save()
+        for journal in self.journals:
+            journal.logger.flush()
+            plot_curve(journal.folder)
+        self.reporter.end()
+        if interrupt.signal is not None:
+            paths = " ".join(str(journal.folder.path) for journal in self.journals)
+            self.reporter.message(
+                f"Stopped at step {self.step:_} and saved. To go on: advantage resume {paths}"
+            )
+            if interrupt.signal == signal.SIGTERM:
+                raise SystemExit(128 + signal.SIGTERM)
+            raise KeyboardInterrupt
+        return [Run(j.folder.path, j.seed, self.step, j.evaluation, finished) for j in self.journals]
+
+    def close(self) -> None:
+        for journal in self.journals:
+            journal.logger.close()
+        self.driver.close()
+        self.reporter.end()
+
+    def _open(self, folder: RunFolder, seed: int, resume_step: int | None) -> _Journal:
+        logger = Logger(folder, tensorboard=self.settings.tensorboard, resume_step=resume_step)
+        self.journals.append(_Journal(folder, logger, seed, collections.deque(maxlen=RECENT_EPISODES)))
+        return self.journals[-1]
+
+    def _facts(self) -> dict[str, Any]:
+        where = f"on {jax.devices()[0].platform}"
+        if not self.on_device:
+            where = f"in {self.driver.workers} worker processes" if self.driver.workers else "in this process"
+        return {
+            "algorithm": algorithm_name(self.algorithm),
+            "environment": self.target.name,
+            "seeds": self.seeds,
+            "total_timesteps": self.settings.total_timesteps,
+            "step": self.step,
+            "num_envs": self.settings.num_envs,
+            "stepping": where,
+            "folders": [journal.folder.path for journal in self.journals],
+        }
+
+    def _of(self, state: Pytree, place: int) -> Pytree:
+        return jax.tree.map(lambda leaf: leaf[place], state)
+
+    def _count(self, steps: int, size: int) -> int:
+        """Iterations of `size` steps until `steps` are taken, as far as the driver takes at once."""
+        return (
+            max(
+                1,
+                min(
+                    self.driver.chunk, -(-steps // size), (self.settings.total_timesteps - self.step) // size
+                ),
+            )
+            if self.on_device
+            else 1
+        )
+
+    def _advance(self, n_steps: int, count: int) -> tuple[dict[str, np.ndarray], list[Episodes]]:
+        """Iterate; the new state is taken only if every metric is finite."""
+        if self.on_device:
+            state, metrics, episodes = self.driver.iterate(
+                self.state, self.run_keys, self.iteration, count, self.step, n_steps
+            )
+        else:
+            key = _fold_in(self.run_keys[0], self.iteration)
+            state, metrics, finished = self.driver.iterate(self.state, key, self.step, n_steps)
+            metrics = {name: np.reshape(value, (1, 1)) for name, value in metrics.items()}
+            episodes = [finished]
+        wrong = {name: ~np.isfinite(value) for name, value in metrics.items() if not np.isfinite(value).all()}
+        if wrong:
+            place, late = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
+            names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, late]))
+            size = n_steps * self.settings.num_envs
+            raise NonFiniteUpdate(
+                f"The update after step {self.step + (int(late) + 1) * size:_} (iteration {self.iteration + late}, seed "
+                f"{self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last checkpoint "
+                f"is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or target_kl."
+            )
+        self.state = state
+        return metrics, episodes
+
+    def _report(self, place, metrics, episodes: Episodes, before: int, size: int, count: int, times) -> bool:
+        journal, stop = self.journals[place], False
+        columns = {"r": episodes.returns, "l": episodes.lengths, "step": episodes.steps}
+        journal.logger.episodes(columns | {"env": episodes.envs, "episode": episodes.numbers})
+        ends = np.searchsorted(episodes.steps, before + size * np.arange(1, count + 1), side="right")
+        begin = 0
+        for n, end in enumerate(ends):
+            journal.recent.extend(zip(episodes.returns[begin:end], episodes.lengths[begin:end], strict=True))
+            begin = end
+            row = {f"train/{name}": float(value[place, n]) for name, value in metrics.items()}
+            if journal.recent:
+                returns, lengths = zip(*journal.recent, strict=True)
+                row |= {
+                    "rollout/ep_rew_mean": float(np.mean(returns)),
+                    "rollout/ep_len_mean": float(np.mean(lengths)),
+                }
+            row |= times
+            step, iteration = before + size * (n + 1), self.iteration - count + n + 1
+            journal.logger.progress(step, {"iteration": iteration, **row})
+            progress = Progress(journal.seed, iteration, step, self.settings.total_timesteps, row)
+            if place == 0:
+                self.reporter.update(progress)
+            if self.callback is not None and self.callback(progress) is False:
+                stop = True
+        return stop
+
+    def _evaluate(self) -> None:
+        """Play the same episodes as `adv.evaluate` with the run's seed does, on the current agents."""
+        settings = self.settings
+        if self.eval_environment.kind == "vector" or not settings.eval_episodes:
+            return
+        for place, journal in enumerate(self.journals):
+            state = self._of(self.state, place) if self.on_device else self.state
+            agent = Agent(self.algorithm, state, self.spec, self.target.name, self.step)
+            result = evaluate(
+                agent, self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
+            )
+            journal.evaluation = result
+            journal.logger.evaluation(self.step, result.returns, result.lengths, True, journal.seed)
+            who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
+            self.reporter.message(f"Evaluation at step {self.step:_}: {who}{result}")
+
+    def _save(self) -> None:
+        """Checkpoint every seed; `best` follows the evaluations."""
+        for place, journal in enumerate(self.journals):
+            records = self.driver.records(place) if self.on_device else self.driver.records()
+            returns, lengths = zip(*journal.recent, strict=True) if journal.recent else ((), ())
+            records |= {
+                "recent/returns": np.array(returns, float),
+                "recent/lengths": np.array(lengths, np.int64),
+            }
+            better = journal.evaluation is not None and journal.evaluation.mean > journal.best
+            if better:
+                journal.best = journal.evaluation.mean
+            metadata = {
+                "algorithm": algorithm_name(self.algorithm),
+                "environment": self.target.name,
+                "iteration": self.iteration,
+                "step": self.step,
+                "seed": journal.seed,
+                "best": journal.best if np.isfinite(journal.best) else None,
+            }
+            state = self._of(self.state, place) if self.on_device else self.state
+            journal.logger.flush()
+            folder = journal.folder
+            path = save_checkpoint(folder.checkpoints, self.step, state, records=records, metadata=metadata)
+            point(folder.last, path)
+            if better:
+                point(folder.best, path)
+            protected = {link.resolve() for link in (folder.last, folder.best) if link.exists()}
+            prune(folder.checkpoints, self.settings.keep_checkpoints, protected)
+
+
+@jax.jit
+def _fold_in(key: Key, iteration: Any) -> Key:
+    return jax.random.fold_in(key, iteration)
+
+
+def _spaces(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
+    if target.kind == "device":
+        return target.source.observation_space, target.source.action_space
+    if target.kind == "vector":
+        return target.source.single_observation_space, target.source.single_action_space
+    env = target.source()
+    spaces = env.observation_space, env.action_space
+    env.close()
+    return spaces
+
+
+def _next(step: int, every: int | None) -> int:
+    """The next multiple of `every` after `step`."""
+    return LARGEST_BUDGET if every is None else (step // every + 1) * every
+
+
+def _crossed(before: int, after: int, every: int | None) -> bool:
+    return every is not None and after // every > before // every
