@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from advantage.environments.check import check_environment as check_environment
     from advantage.environments.make import MissingExtra as MissingExtra
     from advantage.environments.make import make as make
-    from advantage.evaluate import Agent as Agent
-    from advantage.evaluate import Evaluation as Evaluation
-    from advantage.evaluate import evaluate as evaluate
-    from advantage.evaluate import load as load
+    from advantage.evaluation import Agent as Agent
+    from advantage.evaluation import Evaluation as Evaluation
+    from advantage.evaluation import evaluate as evaluate
+    from advantage.evaluation import load as load
     from advantage.policies.adapters import from_equinox as from_equinox
     from advantage.policies.adapters import from_flax as from_flax
     from advantage.policies.networks import CNN as CNN
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from advantage.policies.networks import Custom as Custom
     from advantage.rollout.stepper import EnvironmentFailure as EnvironmentFailure
     from advantage.runs.checkpoint import CheckpointError as CheckpointError
-    from advantage.train import NonFiniteUpdate as NonFiniteUpdate
-    from advantage.train import Progress as Progress
-    from advantage.train import Run as Run
-    from advantage.train import resume as resume
-    from advantage.train import train as train
+    from advantage.training import NonFiniteUpdate as NonFiniteUpdate
+    from advantage.training import Progress as Progress
+    from advantage.training import Run as Run
+    from advantage.training import resume as resume
+    from advantage.training import train as train
     from advantage.types import Rollout as Rollout
     from advantage.types import Spec as Spec
 
@@ -47,10 +47,10 @@ _HOMES = {
     "check_environment": "environments.check",
     "MissingExtra": "environments.make",
     "make": "environments.make",
-    "Agent": "evaluate",
-    "Evaluation": "evaluate",
-    "evaluate": "evaluate",
-    "load": "evaluate",
+    "Agent": "evaluation",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "load": "evaluation",
     "from_equinox": "policies.adapters",
     "from_flax": "policies.adapters",
     "CNN": "policies.networks",
@@ -58,11 +58,11 @@ _HOMES = {
     "Custom": "policies.networks",
     "EnvironmentFailure": "rollout.stepper",
     "CheckpointError": "runs.checkpoint",
-    "NonFiniteUpdate": "train",
-    "Progress": "train",
-    "Run": "train",
-    "resume": "train",
-    "train": "train",
+    "NonFiniteUpdate": "training",
+    "Progress": "training",
+    "Run": "training",
+    "resume": "training",
+    "train": "training",
     "Rollout": "types",
     "Spec": "types",
 }

@@ -123,7 +123,7 @@ camera(
     lambda x: at(x, slice(1, 3), np.inf),
     "[1]",
     "a finite number",
-    "inf (and 1 elements more)",
+    "inf (and 1 more)",
 )
 camera("TooLargeForFloat32", lambda x: at(x.astype(float), 3, 1e300), "[3]", "a finite number", "1e+300")
 camera("AboveItsBounds", lambda x: at(x, 3, 1.5), "[3]", "a number from 0.0 to 1.0", "found 1.5.")
@@ -165,9 +165,15 @@ observed(
     lambda right: {key: part for key, part in right.items() if key != "height"},
     "",
     "the keys ['camera', 'height', 'image', 'robot']",
-    "the keys ['camera', 'image', 'robot']",
+    "found ['height'] missing and none extra",
 )
-observed("ExtraKey", lambda right: right | {"debug": 0}, "", "the keys ['camera'", "'debug']")
+observed(
+    "ExtraKey",
+    lambda right: right | {"debug": 0},
+    "",
+    "the keys ['camera'",
+    "found none missing and ['debug'] extra",
+)
 observed(
     "ShortTuple",
     lambda right: right | {"robot": right["robot"][:2]},
@@ -279,7 +285,7 @@ class ResetWithoutSeed(Correct):
 @defect("reset(seed=5)", "an episode to start", "RuntimeError: no power", cause=RuntimeError)
 class ResetRaises(Correct):
     def reset(self, **keywords: Any) -> Any:
-        raise RuntimeError("no power")
+        raise RuntimeError("no\n  power")
 
 
 @defect(
@@ -420,7 +426,7 @@ class ShorterTheSecondTime(Correct):
         return super().reset(**keywords)
 
     def outcome(self) -> tuple[Any, ...]:
-        return 0.0, False, self.clock >= (7 if self.resets > 6 else 8), {}
+        return 0.0, False, self.clock >= (7 if self.resets > 3 else 8), {}
 
 
 # The spaces and the constructor.
@@ -459,7 +465,7 @@ spaced(
 spaced("NothingToChoose", spaces.Dict({}), "", "at least one space inside", "none")
 spaced(
     "UnboundedAction",
-    spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf])),
+    spaces.Box(np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32)),
     "[1]",
     "finite bounds",
     "low -inf, high inf",
@@ -474,6 +480,14 @@ class TextToRead(Correct):
 
     def observe(self) -> Any:
         return {"camera": self.point.copy(), "words": "hello"}
+
+
+@defect("observation_space[0]", "low <= high", "low 1.0, high -1.0")
+class CrossedBoundsToRead(Correct):
+    observation_space = bounded([1, -1], [-1, 1])
+
+    def observe(self) -> Any:
+        return np.zeros(2, np.float32)
 
 
 @defect("observation_space", "a gymnasium space", "found None.")
@@ -500,7 +514,7 @@ class NoEnvironment:
         return 0
 
 
-@defect("make()", "an environment", "OSError: port in use", cause=OSError)
+@defect("a second make()", "an environment", "OSError: port in use", cause=OSError)
 class ExistsOnceOnly(Correct):
     numbers = itertools.count()
 

@@ -84,6 +84,10 @@ def run(tmp_path):
     return create_run_folder(tmp_path / "run", root=tmp_path, environment="E-v0", algorithm="ppo", seed=0)
 
 
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 # Checkpoints: what is written comes back
 
 
@@ -451,7 +455,7 @@ def test_a_refusing_disk_is_an_os_error(tmp_path):
 def test_set_aside_and_not_yet_replaced_is_still_there(tmp_path, saved):
     point(tmp_path / "last", saved)
     saved.rename(checkpoint._aside(saved))  # where a kill between the two renames leaves it
-    (saved.parent / ".step_000000000064.tmp").mkdir()
+    (saved.parent / ".step_000000000065.tmp").mkdir()
     assert list_checkpoints(saved.parent) == [saved]
     for path in (saved, tmp_path / "last"):
         assert load_checkpoint(path, some_state())[2]["iteration"] == 3
@@ -462,7 +466,7 @@ def test_set_aside_and_not_yet_replaced_is_still_there(tmp_path, saved):
 # Checkpoints: listing, pointing, pruning
 
 
-def test_list_newest_point_prune(tmp_path):
+def test_list_newest_point_prune(tmp_path, monkeypatch):
     folder, last, best = tmp_path / "checkpoints", tmp_path / "last", tmp_path / "best"
     assert list_checkpoints(folder) == [] and newest_checkpoint(folder) is None and prune(folder, 1) == []
     paths = [save_checkpoint(folder, step, {}, metadata={}) for step in (5, 10**13, 300, 20)]
@@ -473,15 +477,23 @@ def test_list_newest_point_prune(tmp_path):
     point(last, paths[0])
     point(last, paths[1])
     point(best, paths[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            point(last, paths[0])  # the old link stays until the new one takes its place
     assert not Path(os.readlink(last)).is_absolute() and last.resolve() == paths[1].resolve()
-    assert prune(folder, 2, {last, best}) == [paths[3]]
+    monkeypatch.chdir(tmp_path)
+    assert prune(Path("checkpoints"), 2, {last, Path("best")}) == [Path("checkpoints", paths[3].name)]
     assert list_checkpoints(folder) == [paths[0], paths[2], paths[1]]
     tmp_path.rename(
         moved := tmp_path.with_name(tmp_path.name + "_moved")
     )  # links are relative: runs can move
     assert (moved / "best" / "manifest.json").is_file()
     moved.rename(tmp_path)
-    assert prune(folder, 0) == [paths[0], paths[2], paths[1]] and list_checkpoints(folder) == []
+    with monkeypatch.context() as patch:  # killed before anything is deleted
+        patch.setattr(checkpoint.shutil, "rmtree", lambda *args, **kwargs: None)
+        assert prune(folder, 0) == [paths[0], paths[2], paths[1]]
+        assert not any(path.exists() for path in paths)
     with pytest.raises(ValueError, match="keep=-1"):
         prune(folder, -1)
 
@@ -531,7 +543,7 @@ def test_open_says_what_is_there(tmp_path, run):
         open_run_folder(loose)
 
 
-def test_config(run):
+def test_config(run, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
         read_config(run)
     write_config(run, {"b": 1, "a": {"d": [1.5], "c": None}})
@@ -543,7 +555,10 @@ def test_config(run):
         run.config_path.write_text(text)
         with pytest.raises(CheckpointError, match=r"config\.json: (top level|not readable)"):
             read_config(run)
-    assert [p.name for p in run.path.iterdir()] == ["config.json"]
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_config(run, {"new": 1})
+    assert [p.name for p in run.path.iterdir()] == ["config.json"] and run.config_path.read_text() == ""
 
 
 def test_describe_host(tmp_path, monkeypatch):
@@ -625,7 +640,7 @@ def test_episodes_and_evaluations_come_back_exactly(run):
             times.append(time.perf_counter() - start)
         log.episodes(episodes([]))
         log.evaluation(7, np.array([1.0, 2.5], np.float32), np.array([3, 4]), True, 11)
-    assert min(times) < 0.02
+    assert min(times) < 0.1  # 12 ms on an idle machine
     assert run.episodes_path.read_text().startswith("r,l,step,env,episode\n")
     read = read_episodes(run)
     assert list(read) == list(rows)
@@ -648,7 +663,7 @@ def test_a_progress_row_is_cheap(run):
             start = time.perf_counter()
             log.progress(i, row)
             times.append(time.perf_counter() - start)
-    assert min(times) < 0.001
+    assert min(times) < 0.005  # 0.4 ms on an idle machine
 
 
 def test_no_log_yet(run):

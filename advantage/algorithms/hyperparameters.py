@@ -69,7 +69,8 @@ def hyperparameters(cls: T) -> T:
 
 
 def _leaf(value: Any) -> Any:
-    return jax.tree_util.Partial(value) if callable(value) and not isinstance(value, Linear) else value
+    is_function = callable(value) and not isinstance(value, Linear | jax.tree_util.Partial)
+    return jax.tree_util.Partial(value) if is_function else value
 
 
 def check(algorithm: Any) -> None:
@@ -85,12 +86,14 @@ def check(algorithm: Any) -> None:
         )
 
 
-def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None:
+def _check_field(name: str, given: object, hint: Any, interval: str | None) -> None:
+    value: Any = given
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if isinstance(value, jax.Array) or (value is None and type(None) in options):
         return
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
     is_function = callable(value) and not isinstance(value, Linear)
+    numbers: Any = value if isinstance(value, Linear) and Linear in options else (value,)
     if literal is not None:
         _require(value in literal, name, value, _choices(value, literal))
     elif bool in options:
@@ -103,17 +106,14 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
     elif int in options:
         _require(type(value) is int, name, value, "use a whole number")
     elif float in options and not is_function:
-        scheduled = Linear in options
-        remedy = "use a finite number" + (
-            ", or a schedule such as adv.Linear(3e-4, 0.0)" if scheduled else ""
-        )
-        for number in value if isinstance(value, Linear) and scheduled else (value,):
+        schedule = ", or a schedule such as adv.Linear(3e-4, 0.0)" if Linear in options else ""
+        for number in numbers:
             plain = isinstance(number, int | float) and not isinstance(number, bool)
-            _require(plain and math.isfinite(number), name, value, remedy)
+            _require(plain and math.isfinite(number), name, value, "use a finite number" + schedule)
     elif float in options:
         _require(Linear in options, name, value, "use a finite number: it has no schedule")
     if interval and not is_function:
-        for number in value if isinstance(value, Linear) else (value,):
+        for number in numbers:
             _require(_inside(number, interval), name, value, f"use a value in {interval}")
 
 

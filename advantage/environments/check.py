@@ -32,7 +32,8 @@ _ERRORS = {  # kind: remedy
     "changed space": "fix the spaces in __init__ and never assign them again",
     "reset raises": "write `def reset(self, *, seed=None, options=None)`, begin it with "
     "`super().reset(seed=seed)`, and let it work at any time, also after the end of an episode",
-    "step raises": "let step() take every action in action_space, or narrow that space",
+    "step raises": "mend step(), whose own exception is chained to this one; it has to take every action in "
+    "action_space",
     "reset returns": "end reset() with `return observation, {}`",
     "step returns": "end step() with `return observation, reward, terminated, truncated, {}`; the older "
     "`done` is now `terminated` (the task has ended) or `truncated` (the clock has)",
@@ -105,7 +106,8 @@ class EnvironmentDefect(ValueError):
         self.where, self.expected, self.found, self.remedy, self.severity = self.args
 
     def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found}. To mend it, {self.remedy}."
+        text = f"{self.where}: expected {self.expected}, found {self.found}. To mend it, {self.remedy}."
+        return " ".join(text.split())
 
 
 class _Fault(NamedTuple):
@@ -135,7 +137,7 @@ def _show(value: Any) -> str:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}, {reprlib.repr(value)}"
-    name = type(value).__name__ if type(value).__module__ == "builtins" else str(type(value))
+    name = type(value).__name__ if type(value).__module__ in ("builtins", "numpy") else str(type(value))
     return "None" if value is None else f"{name} {reprlib.repr(value)}"
 
 
@@ -160,7 +162,7 @@ def _first(mask: Any) -> tuple[tuple[int, ...], str, str]:
     """Where a mask is first true: the index, the index in words, and in words how often again."""
     index = tuple(int(i) for i in np.unravel_index(np.argmax(mask), np.shape(mask)))
     again = int(np.sum(mask)) - 1
-    return index, str(list(index)) if index else "", f" (and {again} elements more)" if again else ""
+    return index, str(list(index)) if index else "", f" (and {again} more)" if again else ""
 
 
 def _space_faults(observation_space: Any, action_space: Any) -> Iterator[_Fault]:
@@ -200,8 +202,13 @@ def _value_faults(space: spaces.Space, value: Any, place: str) -> Iterator[_Faul
         if not isinstance(value, Mapping):
             yield _Fault("mapping", place, f"a dict with the keys {list(parts)}", _show(value))
             return
-        if parts.keys() != value.keys():
-            yield _Fault("keys", place, f"the keys {list(parts)}", f"the keys {list(value)}")
+        missing, extra = (
+            [key for key in parts if key not in value],
+            [key for key in value if key not in parts],
+        )
+        if missing or extra:
+            found = f"{missing or 'none'} missing and {extra or 'none'} extra"
+            yield _Fault("keys", place, f"the keys {list(parts)}", found)
     elif isinstance(space, spaces.Tuple):
         parts = dict(enumerate(space.spaces))
         if not isinstance(value, tuple) or len(value) != len(parts):
@@ -366,11 +373,11 @@ def _inspect(
     make: Callable[[], Any], steps: int, seed: int, instances: list[Any]
 ) -> Iterator[tuple[str, Iterable[_Fault]]]:
     """What is wrong, moment by moment; the environments that were made are put into `instances`."""
-    for _ in range(2):
+    for moment in ("make()", "a second make()"):
         instance, faults = _call("make", "an environment", make)
-        yield "make()", faults
+        yield moment, faults
         if not faults and not isinstance(instance, gymnasium.Env):
-            yield "make()", [_Fault("instance", "", "a gymnasium.Env", _show(instance))]
+            yield moment, [_Fault("instance", "", "a gymnasium.Env", _show(instance))]
         elif not faults:
             instances.append(instance)
     if not instances:

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import importlib
 import re
-
 from typing import Any, Literal
 
 import gymnasium
@@ -155,7 +154,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def environment_names() -> list[str]:
     """Every environment found: on-device worlds and Gymnasium's registry, newest versions only."""
-    newest: dict[str, Any] = {}
+    newest: dict[Any, Any] = {}
     for name, spec in gymnasium.registry.items():
         base = (spec.namespace, spec.name)
         if name.startswith(("phys2d/", "tabular/", "GymV")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def activate(name: Activation, x: Array) -> Array:
         return xp.maximum(x, 0)
     if name == "elu":
         return xp.where(x > 0, x, xp.expm1(xp.minimum(x, 0)))
-    return x / (1 + xp.exp(-x))
+    return 0.5 * x * (1 + xp.tanh(0.5 * x))  # x / (1 + exp(-x)), which overflows far below zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,10 @@ class MLP:
     hidden: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
     initialisation: Initialisation = "orthogonal"
-    runs_in_numpy: ClassVar[bool] = True
+
+    @property
+    def runs_in_numpy(self) -> bool:
+        return True
 
     def init(self, key: Key, x: Array) -> Pytree:
         keys = jax.random.split(key, max(1, len(self.hidden)))
@@ -128,7 +131,10 @@ class CNN:
     layers: tuple[tuple[int, int, int], ...] = NATURE_LAYERS
     features: int = 512
     initialisation: Initialisation = "orthogonal"
-    runs_in_numpy: ClassVar[bool] = True
+
+    @property
+    def runs_in_numpy(self) -> bool:
+        return True
 
     def init(self, key: Key, x: Pytree) -> Pytree:
         vector, images = split(x)
@@ -193,10 +199,12 @@ def as_network(network: Any) -> Network:
     Raises:
         ValueError: anything else.
     """
-    if isinstance(network, tuple) and len(network) == 2 and all(callable(part) for part in network):
+    if type(network) is tuple and len(network) == 2 and all(callable(part) for part in network):
         return Custom(*network)
-    if callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
-        return network if hasattr(network, "runs_in_numpy") else Custom(network.init, network.apply)
+    candidate: Any = network
+    init, apply = getattr(network, "init", None), getattr(network, "apply", None)
+    if callable(init) and callable(apply):
+        return candidate if hasattr(candidate, "runs_in_numpy") else Custom(init, apply)
     raise ValueError(
         f"network={network!r} is not a network; give a pair (init, apply) with init(key, x) -> params and "
         "apply(params, x) -> features, or adv.MLP / adv.CNN, or a Flax or Equinox module through "

@@ -136,7 +136,7 @@ class HostDriver:
 
     def _enter(self, rollout: Rollout, first_step: int) -> Episodes:
         """Keep books: the episodes that ended, and the actions since each environment's last reset."""
-        done = rollout.terminated | rollout.truncated
+        done = np.asarray(rollout.terminated | rollout.truncated)
         for env, history in enumerate(self.history):
             ends = np.flatnonzero(done[:, env])
             if len(ends):
@@ -144,7 +144,7 @@ class HostDriver:
             begin = ends[-1] + 1 if len(ends) else 0
             segment = read(self.buffers.action, (slice(begin, len(done)), env))
             history.append(jax.tree.map(np.copy, segment))
-        return self.book.record(rollout.reward, done, first_step)
+        return self.book.record(np.asarray(rollout.reward), done, first_step)
 
     def records(self) -> dict[str, np.ndarray]:
         """What a checkpoint needs to bring every environment back to where it is: seeds' numbers and actions."""
@@ -154,7 +154,7 @@ class HostDriver:
         for path, space in leaf_spaces(self.spec.action_space):
             for env, history in enumerate(self.history):
                 segments = [take(segment, path) for segment in history]
-                empty = np.zeros((0, *space.shape), space.dtype)
+                empty = np.zeros((0, *(space.shape or ())), space.dtype)
                 records["/".join((f"actions/{env}", *map(str, path)))] = np.concatenate([empty, *segments])
         return records
 
@@ -227,9 +227,12 @@ def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
 
 
 def _refuse_what_does_not_fit(size: int, n_steps: int, num_envs: int) -> None:
-    if not hasattr(os, "sysconf"):
-        return
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":") for line in file)
+        free = int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return  # not Linux: the allocation itself will tell
     if size > free:
         raise ValueError(
             f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {size / 2**30:.1f} GiB, and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
 from advantage.environments.spaces import leaf_spaces, map_leaves, read, write
-from advantage.types import Pytree
+from advantage.types import Array, Pytree
 
 MakeEnvironment = Callable[[], gymnasium.Env]
 CHECKED_STEPS = 16  # of each environment's stream; later ones cost only a comparison of shapes
@@ -29,9 +29,9 @@ class Buffers(NamedTuple):
     obs: Pytree
     action: Pytree
     next_obs: Pytree
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+    reward: Array
+    terminated: Array
+    truncated: Array
 
 
 def buffer_shapes(
@@ -55,7 +55,7 @@ def buffer_shapes(
     )
 
 
-def _map(function, tree):
+def _map(function: Callable, tree: Pytree) -> Any:
     if isinstance(tree, Buffers):
         return Buffers(*(_map(function, part) for part in tree))
     if isinstance(tree, dict):

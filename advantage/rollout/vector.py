@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import jax
 import numpy as np
@@ -107,5 +109,5 @@ class VectorStepper:
     def close(self) -> None:
         """The environment is the caller's: it stays open."""
 
-    def _seeds(self) -> list[int]:
+    def _seeds(self) -> Any:
         return [episode_seed(self.seed, index, int(n)) for index, n in enumerate(self.episodes)]

@@ -49,9 +49,7 @@ class Logger:
             self._opened = opened.pop_all()
         self._events: EventsWriter | None = None
         if tensorboard:  # the bare writer: SummaryWriter adds a thread, a queue and an event for every scalar
-            suffix = (
-                f".{time.time_ns() % 10**9:09d}"  # a second writer within the second would overwrite the file
-            )
+            suffix = f".{time.time_ns() % 10**9:09d}"  # a name of whole seconds could be one that exists
             self._events = EventsWriter(str(folder.path / "events"), suffix)
             if resume_step is not None:  # TensorBoard then hides what was written at this step or later
                 start = SessionLog(status=SessionLog.START)

@@ -131,7 +131,7 @@ class PPO:
     clip_reward: float = ranged(10.0, "(0, inf)")
     """Limit of a scaled reward, in standard deviations of the return."""
     hidden: tuple[int, ...] = ranged((64, 64), "[1, inf)")
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers; observations with images have convolutions instead."""
     activation: Activation = "tanh"
     """After each hidden layer."""
     initialisation: Initialisation = "orthogonal"
@@ -239,7 +239,9 @@ class PPO:
         keys = jax.random.split(key, self.n_epochs)
         (params, optimiser, _), (metrics, evaluated, applied) = jax.lax.scan(epoch, start, keys)
 
-        metrics = {name: jnp.sum(value * evaluated) / evaluated.sum() for name, value in metrics.items()}
+        metrics = {
+            name: jnp.where(evaluated, value, 0).sum() / evaluated.sum() for name, value in metrics.items()
+        }
         metrics["n_updates"] = applied.sum()
         metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
         metrics["clip_range"] = jnp.asarray(clip_range, jnp.float32)

@@ -133,15 +133,12 @@ def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None)
     """Algorithm and spec from config.json. Raises CheckpointError that names the field."""
     field = "hyperparameters"
     try:
-        if algorithm is None:
-            algorithm = from_json(config["algorithm"], config["hyperparameters"])
+        chosen: Any = algorithm or from_json(config["algorithm"], config["hyperparameters"])
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"
         training = config["training"]
-        return algorithm, Spec(
-            observation, action, int(training["num_envs"]), int(training["total_timesteps"])
-        )
+        return chosen, Spec(observation, action, int(training["num_envs"]), int(training["total_timesteps"]))
     except KeyError as error:
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."

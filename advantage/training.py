@@ -5,12 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,11 +18,12 @@ import numpy as np
 from advantage.algorithms.registry import algorithm_name, to_json
 from advantage.environments.make import Environment, resolve
 from advantage.environments.spaces import space_to_json
-from advantage.evaluate import CONFIG_FIELDS, Agent, Evaluation, evaluate, load, restore_config
+from advantage.evaluation import CONFIG_FIELDS, Agent, Evaluation, evaluate, load, restore_config
 from advantage.rollout.device import DeviceDriver
 from advantage.rollout.episodes import Episodes
 from advantage.rollout.host import HostDriver
 from advantage.runs.checkpoint import CheckpointError, load_checkpoint, point, prune, save_checkpoint
+from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
 from advantage.runs.folder import (
     RunFolder,
     create_run_folder,
@@ -34,6 +32,7 @@ from advantage.runs.folder import (
     read_config,
     write_config,
 )
+from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
 from advantage.runs.plot import plot_curve
 from advantage.types import Algorithm, Key, Pytree, Spec
@@ -307,57 +306,6 @@ def _device(device: str | None) -> Iterator[None]:
         yield
 
 
-def enable_compilation_cache() -> None:
-    """Keep compiled programs between processes, unless the user has set JAX's cache already."""
-    if jax.config.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "advantage" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-class _CompileClock:
-    """Seconds that JAX has spent tracing and compiling in this process, and how many programs."""
-
-    def __init__(self):
-        self.seconds, self.programs = 0.0, 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, seconds: float, **_: Any) -> None:
-        if event.startswith("/jax/core/compile"):
-            self.seconds += seconds
-            self.programs += event.endswith("backend_compile_duration")
-
-
-COMPILE_CLOCK = _CompileClock()
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop; the second acts at once."""
-
-    def __init__(self):
-        self.signal: int | None = None
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()
-
-
 @dataclasses.dataclass
 class _Journal:
     """What one seed's run has written and seen."""
@@ -408,7 +356,7 @@ class _Loop:
             self.driver: Any = DeviceDriver(algorithm, target.source, self.spec, len(seeds))
             self.driver.start(world_keys)
         else:
-            self.state = self._of(self.state, 0)
+            self.state = jax.tree.map(lambda leaf: leaf[0], self.state)
             args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
             self.driver = HostDriver(*args)
 
@@ -446,9 +394,7 @@ class _Loop:
             raise CheckpointError(
                 f"{folder.path} holds no checkpoint; the run stopped before its first. Train it anew."
             )
-        template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._of(self.state, 0)
-        )
+        template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._state_of(0))
         expect = {"algorithm": algorithm_name(self.algorithm)}
         state, records, metadata = load_checkpoint(folder.last, template, expect=expect)
         self.step, self.iteration = metadata["step"], metadata["iteration"]
@@ -479,7 +425,9 @@ class _Loop:
         self.reporter.begin(self._facts())
         clock, first_step, compiling = time.perf_counter(), self.step, COMPILE_CLOCK.seconds
         stopped = False
-        with _Interrupt() as interrupt:
+        if not self.step:
+            self._save()  # a run that is killed early can be resumed too
+        with Interrupt() as interrupt, self._last_words():
             while self.step < total and not stopped and interrupt.signal is None:
                 n_steps = min(self.algorithm.n_steps, (total - self.step) // settings.num_envs)
                 size = n_steps * settings.num_envs
@@ -520,6 +468,20 @@ class _Loop:
             raise KeyboardInterrupt
         return [Run(j.folder.path, j.seed, self.step, j.evaluation, finished) for j in self.journals]
 
+    @contextlib.contextmanager
+    def _last_words(self) -> Iterator[None]:
+        """Whatever goes wrong, say where the run can be taken up again."""
+        try:
+            yield
+        except Exception:
+            for journal in self.journals:
+                journal.logger.flush()
+                saved = int(journal.folder.last.resolve().name.removeprefix("step_"))
+                self.reporter.message(
+                    f"The run stopped. {journal.folder.last} is as it was at step {saved:_}."
+                )
+            raise
+
     def close(self) -> None:
         for journal in self.journals:
             journal.logger.close()
@@ -546,8 +508,9 @@ class _Loop:
             "folders": [journal.folder.path for journal in self.journals],
         }
 
-    def _of(self, state: Pytree, place: int) -> Pytree:
-        return jax.tree.map(lambda leaf: leaf[place], state)
+    def _state_of(self, place: int) -> Pytree:
+        """One seed's state; on the device all of them lie side by side."""
+        return jax.tree.map(lambda leaf: leaf[place], self.state) if self.on_device else self.state
 
     def _count(self, steps: int, size: int) -> int:
         """Iterations of `size` steps until `steps` are taken, as far as the driver takes at once."""
@@ -615,10 +578,13 @@ class _Loop:
     def _evaluate(self) -> None:
         """Play the same episodes as `adv.evaluate` with the run's seed does, on the current agents."""
         settings = self.settings
-        if self.eval_environment.kind == "vector" or not settings.eval_episodes:
+        if not settings.eval_episodes:
+            return
+        if self.eval_environment.kind == "vector":
+            self.reporter.message("Not evaluated: a vector environment needs an eval_environment beside it.")
             return
         for place, journal in enumerate(self.journals):
-            state = self._of(self.state, place) if self.on_device else self.state
+            state = self._state_of(place)
             agent = Agent(self.algorithm, state, self.spec, self.target.name, self.step)
             result = evaluate(
                 agent, self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
@@ -637,9 +603,9 @@ class _Loop:
                 "recent/returns": np.array(returns, float),
                 "recent/lengths": np.array(lengths, np.int64),
             }
-            better = journal.evaluation is not None and journal.evaluation.mean > journal.best
-            if better:
-                journal.best = journal.evaluation.mean
+            score = journal.evaluation.mean if journal.evaluation is not None else journal.best
+            better = score > journal.best
+            journal.best = max(score, journal.best)
             metadata = {
                 "algorithm": algorithm_name(self.algorithm),
                 "environment": self.target.name,
@@ -648,7 +614,7 @@ class _Loop:
                 "seed": journal.seed,
                 "best": journal.best if np.isfinite(journal.best) else None,
             }
-            state = self._of(self.state, place) if self.on_device else self.state
+            state = self._state_of(place)
             journal.logger.flush()
             folder = journal.folder
             path = save_checkpoint(folder.checkpoints, self.step, state, records=records, metadata=metadata)

@@ -1,0 +1,7 @@
+"""`python -m advantage` is `advantage`."""
+
+import sys
+
+from advantage.cli import main
+
+sys.exit(main())

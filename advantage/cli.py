@@ -1,0 +1,395 @@
+"""The command line. Nothing heavy is imported before a command needs it, so `advantage --help` answers at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+HELP = """advantage: policy optimization on JAX
+
+usage: advantage COMMAND ...
+
+  train ALGORITHM ENVIRONMENT    train an agent           advantage train ppo CartPole-v1
+  resume RUN                     go on where it stopped   advantage resume runs/...
+  eval RUN                       play episodes, report    advantage eval runs/... --episodes 100
+  enjoy RUN                      watch it play            advantage enjoy runs/... --video out.mp4
+  check ENVIRONMENT              find what is wrong with an environment
+  list                           algorithms and environments found
+
+  advantage COMMAND --help       every option, with its default
+  advantage --version
+
+Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device worlds (jax/CartPole-v1).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        from advantage import __version__
+
+        print(f"advantage {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        return _complain(
+            f"There is no command {name!r}; there are: {', '.join(COMMANDS)}. See advantage --help.", 2
+        )
+    sys.path.insert(0, os.getcwd())  # package:MyEnv-v0 finds packages of the folder one stands in
+    try:
+        return COMMANDS[name](rest) or 0
+    except _Told as told:
+        return int(told.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """One paragraph for a person, and the exit code."""
+    from advantage.environments.check import EnvironmentDefect
+    from advantage.environments.make import MissingExtra
+    from advantage.rollout.stepper import EnvironmentFailure
+    from advantage.runs.checkpoint import CheckpointError
+    from advantage.training import NonFiniteUpdate
+
+    if isinstance(error, EnvironmentFailure) and error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+        print(file=sys.stderr)
+    if isinstance(
+        error, EnvironmentDefect | EnvironmentFailure | CheckpointError | MissingExtra | NonFiniteUpdate
+    ):
+        return _complain(str(error), 1)
+    if isinstance(error, FileExistsError | FileNotFoundError | ValueError):
+        return _complain(str(error), 2)
+    if isinstance(error, OSError):
+        return _complain(f"The operating system refused: {error}. The last checkpoint is as it was.", 1)
+    if os.environ.get("ADVANTAGE_DEBUG"):
+        traceback.print_exception(error)
+    return _complain(
+        f"This should not have happened: {type(error).__name__}: {error}. Set ADVANTAGE_DEBUG=1 and run the same "
+        "command to see where.",
+        1,
+    )
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"advantage: {text}", file=sys.stderr)
+    return code
+
+
+def _parse(
+    command: str, positional: Sequence[str], cls: Any, arguments: Sequence[str]
+) -> tuple[list[str], Any]:
+    """Leading positional arguments, then the flags of a dataclass."""
+    import tyro
+
+    leading = []
+    for argument in arguments:
+        if argument.startswith("-") or len(leading) == len(positional):
+            break
+        leading.append(argument)
+    rest = list(arguments[len(leading) :])
+    wants_help = "--help" in rest or "-h" in rest
+    if len(leading) < len(positional) and not wants_help:
+        missing = " ".join(positional[len(leading) :])
+        raise ValueError(
+            f"advantage {command} needs {missing}: advantage {command} {' '.join(positional)} [options]."
+        )
+    program = " ".join(["advantage", command, *(leading or positional)])
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
+    try:
+        return leading, tyro.cli(cls, prog=program, args=rest, config=config, registry=_registry())
+    except SystemExit as stop:  # tyro has told the user why
+        raise _Told(stop.code) from None
+
+
+class _Told(BaseException):
+    """The argument parser has printed its help or its complaint."""
+
+    def __init__(self, code: Any):
+        self.code = code
+
+
+def _registry() -> Any:
+    """How the flag of a schedule is written: `3e-4`, `linear:3e-4` or `linear:3e-4:1e-5`."""
+    import tyro
+
+    from advantage.algorithms.hyperparameters import Linear
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def schedule(info: Any) -> Any:
+        options = get_args(info.type)
+        if Linear not in options:
+            return None
+        none = type(None) in options
+
+        def read(texts: list[str]) -> Any:
+            (text,) = texts
+            if none and text.lower() == "none":
+                return None
+            kind, *numbers = text.split(":") if text.startswith("linear:") else ("", text)
+            values = [float(number) for number in numbers]
+            return Linear(*values) if kind else values[0]
+
+        def show(value: Any) -> list[str]:
+            return [f"linear:{value.start}:{value.end}" if isinstance(value, Linear) else str(value)]
+
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT|linear:START:END" + "|None" * none,
+            instance_from_str=read,
+            is_instance=lambda value: (
+                value is None or isinstance(value, int | float | Linear) or callable(value)
+            ),
+            str_from_instance=show,
+        )
+
+    return registry
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train an agent and leave a run folder."""
+    from advantage.algorithms.registry import ALGORITHMS, algorithm_class
+    from advantage.training import Options
+    from advantage.training import train as run_training
+
+    wanted = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    cls = algorithm_class(wanted) if wanted else next(iter(ALGORITHMS.values()))
+    fields = [
+        ("run", Options, dataclasses.field(default_factory=Options)),
+        (wanted or "algorithm", cls, dataclasses.field(default_factory=cls)),
+        ("out", Path | None, None),
+        ("root", Path, Path("runs")),
+        ("quiet", bool, False),
+    ]
+    flags = dataclasses.make_dataclass("Train", fields)
+    flags.__doc__ = f"""Train {wanted or "ALGORITHM"} on an environment.
+
+    Args:
+        out: The run folder; a new one below root if not given.
+        root: Where new run folders go.
+        quiet: Print nothing but errors.
+    """
+    (_, environment), parsed = _parse("train", ["ALGORITHM", "ENVIRONMENT"], flags, arguments)
+    runs = run_training(
+        getattr(parsed, wanted or "algorithm"),
+        environment,
+        out=parsed.out,
+        root=parsed.root,
+        reporter=_reporter(parsed.quiet),
+        **vars(parsed.run),
+    )
+    if not parsed.quiet:
+        _summarise(runs if isinstance(runs, list) else [runs])
+    return 0
+
+
+def resume(arguments: Sequence[str]) -> int:
+    """Go on with a run."""
+    from advantage.training import resume as resume_training
+
+    flags = dataclasses.make_dataclass(
+        "Resume", [("total_timesteps", int | None, None), ("quiet", bool, False)]
+    )
+    flags.__doc__ = """Go on with a run from its last checkpoint, as if it had never stopped.
+
+    Args:
+        total_timesteps: A new budget in environment steps; the old one if not given.
+        quiet: Print nothing but errors.
+    """
+    (path,), parsed = _parse("resume", ["RUN"], flags, arguments)
+    run = resume_training(path, total_timesteps=parsed.total_timesteps, reporter=_reporter(parsed.quiet))
+    if not parsed.quiet:
+        _summarise([run])
+    return 0
+
+
+def _play_flags(name: str, extra: list[tuple]) -> type:
+    shared = [("env", str | None, None), ("episodes", int, 10), ("seed", int, 0), ("stochastic", bool, False)]
+    return dataclasses.make_dataclass(name, shared + extra)
+
+
+PLAY_HELP = """
+    Args:
+        env: Another environment than the one it was trained on.
+        episodes: How many to play.
+        seed: Of the episodes; the same seed gives the same episodes.
+        stochastic: Draw actions from the policy instead of taking the most likely.
+"""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Play episodes and report each."""
+    from advantage.evaluation import evaluate as run_evaluation
+    from advantage.evaluation import load
+    from advantage.runs.compilation import enable_compilation_cache
+
+    flags = _play_flags("Eval", [("json", bool, False)])
+    flags.__doc__ = (
+        f"Play episodes and report them.\n{PLAY_HELP}        json: Print one JSON object instead of lines.\n"
+    )
+    (path,), parsed = _parse("eval", ["RUN"], flags, arguments)
+    enable_compilation_cache()
+    options = {"episodes": parsed.episodes, "seed": parsed.seed, "deterministic": not parsed.stochastic}
+    result = run_evaluation(load(path), parsed.env, **options)
+    if parsed.json:
+        import json
+
+        rows = {"returns": result.returns.tolist(), "lengths": result.lengths.tolist()}
+        print(json.dumps(rows | {"mean": result.mean, "std": result.std} | options))
+        return 0
+    for number, (total, length) in enumerate(zip(result.returns, result.lengths, strict=True)):
+        print(f"episode {number}: return {total:.2f}, length {length}")
+    print(result)
+    return 0
+
+
+def enjoy(arguments: Sequence[str]) -> int:
+    """Watch an agent play, in a window or in a file."""
+    import jax
+
+    from advantage.environments.make import missing_extra, resolve
+    from advantage.evaluation import EVALUATION, load, play
+    from advantage.rollout.stepper import episode_seed
+    from advantage.runs.compilation import enable_compilation_cache
+    from advantage.runs.video import Video
+
+    flags = _play_flags("Enjoy", [("video", Path | None, None)])
+    flags.__doc__ = (
+        f"Watch an agent play.\n{PLAY_HELP}        video: Write a .gif or .mp4 instead of opening a window.\n"
+    )
+    (path,), parsed = _parse("enjoy", ["RUN"], flags, arguments)
+    enable_compilation_cache()
+    agent = load(path)
+    target = resolve(parsed.env or agent.environment)
+    if target.kind == "device":
+        if target.source.gymnasium_id is None:
+            raise ValueError(
+                f"{target.name} has no picture; use --env with a Gymnasium environment of the same spaces."
+            )
+        target = resolve(target.source.gymnasium_id)  # the same dynamics, with a renderer
+    mode = "human" if parsed.video is None else "rgb_array"
+    env = target.source(render_mode=mode)
+    video = None
+    try:
+        if parsed.video is not None:
+            try:
+                video = Video(parsed.video, env.metadata.get("render_fps") or 30)
+            except ImportError as error:
+                raise missing_extra("A video", error) from error
+        for number in range(parsed.episodes):
+            key, seed = (
+                jax.random.fold_in(jax.random.key(parsed.seed), number),
+                episode_seed(parsed.seed, EVALUATION, number),
+            )
+            on_step = video.add if video is not None else None
+            total, length = play(agent, env, key, seed, not parsed.stochastic, on_step)
+            print(f"episode {number}: return {total:.2f}, length {length}")
+    finally:
+        env.close()
+        if video is not None:
+            video.close()
+    if video is not None:
+        print(f"Wrote {video.frames} frames to {video.path}")
+    return 0
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Find what is wrong with an environment."""
+    from advantage.environments.check import check_environment, describe
+    from advantage.environments.make import resolve
+
+    flags = dataclasses.make_dataclass("Check", [("steps", int, 200), ("seed", int, 0)])
+    flags.__doc__ = """Find what is wrong with an environment.
+
+    Args:
+        steps: Random steps to take.
+        seed: Of the resets and the actions.
+    """
+    (name,), parsed = _parse("check", ["ENVIRONMENT"], flags, arguments)
+    target = resolve(name)
+    if target.kind == "device":
+        raise ValueError(f"{name} is an on-device world; check looks at Gymnasium environments.")
+    defects = check_environment(target.source, steps=parsed.steps, seed=parsed.seed)
+    errors = [defect for defect in defects if defect.severity == "error"]
+    for defect in defects:
+        print(f"{defect.severity}: {defect}\n")
+    if errors:
+        print(f"{name}: {len(errors)} error{'s' * (len(errors) > 1)}, {len(defects) - len(errors)} warnings.")
+        return 1
+    env = target.source()
+    for label, fact in describe(env):
+        print(f"{label:>16}: {fact}")
+    env.close()
+    print(f"{name} is ready to train on" + (f", with {len(defects)} warnings." if defects else "."))
+    return 0
+
+
+def list_everything(arguments: Sequence[str]) -> int:
+    """Algorithms and environments found."""
+    from advantage.algorithms.registry import ALGORITHMS
+    from advantage.environments.make import environment_names
+
+    if arguments:
+        raise ValueError(f"advantage list takes no arguments; it was given {' '.join(arguments)}.")
+    print("Algorithms")
+    for name, cls in ALGORITHMS.items():
+        print(f"  {name:<12} {(cls.__doc__ or '').strip().splitlines()[0]}")
+    print("\nEnvironments")
+    for name in environment_names():
+        print(f"  {name}")
+    print("\nand any other that Gymnasium knows: package:MyEnv-v0 imports `package` first.")
+    return 0
+
+
+def _reporter(quiet: bool) -> Any:
+    if quiet:
+        return None
+    from advantage.runs.terminal import Terminal
+
+    return Terminal()
+
+
+def _summarise(runs: list[Any]) -> None:
+    """What happened, where the files are, what to type next."""
+    from advantage.runs.folder import RunFolder
+
+    for run in runs:
+        folder = RunFolder(run.path)
+        curve = f"  curve       {folder.curve_path}\n" if folder.curve_path.exists() else ""
+        result = f": {run.evaluation}" if run.evaluation is not None else ""
+        print(
+            f"\nSeed {run.seed}: {run.step:,} steps{result}\n{curve}"
+            f"  numbers     {folder.progress_path}, {folder.episodes_path}\n"
+            f"  checkpoint  {folder.last}"
+        )
+    path = runs[0].path
+    print(
+        f"\nNext: advantage eval {path} --episodes 100\n      advantage enjoy {path} --video {path}/videos/play.mp4"
+    )
+
+
+COMMANDS = {
+    "train": train,
+    "resume": resume,
+    "eval": evaluate,
+    "enjoy": enjoy,
+    "check": check,
+    "list": list_everything,
+}

@@ -1,0 +1,259 @@
+"""Networks written with Flax or Equinox, as `init` and `apply`.
+
+The parameters are a module's trainable arrays and nothing else: they are saved and restored like any other.
+What else a module holds (activation functions, sizes, constants) is built anew by the function that makes it.
+Modules that keep state besides their parameters, such as batch statistics or random streams, are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from advantage.environments.make import MissingExtra
+from advantage.policies.networks import Network
+from advantage.types import Array, Key, Pytree
+
+
+def from_flax(module: Any) -> Network:
+    """A network from Flax: a `flax.linen` module, or a function that makes a `flax.nnx` one.
+
+    The module takes `x` with leading batch axes, a vector `[..., d]`, an image `[..., H, W, C]` or a tuple of
+    both, and returns features `[..., k]`.
+
+    Args:
+        module: a `flax.linen.Module`; or `make(rngs, x) -> flax.nnx.Module`, where `x` is one zero input with
+            a batch axis, which shows the sizes. Actor and critic each get their own parameters from it.
+
+    Raises:
+        MissingExtra: Flax is not installed.
+        ValueError: neither of these, or a module that cannot be hashed.
+    """
+    try:
+        from flax import linen, nnx
+    except ImportError as error:
+        raise _missing("from_flax", "flax", error) from error
+    if isinstance(module, linen.Module):
+        try:
+            hash(module)
+        except TypeError:
+            raise ValueError(
+                f"The Flax module {type(module).__name__} cannot be hashed, so no program can be compiled "
+                "for it; give its attributes as tuples instead of lists or arrays."
+            ) from None
+        return LinenNetwork(module)
+    unmade = isinstance(module, type) and issubclass(module, linen.Module)
+    if callable(module) and not unmade and not isinstance(module, nnx.Module):
+        return NNXNetwork(module)
+    raise ValueError(
+        f"from_flax was given {_describe(module)}; give a flax.linen module, or a function that makes a "
+        "flax.nnx one: from_flax(lambda rngs, x: MyModule(x.shape[-1], rngs=rngs))."
+    )
+
+
+def from_equinox(make: Callable[[Key, Any], Any]) -> Network:
+    """A network from Equinox: a function that makes a module.
+
+    As always in Equinox the module takes one `x` without batch axes, a vector `[d]`, an image `[H, W, C]` or
+    a tuple of both, and returns features `[k]`; batch axes are added by vmap. Images have their channels last
+    and `eqx.nn.Conv2d` wants them first: begin with `jnp.moveaxis(x, -1, 0)`.
+
+    Args:
+        make: `(key, x) -> eqx.Module`, where `x` is one zero input, which shows the sizes. The key draws the
+            parameters: floating-point arrays. Everything else in the module must be the same for every key.
+
+    Raises:
+        MissingExtra: Equinox is not installed.
+        ValueError: not a function.
+    """
+    try:
+        import equinox as eqx
+    except ImportError as error:
+        raise _missing("from_equinox", "equinox", error) from error
+    if not callable(make) or isinstance(make, eqx.Module):
+        raise ValueError(
+            f"from_equinox was given {_describe(make)}; give a function that makes the module, because actor "
+            "and critic each draw their own: from_equinox(lambda key, x: MyModule(x.size, key=key))."
+        )
+    return EquinoxNetwork(make)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["sample"])
+@dataclasses.dataclass(frozen=True)
+class ModuleParams:
+    """A module's trainable arrays by name, and the structure and shapes of one input, without batch axes."""
+
+    arrays: Pytree
+    sample: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenNetwork:
+    """A `flax.linen` module; its parameters are the collection `params`."""
+
+    module: Any
+
+    @property
+    def runs_in_numpy(self) -> bool:
+        return False
+
+    def init(self, key: Key, x: Pytree) -> Pytree:
+        variables = self.module.init(key, x)
+        _refuse(self.module, sorted(variables.keys() - {"params"}))
+        params = variables.get("params", {})
+        _check_features(self.module, jax.eval_shape(self.apply, params, x), _leading(x, _sample(x)))
+        return params
+
+    def apply(self, params: Pytree, x: Pytree) -> Array:
+        return self.module.apply({"params": params}, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXNetwork:
+    """A `flax.nnx` module by the function that makes it; its parameters are its `nnx.Param`s."""
+
+    make: Callable[[Any, Any], Any]
+
+    @property
+    def runs_in_numpy(self) -> bool:
+        return False
+
+    def init(self, key: Key, x: Pytree) -> ModuleParams:
+        sample = _sample(x)
+        _, arrays = _nnx_parts(self.make, sample, key)
+        params = ModuleParams(arrays, sample)
+        _check_features(self.make, jax.eval_shape(self.apply, params, x), _leading(x, sample))
+        return params
+
+    def apply(self, params: ModuleParams, x: Pytree) -> Array:
+        from flax import nnx
+
+        return nnx.merge(_nnx_graph(self.make, params.sample), params.arrays)(x)
+
+
+def _nnx_parts(make: Callable, sample: Any, key: Key) -> tuple[Any, Pytree]:
+    from flax import nnx
+
+    module = make(nnx.Rngs(key), _zeros(sample, batch=(1,)))
+    if not isinstance(module, nnx.Module):
+        raise ValueError(
+            f"from_flax: the function made {_describe(module)}; it must return a flax.nnx.Module."
+        )
+    graph, params, others = nnx.split(module, nnx.Param, ...)
+    states = jax.tree.leaves(others, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    _refuse(module, sorted({type(state).__name__ for state in states}))
+    return graph, nnx.to_pure_dict(params)
+
+
+@functools.lru_cache(maxsize=64)
+def _nnx_graph(make: Callable, sample: Any) -> Any:
+    with jax.ensure_compile_time_eval():
+        return _nnx_parts(make, sample, jax.random.key(0))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class EquinoxNetwork:
+    """An Equinox module by the function that makes it; its parameters are its floating-point arrays."""
+
+    make: Callable[[Key, Any], Any]
+
+    @property
+    def runs_in_numpy(self) -> bool:
+        return False
+
+    def init(self, key: Key, x: Pytree) -> ModuleParams:
+        sample = _sample(x)
+        arrays, _ = _equinox_parts(self.make, sample, key)
+        params = ModuleParams(_by_name(arrays), sample)
+        _check_features(self.make, jax.eval_shape(self.apply, params, x), _leading(x, sample))
+        return params
+
+    def apply(self, params: ModuleParams, x: Pytree) -> Array:
+        import equinox as eqx
+
+        names, treedef, static = _equinox_static(self.make, params.sample)
+        module = eqx.combine(treedef.unflatten([params.arrays[name] for name in names]), static)
+        leading, (_, shapes) = _leading(x, params.sample), params.sample
+        leaves, structure = jax.tree.flatten(x)
+        flat = [leaf.reshape(-1, *shape) for leaf, shape in zip(leaves, shapes, strict=True)]
+        features = jax.vmap(module)(structure.unflatten(flat))
+        return features.reshape(*leading, *features.shape[1:])
+
+
+def _equinox_parts(make: Callable, sample: Any, key: Key) -> tuple[Any, Any]:
+    """The module's floating-point arrays, and all the rest of it."""
+    import equinox as eqx
+
+    module = make(key, _zeros(sample))
+    if not isinstance(module, eqx.Module) or not callable(module):
+        raise ValueError(
+            f"from_equinox: the function made {_describe(module)}; it must return a callable eqx.Module."
+        )
+    nodes = jax.tree.leaves(module, is_leaf=lambda node: isinstance(node, eqx.nn.StateIndex))
+    _refuse(module, sorted({type(node).__name__ for node in nodes if isinstance(node, eqx.nn.StateIndex)}))
+    return eqx.partition(module, eqx.is_inexact_array)
+
+
+@functools.lru_cache(maxsize=64)
+def _equinox_static(make: Callable, sample: Any) -> tuple[list[str], Any, Any]:
+    """The parameters' names and structure, and the rest of the module, which is the same for every key."""
+    with jax.ensure_compile_time_eval():
+        arrays, static = _equinox_parts(make, sample, jax.random.key(0))
+    return list(_by_name(arrays)), jax.tree.structure(arrays), static
+
+
+def _by_name(tree: Pytree) -> dict[str, Array]:
+    """The leaves in order, by their paths: `layers.0.weight`."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+
+
+def _sample(x: Pytree) -> tuple[Any, tuple[tuple[int, ...], ...]]:
+    """Structure and shapes of one input, from a batch with one leading axis; hashable."""
+    leaves, structure = jax.tree.flatten(x)
+    return structure, tuple(tuple(leaf.shape[1:]) for leaf in leaves)
+
+
+def _zeros(sample: Any, batch: tuple[int, ...] = ()) -> Pytree:
+    structure, shapes = sample
+    return structure.unflatten([jnp.zeros((*batch, *shape)) for shape in shapes])
+
+
+def _leading(x: Pytree, sample: Any) -> tuple[int, ...]:
+    leaf, shape = jax.tree.leaves(x)[0], sample[1][0]
+    return tuple(leaf.shape[: leaf.ndim - len(shape)])
+
+
+def _check_features(module: Any, features: Any, leading: tuple[int, ...]) -> None:
+    shape = getattr(features, "shape", None)
+    if shape is None or len(shape) != len(leading) + 1 or shape[:-1] != leading:
+        found = f"shape {shape}" if shape is not None else type(features).__name__
+        raise ValueError(
+            f"The network from {_describe(module)} returned {found} for inputs with batch axes {leading}; it "
+            f"must return one vector of features for each: shape ({', '.join(map(str, leading))}, k)."
+        )
+
+
+def _refuse(module: Any, others: list[str]) -> None:
+    if others:
+        raise ValueError(
+            f"The module {type(module).__name__} keeps {', '.join(others)} besides its parameters, and only "
+            "parameters are trained and saved; use LayerNorm instead of BatchNorm, and no dropout."
+        )
+
+
+def _describe(thing: Any) -> str:
+    name = getattr(thing, "__qualname__", None)
+    return name if name else f"a {type(thing).__name__}"
+
+
+def _missing(function: str, extra: str, error: ImportError) -> MissingExtra:
+    return MissingExtra(
+        f"adv.{function} needs a package that is not installed ({error}). Install it with: "
+        f'pip install "advantage[{extra}]"'
+    )

@@ -1,0 +1,34 @@
+"""What JAX compiles: a cache between processes, and a clock that tells compiling apart from running."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs between processes, unless the user has set JAX's cache already."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "advantage" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class CompileClock:
+    """Seconds that JAX has spent tracing and compiling in this process, and how many programs it made."""
+
+    def __init__(self):
+        self.seconds, self.programs = 0.0, 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile"):
+            self.seconds += duration_secs
+            self.programs += event.endswith("backend_compile_duration")
+
+
+COMPILE_CLOCK = CompileClock()

@@ -1,0 +1,30 @@
+"""Ctrl-C and SIGTERM as a wish that the loop can grant."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any, Self
+
+
+class Interrupt:
+    """A context in which the first Ctrl-C or SIGTERM is noted in `signal`; the second acts at once."""
+
+    def __init__(self):
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        self.__exit__()

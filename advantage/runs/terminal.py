@@ -1,0 +1,81 @@
+"""What a person at the terminal sees: a live line where it is one, plain lines where it is not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 5.0
+SHOWN = {"rollout/ep_rew_mean": "return", "train/approx_kl": "KL"}
+
+
+class Terminal:
+    """Reports a training: how far, how fast, how long still, the return and the KL."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console()
+        self.live: Progress | None = None
+        self.task: Any = None
+        self.last_line = -SECONDS_BETWEEN_LINES
+        self.first: tuple[float, int] | None = None
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        seeds = facts["seeds"]
+        who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]} at once"
+        self.message(
+            f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps in "
+            f"{facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}."
+        )
+        if facts["step"]:
+            self.message(f"Going on from step {facts['step']:,}.")
+        self.message(f"Run folder: {facts['folders'][0]}" + f" and {len(seeds) - 1} more" * (len(seeds) > 1))
+        self.last_line = -SECONDS_BETWEEN_LINES
+        if self.console.is_terminal:
+            columns = [
+                "{task.completed:,}/{task.total:,} steps",
+                "{task.fields[speed]}",
+                "{task.fields[facts]}",
+            ]
+            self.live = Progress(
+                BarColumn(bar_width=24),
+                *(TextColumn(column) for column in columns),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+                refresh_per_second=4,
+            )
+            total, step = facts["total_timesteps"], facts["step"]
+            self.task = self.live.add_task("", total=total, completed=step, speed="compiling", facts="")
+            self.live.start()
+
+    def update(self, progress: Any) -> None:
+        row = progress.row
+        facts = "  ".join(f"{label} {row[name]:.4g}" for name, label in SHOWN.items() if name in row)
+        speed = f"{row['time/fps']:,.0f} steps/s"
+        if self.live is not None:
+            self.live.update(self.task, completed=progress.step, speed=speed, facts=facts)
+            return
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES or progress.step >= progress.total_timesteps:
+            self.last_line = now
+            left = (progress.total_timesteps - progress.step) / max(row["time/fps"], 1e-9)
+            share = progress.step / progress.total_timesteps
+            self.message(f"{progress.step:>12,} steps  {share:4.0%}  {speed}  ETA {_clock(left)}  {facts}")
+
+    def message(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
