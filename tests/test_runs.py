@@ -666,6 +666,21 @@ def test_a_progress_row_is_cheap(run):
     assert min(times) < 0.005  # 0.4 ms on an idle machine
 
 
+def test_the_step_of_the_call_counts(run):
+    with Logger(run, tensorboard=False) as log:
+        log.progress(20, {"step": 5.0, "a": 1})
+    assert run.progress_path.read_text() == "step,a\n20,1\n"
+    run.progress_path.write_text("a,b\n1,2\n")
+    with pytest.raises(CheckpointError, match=r"progress\.csv: header: found 'a,b', expected .*`step`"):
+        read_progress(run)
+
+
+def test_loggers_of_the_same_second_keep_their_files(run):
+    for _ in range(3):
+        Logger(run).close()
+    assert len(list(run.path.glob("events.out.tfevents.*"))) == 3
+
+
 def test_no_log_yet(run):
     assert read_progress(run) == {} and read_episodes(run)["r"].shape == (0,)
     Logger(run).close()

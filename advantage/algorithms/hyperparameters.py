@@ -86,13 +86,12 @@ def check(algorithm: Any) -> None:
         )
 
 
-def _check_field(name: str, given: object, hint: Any, interval: str | None) -> None:
-    value: Any = given
+def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if isinstance(value, jax.Array) or (value is None and type(None) in options):
         return
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
-    is_function = callable(value) and not isinstance(value, Linear)
+    is_function = _is_function(value)
     numbers: Any = value if isinstance(value, Linear) and Linear in options else (value,)
     if literal is not None:
         _require(value in literal, name, value, _choices(value, literal))
