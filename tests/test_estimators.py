@@ -318,7 +318,9 @@ def test_explained_variance_is_one_for_a_perfect_critic_zero_for_a_constant_and_
     target = np.random.default_rng(6).normal(size=200).astype(np.float32)
     noise = np.random.default_rng(7).normal(size=200).astype(np.float32)
     np.testing.assert_allclose(explained_variance(target, target), 1, rtol=1e-6)
-    np.testing.assert_allclose(explained_variance(target + 4, target), 1, rtol=1e-5)  # a bias explains nothing away
+    np.testing.assert_allclose(
+        explained_variance(target + 4, target), 1, rtol=1e-5
+    )  # a bias explains nothing away
     np.testing.assert_allclose(explained_variance(np.full(200, 3.0, np.float32), target), 0, atol=1e-5)
     np.testing.assert_allclose(explained_variance(-target, target), -3, rtol=1e-5)
     expected = 1 - np.var((noise - target).astype(np.float64)) / np.var(target.astype(np.float64))

@@ -69,8 +69,12 @@ def hyperparameters(cls: T) -> T:
 
 
 def _leaf(value: Any) -> Any:
-    is_function = callable(value) and not isinstance(value, Linear | jax.tree_util.Partial)
-    return jax.tree_util.Partial(value) if is_function else value
+    wrap = _is_function(value) and not isinstance(value, jax.tree_util.Partial)
+    return jax.tree_util.Partial(value) if wrap else value
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Linear)
 
 
 def check(algorithm: Any) -> None:
@@ -92,6 +96,7 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
         return
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
     is_function = _is_function(value)
+    items: Any = value
     numbers: Any = value if isinstance(value, Linear) and Linear in options else (value,)
     if literal is not None:
         _require(value in literal, name, value, _choices(value, literal))
@@ -99,7 +104,7 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
         _require(isinstance(value, bool), name, value, "use True or False")
     elif tuple[int, ...] in options:
         _require(isinstance(value, tuple), name, value, "use a tuple of whole numbers")
-        for number in value:
+        for number in items:
             _check_field(name, number, int, interval)
         return
     elif int in options:
