@@ -1,4 +1,4 @@
-"""Returns and advantages against their textbook definitions, summed forward in float64, episode by episode."""
+"""Returns and advantages against their textbook definitions, summed forward in float64, by episode."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ class Facts:
 
 
 def n_step(reward, next_value, terminated, n, gamma):
-    """Sutton & Barto 2018, eq. 7.1: n rewards, or all there are, and then the value unless the end is final."""
+    """Sutton & Barto 2018, eq. 7.1: n rewards, or all there are, then the value unless the end is final."""
     n = min(n, len(reward))
     total = sum(gamma**k * reward[k] for k in range(n))
     final = terminated and n == len(reward)
@@ -69,7 +69,7 @@ def n_step(reward, next_value, terminated, n, gamma):
 
 
 def lambda_return(reward, next_value, terminated, gamma, lam):
-    """Sutton & Barto 2018, eq. 12.3: n-step returns weighted by (1 - lam) lam^(n - 1), the last by the rest."""
+    """Sutton & Barto 2018, eq. 12.3: n-step returns weighted by (1 - lam) lam^(n - 1), the last by."""
     last = len(reward)
     returns = [n_step(reward, next_value, terminated, n, gamma) for n in range(1, last + 1)]
     weighted = sum((1 - lam) * lam ** (n - 1) * returns[n - 1] for n in range(1, last))
@@ -99,7 +99,7 @@ def close(actual, expected, tolerance=3e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-# --- definitions -----------------------------------------------------------------------------------------------
+# --- definitions --------------------------------------------------------------------------------------------
 
 
 def test_credit_is_the_sum_of_every_later_delta_times_the_coefficients_between():
@@ -176,7 +176,7 @@ def test_n_below_one_is_an_error_that_says_what_to_use():
         n_step_returns(one, one, one, one, 0)
 
 
-# --- identities ------------------------------------------------------------------------------------------------
+# --- identities ---------------------------------------------------------------------------------------------
 
 
 def test_without_a_trace_gae_is_the_td_error(facts):
@@ -248,7 +248,7 @@ def test_promise_1_the_value_of_the_observation_after_a_reset_changes_no_earlier
     np.testing.assert_allclose(actual[after_reset], -1e6, rtol=1e-4)
 
 
-# --- the scale of rewards --------------------------------------------------------------------------------------
+# --- the scale of rewards -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
@@ -300,7 +300,7 @@ def test_constant_rewards_keep_the_scale_finite(constant):
         np.testing.assert_array_equal(scaled, np.clip(1e4 * constant, -10, 10))
 
 
-# --- summaries -------------------------------------------------------------------------------------------------
+# --- summaries ----------------------------------------------------------------------------------------------
 
 
 def test_standardised_samples_have_mean_zero_and_deviation_one():

@@ -87,10 +87,10 @@ def without_errors(moments):
 
 @pytest.fixture(scope="module")
 def long_stream():
-    """`stream(drifting, compensated)`: 10^8 numbers of mean about 1000 and deviation 1, and the exact moments.
+    """`stream(drifting, compensated)`: 10^8 numbers of mean near 1000 and deviation 1, and the exact moments.
 
-    Where it drifts, each batch of the pool is seen 1600 times before the next, and the mean climbs from 1000 to
-    1004; where not, the batches follow each other round and round.
+    Where it drifts, each batch of the pool is seen 1600 times before the next, and the mean climbs from 1000
+    to 1004; where not, the batches follow each other round and round.
     """
     noise = np.random.default_rng(2).normal(size=(2, POOL, 1000, 1))
     climb = np.linspace(0, 4, POOL)[:, None, None]

@@ -73,8 +73,7 @@ def resolve(environment: Any) -> Environment:
     if isinstance(environment, str):
         if environment.startswith("jax/"):
             return Environment(environment, "device", _world(environment), True)
-        _find(environment)
-        return Environment(environment, "host", NamedEnvironment(environment), True)
+        return Environment(environment, "host", NamedEnvironment(environment, _find(environment)), True)
     if isinstance(environment, gymnasium.vector.VectorEnv):
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
         return Environment(name, "vector", environment, False)
@@ -96,13 +95,17 @@ def resolve(environment: Any) -> Environment:
 
 @dataclasses.dataclass(frozen=True)
 class NamedEnvironment:
-    """Makes a registered environment, without Gymnasium's own checker: ours runs instead."""
+    """Makes a registered environment, without Gymnasium's own checker: ours runs instead.
+
+    It carries the registration itself, so that worker processes can make what a script has registered.
+    """
 
     name: str
+    spec: gymnasium.envs.registration.EnvSpec
 
     def __call__(self, **keywords: Any) -> gymnasium.Env:
         try:
-            return gymnasium.make(self.name, disable_env_checker=True, **keywords)
+            return gymnasium.make(self.spec, disable_env_checker=True, **keywords)
         except (gymnasium_error.DependencyNotInstalled, ImportError) as error:
             raise missing_extra(self.name, error) from error
 
@@ -125,20 +128,23 @@ def _world(name: str) -> World:
     return getattr(importlib.import_module(f"advantage.environments.{module}"), cls)()
 
 
-def _find(name: str) -> None:
-    """Look a name up in Gymnasium's registry, importing `package` from `package:Env-v0`."""
-    if ":" not in name and name.startswith("ALE/"):
-        try:
-            importlib.import_module("ale_py")
-        except ImportError as error:
-            raise missing_extra(name, error) from error
+def _find(name: str) -> gymnasium.envs.registration.EnvSpec:
+    """The registration of a name, after importing `package` from `package:Env-v0`."""
+    package, _, registered = name.rpartition(":")
+    if not package and name.startswith("ALE/"):
+        package = "ale_py"
     try:
-        gymnasium.spec(name)
-    except ModuleNotFoundError as error:
+        if package:
+            importlib.import_module(package)
+    except ImportError as error:
+        if package in EXTRAS:
+            raise missing_extra(name, error) from error
         raise ValueError(
             f"The package of {name!r} cannot be imported ({error}); names are package:Env-v0, where importing the "
             "package registers the environment. Run from the folder that holds it, or install it."
         ) from None
+    try:
+        return gymnasium.spec(registered)
     except gymnasium_error.Error:
         raise ValueError(_unknown(name, environment_names())) from None
 

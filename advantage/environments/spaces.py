@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -131,7 +132,8 @@ def space_from_json(facts: dict[str, Any]) -> spaces.Space:
     try:
         kind = facts["type"]
         if kind == "Dict":
-            return spaces.Dict({name: space_from_json(part) for name, part in facts["spaces"].items()})
+            parts = facts["spaces"].items()  # a plain dict would be sorted by name
+            return spaces.Dict(OrderedDict((name, space_from_json(part)) for name, part in parts))
         if kind == "Tuple":
             return spaces.Tuple([space_from_json(part) for part in facts["spaces"]])
         shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
