@@ -84,7 +84,7 @@ setup: $(VENV)/.dev
 demo: $(VENV)/.demo
 	$(BIN)/advantage train ppo CartPole-v1 --total-timesteps 100_000 --seed 0 $(DEMO_OPTIONS) --out $(DEMO_OUT)
 	$(BIN)/advantage eval $(DEMO_OUT) --episodes 20
-	$(BIN)/advantage enjoy $(DEMO_OUT) --video $(DEMO_OUT)/videos/demo.mp4
+	$(BIN)/advantage enjoy $(DEMO_OUT) --episodes 2 --video $(DEMO_OUT)/videos/demo.mp4
 	@echo
 	@echo 'Trained, evaluated and filmed. The run is in $(DEMO_OUT):'
 	@echo '  curve.png, videos/demo.mp4, progress.csv, episodes.csv, checkpoints/'

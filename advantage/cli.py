@@ -285,6 +285,8 @@ def enjoy(arguments: Sequence[str]) -> int:
             )
         target = resolve(target.source.gymnasium_id)  # the same dynamics, with a renderer
     mode = "human" if parsed.video is None else "rgb_array"
+    if parsed.video is not None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
     env = target.source(render_mode=mode)
     video = None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ CONFIG_FIELDS = (
     "training",
 )
 LONGEST = 1_000_000  # steps after which an episode counts as endless
+BLOCK = 16  # on-device episodes are played so many at once, whatever their number, so that each stays the same
 
 
 class Evaluation(NamedTuple):
@@ -67,6 +68,7 @@ class Agent:
         spec: the spaces that it acts in.
         environment: the name of the environment that it was trained on.
         step: environment steps that it was trained for.
+        by_name: whether the name alone brings the environment back.
     """
 
     algorithm: Algorithm
@@ -74,8 +76,9 @@ class Agent:
     spec: Spec
     environment: str
     step: int
+    by_name: bool = True
 
-    @functools.cached_property
+    @cached_property
     def actor(self) -> HostActor:
         return HostActor(self.algorithm, self.state)
 
@@ -126,7 +129,8 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
     state, _, metadata = load_checkpoint(
         checkpoint, template, expect={"algorithm": algorithm_name(algorithm)}
     )
-    return Agent(algorithm, state, spec, config["environment"], metadata["step"])
+    environment, by_name = config["environment"], config["environment_by_name"]
+    return Agent(algorithm, state, spec, environment, metadata["step"], by_name)
 
 
 def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None) -> tuple[Algorithm, Spec]:
@@ -168,10 +172,12 @@ def evaluate(
         ValueError: no episodes asked for, or an environment with other spaces than the agent's.
     """
     if episodes < 1:
-        raise ValueError(f"episodes={episodes}; use 1 or more.")
+        raise ValueError(f"episodes={episodes} is not allowed; use 1 or more.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} is not allowed; use a whole number from 0 to {2**32 - 1}.")
     if not isinstance(agent, Agent):
         agent = load(agent)
-    target = resolve(agent.environment if environment is None else environment)
+    target = environment_of(agent, environment)
     if target.kind == "vector":
         raise ValueError("An evaluation steps one environment at a time; give a name, a class or a function.")
     if target.kind == "device":
@@ -179,6 +185,20 @@ def evaluate(
     else:
         returns, lengths = _evaluate_host(agent, target, episodes, seed, deterministic)
     return Evaluation(returns, lengths, deterministic, seed)
+
+
+def environment_of(agent: Agent, environment: Any = None) -> Environment:
+    """What an evaluation plays: `environment`, or the one that the agent was trained on.
+
+    Raises:
+        ValueError: neither is given by a name or an object.
+    """
+    if environment is None and not agent.by_name:
+        raise ValueError(
+            f"The agent was trained on the Python object {agent.environment}, which no name brings back; give the "
+            "environment again: adv.evaluate(agent, environment)."
+        )
+    return resolve(agent.environment if environment is None else environment)
 
 
 def play(
@@ -234,16 +254,22 @@ def _evaluate_world(
     agent: Agent, world: World, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(episodes))
-    returns, lengths = _play_world(agent.algorithm, world, agent.state, keys, deterministic)
-    return np.asarray(returns, np.float64), np.asarray(lengths)
+    key = jax.random.key(seed)
+    blocks = [
+        jax.device_get(_play_world(agent.algorithm, world, agent.state, key, first, deterministic))
+        for first in range(0, episodes, BLOCK)
+    ]
+    returns, lengths = (np.concatenate(parts)[:episodes] for parts in zip(*blocks, strict=True))
+    return returns.astype(np.float64), lengths
 
 
-@functools.partial(jax.jit, static_argnames=("world", "deterministic"))
+@partial(jax.jit, static_argnames=("world", "deterministic"))
 def _play_world(
-    algorithm: Algorithm, world: World, state: Pytree, keys: Key, deterministic: bool
+    algorithm: Algorithm, world: World, state: Pytree, key: Key, first: Array, deterministic: bool
 ) -> tuple[Array, Array]:
+    """The episodes `first, first + 1, ..., first + BLOCK - 1`: `-> returns, lengths`."""
     actor = algorithm.actor(state)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(BLOCK))
 
     def episode(key):
         key_reset, key_steps = jax.random.split(key)

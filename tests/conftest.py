@@ -8,12 +8,17 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"  # pygame draws without a screen
 os.environ["SDL_AUDIODRIVER"] = "dummy"
 os.environ["MPLBACKEND"] = "Agg"
 
-# Using a key twice is an error. Indexing split keys with a traced index, and `jnp.where` on keys, count as uses:
-# where that is meant, wrap it in `with jax.debug_key_reuse(False)`.
-os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
-
 # Compiled programs are kept between test runs.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advantage" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402
+from jax.experimental.key_reuse import _core as key_reuse  # noqa: E402
+
+# Using a key twice is an error, in the tests' own process. JAX 0.10 takes transposing an array of keys for a use,
+# which vmap over a scan does, so it is taught better. Indexing keys with a traced index, stacking them, and
+# `jnp.where` on them count as uses too: where that is meant, wrap it in `with jax.debug_key_reuse(False)`.
+key_reuse.key_reuse_signatures[jax.lax.transpose_p] = key_reuse.KeyReuseSignature(key_reuse.Forward(0, 0))
+jax.config.update("jax_debug_key_reuse", True)

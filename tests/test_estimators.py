@@ -69,7 +69,7 @@ def n_step(reward, next_value, terminated, n, gamma):
 
 
 def lambda_return(reward, next_value, terminated, gamma, lam):
-    """Sutton & Barto 2018, eq. 12.3: n-step returns weighted by (1 - lam) lam^(n - 1), the last by."""
+    """Sutton & Barto 2018, eq. 12.3: n-step returns weighted (1 - lam) lam^(n - 1), the last by the rest."""
     last = len(reward)
     returns = [n_step(reward, next_value, terminated, n, gamma) for n in range(1, last + 1)]
     weighted = sum((1 - lam) * lam ** (n - 1) * returns[n - 1] for n in range(1, last))

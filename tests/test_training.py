@@ -267,7 +267,7 @@ def test_a_fresh_process_acts_bit_for_bit(tmp_path):
 def test_evaluation_changes_nothing(environment, tmp_path):
     run = train(environment, tmp_path / "run")
     agent, before = run.agent, bits(run.path / "last")
-    assert agent.state.observations.count > 0  # there are statistics that could change
+    assert (agent.state.observations.mean != 0).any()  # there are statistics that could change
     leaves = [np.array(leaf) for leaf in jax.tree.leaves(agent.state)]
     first = adv.evaluate(agent, episodes=3)
     again = adv.evaluate(agent, episodes=3)
@@ -335,8 +335,10 @@ def test_a_longer_evaluation_begins_with_a_shorter(environment, tmp_path, capsys
     assert results[True].returns.tolist() != results[False].returns.tolist()
     other = adv.evaluate(agent, episodes=7, seed=3)
     assert other.returns.tolist() != results[True].returns.tolist()
-    with pytest.raises(ValueError, match="episodes=0"):
-        adv.evaluate(agent, episodes=0)
+    assert len(adv.evaluate(agent, episodes=33).returns) == 33
+    for wrong in ({"episodes": 0}, {"seed": -1}, {"seed": 2**32}):
+        with pytest.raises(ValueError, match="=(0|-1|4294967296) is not allowed; use"):
+            adv.evaluate(agent, **wrong)
 
 
 def test_evaluation_in_other_environments(tmp_path):
@@ -600,7 +602,7 @@ def test_a_network_of_your_own(environment, tmp_path):
     assert adv.resume(run.path, algorithm=algorithm).finished
     whole = train(environment, tmp_path / "whole", algorithm, checkpoint_every=SIZE)
     assert learned(whole) == learned(run)
-    with pytest.raises(adv.CheckpointError, match="state/params"):
+    with pytest.raises(adv.CheckpointError, match="tensors/state/"):
         adv.load(run.path, algorithm=tiny())
 
 
@@ -641,7 +643,7 @@ def test_options_that_are_not_allowed(environment, options, message, tmp_path):
 
 
 def test_a_batch_that_does_not_divide_the_rollout(tmp_path):
-    with pytest.raises(ValueError, match=r"batch_size=33 does not divide .* = 64; use a divisor such as 32 or"):
+    with pytest.raises(ValueError, match=r"batch_size=33 does not divide .* = 64; use a divisor such as 16 or 32"):
         train(HOST, tmp_path / "run", tiny(batch_size=33))
     assert not (tmp_path / "run").exists()
 
@@ -661,10 +663,6 @@ def test_a_value_that_is_not_finite_stops_the_run(environment, tmp_path):
     good = adv.load(folder.path)
     assert good.step < failed
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.state))
-    before = train(environment, tmp_path / "good", tiny(learning_rate=1e30), callback=stop_at(iteration), **options) \
-        if iteration else None
-    if before is not None:
-        assert bits(before.path / "last") == bits(folder.last)
     assert listener.calls[-1][0] == "end"
     assert f"{folder.last} is as it was at step {good.step}" in listener.calls[-2][1]
     assert not list((folder.checkpoints).glob(".*"))

@@ -69,6 +69,10 @@ def hyperparameters(cls: T) -> T:
 
 
 def _leaf(value: Any) -> Any:
+    if isinstance(value, int):  # gamma=1 compiles to what gamma=1.0 does
+        return float(value)
+    if isinstance(value, Linear):
+        return Linear(_leaf(value.start), _leaf(value.end))
     wrap = _is_function(value) and not isinstance(value, jax.tree_util.Partial)
     return jax.tree_util.Partial(value) if wrap else value
 
@@ -117,8 +121,9 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
     elif float in options:
         _require(Linear in options, name, value, "use a finite number: it has no schedule")
     if interval and not is_function:
-        for number in numbers:
-            _require(_inside(number, interval), name, value, f"use a value in {interval}")
+        closed = f"[{interval[1:-1]}]"  # which a schedule's end may touch: it is never quite reached
+        for number, allowed in zip(numbers, (interval, closed), strict=False):
+            _require(_inside(number, allowed), name, value, f"use a value in {interval}")
 
 
 def _choices(value: Any, allowed: tuple) -> str:

@@ -64,8 +64,9 @@ def _value_to_json(value: Any) -> Any:
 
 
 def _value_from_json(field: str, value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"linear"} and isinstance(value["linear"], list):
-        return Linear(*value["linear"])
+    ends = value.get("linear") if isinstance(value, dict) else None
+    if isinstance(ends, list) and len(ends) == 2:
+        return Linear(*ends)
     if isinstance(value, dict):
         raise ValueError(
             f"{field} was given from Python as {value.get('python', value)!r} and cannot be read from a file; give the "

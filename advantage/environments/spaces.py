@@ -107,10 +107,8 @@ def equal(left: Pytree, right: Pytree) -> bool:
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
     """A space as plain JSON, so that an agent can be loaded where its environment is not installed."""
     if isinstance(space, spaces.Dict):
-        return {
-            "type": "Dict",
-            "spaces": {name: space_to_json(part) for name, part in space.spaces.items()},
-        }
+        parts = [[name, space_to_json(part)] for name, part in space.spaces.items()]  # their order matters
+        return {"type": "Dict", "spaces": parts}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
     facts: dict[str, Any] = {
@@ -132,8 +130,8 @@ def space_from_json(facts: dict[str, Any]) -> spaces.Space:
     try:
         kind = facts["type"]
         if kind == "Dict":
-            parts = facts["spaces"].items()  # a plain dict would be sorted by name
-            return spaces.Dict(OrderedDict((name, space_from_json(part)) for name, part in parts))
+            parts = OrderedDict((name, space_from_json(part)) for name, part in facts["spaces"])
+            return spaces.Dict(parts)  # keeps its order, where a plain dict would be sorted
         if kind == "Tuple":
             return spaces.Tuple([space_from_json(part) for part in facts["spaces"]])
         shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
@@ -158,6 +156,6 @@ def _bound(numbers: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _numbers(bound: np.ndarray) -> Any:
-    """A bound as a flat list, or one number where all are alike; infinities as strings, which JSON has not."""
+    """A bound as a flat list, or one number where all are alike; infinities as strings, which JSON lacks."""
     flat = [x.item() if np.isfinite(x) else str(x) for x in bound.flat]
     return flat[0] if flat and len(set(flat)) == 1 else flat

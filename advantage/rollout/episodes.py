@@ -36,26 +36,26 @@ class EpisodeBook:
     def record(self, reward: np.ndarray, done: np.ndarray, first_step: int) -> Episodes:
         """Enter a rollout, `[T, B]`, that began at global step `first_step`; returns the episodes that it ended."""
         num_envs = reward.shape[1]
-        earned = np.cumsum(reward, axis=0, dtype=np.float64)
+        earned = np.empty(reward.shape)
+        for so_far, r, ended in zip(earned, reward, done, strict=True):  # step by step: no sum depends on
+            np.add(self.returns, r, out=so_far)  # where a rollout begins, or on another episode
+            self.returns = np.where(ended, 0, so_far)
         env, t = np.nonzero(done.T)  # by environment, then by time
         first = np.ones(len(env), bool)
         first[1:] = env[1:] != env[:-1]
         last = np.ones(len(env), bool)
         last[:-1] = first[1:]
 
-        total, elapsed = earned[t, env], t + 1
-        before = np.where(first, -self.returns[env], np.roll(total, 1))
+        elapsed = t + 1
         passed = np.where(first, -self.lengths[env], np.roll(elapsed, 1))
         starts = np.flatnonzero(first)
         order = np.arange(len(env)) - np.repeat(starts, np.diff(np.append(starts, len(env))))
         numbers = self.numbers[env] + order
         episodes = Episodes(
-            total - before, elapsed - passed, first_step + t * num_envs + env + 1, env, numbers
+            earned[t, env], elapsed - passed, first_step + t * num_envs + env + 1, env, numbers
         )
 
-        self.returns += earned[-1]
         self.lengths += len(reward)
-        self.returns[env[last]] = earned[-1, env[last]] - total[last]
         self.lengths[env[last]] = len(reward) - elapsed[last]
         self.numbers += np.bincount(env, minlength=num_envs)
         by_end = np.argsort(episodes.steps, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import mmap
 from collections.abc import Callable, Sequence
@@ -12,11 +13,12 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
-from advantage.environments.spaces import leaf_spaces, map_leaves, read, write
+from advantage.environments.spaces import leaf_spaces, map_leaves, read, take, write
 from advantage.types import Array, Pytree
 
 MakeEnvironment = Callable[[], gymnasium.Env]
 CHECKED_STEPS = 16  # of each environment's stream; later ones cost only a comparison of shapes
+CHECKED_EPISODES = 2
 
 
 class EnvironmentFailure(RuntimeError):
@@ -34,16 +36,29 @@ class Buffers(NamedTuple):
     truncated: Array
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Shape and dtype of one array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the array takes, on cache lines of its own."""
+        return math.ceil(math.prod(self.shape) * self.dtype.itemsize / 64) * 64
+
+
 def buffer_shapes(
     observation_space: spaces.Space, action_space: spaces.Space, n_steps: int, num_envs: int
 ) -> Buffers:
-    """Shapes and dtypes of the buffers, as NumPy dtypes with a subshape."""
+    """The buffers with a `Layout` in place of each array."""
 
     def leaf(steps):
-        return lambda space: np.dtype((space.dtype, (steps, num_envs, *space.shape)))
+        return lambda space: Layout((steps, num_envs, *space.shape), np.dtype(space.dtype))
 
     def flat(dtype):
-        return np.dtype((dtype, (n_steps, num_envs)))
+        return Layout((n_steps, num_envs), np.dtype(dtype))
 
     return Buffers(
         map_leaves(leaf(n_steps + 1), observation_space),
@@ -64,9 +79,9 @@ def _map(function: Callable, tree: Pytree) -> Any:
 
 
 def buffer_bytes(shapes: Buffers) -> int:
-    """Bytes that the buffers take, each array on a cache line of its own."""
+    """Bytes that all the buffers take."""
     sizes: list[int] = []
-    _map(lambda dtype: sizes.append(math.ceil(dtype.itemsize / 64) * 64), shapes)
+    _map(lambda layout: sizes.append(layout.nbytes), shapes)
     return sum(sizes)
 
 
@@ -74,13 +89,12 @@ def allocate(shapes: Buffers, memory: mmap.mmap | None = None) -> Buffers:
     """Zeroed buffers in private memory, or views of a shared one."""
     offset = 0
 
-    def array(dtype):
+    def array(layout):
         nonlocal offset
-        base, shape = dtype.subdtype
         if memory is None:
-            return np.zeros(shape, base)
-        view = np.ndarray(shape, base, buffer=memory, offset=offset)
-        offset += math.ceil(dtype.itemsize / 64) * 64
+            return np.zeros(layout.shape, layout.dtype)
+        view = np.ndarray(layout.shape, layout.dtype, buffer=memory, offset=offset)
+        offset += layout.nbytes
         return view
 
     return _map(array, shapes)
@@ -107,7 +121,13 @@ class Stepper:
 
     def __init__(self, make: MakeEnvironment, indices: Sequence[int], seed: int, buffers: Buffers):
         self.indices, self.seed, self.buffers = list(indices), seed, buffers
-        self.envs = [make() for _ in self.indices]
+        self.envs: list[gymnasium.Env] = []
+        for index in self.indices:
+            try:
+                self.envs.append(make())
+            except Exception as error:
+                self.close()
+                raise _failure(f"environment {index}", "making it", error) from error
         self.episodes = [-1] * len(self.envs)
         self.counts = [0] * len(self.envs)
         space = self.envs[0].observation_space
@@ -116,8 +136,8 @@ class Stepper:
 
     def reset(self) -> None:
         """Begin every environment's first episode; observations go to row 0."""
-        for place, index in enumerate(self.indices):
-            write(self.buffers.obs, (0, index), self._begin(place, 0))
+        for place in range(len(self.envs)):
+            self._begin(place, 0, row=0)
 
     def step(self, t: int) -> None:
         """Take row t's actions; write row t, and the observation to act on next to row t + 1."""
@@ -126,54 +146,59 @@ class Stepper:
             at = (t, index)
             action = buffers.action[at] if self.single_action else read(buffers.action, at)
             result = self._step(place, action)
-            obs, reward, terminated, truncated, _ = result
-            if shape is None:
+            try:
+                obs, reward, terminated, truncated, _ = result
+                if shape is not None and np.shape(obs) != shape:
+                    raise ValueError
                 write(buffers.next_obs, at, obs)
-            elif getattr(obs, "shape", None) == shape:
-                buffers.next_obs[at] = obs
-            else:
-                self._check(place, result)
-            buffers.reward[at] = reward
-            buffers.terminated[at] = terminated
-            buffers.truncated[at] = truncated
+                buffers.reward[at] = reward
+                buffers.terminated[at] = terminated
+                buffers.truncated[at] = truncated
+            except (TypeError, ValueError, LookupError):
+                self._check(place, result)  # says what is wrong
+                raise
             if terminated or truncated:
-                obs = self._begin(place, self.episodes[place] + 1)
-            if shape is None:
-                write(buffers.obs, (t + 1, index), obs)
+                self._begin(place, self.episodes[place] + 1, row=t + 1)
             else:
-                buffers.obs[t + 1, index] = obs
+                write(buffers.obs, (t + 1, index), obs)
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay the first `length` steps of an episode; the observation reached goes to row 0."""
         place = self.indices.index(index)
-        obs = self._begin(place, episode)
+        self._begin(place, episode, row=0)
         for t in range(length):
             obs, _, terminated, truncated, _ = self._step(place, read(actions, t))
-            if terminated or truncated:
-                obs = self._begin(place, episode)  # it ended too early: the driver sees another observation
+            if terminated or truncated:  # too early: the driver sees that it is not what was recorded
+                self._begin(place, episode, row=0)
                 break
-        write(self.buffers.obs, (0, index), obs)
+            write(self.buffers.obs, (0, index), obs)
 
     def close(self) -> None:
         for env in self.envs:
             env.close()
 
-    def _begin(self, place: int, episode: int) -> Pytree:
+    def _begin(self, place: int, episode: int, row: int) -> None:
+        """Begin an episode; its first observation goes to a row of the buffer."""
         self.episodes[place] = episode
         seed = episode_seed(self.seed, self.indices[place], episode)
         try:
             result = self.envs[place].reset(seed=seed)
         except Exception as error:
-            raise self._failure(place, error, f"reset(seed={seed})") from error
-        if episode < 2:
-            check_reset(self.envs[place].observation_space, result, self._where(place))
-        return result[0]
+            raise self._failure(place, f"reset(seed={seed})", error) from error
+        space = self.envs[place].observation_space
+        if episode < CHECKED_EPISODES:
+            check_reset(space, result, self._where(place))
+        try:
+            write(self.buffers.obs, (row, self.indices[place]), result[0])
+        except (TypeError, ValueError, LookupError):
+            check_reset(space, result, self._where(place))  # says what is wrong
+            raise
 
     def _step(self, place: int, action: Pytree) -> tuple:
         try:
             result = self.envs[place].step(action)
         except Exception as error:
-            raise self._failure(place, error, f"step({action!r})") from error
+            raise self._failure(place, f"step({action!r})", error) from error
         count = self.counts[place] = self.counts[place] + 1
         if count <= CHECKED_STEPS:
             self._check(place, result)
@@ -185,35 +210,38 @@ class Stepper:
     def _where(self, place: int) -> str:
         return f"environment {self.indices[place]}, step {self.counts[place]}"
 
-    def _failure(self, place: int, error: Exception, call: str) -> EnvironmentFailure:
-        return EnvironmentFailure(
-            f"{self._where(place)}, episode {self.episodes[place]}: {call} raised {type(error).__name__}: {error}. "
-            "The traceback above is the environment's own."
-        )
+    def _failure(self, place: int, call: str, error: Exception) -> EnvironmentFailure:
+        return _failure(f"{self._where(place)}, episode {self.episodes[place]}", call, error)
+
+
+def _failure(where: str, call: str, error: Exception) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        f"{where}: {call} raised {type(error).__name__}: {error}. The traceback above is the environment's own."
+    )
 
 
 def first_non_finite(
     buffers: Buffers, observation_space: spaces.Space, n_steps: int
 ) -> EnvironmentDefect | None:
     """The first NaN or infinity that the environments produced in this rollout, as a defect; None if there is none."""
-    arrays = [("reward", buffers.reward)]
+    arrays = [("reward", "", buffers.reward)]
     for path, space in leaf_spaces(observation_space):
         if space.dtype is not None and space.dtype.kind == "f":
-            array = buffers.next_obs
-            for key in path:
-                array = array[key]
-            arrays.append(("observation" + "".join(f"[{key!r}]" for key in path), array))
+            name = "observation" + "".join(f"[{key!r}]" for key in path)
+            arrays.append((name, "", take(buffers.next_obs, path)))
+            arrays.append((name, " after the reset", take(buffers.obs, path)[1:]))
     found = []
-    for name, array in arrays:
+    for name, when, array in arrays:
         finite = np.isfinite(array[:n_steps])
         if not finite.all():
-            index = np.argwhere(~finite)[0]
-            found.append((tuple(index[:2]), name, tuple(map(int, index[2:])), array[tuple(index)]))
+            index = tuple(map(int, np.argwhere(~finite)[0]))
+            element = str(list(index[2:])) if index[2:] else ""
+            found.append((index[:2], name + element + when, array[index]))
     if not found:
         return None
-    (t, env), name, inner, value = min(found)
+    (t, env), what, value = min(found, key=lambda first: first[0])
     return EnvironmentDefect(
-        where=f"environment {env}, step {t} of this rollout, {name}" + (f"{list(inner)}" if inner else ""),
+        where=f"environment {env}, step {t} of this rollout, {what}",
         expected="a finite number",
         found=str(value),
         remedy="look for a division by zero, a logarithm of zero or an unstable simulation, and end the episode "

@@ -1,17 +1,21 @@
 """Environments in worker processes, several in each, with the rollout's arrays in shared memory.
 
 A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It gets the environment's
-factory from its own parent over a private pipe, and leaves when that pipe closes, however the parent ended.
+factory from its own parent over a private pipe, and leaves when that pipe closes, however the parent ended; also
+in the middle of a step that hangs.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -19,6 +23,7 @@ from multiprocessing.connection import Connection
 import cloudpickle
 import numpy as np
 
+from advantage.environments.check import EnvironmentDefect
 from advantage.rollout.stepper import (
     Buffers,
     EnvironmentFailure,
@@ -28,6 +33,9 @@ from advantage.rollout.stepper import (
     buffer_bytes,
 )
 from advantage.types import Pytree
+
+START_SECONDS = 60.0  # that a worker may take to import what it needs and to make its environments, at the least
+ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFailure)}
 
 
 class Workers:
@@ -43,6 +51,7 @@ class Workers:
 
     Raises:
         EnvironmentFailure: a worker died, hung, or its environment raised; names the environments.
+        EnvironmentDefect: an environment returned something wrong.
     """
 
     def __init__(
@@ -66,33 +75,30 @@ class Workers:
                 self._spawn(file.fileno())
         try:
             for number, share in enumerate(self.shares):
-                self.pipes[number].send((cloudpickle.dumps(make), share, seed, shapes, sys.path))
-            self._gather("make its environments")
+                self._send(number, (cloudpickle.dumps(make), share, seed, shapes, sys.path), "start")
+            self._gather("make its environments", max(timeout, START_SECONDS))
         except BaseException:
             self.close()
             raise
 
     def reset(self) -> None:
         """Begin every environment's first episode."""
-        for pipe in self.pipes:
-            pipe.send(("reset",))
-        self._gather("reset")
+        for number in range(len(self.pipes)):
+            self._send(number, ("reset",), "reset")
+        self._gather("reset", self.timeout)
 
     def step(self, t: int) -> None:
         """Take row t's actions in every environment."""
         message = t.to_bytes(8, "little")
-        for number, pipe in enumerate(self.pipes):
-            try:
-                pipe.send_bytes(message)
-            except OSError as error:
-                raise self._dead(number, "step") from error
-        self._gather("step")
+        for number in range(len(self.pipes)):
+            self._send(number, message, "step")
+        self._gather("step", self.timeout)
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay an episode's first steps in the worker that has the environment."""
         number = next(n for n, share in enumerate(self.shares) if index in share)
-        self.pipes[number].send(("restore", index, episode, actions, length))
-        self._receive(number, "replay an episode")
+        self._send(number, ("restore", index, episode, actions, length), "replay an episode")
+        self._receive(number, "replay an episode", self.timeout)
 
     def close(self) -> None:
         """End every worker; one that does not leave within two seconds is killed."""
@@ -120,23 +126,31 @@ class Workers:
         self.processes.append(process)
         self.pipes.append(ours)
 
-    def _gather(self, task: str) -> None:
-        for number in range(len(self.pipes)):
-            self._receive(number, task)
+    def _send(self, number: int, message: bytes | tuple, task: str) -> None:
+        data = message if isinstance(message, bytes) else cloudpickle.dumps(message)
+        try:
+            self.pipes[number].send_bytes(data)
+        except OSError as error:
+            raise self._dead(number, task) from error
 
-    def _receive(self, number: int, task: str) -> None:
+    def _gather(self, task: str, timeout: float) -> None:
+        for number in range(len(self.pipes)):
+            self._receive(number, task, timeout)
+
+    def _receive(self, number: int, task: str, timeout: float) -> None:
         pipe = self.pipes[number]
         try:
-            if not pipe.poll(self.timeout):
+            if not pipe.poll(timeout):
                 raise EnvironmentFailure(
-                    f"{self._name(number)} did not {task} within {self.timeout:g} seconds. Either an environment "
+                    f"{self._name(number)} did not {task} within {timeout:g} seconds. Either an environment "
                     "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
                 )
             answer = pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._dead(number, task) from error
         if answer:
-            raise EnvironmentFailure(answer.decode())
+            name, *arguments = json.loads(answer)
+            raise ERRORS[name](*arguments)
 
     def _dead(self, number: int, task: str) -> EnvironmentFailure:
         try:
@@ -179,7 +193,7 @@ def serve(pipe: Connection, memory: int) -> None:
                     name, *arguments = cloudpickle.loads(message)
                     getattr(stepper, name)(*arguments)
             except Exception as error:
-                answer = describe(error).encode()
+                answer = json.dumps(describe(error)).encode()
             try:
                 pipe.send_bytes(answer)
             except OSError:
@@ -189,14 +203,22 @@ def serve(pipe: Connection, memory: int) -> None:
             stepper.close()
 
 
-def describe(error: Exception) -> str:
-    """The message, after the traceback of the environment's own error if there is one."""
-    cause = error.__cause__ or error
-    if type(error) is EnvironmentFailure or not isinstance(error, ValueError):
-        return "".join(traceback.format_exception(cause)) + f"\n{error}"
-    return str(error)
+def describe(error: Exception) -> list[str]:
+    """A name in `ERRORS` and its arguments; a failure's message comes after the environment's own traceback."""
+    if isinstance(error, EnvironmentDefect):
+        return [EnvironmentDefect.__name__, *map(str, error.args)]
+    trace = "".join(traceback.format_exception(error.__cause__ or error))
+    return [EnvironmentFailure.__name__, f"{trace}\n{error}"]
+
+
+def leave_with(parent: int) -> None:
+    """End this process soon after its parent, whatever it does meanwhile."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

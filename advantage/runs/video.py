@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,57 @@ FORMATS = (".gif", ".mp4")
 
 
 class Video:
-    """Collects frames from `env.render()` and writes them when closed.
+    """Takes frames from `env.render()`; the file is whole when closed.
 
     Raises:
         ValueError: a name that ends in neither .gif nor .mp4.
-        ImportError: imageio is not installed.
+        ImportError: imageio, or for MP4 imageio-ffmpeg, is not installed.
     """
 
     def __init__(self, path: Path, fps: float):
         if path.suffix.lower() not in FORMATS:
             raise ValueError(f"The video {path} must end in {' or '.join(FORMATS)}.")
-        import imageio.v2 as imageio
+        self.path, self.fps, self.frames = path, fps, 0
+        self.writer: Any = None
+        if path.suffix.lower() == ".mp4":
+            import imageio_ffmpeg
 
+            self.ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+        else:
+            import imageio.v2 as imageio
+
+            self.open_gif = imageio.get_writer
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.frames = path, 0
-        options: dict[str, Any] = (
-            {"fps": fps} if path.suffix.lower() == ".mp4" else {"duration": 1000 / fps, "loop": 0}
-        )
-        self.writer = imageio.get_writer(path, **options)
 
     def add(self, env: Any) -> None:
         """Append what the environment shows now."""
-        frame = np.asarray(env.render())
+        frame = np.asarray(env.render(), np.uint8)
         height, width = (size - size % 2 for size in frame.shape[:2])  # MP4 wants even sizes
-        self.writer.append_data(frame[:height, :width])
+        frame = np.ascontiguousarray(frame[:height, :width])
+        if self.path.suffix.lower() == ".mp4":
+            if self.writer is None:
+                self.writer = self._encoder(height, width)
+            self.writer.stdin.write(frame.tobytes())
+        else:
+            if self.writer is None:
+                self.writer = self.open_gif(self.path, duration=1000 / self.fps, loop=0)
+            self.writer.append_data(frame)
         self.frames += 1
 
     def close(self) -> None:
-        self.writer.close()
+        """Finish the file. Raises OSError with the encoder's own words when it failed."""
+        if self.writer is None:
+            return
+        if self.path.suffix.lower() == ".mp4":
+            _, errors = self.writer.communicate()
+            if self.writer.returncode:
+                raise OSError(f"ffmpeg could not write {self.path}: {errors.decode(errors='replace').strip()}")
+        else:
+            self.writer.close()
+
+    def _encoder(self, height: int, width: int) -> subprocess.Popen:
+        """ffmpeg reading raw frames. Started by exec: imageio's own writer forks, which JAX's threads forbid."""
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-"]
+        target = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", str(self.path)]
+        command = [self.ffmpeg, "-y", "-loglevel", "error", *source, *target]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,0 +1,38 @@
+"""Train PPO on an environment of your own: any `gymnasium.Env`, given as its class.
+
+The agent stands somewhere between -1 and 1 and pushes itself left or right; each step costs its distance from 0.
+"""
+
+import gymnasium
+import numpy as np
+
+import advantage as adv
+
+
+class Centre(gymnasium.Env):
+    """Get to 0 and stay there, for 50 steps."""
+
+    observation_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-0.1, 0.1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.clock = self.np_random.uniform(-1, 1, 1).astype(np.float32), 0
+        return self.x, {}
+
+    def step(self, action):
+        self.x, self.clock = np.clip(self.x + action, -2, 2).astype(np.float32), self.clock + 1
+        return self.x, -abs(float(self.x[0])), False, self.clock == 50, {}  # truncated: the clock ended it
+
+
+def main(total_timesteps: int = 40_960, root: str = "runs") -> adv.Run:
+    for defect in adv.check_environment(Centre):
+        print(defect)
+    algorithm = adv.PPO(n_steps=256, batch_size=256, n_epochs=4, gamma=0.9, log_std_init=-2.0)
+    run = adv.train(algorithm, Centre, total_timesteps=total_timesteps, num_envs=4, root=root)
+    print(f"{run.path}: {run.evaluation}")
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The smallest worlds on the device, an algorithm that learns nothing, and ways to watch a driver."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from probe_worlds import TenSteps
+
+from advantage.policies.actor_critic import Head, head
+from advantage.rollout.episodes import Episodes
+from advantage.types import Rollout, Spec
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """Uniform over categories and bits, standard normal over boxes, whatever it sees."""
+
+    n_steps: int
+    head: Head
+
+    def init(self, key, spec):
+        return {"step": jnp.zeros((), jnp.int32)}
+
+    def actor(self, state):
+        return state
+
+    def noise(self, actor, key, shape):
+        return self.head.noise(key, shape)
+
+    def act(self, actor, obs, memory, noise):
+        leaf = jax.tree.leaves(noise)[0]
+        xp = leaf.__array_namespace__()
+        outputs = xp.zeros((leaf.shape[0], self.head.num_outputs), np.float32)
+        distribution = self.head.distribution(outputs, xp.zeros(self.head.num_log_std, np.float32))
+        return distribution.sample(noise), memory, {"noise": leaf}
+
+    def update(self, state, rollout, key):
+        return {"step": state["step"] + rollout.reward.size}, {"reward": jnp.mean(rollout.reward)}
+
+
+def random_policy(env_or_space: Any, n_steps: int) -> Random:
+    return Random(n_steps, head(getattr(env_or_space, "action_space", env_or_space)))
+
+
+def spec_of(env: Any, num_envs: int, total_timesteps: int = 1000) -> Spec:
+    single = getattr(env, "single_observation_space", None)
+    if single is not None:
+        return Spec(single, env.single_action_space, num_envs, total_timesteps)
+    return Spec(env.observation_space, env.action_space, num_envs, total_timesteps)
+
+
+class Played(NamedTuple):
+    """What a driver delivered: one rollout over all iterations, the finished episodes, the last state."""
+
+    rollout: Rollout
+    episodes: Episodes
+    state: Any
+
+
+def play(
+    driver: Any, iterations: int = 1, first: int = 0, n_steps: int | None = None, state: Any = None
+) -> Played:
+    """Let a host driver iterate, and keep copies of its rollouts, one behind the other."""
+    rollouts, finished, collect = [], [], type(driver).collect
+    n_steps = n_steps or driver.algorithm.n_steps
+
+    def keep(*args):
+        rollouts.append(jax.tree.map(np.copy, collect(driver, *args)))
+        return rollouts[-1]
+
+    driver.collect = keep
+    if state is None:
+        state = driver.algorithm.init(jax.random.key(7), driver.spec)
+    for iteration in range(first, first + iterations):
+        key = jax.random.fold_in(jax.random.key(0), iteration)
+        first_step = iteration * n_steps * driver.spec.num_envs
+        state, _, episodes = driver.iterate(state, key, first_step, n_steps)
+        finished.append(episodes)
+    del driver.collect
+    return Played(
+        jax.tree.map(lambda *leaves: np.concatenate(leaves), *rollouts),
+        Episodes(*(np.concatenate(columns) for columns in zip(*finished, strict=True))),
+        state,
+    )
+
+
+def assert_same(left: Any, right: Any) -> None:
+    """Two pytrees are equal bit for bit, dtypes included."""
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for path, a in jax.tree_util.tree_leaves_with_path(left):
+        b = dict(jax.tree_util.tree_leaves_with_path(right))[path]
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype, jax.tree_util.keystr(path)
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class TenStepsWorld:
+    """`TenSteps` on the device."""
+
+    max_episode_steps: int = 10
+    observation_space = TenSteps.observation_space
+    action_space = TenSteps.action_space
+    gymnasium_id = None
+
+    def reset(self, key):
+        return jnp.zeros(()), jnp.zeros(1)
+
+    def step(self, state, action, key):
+        return state, jnp.zeros(1), jnp.ones(()), jnp.zeros((), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """A point drawn in the unit square drifts by 10 a step; reward is where it was; chance ends an episode.
+
+    Observation: (start, steps since), so that a successor tells its predecessor and its episode.
+    """
+
+    chance: float = 0.2
+    max_episode_steps: int = 5
+    observation_space = spaces.Box(-np.inf, np.inf, (3,))
+    action_space = spaces.Discrete(3)
+    gymnasium_id = None
+
+    def reset(self, key):
+        state = jnp.concatenate([jax.random.uniform(key, (2,)), jnp.zeros(1)])
+        return state, state
+
+    def step(self, state, action, key):
+        terminated = jax.random.uniform(key) < self.chance
+        successor = state.at[2].add(1)
+        return successor, successor, state[0] + action, terminated
+
+
+@dataclasses.dataclass(frozen=True)
+class Spiral:
+    """A point turns, grows and is pushed, always from the same start."""
+
+    max_episode_steps: int = 20
+    observation_space = spaces.Box(-np.inf, np.inf, (2,))
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+    gymnasium_id = None
+
+    def reset(self, key):
+        return jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0])
+
+    def step(self, state, action, key):
+        turn = jnp.array([[0.9, -0.5], [0.5, 0.9]])
+        state = turn @ state + 0.1 * action
+        return state, state, -jnp.abs(state).sum(), jnp.abs(state).max() > 1.6
+
+
+class OnHost(gymnasium.Env):
+    """An on-device world as a Gymnasium environment, its clock included."""
+
+    def __init__(self, world):
+        self.world, self._reset, self._step = world, jax.jit(world.reset), jax.jit(world.step)
+        self.observation_space, self.action_space = world.observation_space, world.action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.state, obs = self._reset(jax.random.key(seed))
+        return np.asarray(obs), {}
+
+    def step(self, action):
+        self.t += 1
+        key = jax.random.key(self.t)
+        self.state, obs, reward, terminated = self._step(self.state, action, key)
+        truncated = self.t == self.world.max_episode_steps
+        return np.asarray(obs), float(reward), bool(terminated), truncated, {}
