@@ -143,7 +143,9 @@ def _anchor(heading: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(page: Path):
     dead = []
@@ -197,7 +199,13 @@ def test_no_file_names_a_registry_or_a_machine():
 
 @pytest.mark.parametrize(
     "text",
-    ["https://pypi" + ".org/simple", "/ho" + "me/me/x", "git" + "+https://x", "/wo" + "rk/main", "git" + "@host.example:a"],
+    [
+        "https://pypi" + ".org/simple",
+        "/ho" + "me/me/x",
+        "git" + "+https://x",
+        "/wo" + "rk/main",
+        "git" + "@host.example:a",
+    ],
 )
 def test_places_are_recognised(text: str):
     assert PLACES.search(text)

@@ -108,8 +108,12 @@ def _wrong_order(imports: list[Import]) -> list[str]:
 
 
 def _defines_algorithm(path: Path) -> bool:
-    classes = (node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
-    return any(isinstance(item, ast.FunctionDef) and item.name == "update" for node in classes for item in node.body)
+    classes = (
+        node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    )
+    return any(
+        isinstance(item, ast.FunctionDef) and item.name == "update" for node in classes for item in node.body
+    )
 
 
 IMPORTS = _all_imports(PACKAGE)
@@ -193,7 +197,9 @@ def test_help_imports_nothing_heavy():
     done = _python("-X", "importtime", "-m", "advantage", "--help")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "train" in done.stdout
-    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    loaded = {
+        line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line
+    }
     assert "advantage" in loaded
     assert not loaded & HEAVY
 

@@ -1,8 +1,9 @@
-"""PPO: against a second implementation in float64, option by option, promise by promise, and in tiny worlds."""
+"""PPO: against a second implementation in float64, option by option, promise by promise, in tiny worlds."""
 
 import dataclasses
 import functools
 import json
+import operator
 import typing
 from typing import Any, Literal, get_args, get_origin
 
@@ -100,7 +101,7 @@ def assert_finite(tree):
         assert np.isfinite(leaf).all(), f"{jax.tree_util.keystr(path)} is {leaf}"
 
 
-# --- the objective ----------------------------------------------------------------------------------------------
+# --- the objective ------------------------------------------------------------------------------------------
 
 
 def test_the_clipped_surrogate_is_the_lesser_of_two_products_sample_by_sample():
@@ -166,7 +167,7 @@ def test_promise_7_the_estimate_of_kl_is_never_negative_and_unbiased():
     np.testing.assert_allclose(expectation, old @ np.log(old / new), rtol=1e-5)
 
 
-# --- what acted is what learns ----------------------------------------------------------------------------------
+# --- what acted is what learns ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_promise_1_the_true_successor_is_bootstrapped_from_when_truncated_and_no
         np.testing.assert_allclose(change[ends], matters * 0.99 * (moved_value - value)[ends], atol=1e-5)
 
 
-# --- a second implementation ------------------------------------------------------------------------------------
+# --- a second implementation --------------------------------------------------------------------------------
 
 
 class Reference:
@@ -313,7 +314,7 @@ class Reference:
         return total, parts | {"loss": total}
 
     def targets(self, rollout):
-        """Values, log-probabilities and advantages `[T, B]`, the advantages by a loop over every later step."""
+        """Inputs, values and advantages `[T, B, ...]`, the advantages by a loop over every later step."""
         ppo, steps = self.ppo, rollout.reward.shape[0]
         x, next_x = self.scaled(rollout.obs), self.scaled(rollout.next_obs)
         value, next_value = (np.asarray(self.value(self.params, z)) for z in (x, next_x))
@@ -334,7 +335,7 @@ class Reference:
         return x, value, advantage
 
     def update(self, rollout, orders, stop_after=None):
-        """One update with the given permutations: `-> metrics, KL before each step`; stops after so many steps."""
+        """One update with the given permutations: `-> metrics, KL before each step`."""
         with jax.enable_x64(True):
             x, value, advantage = self.targets(rollout)
             target = advantage + value
@@ -440,7 +441,7 @@ def test_two_updates_equal_those_of_a_second_implementation(name):
     assert int(state.step) == 32
 
 
-# --- stopping at a KL -------------------------------------------------------------------------------------------
+# --- stopping at a KL ---------------------------------------------------------------------------------------
 
 
 def test_promise_7_target_kl_stops_before_the_step_whose_kl_is_too_large():
@@ -508,7 +509,7 @@ def test_promise_7_reported_kl_is_never_negative():
     assert metrics["approx_kl"][-1] > 0.1
 
 
-# --- promise 6: degenerate data ---------------------------------------------------------------------------------
+# --- promise 6: degenerate data -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scope", ["minibatch", "batch", "none"])
@@ -542,7 +543,7 @@ def test_promise_6_advantages_without_variance_move_no_policy():
     assert metrics["gradient_norm"] == 0
 
 
-# --- no option is dead ------------------------------------------------------------------------------------------
+# --- no option is dead --------------------------------------------------------------------------------------
 
 # Continuous and bounded actions, a large learning rate, and rewards and observations beyond their limits.
 LIVELY = dict(
@@ -637,7 +638,7 @@ def test_a_bonus_for_entropy_raises_it_and_the_critics_weight_lowers_its_error()
     assert errors[1] < errors[0]
 
 
-# --- schedules, tracing, purity ---------------------------------------------------------------------------------
+# --- schedules, tracing, purity -----------------------------------------------------------------------------
 
 
 def convex(progress):
@@ -707,7 +708,7 @@ def test_many_values_of_a_float_learn_at_once_as_each_does_alone():
     np.testing.assert_allclose(metrics["learning_rate"], rates)
     for i, one in enumerate(population):
         alone, _ = update(one, state, rollout, jax.random.key(0))
-        assert not differs(jax.tree.map(lambda leaf: leaf[i], together.params), alone.params, 1e-5)
+        assert not differs(jax.tree.map(operator.itemgetter(i), together.params), alone.params, 1e-5)
         assert differs(alone.params, state.params)
 
 
@@ -735,7 +736,7 @@ def test_a_last_rollout_may_be_short(num_steps, updates):
     assert differs(learned.params, state.params)
 
 
-# --- errors -----------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict, str]] = {
     "text for a number": (
@@ -809,7 +810,8 @@ def test_a_batch_size_that_does_not_divide_the_rollout_is_an_error_with_divisors
     with pytest.raises(ValueError) as error:
         begin(tiny(n_steps=1024, batch_size=100))
     assert str(error.value) == (
-        "batch_size=100 does not divide n_steps * num_envs = 1024 * 2 = 2048; use a divisor such as 64 or 128."
+        "batch_size=100 does not divide n_steps * num_envs = 1024 * 2 = 2048; "
+        "use a divisor such as 64 or 128."
     )
 
 
@@ -822,7 +824,7 @@ def test_a_space_or_a_network_that_ppo_cannot_handle_is_an_error_before_training
         begin(tiny(network=3))
 
 
-# --- JSON -------------------------------------------------------------------------------------------------------
+# --- JSON ---------------------------------------------------------------------------------------------------
 
 
 def through_json(algorithm):
@@ -869,7 +871,7 @@ def test_wrong_json_is_an_error_that_names_the_field(algorithm, values, parts):
         assert part in str(error.value)
 
 
-# --- probes: the smallest worlds that show what was learned -----------------------------------------------------
+# --- probes: the smallest worlds that show what was learned -------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,13 +35,18 @@ class EpisodeBook:
         self.numbers = np.zeros(num_envs, np.int64)
 
     def record(self, reward: np.ndarray, done: np.ndarray, first_step: int) -> Episodes:
-        """Enter a rollout, `[T, B]`, that began at global step `first_step`; returns the episodes that it ended."""
+        """Enter a rollout, `[T, B]`, that began at global step `first_step`; returns the episodes that it ended.
+
+        Rewards are added one by one, so a return does not depend on where rollouts begin or on other episodes.
+        """
         num_envs = reward.shape[1]
-        earned = np.empty(reward.shape)
-        for so_far, r, ended in zip(earned, reward, done, strict=True):  # step by step: no sum depends on
-            np.add(self.returns, r, out=so_far)  # where a rollout begins, or on another episode
-            self.returns = np.where(ended, 0, so_far)
-        env, t = np.nonzero(done.T)  # by environment, then by time
+        earned = np.array(reward.T, np.float64, order="C")  # by environment, then by time
+        earned[:, 0] += self.returns
+        begins = np.concatenate([np.ones((num_envs, 1), bool), done.T[:, :-1]], axis=1)
+        for begin, end in pairwise([*np.flatnonzero(begins).tolist(), earned.size]):
+            piece = earned.reshape(-1)[begin:end]
+            np.add.accumulate(piece, out=piece)
+        env, t = np.nonzero(done.T)
         first = np.ones(len(env), bool)
         first[1:] = env[1:] != env[:-1]
         last = np.ones(len(env), bool)
@@ -52,9 +58,10 @@ class EpisodeBook:
         order = np.arange(len(env)) - np.repeat(starts, np.diff(np.append(starts, len(env))))
         numbers = self.numbers[env] + order
         episodes = Episodes(
-            earned[t, env], elapsed - passed, first_step + t * num_envs + env + 1, env, numbers
+            earned[env, t], elapsed - passed, first_step + t * num_envs + env + 1, env, numbers
         )
 
+        self.returns = np.where(done[-1], 0, earned[:, -1])
         self.lengths += len(reward)
         self.lengths[env[last]] = len(reward) - elapsed[last]
         self.numbers += np.bincount(env, minlength=num_envs)

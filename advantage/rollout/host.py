@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import gymnasium
@@ -136,7 +138,7 @@ class HostDriver:
 
     def _enter(self, rollout: Rollout, first_step: int) -> Episodes:
         """Keep books: the episodes that ended, and the actions since each environment's last reset."""
-        done = np.asarray(rollout.terminated | rollout.truncated)
+        reward, done = np.asarray(rollout.reward), np.asarray(rollout.terminated | rollout.truncated)
         for env, history in enumerate(self.history):
             ends = np.flatnonzero(done[:, env])
             if len(ends):
@@ -144,7 +146,8 @@ class HostDriver:
             begin = ends[-1] + 1 if len(ends) else 0
             segment = read(self.buffers.action, (slice(begin, len(done)), env))
             history.append(jax.tree.map(np.copy, segment))
-        return self.book.record(np.asarray(rollout.reward), done, first_step)
+        episodes = self.book.record(reward, done, first_step)
+        return episodes
 
     def records(self) -> dict[str, np.ndarray]:
         """What a checkpoint needs to bring every environment back to where it is: seeds' numbers and actions."""
@@ -162,6 +165,13 @@ class HostDriver:
         """Replay every environment's running episode; returns a notice for each that did not come back."""
         notices = []
         self.book.restore({n.removeprefix("book/"): a for n, a in records.items() if n.startswith("book/")})
+        if isinstance(self.stepper, VectorStepper):
+            self._forget(range(self.spec.num_envs))
+            self.stepper.begin(self.book.numbers)
+            return [
+                "The episodes of a vector environment cannot be replayed: all of them begin anew, and the resumed run is "
+                "not the one that stopped."
+            ]
         space = self.spec.action_space
         for env in range(self.spec.num_envs):
             prefix = f"actions/{env}"
@@ -179,12 +189,17 @@ class HostDriver:
                     f"Environment {env} is not deterministic under its seed: replaying the {length} steps of episode "
                     f"{episode} led elsewhere. It begins a new episode; the resumed run is not the one that stopped."
                 )
-                self.book.numbers[env] += 1
-                self.book.returns[env] = self.book.lengths[env] = 0
-                self.history[env] = []
+                self._forget([env])
                 self.stepper.restore(env, episode + 1, actions, 0)
         self.row = 0
         return notices
+
+    def _forget(self, envs: Iterable[int]) -> None:
+        """Drop the running episodes; the next ones are about to begin."""
+        for env in envs:
+            self.book.numbers[env] += 1
+            self.book.returns[env] = self.book.lengths[env] = 0
+            self.history[env] = []
 
     def close(self) -> None:
         self.stepper.close()
@@ -208,22 +223,30 @@ def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
     workers = min(cores, num_envs)
     if workers < 2:
         return 0
-    env = make()
-    env.action_space.seed(0)
-    actions = [env.action_space.sample() for _ in range(64)]
-    env.reset(seed=0)
-    seconds, begin = [], time.perf_counter()
-    for action in actions:
-        start = time.perf_counter()
-        _, _, terminated, truncated, _ = env.step(action)
-        seconds.append(time.perf_counter() - start)
-        if terminated or truncated:
-            env.reset()
-        if time.perf_counter() - begin > 0.25 and len(seconds) > 3:
-            break
-    env.close()
-    saved = float(np.median(seconds)) * num_envs * (1 - 1 / workers)
+    try:
+        seconds = _step_seconds(make)
+    except Exception:
+        return 0  # what is wrong will show where it can be named
+    saved = seconds * num_envs * (1 - 1 / workers)
     return workers if saved > WORKER_ROUND_TRIP else 0
+
+
+def _step_seconds(make: MakeEnvironment) -> float:
+    """The median time of a step, over 64 random ones or a quarter of a second."""
+    seconds, begin = [], time.perf_counter()
+    with contextlib.closing(make()) as env:
+        env.action_space.seed(0)
+        env.reset(seed=0)
+        for seed in range(1, 65):
+            action = env.action_space.sample()
+            start = time.perf_counter()
+            _, _, terminated, truncated, _ = env.step(action)
+            seconds.append(time.perf_counter() - start)
+            if terminated or truncated:
+                env.reset(seed=seed)
+            if time.perf_counter() - begin > 0.25 and len(seconds) > 3:
+                break
+    return float(np.median(seconds))
 
 
 def _refuse_what_does_not_fit(size: int, n_steps: int, num_envs: int) -> None:

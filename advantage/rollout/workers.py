@@ -34,7 +34,9 @@ from advantage.rollout.stepper import (
 )
 from advantage.types import Pytree
 
-START_SECONDS = 60.0  # that a worker may take to import what it needs and to make its environments, at the least
+START_SECONDS = (
+    60.0  # that a worker may take to import what it needs and to make its environments, at the least
+)
 ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFailure)}
 
 
@@ -219,6 +221,7 @@ def leave_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

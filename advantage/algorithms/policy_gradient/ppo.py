@@ -218,7 +218,7 @@ class PPO:
         def minibatch_step(carry, minibatch):
             params, optimiser, stopped = carry
             gradient, metrics = jax.grad(self._loss, has_aux=True)(params, state.policy, minibatch, progress)
-            metrics["gradient_norm"] = optax.global_norm(gradient)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
             updates, new_optimiser = self._optimiser().update(gradient, optimiser)
             new_params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
             evaluated = ~stopped
