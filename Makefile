@@ -39,7 +39,7 @@ find_python = python=; for candidate in $(PYTHON) python3.11 python3 python3.12 
 		python=$$candidate; break; fi; done; \
 	if [ -z "$$python" ]; then \
 		echo 'No Python 3.11 or newer with venv was found (tried: $(PYTHON) python3.11 python3 python3.12 python3.13).' >&2; \
-		echo 'Install one (on Debian and Ubuntu: python3.11 and python3.11-venv), or name it: make $@ PYTHON=/path/to/python3' >&2; \
+		echo 'Install one (on Debian and Ubuntu: python3.11 and python3.11-venv), or name it: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=/path/to/python3' >&2; \
 		exit 1; fi
 
 # Shell: makes the environment $(1) unless it works already.
@@ -117,7 +117,8 @@ bench: $(BENCH)/.bench
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_OPTIONS)
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Built site/index.html"
 
 clean:
 	rm -rf $(VENV) $(BENCH) build dist site .pytest_cache .ruff_cache

@@ -17,23 +17,26 @@ from advantage.environments.make import Environment, resolve
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.rollout.acting import HostActor
 from advantage.rollout.stepper import episode_seed
-from advantage.runs.checkpoint import CheckpointError, load_checkpoint
+from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
 from advantage.runs.folder import open_run_folder, read_config
 from advantage.types import Algorithm, Array, Key, Pytree, Spec, World
 
 EVALUATION = 2**31 - 1  # stands for an environment's index in the seeds of evaluation episodes
 NOISE_ROWS = 256  # noise is drawn for so many steps at once
-CONFIG_FIELDS = (
-    "algorithm",
-    "hyperparameters",
-    "environment",
-    "environment_by_name",
-    "seed",
-    "spaces",
-    "training",
-)
+CONFIG_FIELDS = {
+    "algorithm": str,
+    "hyperparameters": dict,
+    "environment": str,
+    "environment_by_name": bool,
+    "seed": int,
+    "spaces": dict,
+    "training": dict,
+}
+METADATA_FIELDS = {"step": int, "iteration": int}
 LONGEST = 1_000_000  # steps after which an episode counts as endless
-BLOCK = 16  # on-device episodes are played so many at once, whatever their number, so that each stays the same
+BLOCK = (
+    16  # on-device episodes are played so many at once, whatever their number, so that each stays the same
+)
 
 
 class Evaluation(NamedTuple):
@@ -54,8 +57,8 @@ class Evaluation(NamedTuple):
 
     def __str__(self) -> str:
         how = "deterministic" if self.deterministic else "stochastic"
-        count = len(self.returns)
-        return f"return {self.mean:.2f} ± {self.std:.2f} over {count} {how} episodes, mean length {self.lengths.mean():.1f}"
+        episodes = f"{len(self.returns)} {how} episodes, mean length {self.lengths.mean():.1f}"
+        return f"return {self.mean:.2f} ± {self.std:.2f} over {episodes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +129,14 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
             f"{folder.path} holds no checkpoint yet; train it further, or look into {folder.checkpoints}."
         )
     template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))
-    state, _, metadata = load_checkpoint(
-        checkpoint, template, expect={"algorithm": algorithm_name(algorithm)}
-    )
+    state, _, metadata = restore_checkpoint(checkpoint, algorithm, template)
     environment, by_name = config["environment"], config["environment_by_name"]
     return Agent(algorithm, state, spec, environment, metadata["step"], by_name)
 
 
 def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None) -> tuple[Algorithm, Spec]:
     """Algorithm and spec from config.json. Raises CheckpointError that names the field."""
+    _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
         chosen: Any = algorithm or from_json(config["algorithm"], config["hyperparameters"])
@@ -147,8 +149,31 @@ def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None)
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."
         ) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{file}: {field}: {error}") from None
+
+
+def restore_checkpoint(
+    path: Path, algorithm: Algorithm, template: Pytree
+) -> tuple[Pytree, dict[str, np.ndarray], dict[str, Any]]:
+    """State, records and metadata of a checkpoint of `algorithm`. Raises CheckpointError that names the field."""
+    result = load_checkpoint(path, template, expect={"algorithm": algorithm_name(algorithm)})
+    _check_types(path / MANIFEST, "metadata/", result[2], METADATA_FIELDS)
+    return result
+
+
+def _check_types(file: Path, prefix: str, values: dict[str, Any], types: dict[str, type]) -> None:
+    for field, expected in types.items():
+        if type(values.get(field)) is not expected:
+            found = repr(values[field])[:200] if field in values else "nothing"
+            remedy = "restore the file as the run wrote it"
+            raise CheckpointError.of(
+                file,
+                prefix + field,
+                found=found,
+                expected=f"a value of type {expected.__name__}",
+                remedy=remedy,
+            )
 
 
 def evaluate(

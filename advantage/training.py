@@ -542,9 +542,9 @@ class _Loop:
             names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, late]))
             size = n_steps * self.settings.num_envs
             raise NonFiniteUpdate(
-                f"The update after step {self.step + (int(late) + 1) * size:_} (iteration {self.iteration + late}, seed "
-                f"{self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last checkpoint "
-                f"is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or target_kl."
+                f"The update after step {self.step + (int(late) + 1) * size:_} (iteration {self.iteration + late}, "
+                f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
+                f"checkpoint is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or target_kl."
             )
         self.state = state
         return metrics, episodes

@@ -1,6 +1,6 @@
 """Train PPO on an environment of your own: any `gymnasium.Env`, given as its class.
 
-The agent stands somewhere between -1 and 1 and pushes itself left or right; each step costs its distance from 0.
+The agent starts somewhere between -1 and 1 and moves left or right; each step costs its distance from 0.
 """
 
 import gymnasium
@@ -25,10 +25,12 @@ class Centre(gymnasium.Env):
         return self.x, -abs(float(self.x[0])), False, self.clock == 50, {}  # truncated: the clock ended it
 
 
-def main(total_timesteps: int = 40_960, root: str = "runs") -> adv.Run:
+def main(total_timesteps: int = 16_384, root: str = "runs") -> adv.Run:
     for defect in adv.check_environment(Centre):
         print(defect)
-    algorithm = adv.PPO(n_steps=256, batch_size=256, n_epochs=4, gamma=0.9, log_std_init=-2.0)
+    algorithm = adv.PPO(
+        n_steps=128, batch_size=128, n_epochs=4, learning_rate=1e-3, gamma=0.9, log_std_init=-2.0
+    )
     run = adv.train(algorithm, Centre, total_timesteps=total_timesteps, num_envs=4, root=root)
     print(f"{run.path}: {run.evaluation}")
     return run

@@ -1,6 +1,6 @@
-"""Give PPO a network of your own: a pair of functions, `init(key, x) -> params` and `apply(params, x) -> features`.
+"""A network of your own: a pair of functions, `init(key, x) -> params` and `apply(params, x) -> features`.
 
-Actor and critic each get one, and a linear layer on top of its features. `params` is any pytree of arrays. The
+Actor and critic get one each, with a linear layer behind its features. `params` is any pytree of arrays. The
 agent is loaded by giving the algorithm again, because a run folder holds no code.
 """
 
@@ -29,10 +29,12 @@ def apply(params, x):
     return x + jnp.tanh(x @ params["up"]) @ params["down"]
 
 
+ALGORITHM = adv.PPO(n_steps=128, batch_size=256, n_epochs=4, network=(init, apply))
+
+
 def main(total_timesteps: int = 20_480, root: str = "runs") -> tuple[adv.Run, adv.Agent]:
-    algorithm = adv.PPO(n_steps=128, batch_size=256, n_epochs=4, network=(init, apply))
-    run = adv.train(algorithm, "CartPole-v1", total_timesteps=total_timesteps, num_envs=8, root=root)
-    agent = adv.load(run.path, algorithm=algorithm)
+    run = adv.train(ALGORITHM, "CartPole-v1", total_timesteps=total_timesteps, num_envs=8, root=root)
+    agent = adv.load(run.path, algorithm=ALGORITHM)
     print(f"{run.path}: {run.evaluation}")
     return run, agent
 

@@ -1,6 +1,6 @@
 """Watch a training through a callback, and stop it once the mean return is high enough.
 
-A callback is told about every iteration; returning False saves a checkpoint and stops. The run can be resumed.
+A callback is told about every iteration; False saves a checkpoint and stops. The run can be resumed.
 """
 
 import advantage as adv

@@ -14,10 +14,12 @@ def make(key, x):
     return eqx.nn.MLP(x.size, 32, 32, depth=2, activation=jax.nn.silu, final_activation=jax.nn.silu, key=key)
 
 
+ALGORITHM = adv.PPO(n_steps=128, batch_size=256, n_epochs=4, network=adv.from_equinox(make))
+
+
 def main(total_timesteps: int = 20_480, root: str = "runs") -> tuple[adv.Run, adv.Agent]:
-    algorithm = adv.PPO(n_steps=128, batch_size=256, n_epochs=4, network=adv.from_equinox(make))
-    run = adv.train(algorithm, "CartPole-v1", total_timesteps=total_timesteps, num_envs=8, root=root)
-    agent = adv.load(run.path, algorithm=algorithm)  # a run folder holds no code: give the network again
+    run = adv.train(ALGORITHM, "CartPole-v1", total_timesteps=total_timesteps, num_envs=8, root=root)
+    agent = adv.load(run.path, algorithm=ALGORITHM)  # a run folder holds no code: give the network again
     print(f"{run.path}: {run.evaluation}")
     return run, agent
 

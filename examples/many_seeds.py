@@ -8,9 +8,9 @@ import numpy as np
 import advantage as adv
 
 
-def main(total_timesteps: int = 50_000, root: str = "runs", num_seeds: int = 8) -> list[adv.Run]:
+def main(total_timesteps: int = 20_480, root: str = "runs", num_seeds: int = 8) -> list[adv.Run]:
     runs = adv.train(
-        adv.PPO(n_steps=128, batch_size=256, n_epochs=4),
+        adv.PPO(n_steps=64, batch_size=128, n_epochs=4, learning_rate=1e-3),
         "jax/CartPole-v1",
         total_timesteps=total_timesteps,
         num_envs=8,

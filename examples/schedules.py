@@ -1,6 +1,6 @@
-"""Let the learning rate and the clip range follow the progress of the run, from 0 at its start to 1 at its end.
+"""Let the learning rate and the clip range follow the run's progress, from 0 at its start to 1 at its end.
 
-`adv.Linear` is saved with the run. Any other function of progress, here half a cosine, works too, and is given
+`adv.Linear` is saved with the run. Any other function of progress, here half a cosine, works too; it is given
 again when the agent is loaded.
 """
 

@@ -8,6 +8,10 @@ import time
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from advantage.environments.spaces import map_leaves
 
 POISON = 1e6
 
@@ -47,11 +51,11 @@ class Counter(gymnasium.Env):
 
 
 class Seeded(gymnasium.Env):
-    """Observes (seed of the episode, step, a random walk that the actions steer, whether JAX is there)."""
+    """Observes (seed of the episode, step) and a random walk that the actions steer."""
 
     observation_space = spaces.Dict(
         {
-            "who": spaces.Box(0, 2**31, (3,), np.int64),
+            "who": spaces.Box(0, 2**31, (2,), np.int64),
             "walk": spaces.Box(-np.inf, np.inf, (2,), np.float64),
         }
     )
@@ -69,8 +73,7 @@ class Seeded(gymnasium.Env):
         return self.observe(), float(self.walk[0]), self.walk[1] > 4, self.t == 7, {}
 
     def observe(self):
-        who = np.array([self.seed, self.t, "jax" in sys.modules], np.int64)
-        return {"who": who, "walk": self.walk.copy()}
+        return {"who": np.array([self.seed, self.t], np.int64), "walk": self.walk.copy()}
 
 
 class Unrepeatable(Seeded):
@@ -80,6 +83,13 @@ class Unrepeatable(Seeded):
         super().reset(seed=seed)
         self.np_random = np.random.default_rng()
         return self.observe(), {}
+
+
+class SeesJax(Counter):
+    """Observes the number of JAX's modules that are imported where it is stepped."""
+
+    def observe(self):
+        return np.full(2, sum(name.startswith("jax") for name in sys.modules), np.float32)
 
 
 class Echo(gymnasium.Env):
@@ -95,16 +105,61 @@ class Echo(gymnasium.Env):
         return self.observation_space.sample(), {}
 
     def step(self, action):
-        if action not in self.action_space:
+        if map_leaves(_array, self.action_space, action) not in self.action_space:
             raise ValueError(f"{action!r} is outside {self.action_space}")
         self.t += 1
-        return copy_of(action), 1.0, False, self.t == 5, {}
+        return (
+            map_leaves(lambda space, leaf: np.copy(leaf), self.action_space, action),
+            1.0,
+            False,
+            self.t == 5,
+            {},
+        )
 
 
-def copy_of(tree):
-    if isinstance(tree, dict):
-        return {name: copy_of(part) for name, part in tree.items()}
-    return tuple(map(copy_of, tree)) if isinstance(tree, tuple) else np.copy(tree)[()]
+def _array(space, leaf):
+    """Gymnasium warns of NumPy's numbers where a Box has no axis."""
+    return np.asarray(leaf) if isinstance(space, spaces.Box) else leaf
+
+
+class Native(gymnasium.vector.VectorEnv):
+    """A vector environment that is not a list of environments from outside: one seed, one array for all steps."""
+
+    single_observation_space, single_action_space = Counter.observation_space, Counter.action_space
+
+    def __init__(self, lengths, mode):
+        self.envs, self.num_envs = [Counter(mine) for mine in lengths], len(lengths)
+        self.mode, self.metadata = mode, {"autoreset_mode": mode}
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.obs = np.zeros((self.num_envs, 2), np.float32)
+        self.done = np.zeros(self.num_envs, bool)
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        for index in np.flatnonzero(mask):
+            self.obs[index] = self.envs[index].reset()[0]
+        self.done = self.done & ~mask
+        return self.obs, {}
+
+    def step(self, actions):
+        self.steps += 1
+        reward, ends, info = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool), {}
+        for index, env in enumerate(self.envs):
+            if self.done[index]:
+                assert self.mode is AutoresetMode.NEXT_STEP, "it should have been reset"
+                self.obs[index] = env.reset()[0]
+                continue
+            self.obs[index], reward[index], *ends[:, index], _ = env.step(actions[index])
+        self.done = ends.any(0)
+        if self.mode is AutoresetMode.SAME_STEP:
+            info["final_obs"] = self.obs.copy()
+            for index in np.flatnonzero(self.done):
+                self.obs[index] = self.envs[index].reset()[0]
+            self.done = np.zeros(self.num_envs, bool)
+        return self.obs, reward, *ends, info
 
 
 class Failing(gymnasium.Env):

@@ -267,7 +267,7 @@ def test_a_fresh_process_acts_bit_for_bit(tmp_path):
 def test_evaluation_changes_nothing(environment, tmp_path):
     run = train(environment, tmp_path / "run")
     agent, before = run.agent, bits(run.path / "last")
-    assert (agent.state.observations.mean != 0).any()  # there are statistics that could change
+    assert np.any(agent.state.observations.mean.value)  # there are statistics that could change
     leaves = [np.array(leaf) for leaf in jax.tree.leaves(agent.state)]
     first = adv.evaluate(agent, episodes=3)
     again = adv.evaluate(agent, episodes=3)
@@ -548,7 +548,7 @@ def test_environments_of_your_own(tmp_path):
     assert read_config(RunFolder(by_class.path))["environment"] == "Walk"
     with pytest.raises(ValueError, match=r"Python object Walk.*environment="):
         adv.resume(by_class.path)
-    with pytest.raises(ValueError, match=r"Python object Walk.*environment="):
+    with pytest.raises(ValueError, match=r"Python object Walk.*adv\.evaluate\(agent, environment\)"):
         adv.evaluate(by_class.agent)
     assert adv.evaluate(by_class.agent, Walk, episodes=2).lengths.min() >= 4
     assert adv.resume(by_class.path, environment=functools.partial(Walk)).finished

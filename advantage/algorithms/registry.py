@@ -48,6 +48,12 @@ def from_json(name: str, values: dict[str, Any]) -> Any:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (the nearest is {near[0]})" if near else ""
             raise ValueError(f"{name} has no hyperparameter {field!r}{hint}; remove it.")
+    for field in dataclasses.fields(cls):
+        if field.name not in values:
+            default = _value_to_json(field.default)
+            raise ValueError(
+                f"{name}'s hyperparameter {field.name!r} is missing; its default is {default!r}."
+            )
     return cls(**{field: _value_from_json(field, value) for field, value in values.items()})
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import gymnasium
 from gymnasium import error as gymnasium_error
+from gymnasium.envs.registration import EnvSpec
 
 from advantage.types import World
 
@@ -101,7 +102,7 @@ class NamedEnvironment:
     """
 
     name: str
-    spec: gymnasium.envs.registration.EnvSpec
+    spec: EnvSpec
 
     def __call__(self, **keywords: Any) -> gymnasium.Env:
         try:
@@ -128,7 +129,7 @@ def _world(name: str) -> World:
     return getattr(importlib.import_module(f"advantage.environments.{module}"), cls)()
 
 
-def _find(name: str) -> gymnasium.envs.registration.EnvSpec:
+def _find(name: str) -> EnvSpec:
     """The registration of a name, after importing `package` from `package:Env-v0`."""
     package, _, registered = name.rpartition(":")
     if not package and name.startswith("ALE/"):

@@ -54,6 +54,8 @@ class Head(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalHead:
+    """One of `size` actions."""
+
     size: int
     num_log_std: int = 0
 
@@ -70,6 +72,8 @@ class CategoricalHead:
 
 @dataclasses.dataclass(frozen=True)
 class BernoulliHead:
+    """`size` switches, each on or off."""
+
     size: int
     num_log_std: int = 0
 
@@ -116,6 +120,8 @@ class GaussianHead:
 
 @dataclasses.dataclass(frozen=True)
 class ProductHead:
+    """Several actions at once, chosen independently."""
+
     parts: tuple[Head, ...]
 
     @property

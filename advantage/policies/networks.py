@@ -37,8 +37,11 @@ Initialisation = Literal["orthogonal", "normal"]
 def linear_init(
     key: Key, inputs: int, outputs: int, gain: float, initialisation: Initialisation = "orthogonal"
 ) -> dict[str, Array]:
-    """A layer `[inputs, outputs]` with zero bias: orthonormal columns or rows times `gain` (Saxe et al. 2014),
-    or independent normals of variance 1 / inputs (LeCun et al. 1998), which knows no gain."""
+    """A layer `[inputs, outputs]` with zero bias.
+
+    Orthonormal columns or rows times `gain` (Saxe et al. 2014), or independent normals of variance 1 / inputs (LeCun
+    et al. 1998), which know no gain.
+    """
     if initialisation == "orthogonal":
         weight = np.float32(gain) * jax.nn.initializers.orthogonal()(key, (inputs, outputs), jnp.float32)
     else:
@@ -52,6 +55,7 @@ def linear(params: dict[str, Array], x: Array) -> Array:
 
 
 def activate(name: Activation, x: Array) -> Array:
+    """The activation by its name, elementwise."""
     xp = x.__array_namespace__()
     if name == "tanh":
         return xp.tanh(x)

@@ -33,6 +33,7 @@ class Moments(NamedTuple):
 
 
 def moments_init(shape: tuple[int, ...]) -> Moments:
+    """The statistics of nothing, for samples of this shape."""
     zero, one = jnp.zeros(shape), jnp.ones(shape)
     return Moments(Compensated(jnp.zeros(()), jnp.zeros(())), Compensated(zero, zero), Compensated(one, zero))
 

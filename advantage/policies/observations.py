@@ -132,7 +132,7 @@ def _flat(leaf: Leaf, x: Array) -> Array:
 
 def _one_hot(leaf: Leaf, x: Array) -> list[Array]:
     xp = x.__array_namespace__()
-    columns = [x] if not leaf.shape else [c for c in _split_last(leaf, x)]
+    columns = [x] if not leaf.shape else _split_last(leaf, x)
     return [
         (column[..., None] == xp.arange(start, start + size)).astype(np.float32)
         for column, size, start in zip(columns, leaf.sizes, leaf.starts, strict=True)

@@ -42,10 +42,10 @@ class EpisodeBook:
         num_envs = reward.shape[1]
         earned = np.array(reward.T, np.float64, order="C")  # by environment, then by time
         earned[:, 0] += self.returns
+        flat = earned.reshape(-1)
         begins = np.concatenate([np.ones((num_envs, 1), bool), done.T[:, :-1]], axis=1)
         for begin, end in pairwise([*np.flatnonzero(begins).tolist(), earned.size]):
-            piece = earned.reshape(-1)[begin:end]
-            np.add.accumulate(piece, out=piece)
+            np.add.accumulate(flat[begin:end], out=flat[begin:end])
         env, t = np.nonzero(done.T)
         first = np.ones(len(env), bool)
         first[1:] = env[1:] != env[:-1]

@@ -147,6 +147,19 @@ class HostDriver:
             segment = read(self.buffers.action, (slice(begin, len(done)), env))
             history.append(jax.tree.map(np.copy, segment))
         episodes = self.book.record(reward, done, first_step)
+        return self._enter_surplus(rollout, episodes, first_step + done.size)
+
+    def _enter_surplus(self, rollout: Rollout, episodes: Episodes, step: int) -> Episodes:
+        """Count what a vector environment did unrecorded: such an episode ends, for the books, at `step`.
+
+        For the algorithm its last recorded step was cut by a clock.
+        """
+        for reward, done, taken in getattr(self.stepper, "surplus", ()):
+            self.book.lengths -= ~taken
+            late = self.book.record(reward[None], done[None], step)
+            late = late._replace(steps=np.full_like(late.steps, step))
+            episodes = Episodes(*map(np.concatenate, zip(episodes, late, strict=True)))
+            np.logical_or(rollout.truncated[-1], done & ~rollout.terminated[-1], out=rollout.truncated[-1])
         return episodes
 
     def records(self) -> dict[str, np.ndarray]:
@@ -258,6 +271,6 @@ def _refuse_what_does_not_fit(size: int, n_steps: int, num_envs: int) -> None:
         return  # not Linux: the allocation itself will tell
     if size > free:
         raise ValueError(
-            f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {size / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB of memory are free; use fewer steps or environments."
+            f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {size / 2**30:.1f} GiB, "
+            f"and {free / 2**30:.1f} GiB of memory are free; use fewer steps or environments."
         )

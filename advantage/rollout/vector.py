@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -12,7 +12,15 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from advantage.environments.spaces import environment_action, read, write
 from advantage.rollout.acting import HostActor
 from advantage.rollout.stepper import Buffers, episode_seed
-from advantage.types import Pytree
+from advantage.types import Array, Pytree
+
+
+class Surplus(NamedTuple):
+    """One step, `[B]`, that some environments took beyond the end of their column."""
+
+    reward: Array
+    done: Array
+    taken: Array
 
 
 class VectorStepper:
@@ -22,7 +30,11 @@ class VectorStepper:
     SAME_STEP: the environment resets itself; the true successor is `info["final_obs"]`.
     NEXT_STEP: SyncVectorEnv and AsyncVectorEnv are reset by mask as well. Another one spends a whole step on a
         reset, in which the others move on: such a step is left out, each environment fills its own column, and
-        those that are full early wait (`skips_resets`).
+        those that are full early go on unrecorded until the last one is (`skips_resets`). Nobody learns from
+        these steps and no budget counts them; `surplus` keeps their rewards and ends, for the episodes' sake.
+
+    SyncVectorEnv and AsyncVectorEnv get their episodes' seeds. Another one takes a single seed, for all its
+    environments, when it is reset.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv, seed: int, buffers: Buffers):
@@ -37,17 +49,23 @@ class VectorStepper:
                 f"The vector environment's metadata['autoreset_mode'] is {mode!r}; allowed are {allowed}. Without it "
                 "nobody can tell an episode's last observation from the next one's first."
             ) from None
-        maskable = isinstance(envs.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+        self.is_list = isinstance(envs.unwrapped, SyncVectorEnv | AsyncVectorEnv)  # of single environments
         self.resets_by_mask = self.mode is AutoresetMode.DISABLED or (
-            self.mode is AutoresetMode.NEXT_STEP and maskable
+            self.mode is AutoresetMode.NEXT_STEP and self.is_list
         )
-        self.skips_resets = self.mode is AutoresetMode.NEXT_STEP and not maskable
+        self.skips_resets = self.mode is AutoresetMode.NEXT_STEP and not self.is_list
         self.envs, self.seed, self.buffers = envs, seed, buffers
         self.episodes = np.zeros(envs.num_envs, np.int64)
         self.resetting = np.zeros(envs.num_envs, bool)
+        self.surplus: list[Surplus] = []
 
     def reset(self) -> None:
         """Begin every environment's first episode; observations go to row 0."""
+        self.begin(self.episodes)
+
+    def begin(self, episodes: np.ndarray) -> None:
+        """Begin the episodes with these numbers; observations go to row 0."""
+        self.episodes = episodes.copy()
         self.resetting[:] = False
         obs, _ = self.envs.reset(seed=self._seeds())
         write(self.buffers.obs, 0, obs)
@@ -77,7 +95,7 @@ class VectorStepper:
         num_envs, buffers = self.envs.num_envs, self.buffers
         filled, columns = np.zeros(num_envs, np.int64), np.arange(num_envs)
         current = read(buffers.obs, 0)
-        chosen = None
+        chosen, self.surplus = None, []
         while filled.min() < n_steps:
             row = np.minimum(filled, n_steps - 1)
             action, _, extra = actor.act(current, (), read(noise, (row, columns)))
@@ -85,7 +103,11 @@ class VectorStepper:
                 chosen = jax.tree.map(lambda x: np.zeros((n_steps, *x.shape), x.dtype), (action, extra))
             given = environment_action(space, action)
             obs, reward, terminated, truncated, _ = self.envs.step(given)
-            live = columns[~self.resetting & (filled < n_steps)]
+            done, full = terminated | truncated, filled == n_steps
+            if full.any():
+                over = full & ~self.resetting
+                self.surplus.append(Surplus(np.where(over, reward, 0), over & done, over))
+            live = columns[~self.resetting & ~full]
             at = (filled[live], live)
             write(chosen, at, read((action, extra), live))
             write(buffers.obs, at, read(current, live))
@@ -94,20 +116,16 @@ class VectorStepper:
             buffers.reward[at], buffers.terminated[at] = reward[live], terminated[live]
             buffers.truncated[at] = truncated[live]
             filled[live] += 1
-            self.resetting = (terminated | truncated) & ~self.resetting
+            self.resetting = done & ~self.resetting
             self.episodes += self.resetting
             current = jax.tree.map(np.copy, obs)
         write(buffers.obs, n_steps, current)
         return chosen
 
-    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
-        """A vector environment cannot be brought back into the middle of its episodes: all of them begin anew."""
-        self.episodes[index] = episode
-        if index == self.envs.num_envs - 1:
-            self.reset()
-
     def close(self) -> None:
         """The environment is the caller's: it stays open."""
 
     def _seeds(self) -> Any:
+        if not self.is_list:
+            return episode_seed(self.seed, 0, int(self.episodes.sum()))
         return [episode_seed(self.seed, index, int(n)) for index, n in enumerate(self.episodes)]

@@ -56,13 +56,26 @@ class Video:
         if self.path.suffix.lower() == ".mp4":
             _, errors = self.writer.communicate()
             if self.writer.returncode:
-                raise OSError(f"ffmpeg could not write {self.path}: {errors.decode(errors='replace').strip()}")
+                raise OSError(
+                    f"ffmpeg could not write {self.path}: {errors.decode(errors='replace').strip()}"
+                )
         else:
             self.writer.close()
 
     def _encoder(self, height: int, width: int) -> subprocess.Popen:
         """ffmpeg reading raw frames. Started by exec: imageio's own writer forks, which JAX's threads forbid."""
-        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "-"]
+        source = [
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{width}x{height}",
+            "-r",
+            str(self.fps),
+            "-i",
+            "-",
+        ]
         target = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", str(self.path)]
         command = [self.ffmpeg, "-y", "-loglevel", "error", *source, *target]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

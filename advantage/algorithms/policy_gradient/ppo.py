@@ -69,6 +69,7 @@ class Batch(NamedTuple):
 
 
 def encode(policy: ActorCritic, normalise: Normaliser | None, obs: Pytree) -> Pytree:
+    """What the networks see of an observation."""
     return policy.encoder.encode(obs, normalise) if normalise else policy.encoder.encode(obs)
 
 

@@ -1,0 +1,412 @@
+"""Every example runs and does what it says; networks of Flax and Equinox are parameters like any other; docs/ppo.md
+says what the code says."""
+
+import ast
+import csv
+import dataclasses
+import functools
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from gymnasium import spaces
+
+import advantage as adv
+from advantage.policies.networks import as_network
+from advantage.runs.checkpoint import load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+ITERATION = 1024  # steps in one iteration of the examples that train 8 CartPoles for 128 steps
+
+
+@pytest.fixture(autouse=True)
+def _examples_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def example(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
+# -- the examples -----------------------------------------------------------------------------------------------
+
+
+def test_every_example_is_tested_and_explains_itself():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert len(names) >= 7
+    for name in names:
+        assert f'"{name}"' in source, f"{name} is not run"
+        text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+        assert ast.get_docstring(ast.parse(text))
+        assert 'if __name__ == "__main__":\n    main()\n' in text
+        assert re.search(r"def main\(\s*total_timesteps: int = [\d_]+, root: str = \"runs\"", text)
+
+
+def test_an_environment_of_your_own(tmp_path):
+    module = example("custom_environment")
+    assert adv.check_environment(module.Centre) == []
+    run = module.main(total_timesteps=4 * ITERATION, root=tmp_path)
+    assert run.finished
+    assert run.step == 4 * ITERATION
+    assert run.evaluation.lengths.tolist() == [50] * 10
+    again = adv.evaluate(run.agent, module.Centre, episodes=10, seed=run.seed)
+    assert again.returns.tolist() == run.evaluation.returns.tolist()  # the reloaded agent acts bit for bit
+    untrained = adv.load(run.path / "checkpoints" / "step_000000000000")
+    assert run.evaluation.mean > adv.evaluate(untrained, module.Centre, seed=run.seed).mean
+
+
+NETWORKS = ("custom_network", "flax_network", "equinox_network")
+OBSERVATIONS = np.random.default_rng(0).uniform(-0.2, 0.2, (16, 4)).astype(np.float32)
+
+
+def bits(agent: adv.Agent) -> str:
+    """What the policy and the critic answer to some observations, to the last bit."""
+    algorithm, state = agent.algorithm, agent.state
+    policy, params = state.policy, state.params
+    logits = jax.jit(lambda: algorithm.actor(state).distribution(OBSERVATIONS).logits)()
+    value = jax.jit(lambda: policy.value(params, OBSERVATIONS))()
+    return np.asarray(logits).tobytes().hex() + np.asarray(value).tobytes().hex()
+
+
+IN_A_FRESH_PROCESS = """
+import sys
+import test_examples
+import advantage as adv
+
+for name, path in zip(test_examples.NETWORKS, sys.argv[1:], strict=True):
+    print(test_examples.bits(adv.load(path, algorithm=test_examples.example(name).ALGORITHM)))
+"""
+
+
+def test_networks_of_your_own_are_trained_saved_and_restored_bit_for_bit(tmp_path):
+    paths, expected = [], []
+    for name in NETWORKS:
+        run, agent = example(name).main(total_timesteps=2 * ITERATION, root=tmp_path / name)
+        first = adv.load(run.path / "checkpoints" / "step_000000000000", algorithm=agent.algorithm)
+        for leaf in jax.tree.leaves(agent.state.params):
+            assert isinstance(leaf, jax.Array)
+            assert jnp.issubdtype(leaf.dtype, jnp.floating)
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), first.state.params, agent.state.params)
+        assert all(jax.tree.leaves(moved)), moved
+        again = adv.evaluate(agent, episodes=10, seed=run.seed)
+        assert again.returns.tolist() == run.evaluation.returns.tolist()
+        with pytest.raises(adv.CheckpointError, match="network was given from Python"):
+            adv.load(run.path)
+        paths.append(str(run.path))
+        expected.append(bits(agent))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FRESH_PROCESS, *paths],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", EXAMPLES)))},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == expected
+
+
+def test_a_callback_stops_early_and_the_run_can_be_resumed(tmp_path, capsys):
+    total = 4 * ITERATION
+    run = example("early_stopping").main(total_timesteps=total, root=tmp_path, target=1.0)
+    assert not run.finished
+    assert run.step == ITERATION  # every CartPole returns more than 1
+    assert f"{ITERATION:,} of {total:,} steps" in capsys.readouterr().out
+    resumed = adv.resume(run.path)
+    assert resumed.finished
+    assert resumed.step == total
+    assert resumed.path == run.path
+
+
+def test_many_seeds_train_at_once(tmp_path):
+    runs = example("many_seeds").main(total_timesteps=ITERATION, root=tmp_path, num_seeds=8)
+    assert [run.seed for run in runs] == list(range(8))
+    assert len({run.path for run in runs}) == 8
+    weights = [run.agent.state.params["actor"]["head"]["weight"] for run in runs]
+    assert len({np.asarray(weight).tobytes() for weight in weights}) == 8
+    assert all((run.path / "episodes.csv").read_text().count("\n") > 10 for run in runs)
+
+
+def test_schedules_follow_progress(tmp_path):
+    run = example("schedules").main(total_timesteps=2 * ITERATION, root=tmp_path)
+    with open(run.path / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    np.testing.assert_allclose([float(row["train/learning_rate"]) for row in rows], [1e-3, 5e-4], rtol=1e-6)
+    np.testing.assert_allclose([float(row["train/clip_range"]) for row in rows], [0.3, 0.2], rtol=1e-6)
+
+
+# -- Flax and Equinox -------------------------------------------------------------------------------------------
+
+
+OBSERVATION_SPACES = {
+    "vector": spaces.Box(-1, 1, (3,), np.float32),
+    "image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+    "both": spaces.Dict(
+        {"v": spaces.Box(-1, 1, (3,), np.float32), "i": spaces.Box(0, 255, (8, 8, 3), np.uint8)}
+    ),
+}
+
+
+def pooled(kind: str, x):
+    """One vector from what a network is given: images are averaged over their pixels."""
+    if kind == "vector":
+        return x
+    return x.mean((-3, -2)) if kind == "image" else jnp.concatenate([x[0], x[1].mean((-3, -2))], -1)
+
+
+class LinenNet(linen.Module):
+    kind: str
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.tanh(linen.Dense(5)(linen.LayerNorm()(pooled(self.kind, x))))
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, kind, x, rngs):
+        self.kind, self.activation = kind, nnx.tanh
+        self.layers = nnx.List(
+            [nnx.Linear(pooled(kind, x).shape[-1], 6, rngs=rngs), nnx.Linear(6, 5, rngs=rngs)]
+        )
+
+    def __call__(self, x):
+        x = pooled(self.kind, x)
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x
+
+
+class EquinoxNet(eqx.Module):
+    layers: list
+    signs: jax.Array  # whole numbers are constants, not parameters
+    kind: str
+    scale: float = 2.0
+
+    def __init__(self, kind, x, key):
+        keys = jax.random.split(key, 2)
+        self.layers = [
+            eqx.nn.Linear(pooled(kind, x).size, 6, key=keys[0]),
+            jnp.tanh,
+            eqx.nn.Linear(6, 5, key=keys[1]),
+        ]
+        self.signs, self.kind = jnp.array([1, -1, 1, -1, 1]), kind
+
+    def __call__(self, x):
+        x = pooled(self.kind, x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.scale * self.signs * x
+
+
+LIBRARIES = {
+    "linen": lambda kind: adv.from_flax(LinenNet(kind)),
+    "nnx": lambda kind: adv.from_flax(lambda rngs, x: NNXNet(kind, x, rngs)),
+    "equinox": lambda kind: adv.from_equinox(lambda key, x: EquinoxNet(kind, x, key)),
+}
+kinds = pytest.mark.parametrize("kind", OBSERVATION_SPACES)
+libraries = pytest.mark.parametrize("library", LIBRARIES)
+
+
+@functools.cache
+def started(library: str, kind: str, seed: int = 0):
+    algorithm = adv.PPO(n_steps=4, batch_size=4, network=LIBRARIES[library](kind))
+    spec = adv.Spec(OBSERVATION_SPACES[kind], spaces.Discrete(2))
+    return algorithm, jax.jit(lambda key: algorithm.init(key, spec))(jax.random.key(seed)), spec
+
+
+@libraries
+@kinds
+def test_a_module_is_applied_to_each_sample_of_any_batch(library, kind):
+    algorithm, state, _ = started(library, kind)
+    policy, params = state.policy, state.params
+    obs = OBSERVATION_SPACES[kind].sample()
+    batch = jax.tree.map(
+        lambda leaf: np.stack([leaf // n if leaf.dtype == np.uint8 else leaf / n for n in range(1, 7)]), obs
+    )
+    time_major = jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), batch)
+    apply = jax.jit(lambda obs: policy.network.apply(params["actor"]["network"], policy.encoder.encode(obs)))
+    features = np.asarray(apply(time_major))
+    assert features.shape == (2, 3, 5)
+    for n in range(6):
+        alone = apply(jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], batch))
+        np.testing.assert_allclose(alone[0], features.reshape(6, 5)[n], rtol=1e-5, atol=1e-6)
+    assert len({row.tobytes() for row in features.reshape(6, 5)}) == 6
+    assert not algorithm.network.runs_in_numpy
+
+
+@libraries
+@kinds
+def test_the_parameters_of_a_module_are_arrays_that_learn_and_differ_between_actor_and_critic(library, kind):
+    _, state, _ = started(library, kind)
+    policy, params = state.policy, state.params
+    leaves = jax.tree.leaves(params["actor"]["network"])
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in leaves)
+    x = policy.encoder.encode(jax.tree.map(lambda leaf: leaf[None], OBSERVATION_SPACES[kind].sample()))
+    gradient = jax.jit(jax.grad(lambda params: policy.value(params, x).sum()))(params)
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient["critic"]))
+    weights = zip(leaves, jax.tree.leaves(params["critic"]["network"]), strict=True)
+    assert any(np.any(actor != critic) for actor, critic in weights)
+
+
+@libraries
+def test_a_state_with_a_module_is_restored_bit_for_bit_from_tensors_alone(library, tmp_path):
+    _, state, _ = started(library, "both", seed=1)
+    path = save_checkpoint(tmp_path, 0, state, metadata={})
+    algorithm, other, spec = started(library, "both", seed=2)  # made anew, as in a fresh process
+    template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(3))
+    restored, _, _ = load_checkpoint(path, template)
+    assert_same(jax.tree.leaves(restored), jax.tree.leaves(state))
+    assert jax.tree.structure(restored) == jax.tree.structure(other)
+    obs = jax.tree.map(lambda leaf: leaf[None], OBSERVATION_SPACES["both"].sample())
+    answers = [
+        s.policy.distribution(s.params["actor"], s.policy.encoder.encode(obs)).logits
+        for s in (state, restored)
+    ]
+    assert_same(*answers)
+
+
+def test_the_parameters_of_an_equinox_module_have_its_names():
+    _, state, _ = started("equinox", "vector")
+    names = ["layers.0.bias", "layers.0.weight", "layers.2.bias", "layers.2.weight"]
+    assert sorted(state.params["actor"]["network"].arrays) == names
+
+
+@pytest.mark.parametrize(("name", "extra"), [("from_flax", "flax"), ("from_equinox", "equinox")])
+def test_a_missing_package_is_named_with_what_brings_it(name, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, extra, None)
+    with pytest.raises(adv.MissingExtra, match=re.escape(f'pip install "advantage[{extra}]"')):
+        getattr(adv, name)(lambda key, x: None)
+
+
+class Normed(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.BatchNorm(use_running_average=True)(linen.Dense(3)(x))
+
+
+class Listed(linen.Module):
+    widths: list
+
+    def __call__(self, x):
+        return x
+
+
+class Scalar(linen.Module):
+    def __call__(self, x):
+        return x.sum(-1)
+
+
+class WithState(eqx.Module):
+    norm: eqx.nn.BatchNorm
+
+    def __call__(self, x):
+        return x
+
+
+X = np.zeros((1, 3), np.float32)
+WRONG = {
+    "linen with batch statistics": (
+        lambda: adv.from_flax(Normed()),
+        "keeps batch_stats besides its parameters",
+    ),
+    "linen unhashable": (lambda: adv.from_flax(Listed([1, 2])), "tuples instead of lists"),
+    "linen class": (lambda: adv.from_flax(Normed), "give a flax.linen module"),
+    "linen scalar": (
+        lambda: adv.from_flax(Scalar()),
+        r"returned shape \(1,\).*must return one vector of features",
+    ),
+    "nnx module": (
+        lambda: adv.from_flax(nnx.Linear(3, 3, rngs=nnx.Rngs(0))),
+        "a function that makes a flax.nnx one",
+    ),
+    "nnx with batch statistics": (
+        lambda: adv.from_flax(lambda rngs, x: nnx.BatchNorm(3, rngs=rngs)),
+        "BatchStat",
+    ),
+    "nnx with dropout": (lambda: adv.from_flax(lambda rngs, x: nnx.Dropout(0.5, rngs=rngs)), "no dropout"),
+    "nnx no module": (lambda: adv.from_flax(lambda rngs, x: 3), "must return a flax.nnx.Module"),
+    "equinox module": (lambda: adv.from_equinox(eqx.nn.Identity()), "give a function that makes the module"),
+    "equinox no function": (lambda: adv.from_equinox(3), "from_equinox was given a int"),
+    "equinox no module": (
+        lambda: adv.from_equinox(lambda key, x: jnp.tanh),
+        "must return a callable eqx.Module",
+    ),
+    "equinox scalar": (
+        lambda: adv.from_equinox(lambda key, x: eqx.nn.MLP(3, "scalar", 4, 1, key=key)),
+        "must return one vector of features",
+    ),
+    "equinox with batch statistics": (
+        lambda: adv.from_equinox(lambda key, x: WithState(eqx.nn.BatchNorm(3, "batch", mode="batch"))),
+        "keeps StateIndex besides its parameters",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_module_that_cannot_be_a_network_is_an_error_that_says_why(case):
+    build, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        as_network(build()).init(jax.random.key(0), X)
+
+
+# -- docs/ppo.md ------------------------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "ppo.md"
+
+
+def test_the_page_has_every_hyperparameter_with_its_default_and_what_is_allowed():
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(.*?)` \| (.*?) \| (.*?) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    fields = dataclasses.fields(adv.PPO)
+    assert [name for name, *_ in rows] == [field.name for field in fields]
+    hints = get_type_hints(adv.PPO)
+    for (name, default, allowed, effect), field in zip(rows, fields, strict=True):
+        assert ast.literal_eval(default) == field.default, name
+        hint = hints[name]
+        if "interval" in field.metadata:
+            assert f"`{field.metadata['interval']}`" in allowed, name
+        if get_origin(hint) is Literal:
+            assert [f'"{choice}"' for choice in get_args(hint)] == re.findall(r"`(.*?)`", allowed), name
+        assert ("`None`" in allowed) == (type(None) in get_args(hint)) or name == "network", name
+        assert ("schedule" in allowed) == ("Linear" in str(hint)), name
+        assert effect
+
+
+def test_the_page_names_files_that_exist_and_functions_that_are_in_them():
+    text = PAGE.read_text(encoding="utf-8")
+    places = re.findall(r"`((?:advantage|tests|docs|examples)/[\w/.-]+)`(?:, `(\w+)`)?", text)
+    assert len(places) > 15
+    for path, function in places:
+        assert (ROOT / path).exists(), path
+        if function:
+            assert re.search(rf"\bdef {function}\b", (ROOT / path).read_text(encoding="utf-8")), (
+                path,
+                function,
+            )
+
+
+def test_the_curves_are_small_and_the_page_reports_what_they_end_in():
+    for path in (ROOT / "docs" / "ppo").glob("*.csv"):
+        rows = np.genfromtxt(path, delimiter=",", names=True)
+        assert 10 <= len(rows) <= 300
+        assert np.isfinite(rows.tolist()).all()
+        assert f"advantage train ppo {path.stem} " in PAGE.read_text(encoding="utf-8")
