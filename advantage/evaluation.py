@@ -128,7 +128,10 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
         raise CheckpointError(
             f"{folder.path} holds no checkpoint yet; train it further, or look into {folder.checkpoints}."
         )
-    template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))
+    try:
+        template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))
+    except ValueError as error:
+        raise CheckpointError(f"{folder.config_path}: {error}") from None
     state, _, metadata = restore_checkpoint(checkpoint, algorithm, template)
     environment, by_name = config["environment"], config["environment_by_name"]
     return Agent(algorithm, state, spec, environment, metadata["step"], by_name)
@@ -143,8 +146,11 @@ def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None)
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"
-        training = config["training"]
-        return chosen, Spec(observation, action, int(training["num_envs"]), int(training["total_timesteps"]))
+        sizes = {name: config["training"][name] for name in ("num_envs", "total_timesteps")}
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more")
+        return chosen, Spec(observation, action, **sizes)
     except KeyError as error:
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."
@@ -253,7 +259,8 @@ def play(
             on_step(env)
         if length >= LONGEST:
             raise ValueError(
-                f"An evaluation episode did not end within {LONGEST} steps; wrap the environment with gymnasium.wrappers.TimeLimit."
+                f"An evaluation episode did not end within {LONGEST} steps; wrap the environment with "
+                "gymnasium.wrappers.TimeLimit."
             )
     return total, length
 

@@ -544,7 +544,8 @@ class _Loop:
             raise NonFiniteUpdate(
                 f"The update after step {self.step + (int(late) + 1) * size:_} (iteration {self.iteration + late}, "
                 f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
-                f"checkpoint is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or target_kl."
+                f"checkpoint is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or "
+                "target_kl."
             )
         self.state = state
         return metrics, episodes

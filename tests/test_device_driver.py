@@ -1,6 +1,5 @@
 """The device driver: new starts, true successors, clocks; parity with the host; seeds, chunks and compilations."""
 
-import contextlib
 import functools
 
 import jax
@@ -8,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probe_drivers import Drift, OnHost, Spiral, assert_same, play, random_policy, spec_of
-from probe_worlds import Counter
 
 import advantage as adv
+from advantage import training
 from advantage.environments.cartpole import CartPole
 from advantage.rollout.device import DeviceDriver, iterate_on_device, rollout_on_device, start
 from advantage.rollout.episodes import EpisodeBook, Episodes
@@ -20,16 +19,27 @@ from advantage.training import COMPILE_CLOCK
 KEY = jax.random.key(3)
 
 
-def rollouts_of(world, algorithm, num_envs, iterations, state=None):
+@pytest.fixture(scope="module", autouse=True)
+def without_pictures():
+    """A curve takes longer to draw than one of these runs to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_curve", lambda folder: None)
+        yield
+
+
+rollout_jit = jax.jit(rollout_on_device, static_argnames=("world", "n_steps"))
+iterate_jit = jax.jit(iterate_on_device, static_argnames=("world", "n_steps"))
+
+
+def rollouts_of(world, algorithm, num_envs, iterations):
     """Consecutive rollouts on the device, one behind the other."""
-    state = algorithm.init(jax.random.key(7), spec_of(world, num_envs)) if state is None else state
-    worlds = jax.jit(start, static_argnums=(0, 2))(world, jax.random.key(8), num_envs)
-    rollout_jit = jax.jit(rollout_on_device, static_argnums=(1, 5))
+    actor = algorithm.actor(algorithm.init(jax.random.key(7), spec_of(world, num_envs)))
+    worlds = start(world, jax.random.key(8), num_envs)
     rollouts = []
     for iteration in range(iterations):
-        key = jax.random.fold_in(KEY, iteration)
+        key_noise, key_world = jax.random.split(jax.random.fold_in(KEY, iteration))
         worlds, rollout = rollout_jit(
-            algorithm, world, algorithm.actor(state), worlds, key, algorithm.n_steps
+            algorithm, world, actor, worlds, key_noise, key_world, algorithm.n_steps
         )
         rollouts.append(jax.device_get(rollout))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rollouts)
@@ -77,34 +87,33 @@ def test_the_clock_runs_on_from_rollout_to_rollout():
 
 
 @pytest.mark.parametrize(
-    ("world", "kinds"),
-    [
-        (Spiral(), "terminated truncated"),
-        (CartPole(start_range=0.0, max_episode_steps=12), "terminated truncated"),
-    ],
+    "world",
+    [Spiral(), CartPole(start_range=0.0, max_episode_steps=12)],
     ids=["actions that are numbers", "actions that are choices"],
 )
-def test_host_and_device_agree(world, kinds):
-    """Same parameters, same noise, a world whose starts are not random: the same rollouts and the same learning."""
+def test_host_and_device_agree(world):
+    """Same parameters, same noise, a world whose starts are not random: the same rollouts, the same learning.
+
+    Each key is used once, on both drivers: JAX counts the uses while it traces.
+    """
+    assert jax.config.jax_debug_key_reuse
     num_envs, algorithm = 3, adv.PPO(n_steps=32, batch_size=48, hidden=(16,), n_epochs=2)
     spec = spec_of(world, num_envs)
     state = jax.jit(functools.partial(algorithm.init, spec=spec))(jax.random.key(7))
     worlds = start(world, jax.random.key(8), num_envs)
-    iterate = jax.jit(iterate_on_device, static_argnums=(1, 5))
-    rollout_jit = jax.jit(rollout_on_device, static_argnums=(1, 5))
     driver = HostDriver(algorithm, lambda: OnHost(world), spec, seed=0)
     book = EpisodeBook(num_envs)
     driver.start()
     for iteration in range(3):
         key = jax.random.fold_in(jax.random.key(0), iteration)  # as `play` makes it
-        with jax.debug_key_reuse(False):
-            _, there = rollout_jit(algorithm, world, algorithm.actor(state), worlds, key, 32)
-            after, worlds, _, _ = iterate(algorithm, world, state, worlds, key, 32)
+        key_noise, key_world, _ = jax.random.split(jax.random.clone(key), 3)
+        actor = algorithm.actor(state)
+        _, there = rollout_jit(algorithm, world, actor, worlds, key_noise, key_world, 32)
+        after, worlds, _, _ = iterate_jit(algorithm, world, state, worlds, key, 32)
         here = play(driver, first=iteration, state=state)
         there = jax.device_get(there)
-        for name in kinds.split():
-            assert getattr(there, name).any(), name
         for name in ("terminated", "truncated"):
+            assert getattr(there, name).any(), name
             np.testing.assert_array_equal(getattr(here.rollout, name), getattr(there, name), name)
         for name in ("obs", "next_obs", "reward", "action"):
             np.testing.assert_allclose(
@@ -136,8 +145,7 @@ def driven(counts, algorithm=TINY, num_seeds=1, first_seed=0):
     state = jax.jit(jax.vmap(lambda key: algorithm.init(key, spec)))(keys)
     done, episodes, metrics = 0, [], []
     for count in counts:
-        with jax.debug_key_reuse(False):  # the same run keys, folded with another iteration
-            state, values, finished = driver.iterate(state, run_keys, done, count, done * SIZE, TINY.n_steps)
+        state, values, finished = driver.iterate(state, run_keys, done, count, done * SIZE, TINY.n_steps)
         episodes.append(finished[0])
         metrics.append(values)
         done += count
@@ -169,7 +177,10 @@ def test_records_bring_a_driver_back_bit_for_bit():
 
 
 def test_several_seeds_are_each_what_they_are_alone(tmp_path):
-    """Through the front door: every tensor of every checkpoint, and every episode."""
+    """Through the front door: every episode, and every tensor up to rounding.
+
+    Matrix products of several seeds at once add up in another order, so the bits may differ.
+    """
     options = dict(total_timesteps=5 * SIZE, num_envs=ENVS, eval_episodes=0, tensorboard=False)
     together = adv.train(TINY, "jax/CartPole-v1", out=tmp_path / "all", seed=3, num_seeds=4, **options)
     assert [run.seed for run in together] == [3, 4, 5, 6]
@@ -178,7 +189,8 @@ def test_several_seeds_are_each_what_they_are_alone(tmp_path):
             TINY, "jax/CartPole-v1", out=tmp_path / f"alone_{run.seed}", seed=run.seed, **options
         )
         assert (run.path / "episodes.csv").read_text() == (alone.path / "episodes.csv").read_text()
-        assert_same(jax.tree.leaves(run.agent.state), jax.tree.leaves(alone.agent.state))
+        for a, b in zip(*map(jax.tree.leaves, (run.agent.state, alone.agent.state)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     texts = {(run.path / "episodes.csv").read_text() for run in together}
     assert len(texts) == 4
 
@@ -224,23 +236,6 @@ def test_nothing_compiles_after_the_second_iteration(environment, tmp_path):
     before, counts, end = programs_made(other, environment, tmp_path / "second", seed=1)
     assert counts[0] - before <= 1, "a new run may draw its first state by a program of its own"
     assert counts == [counts[0]] * 8 and end == counts[0]
-
-
-# -- keys ---------------------------------------------------------------------------------------------------
-
-
-def test_every_key_is_used_once():
-    """JAX counts the uses while it traces; these functions have not been traced for such sizes before."""
-    assert jax.config.jax_debug_key_reuse
-    algorithm = adv.PPO(n_steps=5, batch_size=15, n_epochs=2, hidden=(3,))
-    spec = spec_of(Drift(), 3)
-    state = algorithm.init(jax.random.key(0), spec)
-    worlds = start(Drift(), jax.random.key(1), 3)
-    jax.jit(iterate_on_device, static_argnums=(1, 5))(algorithm, Drift(), state, worlds, KEY, 5)
-    driver = HostDriver(algorithm, Counter, spec_of(Counter, 3), seed=0)
-    with contextlib.closing(driver):
-        driver.start()
-        play(driver, 2)
 
 
 # -- the books ----------------------------------------------------------------------------------------------

@@ -69,8 +69,7 @@ def test_an_environment_of_your_own(tmp_path):
     assert run.evaluation.lengths.tolist() == [50] * 10
     again = adv.evaluate(run.agent, module.Centre, episodes=10, seed=run.seed)
     assert again.returns.tolist() == run.evaluation.returns.tolist()  # the reloaded agent acts bit for bit
-    untrained = adv.load(run.path / "checkpoints" / "step_000000000000")
-    assert run.evaluation.mean > adv.evaluate(untrained, module.Centre, seed=run.seed).mean
+    assert run.evaluation.mean > -10  # standing still costs 25 on average
 
 
 NETWORKS = ("custom_network", "flax_network", "equinox_network")
@@ -140,9 +139,10 @@ def test_many_seeds_train_at_once(tmp_path):
     runs = example("many_seeds").main(total_timesteps=ITERATION, root=tmp_path, num_seeds=8)
     assert [run.seed for run in runs] == list(range(8))
     assert len({run.path for run in runs}) == 8
-    weights = [run.agent.state.params["actor"]["head"]["weight"] for run in runs]
-    assert len({np.asarray(weight).tobytes() for weight in weights}) == 8
+    tensors = [(run.path / "last" / "state.safetensors").read_bytes() for run in runs]
+    assert len(set(tensors)) == 8
     assert all((run.path / "episodes.csv").read_text().count("\n") > 10 for run in runs)
+    assert runs[3].agent.step == ITERATION
 
 
 def test_schedules_follow_progress(tmp_path):

@@ -32,13 +32,22 @@ MIXED = spaces.Tuple((spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), CONTI
 NUM_ENVS = 2
 
 
+# One program serves most tests: limits that nothing reaches stand in for None, which would compile another.
+BASE = dict(
+    n_steps=8,
+    batch_size=4,
+    n_epochs=2,
+    hidden=(8,),
+    learning_rate=3e-3,
+    ent_coef=0.01,
+    adam_epsilon=1e-3,
+    clip_range_vf=1e9,
+    target_kl=1e9,
+)
+
+
 def tiny(**changes):
-    return PPO(
-        **{
-            **dict(n_steps=8, batch_size=4, n_epochs=2, hidden=(8,), learning_rate=3e-3, ent_coef=0.01),
-            **changes,
-        }
-    )
+    return PPO(**{**BASE, **changes})
 
 
 def begin(ppo, action_space=DISCRETE, num_envs=NUM_ENVS, total_timesteps=160, seed=0):
@@ -63,12 +72,16 @@ def play(ppo, state, seed, num_steps=None, change=lambda facts: facts):
     return Rollout(obs[:-1], action, reward, next_obs, terminated, truncated)
 
 
-@jax.jit
+# Tests wait for the compiler, not for the program.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@quick_jit
 def update(ppo, state, rollout, key):
     return ppo.update(state, rollout, key)
 
 
-@jax.jit
+@quick_jit
 def batch_of(ppo, state, rollout):
     return ppo._batch(state, rollout)
 
@@ -173,11 +186,10 @@ def test_promise_7_the_estimate_of_kl_is_never_negative_and_unbiased():
 @pytest.mark.parametrize(
     ("space", "options"),
     [
-        (DISCRETE, {}),
         (CONTINUOUS, dict(action_bounds="squash", action_spread="state-dependent")),
         (MIXED, dict(share_network=True)),
     ],
-    ids=["discrete", "squashed", "mixed"],
+    ids=["squashed", "mixed"],
 )
 def test_the_first_ratio_is_one_though_every_update_changes_the_statistics(space, options):
     ppo = tiny(n_epochs=1, batch_size=16, **options)
@@ -396,11 +408,12 @@ def orders_of(ppo, key, samples):
 
 
 REFERENCES = {
-    "as in the paper's code": (DISCRETE, {}),
+    "as in the paper's code": (DISCRETE, dict(clip_range_vf=None, target_kl=None)),
     "every other choice": (
         CONTINUOUS,
         dict(
             clip_range_vf=0.1,
+            target_kl=None,
             normalize_advantage="batch",
             max_grad_norm=None,
             share_network=True,
@@ -409,7 +422,7 @@ REFERENCES = {
             gae_lambda=0.8,
             ent_coef=0.0,
             vf_coef=0.25,
-            adam_epsilon=1e-3,
+            adam_epsilon=1e-2,
             clip_range=0.05,
             learning_rate=1e-2,
         ),
@@ -437,7 +450,8 @@ def test_two_updates_equal_those_of_a_second_implementation(name):
         for metric, number in expected.items():
             np.testing.assert_allclose(metrics[metric], number, rtol=2e-4, atol=1e-5, err_msg=metric)
         assert metrics["n_updates"] == 8
-    assert expected["clip_fraction"] > 0  # else the clip was never put to the test
+    assert expected["clip_fraction"] > 0  # else the clips were never put to the test
+    assert ppo.max_grad_norm is None or expected["gradient_norm"] > ppo.max_grad_norm
     assert int(state.step) == 32
 
 
@@ -486,36 +500,53 @@ def test_promise_7_the_first_step_has_no_kl_and_a_stop_holds_for_the_rest_of_the
     assert int(learned.step) == 16  # what was learned about the environment stays learned
     assert differs(learned.observations, state.observations)
     generous = dataclasses.replace(ppo, target_kl=1e9)
-    free = dataclasses.replace(ppo, target_kl=None)
+    free = dataclasses.replace(ppo, target_kl=None, clip_range_vf=None)
     all_steps, metrics = update(generous, state, rollout, jax.random.key(0))
     assert metrics["n_updates"] == 8
     without, _ = update(free, state, rollout, jax.random.key(0))
     assert not differs(all_steps.params, without.params, 1e-5)
 
 
-def test_promise_7_reported_kl_is_never_negative():
-    ppo = tiny(batch_size=1)
-    state = begin(ppo)
-    rollout = play(ppo, state, 0)
-    rates = jnp.logspace(-7, 0, 16)
-    metrics = jax.jit(
-        jax.vmap(
-            lambda rate: dataclasses.replace(ppo, learning_rate=rate).update(
-                state, rollout, jax.random.key(0)
-            )[1]
-        )
-    )(rates)
+@pytest.fixture(scope="module")
+def population():
+    """One update at 16 learning rates at once: `-> rates, state, rollout, learned states, metrics`."""
+    rates = np.logspace(-7, 0, 16)
+    state = begin(tiny())
+    rollout = play(tiny(), state, 0)
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(tiny(learning_rate=float(rate)) for rate in rates)
+    )
+    together = quick_jit(jax.vmap(lambda ppo, *given: ppo.update(*given), in_axes=(0, None, None, None)))
+    return rates, state, rollout, *together(stacked, state, rollout, jax.random.key(0))
+
+
+def test_promise_7_reported_kl_is_never_negative(population):
+    *_, metrics = population
     assert (metrics["approx_kl"] >= 0).all()
+    assert metrics["approx_kl"][0] < 1e-9
     assert metrics["approx_kl"][-1] > 0.1
+
+
+def test_many_values_of_a_float_learn_at_once_as_each_does_alone(population):
+    rates, state, rollout, together, metrics = population
+    np.testing.assert_allclose(metrics["learning_rate"], rates, rtol=1e-6)
+    for i in (8, 11):
+        alone, _ = update(tiny(learning_rate=float(rates[i])), state, rollout, jax.random.key(0))
+        assert not differs(jax.tree.map(operator.itemgetter(i), together.params), alone.params, 1e-5)
+        assert differs(alone.params, state.params)
 
 
 # --- promise 6: degenerate data -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["minibatch", "batch", "none"])
-@pytest.mark.parametrize(("n_steps", "batch_size"), [(1, 1), (8, 1), (8, 8)])
-def test_promise_6_constant_data_of_one_environment_leave_every_parameter_finite(n_steps, batch_size, scope):
-    space = DISCRETE if n_steps == 1 else CONTINUOUS
+@pytest.mark.parametrize(
+    ("n_steps", "batch_size", "space", "scope"),
+    [(1, 1, DISCRETE, "minibatch"), (8, 1, CONTINUOUS, "batch")],
+    ids=["one step", "one sample a minibatch"],
+)
+def test_promise_6_constant_data_of_one_environment_leave_every_parameter_finite(
+    n_steps, batch_size, space, scope
+):
     ppo = tiny(n_steps=n_steps, batch_size=batch_size, normalize_advantage=scope, n_epochs=1)
     state = begin(ppo, space, num_envs=1)
 
@@ -524,14 +555,14 @@ def test_promise_6_constant_data_of_one_environment_leave_every_parameter_finite
         never = np.zeros_like(rollout.terminated)
         return rollout._replace(obs=obs, next_obs=obs, reward=np.ones_like(rollout.reward), terminated=never)
 
-    for i in range(4):
+    for i in range(6):
         rollout = constant(play(ppo, state, i))
         state, metrics = update(ppo, state, rollout, jax.random.key(i))
         assert_finite((state.params, state.optimiser, state.observations, state.rewards, metrics))
 
 
 def test_promise_6_advantages_without_variance_move_no_policy():
-    ppo = tiny(gamma=0.0, gae_lambda=0.0, vf_coef=0.0, ent_coef=0.0, normalize_reward=False)
+    ppo = tiny(gamma=0.0, gae_lambda=0.0, vf_coef=0.0, ent_coef=0.0)
     state = begin(ppo)
     params = jax.tree.map(jnp.asarray, state.params)
     params["critic"]["head"] = jax.tree.map(jnp.zeros_like, params["critic"]["head"])  # every value is 0
@@ -545,7 +576,7 @@ def test_promise_6_advantages_without_variance_move_no_policy():
 
 # --- no option is dead --------------------------------------------------------------------------------------
 
-# Continuous and bounded actions, a large learning rate, and rewards and observations beyond their limits.
+# Continuous and bounded actions, a large learning rate, rewards and observations beyond their limits.
 LIVELY = dict(
     n_steps=8,
     batch_size=8,
@@ -554,6 +585,8 @@ LIVELY = dict(
     learning_rate=3e-2,
     clip_observation=5.0,
     clip_reward=5.0,
+    clip_range_vf=1e9,
+    target_kl=1e9,
 )
 
 
@@ -576,7 +609,7 @@ CHANGES: dict[str, Any] = {
     "clip_range_vf": 0.01,
     "ent_coef": 0.3,
     "vf_coef": 0.01,
-    "max_grad_norm": None,
+    "max_grad_norm": 0.01,
     "target_kl": 1e-5,
     "clip_observation": 0.5,
     "clip_reward": 0.1,
@@ -598,44 +631,46 @@ def alternatives(field):
     return [CHANGES[field.name]]
 
 
-def course(ppo):
-    """What two rollouts make of a seed, in stages: parameters, actions, parameters, actions, parameters."""
+def course(ppo, learned=None):
+    """What comes of a seed, in stages: parameters, actions, an update; then targets with statistics learned."""
     state = begin(ppo, CONTINUOUS)
     yield state.params
-    for i in range(2):
-        rollout = play(ppo, state, i)
-        yield rollout.action
-        state, _ = update(ppo, state, rollout, jax.random.key(i))
-        yield state.params
+    rollout = play(ppo, state, 0)
+    yield rollout.action
+    if learned:
+        yield batch_of(ppo, learned, play(PPO(**LIVELY), learned, 1))
+    state, _ = update(ppo, state, rollout, jax.random.key(0))
+    yield state
 
 
 @functools.cache
 def plain_course():
-    return list(course(PPO(**LIVELY)))
+    """The stages of the options as they are, and the state they end in."""
+    *_, learned = course(PPO(**LIVELY))
+    return list(course(PPO(**LIVELY), learned)), learned
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(PPO), ids=lambda field: field.name)
 def test_every_option_makes_a_difference(field):
+    expected, learned = plain_course()
     for value in alternatives(field):
         changed = PPO(**{**LIVELY, field.name: value})
         assert getattr(changed, field.name) != getattr(PPO(**LIVELY), field.name)
-        stages = zip(course(changed), plain_course(), strict=True)
+        stages = zip(course(changed, learned), expected, strict=True)
         assert any(differs(a, b) for a, b in stages), f"{field.name}={value!r} changes nothing"
 
 
 def test_a_bonus_for_entropy_raises_it_and_the_critics_weight_lowers_its_error():
-    entropy = []
-    for bonus in (0.0, 1.0):
-        ppo = tiny(ent_coef=bonus, normalize_advantage="none", clip_range=0.2)
-        _, metrics = train(ppo, begin(ppo, CONTINUOUS), 6)
-        entropy.append(metrics[-1]["entropy"] - metrics[0]["entropy"])
-    assert entropy[1] > entropy[0] + 0.1
-    errors = []
-    for weight in (0.0, 1.0):
-        ppo = tiny(vf_coef=weight, n_epochs=2, gamma=0.0, gae_lambda=0.0, learning_rate=1e-2)
-        _, metrics = train(ppo, begin(ppo), 6)
-        errors.append(metrics[-1]["value_loss"] / metrics[0]["value_loss"])
-    assert errors[1] < errors[0]
+    state = begin(tiny())
+    params = jax.tree.map(jnp.asarray, state.params)
+    params["actor"]["head"]["weight"] *= 300  # away from uniform
+    state = state._replace(params=params)
+
+    def last(**options):
+        return train(tiny(**options, gamma=0.0, gae_lambda=0.0), state, 6)[1][-1]
+
+    assert last(ent_coef=10.0)["entropy"] > last(ent_coef=0.0)["entropy"] + 0.03
+    assert last(vf_coef=1.0)["value_loss"] < last(vf_coef=0.0)["value_loss"]
 
 
 # --- schedules, tracing, purity -----------------------------------------------------------------------------
@@ -670,23 +705,23 @@ def test_a_linear_schedule_goes_from_its_start_to_its_end():
 
 
 def test_changing_a_float_compiles_nothing():
-    compiled = jax.jit(lambda ppo, state, rollout, key: ppo.update(state, rollout, key))
-    ppo = tiny(clip_range_vf=0.3, target_kl=0.5)
+    ppo = tiny()
     state = begin(ppo)
     rollout = play(ppo, state, 0)
-    floats = [f.name for f in dataclasses.fields(PPO) if isinstance(getattr(ppo, f.name), float)]
+    update(ppo, state, rollout, jax.random.key(0))
+    programs = update._cache_size()
+    floats = [field.name for field in dataclasses.fields(PPO) if "float" in field.type]
     assert {"learning_rate", "gamma", "clip_range", "ent_coef", "adam_epsilon", "target_kl"} <= set(floats)
     for name in floats:
-        compiled(
-            dataclasses.replace(ppo, **{name: 0.7 * getattr(ppo, name) + 1e-3}),
-            state,
-            rollout,
-            jax.random.key(0),
-        )
-    compiled(
-        dataclasses.replace(ppo, gamma=1, ent_coef=0), state, rollout, jax.random.key(0)
-    )  # whole numbers too
-    assert compiled._cache_size() == 1
+        changed = dataclasses.replace(ppo, **{name: 0.7 * getattr(ppo, name) + 1e-3})
+        update(changed, state, rollout, jax.random.key(0))
+    whole = dataclasses.replace(ppo, gamma=1, ent_coef=0, clip_range=1)
+    update(whole, state, rollout, jax.random.key(0))
+    assert update._cache_size() == programs
+
+
+def test_a_schedule_keeps_its_structure_whatever_its_numbers():
+    ppo = tiny()
     scheduled = [
         dataclasses.replace(ppo, learning_rate=rate) for rate in (Linear(1e-3), Linear(1, 0), convex, convex)
     ]
@@ -694,22 +729,6 @@ def test_changing_a_float_compiles_nothing():
     for algorithm in scheduled:  # and a function comes through unharmed
         leaves, structure = jax.tree.flatten(algorithm)
         assert jax.tree.structure(structure.unflatten(leaves)) == structure
-
-
-def test_many_values_of_a_float_learn_at_once_as_each_does_alone():
-    rates = [1e-3, 1e-2]
-    population = [tiny(learning_rate=rate) for rate in rates]
-    state = begin(population[0])
-    rollout = play(population[0], state, 0)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *population)
-    together, metrics = jax.vmap(update, in_axes=(0, None, None, None))(
-        stacked, state, rollout, jax.random.key(0)
-    )
-    np.testing.assert_allclose(metrics["learning_rate"], rates)
-    for i, one in enumerate(population):
-        alone, _ = update(one, state, rollout, jax.random.key(0))
-        assert not differs(jax.tree.map(operator.itemgetter(i), together.params), alone.params, 1e-5)
-        assert differs(alone.params, state.params)
 
 
 def test_an_update_is_pure():
@@ -724,9 +743,9 @@ def test_an_update_is_pure():
     assert differs(other.params, first[0].params, 1e-5)
 
 
-@pytest.mark.parametrize(("num_steps", "updates"), [(5, 2), (1, 1), (3, 1)])
+@pytest.mark.parametrize(("num_steps", "updates"), [(5, 2), (1, 1)])
 def test_a_last_rollout_may_be_short(num_steps, updates):
-    ppo = tiny()  # minibatches of 4; here 10, 2 and 6 samples
+    ppo = tiny()  # minibatches of 4; here 10 or 2 samples
     state, _ = train(ppo, begin(ppo), 1)
     learned, metrics = update(ppo, state, play(ppo, state, 1, num_steps=num_steps), jax.random.key(1))
     assert metrics["n_updates"] == updates * ppo.n_epochs
@@ -866,9 +885,19 @@ def test_what_only_python_can_give_is_an_error_that_says_to_give_it_again():
 )
 def test_wrong_json_is_an_error_that_names_the_field(algorithm, values, parts):
     with pytest.raises(ValueError) as error:
-        from_json(algorithm, values)
+        from_json(algorithm, to_json(PPO()) | values)
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(PPO), ids=lambda field: field.name)
+def test_json_without_a_field_is_an_error_that_names_it_and_its_default(field):
+    values = to_json(PPO())
+    default = values.pop(field.name)
+    with pytest.raises(ValueError) as error:
+        from_json("ppo", values)
+    assert f"{field.name!r} is missing" in str(error.value)
+    assert str(error.value).endswith(f"its default is {default!r}.")
 
 
 # --- probes: the smallest worlds that show what was learned -------------------------------------------------
@@ -876,19 +905,19 @@ def test_wrong_json_is_an_error_that_names_the_field(algorithm, values, parts):
 
 @dataclasses.dataclass(frozen=True)
 class Treadmill:
-    """Every step earns 1. The clock stops it after 10 steps; nothing else does unless it `ends` at once."""
+    """Every step earns 1. Where 1 is observed only the clock ends it, after 10 steps; where -1, the first step."""
 
-    ends: bool = False
     max_episode_steps: int = 10
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Discrete(2)
     gymnasium_id = None
 
     def reset(self, key):
-        return jnp.zeros(()), jnp.ones(1)
+        kind = jnp.where(jax.random.bernoulli(key, 0.3), 1.0, -1.0)
+        return kind, kind[None]
 
     def step(self, state, action, key):
-        return state, jnp.ones(1), jnp.float32(1), jnp.asarray(self.ends)
+        return state, state[None], jnp.float32(1), state < 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -933,9 +962,10 @@ class Deposit:
         return (phase + 1, action.astype(jnp.float32)), jnp.minimum(phase + 1, 1), reward, ~first
 
 
-@functools.partial(jax.jit, static_argnames=("world", "iterations"))
-def learn(ppo, world, seed, iterations):
-    key_init, key_start, key_run = jax.random.split(jax.random.key(seed), 3)
+@functools.partial(quick_jit, static_argnames="world")
+def learn(ppo, world, iterations):
+    """The state after so many iterations in 4 environments."""
+    key_init, key_start, key_run = jax.random.split(jax.random.key(0), 3)
     state = ppo.init(key_init, Spec(world.observation_space, world.action_space, 4, 1))
     worlds = start(world, key_start, 4)
 
@@ -948,16 +978,15 @@ def learn(ppo, world, seed, iterations):
 PROBE = PPO(n_steps=16, batch_size=32, n_epochs=4, hidden=(16,), learning_rate=1e-2)
 
 
-@pytest.mark.parametrize(("ends", "worth"), [(False, 10.0), (True, 1.0)])
-def test_promise_1_a_clock_takes_nothing_from_a_states_worth_and_an_end_takes_the_future(ends, worth):
+def test_promise_1_a_clock_takes_nothing_from_a_states_worth_and_an_end_takes_the_future():
     ppo = dataclasses.replace(PROBE, gamma=0.9, normalize_reward=False, learning_rate=2e-2)
-    state = learn(ppo, Treadmill(ends), 0, 80)
-    x = state.policy.encoder.encode(jnp.ones((1, 1)), ppo.actor(state).normaliser)
-    np.testing.assert_allclose(state.policy.value(state.params, x), worth, rtol=0.03)
+    state = learn(ppo, Treadmill(), 100)
+    x = state.policy.encoder.encode(jnp.array([[1.0], [-1.0]]), ppo.actor(state).normaliser)
+    np.testing.assert_allclose(state.policy.value(state.params, x), [10, 1], rtol=0.04)
 
 
 def test_the_policy_learns_which_action_each_observation_wants():
-    state = learn(PROBE, Echo(), 0, 120)
+    state = learn(PROBE, Echo(), 120)
     (choice, number), _ = PROBE.greedy(PROBE.actor(state), jnp.array([[-1.0], [1.0]]), ())
     np.testing.assert_array_equal(choice, [0, 1])
     np.testing.assert_allclose(number[:, 0], [-1, 1], atol=0.3)
@@ -967,7 +996,7 @@ def test_a_late_reward_is_credited_to_the_action_that_earned_it_unless_the_futur
     chosen = []
     for gamma in (0.99, 0.0):
         ppo = dataclasses.replace(PROBE, gamma=gamma)
-        state = learn(ppo, Deposit(), 0, 40)
+        state = learn(ppo, Deposit(), 40)
         logits = ppo.actor(state).distribution(jnp.array([0])).logits
         chosen.append(float(jax.nn.softmax(logits)[0, 1]))
     assert chosen[0] > 0.95

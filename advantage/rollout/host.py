@@ -182,8 +182,8 @@ class HostDriver:
             self._forget(range(self.spec.num_envs))
             self.stepper.begin(self.book.numbers)
             return [
-                "The episodes of a vector environment cannot be replayed: all of them begin anew, and the resumed run is "
-                "not the one that stopped."
+                "The episodes of a vector environment cannot be replayed: all of them begin anew, and the resumed "
+                "run is not the one that stopped."
             ]
         space = self.spec.action_space
         for env in range(self.spec.num_envs):
