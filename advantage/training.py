@@ -38,7 +38,7 @@ from advantage.runs.plot import plot_curve
 from advantage.types import Algorithm, Key, Pytree, Spec
 
 RECENT_EPISODES = 100  # over which rollout/ep_rew_mean is taken
-LARGEST_BUDGET = 2**32 - 1  # the step counter is a uint32
+LARGEST = 2**32 - 1  # seeds and the step counter are uint32
 
 
 class NonFiniteUpdate(FloatingPointError):
@@ -149,6 +149,10 @@ class Options:
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ValueError(f"{name}={value!r} is not allowed; use a whole number of {low} or more.")
+        if self.seed + self.num_seeds > LARGEST:
+            raise ValueError(
+                f"seed={self.seed!r} is not allowed; use a whole number of at most {LARGEST - 1:_}."
+            )
         for name in ("eval_every", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
@@ -168,9 +172,9 @@ class Options:
                 f"total_timesteps={self.total_timesteps:_} is not a multiple of num_envs={self.num_envs}, which step "
                 f"together; use {near}."
             )
-        if self.total_timesteps > LARGEST_BUDGET:
+        if self.total_timesteps > LARGEST:
             raise ValueError(
-                f"total_timesteps={self.total_timesteps:_} is above the step counter's {LARGEST_BUDGET:_}."
+                f"total_timesteps={self.total_timesteps:_} is above the step counter's {LARGEST:_}."
             )
         if self.device is not None and self.device not in ("cpu", "gpu", "tpu", "cuda"):
             raise ValueError(f"device={self.device!r} is not allowed; use 'cpu', 'gpu' or 'tpu'.")
@@ -339,11 +343,7 @@ class _Loop:
         spaces = _spaces(target)
         self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
         self.iteration, self.step = 0, 0
-        run_keys = [jax.random.key(seed) for seed in seeds]
-        init_keys, world_keys, self.run_keys = (
-            jax.numpy.stack(keys)
-            for keys in zip(*(jax.random.split(key, 3) for key in run_keys), strict=True)
-        )
+        init_keys, world_keys, self.run_keys = _keys(np.array(seeds, np.uint32))
 
         @jax.jit
         def init(algorithm, keys, total_timesteps):
@@ -627,6 +627,17 @@ class _Loop:
 
 
 @jax.jit
+def _keys(seeds: Any) -> tuple[Key, Key, Key]:
+    """Three keys for each seed: to initialise, to start the worlds, to run."""
+
+    def of_one(seed):
+        key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
+        return key_init, key_worlds, key_run
+
+    return jax.vmap(of_one)(seeds)
+
+
+@jax.jit
 def _fold_in(key: Key, iteration: Any) -> Key:
     return jax.random.fold_in(key, iteration)
 
@@ -644,7 +655,7 @@ def _spaces(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
 
 def _next(step: int, every: int | None) -> int:
     """The next multiple of `every` after `step`."""
-    return LARGEST_BUDGET if every is None else (step // every + 1) * every
+    return LARGEST if every is None else (step // every + 1) * every
 
 
 def _crossed(before: int, after: int, every: int | None) -> bool:

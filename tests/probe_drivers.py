@@ -101,20 +101,57 @@ def assert_same(left: Any, right: Any) -> None:
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
+class SmallWorld:
+    """What the smallest worlds on the device share: two numbers to see, two actions."""
+
+    observation_space, action_space = TenSteps.observation_space, TenSteps.action_space
+    gymnasium_id = None
+
+
 @dataclasses.dataclass(frozen=True)
-class TenStepsWorld:
+class TenStepsWorld(SmallWorld):
     """`TenSteps` on the device."""
 
     max_episode_steps: int = 10
-    observation_space = TenSteps.observation_space
-    action_space = TenSteps.action_space
-    gymnasium_id = None
 
     def reset(self, key):
-        return jnp.zeros(()), jnp.zeros(1)
+        return jnp.zeros(()), jnp.zeros(2)
 
     def step(self, state, action, key):
-        return state, jnp.zeros(1), jnp.ones(()), jnp.zeros((), bool)
+        return state, jnp.zeros(2), jnp.ones(()), jnp.zeros((), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Door(SmallWorld):
+    """From the door (1, 0) into the room (0, 1), where each step earns 1.
+
+    Args:
+        max_episode_steps: when the clock sends everybody back to the door.
+        last: after how many steps the MDP ends, 0 for never.
+    """
+
+    max_episode_steps: int = 4
+    last: int = 0
+
+    def reset(self, key):
+        return jnp.zeros((), jnp.int32), jnp.array([1.0, 0.0])
+
+    def step(self, state, action, key):
+        return state + 1, jnp.array([0.0, 1.0]), jnp.where(state > 0, 1.0, 0.0), state + 1 == self.last
+
+
+@dataclasses.dataclass(frozen=True)
+class Match(SmallWorld):
+    """Shows a coin, (1, 0) or (0, 1), and earns 1 for its number, once."""
+
+    max_episode_steps: int = 10
+
+    def reset(self, key):
+        coin = jax.random.bernoulli(key).astype(jnp.int32)
+        return coin, jax.nn.one_hot(coin, 2)
+
+    def step(self, state, action, key):
+        return state, jax.nn.one_hot(state, 2), (action == state).astype(jnp.float32), jnp.ones((), bool)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -211,14 +211,14 @@ class Slow(Counter):
 class TenSteps(gymnasium.Env):
     """Reward 1, a clock of ten steps, nothing to see."""
 
-    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    observation_space = spaces.Box(-1.0, 1.0, (2,))
     action_space = spaces.Discrete(2)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.t = 0
-        return np.zeros(1, np.float32), {}
+        return np.zeros(2, np.float32), {}
 
     def step(self, action):
         self.t += 1
-        return np.zeros(1, np.float32), 1.0, False, self.t == 10, {}
+        return np.zeros(2, np.float32), 1.0, False, self.t == 10, {}

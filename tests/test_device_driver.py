@@ -189,8 +189,8 @@ def test_several_seeds_are_each_what_they_are_alone(tmp_path):
             TINY, "jax/CartPole-v1", out=tmp_path / f"alone_{run.seed}", seed=run.seed, **options
         )
         assert (run.path / "episodes.csv").read_text() == (alone.path / "episodes.csv").read_text()
-        for a, b in zip(*map(jax.tree.leaves, (run.agent.state, alone.agent.state)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, run.agent.state, alone.agent.state)
     texts = {(run.path / "episodes.csv").read_text() for run in together}
     assert len(texts) == 4
 

@@ -103,7 +103,7 @@ def test_networks_of_your_own_are_trained_saved_and_restored_bit_for_bit(tmp_pat
         for leaf in jax.tree.leaves(agent.state.params):
             assert isinstance(leaf, jax.Array)
             assert jnp.issubdtype(leaf.dtype, jnp.floating)
-        moved = jax.tree.map(lambda a, b: bool((a != b).any()), first.state.params, agent.state.params)
+        moved = jax.tree.map(lambda a, b: not a.size or bool((a != b).any()), first.state.params, agent.state.params)
         assert all(jax.tree.leaves(moved)), moved
         again = adv.evaluate(agent, episodes=10, seed=run.seed)
         assert again.returns.tolist() == run.evaluation.returns.tolist()
@@ -136,13 +136,13 @@ def test_a_callback_stops_early_and_the_run_can_be_resumed(tmp_path, capsys):
 
 
 def test_many_seeds_train_at_once(tmp_path):
-    runs = example("many_seeds").main(total_timesteps=ITERATION, root=tmp_path, num_seeds=8)
-    assert [run.seed for run in runs] == list(range(8))
-    assert len({run.path for run in runs}) == 8
+    runs = example("many_seeds").main(total_timesteps=ITERATION, root=tmp_path, num_seeds=3)
+    assert [run.seed for run in runs] == [0, 1, 2]
+    assert len({run.path for run in runs}) == 3
     tensors = [(run.path / "last" / "state.safetensors").read_bytes() for run in runs]
-    assert len(set(tensors)) == 8
+    assert len(set(tensors)) == 3
     assert all((run.path / "episodes.csv").read_text().count("\n") > 10 for run in runs)
-    assert runs[3].agent.step == ITERATION
+    assert runs[1].agent.step == ITERATION
 
 
 def test_schedules_follow_progress(tmp_path):
@@ -163,6 +163,14 @@ OBSERVATION_SPACES = {
         {"v": spaces.Box(-1, 1, (3,), np.float32), "i": spaces.Box(0, 255, (8, 8, 3), np.uint8)}
     ),
 }
+
+
+def observations(kind: str, number: int):
+    """A batch of them, the same each time."""
+    random = np.random.default_rng(number)
+    vector = random.uniform(-1, 1, (number, 3)).astype(np.float32)
+    image = random.integers(0, 256, (number, 8, 8, 3), np.uint8) // np.array([1, 2, 4], np.uint8)
+    return {"vector": vector, "image": image, "both": {"v": vector, "i": image}}[kind]
 
 
 def pooled(kind: str, x):
@@ -237,17 +245,14 @@ def started(library: str, kind: str, seed: int = 0):
 def test_a_module_is_applied_to_each_sample_of_any_batch(library, kind):
     algorithm, state, _ = started(library, kind)
     policy, params = state.policy, state.params
-    obs = OBSERVATION_SPACES[kind].sample()
-    batch = jax.tree.map(
-        lambda leaf: np.stack([leaf // n if leaf.dtype == np.uint8 else leaf / n for n in range(1, 7)]), obs
-    )
+    batch = observations(kind, 6)
     time_major = jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), batch)
     apply = jax.jit(lambda obs: policy.network.apply(params["actor"]["network"], policy.encoder.encode(obs)))
     features = np.asarray(apply(time_major))
     assert features.shape == (2, 3, 5)
     for n in range(6):
         alone = apply(jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], batch))
-        np.testing.assert_allclose(alone[0], features.reshape(6, 5)[n], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(alone[0], features.reshape(6, 5)[n], rtol=1e-4, atol=1e-5)
     assert len({row.tobytes() for row in features.reshape(6, 5)}) == 6
     assert not algorithm.network.runs_in_numpy
 
@@ -259,7 +264,7 @@ def test_the_parameters_of_a_module_are_arrays_that_learn_and_differ_between_act
     policy, params = state.policy, state.params
     leaves = jax.tree.leaves(params["actor"]["network"])
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in leaves)
-    x = policy.encoder.encode(jax.tree.map(lambda leaf: leaf[None], OBSERVATION_SPACES[kind].sample()))
+    x = policy.encoder.encode(observations(kind, 1))
     gradient = jax.jit(jax.grad(lambda params: policy.value(params, x).sum()))(params)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient["critic"]))
     weights = zip(leaves, jax.tree.leaves(params["critic"]["network"]), strict=True)
@@ -275,7 +280,7 @@ def test_a_state_with_a_module_is_restored_bit_for_bit_from_tensors_alone(librar
     restored, _, _ = load_checkpoint(path, template)
     assert_same(jax.tree.leaves(restored), jax.tree.leaves(state))
     assert jax.tree.structure(restored) == jax.tree.structure(other)
-    obs = jax.tree.map(lambda leaf: leaf[None], OBSERVATION_SPACES["both"].sample())
+    obs = observations("both", 1)
     answers = [
         s.policy.distribution(s.params["actor"], s.policy.encoder.encode(obs)).logits
         for s in (state, restored)
