@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -47,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # package:MyEnv-v0 finds packages of the folder one stands in
     try:
         return COMMANDS[name](rest) or 0
-    except _Told as told:
-        return int(told.code or 0)
+    except _Helped:
+        return 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -111,17 +115,31 @@ def _parse(
         )
     program = " ".join(["advantage", command, *(leading or positional)])
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
+    complaint = io.StringIO()
     try:
-        return leading, tyro.cli(cls, prog=program, args=rest, config=config, registry=_registry())
-    except SystemExit as stop:  # tyro has told the user why
-        raise _Told(stop.code) from None
+        with contextlib.redirect_stderr(complaint):
+            return leading, tyro.cli(cls, prog=program, args=rest, config=config, registry=_registry())
+    except SystemExit as stop:
+        if not stop.code:
+            raise _Helped from None
+        raise ValueError(_paragraph(complaint.getvalue())) from None
 
 
-class _Told(BaseException):
-    """The argument parser has printed its help or its complaint."""
+class _Helped(BaseException):
+    """The argument parser has printed its help."""
 
-    def __init__(self, code: Any):
-        self.code = code
+
+def _paragraph(box: str) -> str:
+    """What the argument parser drew into a box, without the box and its title."""
+    lines = [re.sub("[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
+    parts = "\n".join(line if line.strip("-") else "" for line in lines).strip().split("\n\n")
+    parts[0] = parts[0].partition("\n")[2] or parts[0]
+    text = " ".join(" ".join(part.split()).rstrip(".") + "." for part in parts if part.strip())
+    return (
+        re.sub(r"^Error parsing (?!--)\S+: ", "", text)
+        .replace("For full helptext, run", "See", 1)
+        .replace("For full helptext, see", "See", 1)
+    )
 
 
 def _registry() -> Any:
@@ -144,7 +162,14 @@ def _registry() -> Any:
             if none and text.lower() == "none":
                 return None
             kind, *numbers = text.split(":") if text.startswith("linear:") else ("", text)
-            values = [float(number) for number in numbers]
+            try:
+                values = [float(number) for number in numbers]
+            except ValueError:
+                values = []
+            if not 1 <= len(values) <= 2:
+                raise ValueError(
+                    f"{text!r} is neither a number nor a schedule such as linear:3e-4 or linear:3e-4:1e-5"
+                )
             return Linear(*values) if kind else values[0]
 
         def show(value: Any) -> list[str]:
@@ -262,11 +287,10 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def enjoy(arguments: Sequence[str]) -> int:
     """Watch an agent play, in a window or in a file."""
-    import jax
+    from gymnasium.error import DependencyNotInstalled
 
     from advantage.environments.make import missing_extra, resolve
-    from advantage.evaluation import EVALUATION, load, play
-    from advantage.rollout.stepper import episode_seed
+    from advantage.evaluation import check_request, environment_of, load, play_episodes
     from advantage.runs.compilation import enable_compilation_cache
     from advantage.runs.video import Video
 
@@ -275,34 +299,28 @@ def enjoy(arguments: Sequence[str]) -> int:
         f"Watch an agent play.\n{PLAY_HELP}        video: Write a .gif or .mp4 instead of opening a window.\n"
     )
     (path,), parsed = _parse("enjoy", ["RUN"], flags, arguments)
+    check_request(parsed.episodes, parsed.seed)
     enable_compilation_cache()
     agent = load(path)
-    target = resolve(parsed.env or agent.environment)
+    target = environment_of(agent, parsed.env)
     if target.kind == "device":
         if target.source.gymnasium_id is None:
             raise ValueError(
                 f"{target.name} has no picture; use --env with a Gymnasium environment of the same spaces."
             )
         target = resolve(target.source.gymnasium_id)  # the same dynamics, with a renderer
-    mode = "human" if parsed.video is None else "rgb_array"
-    if parsed.video is not None:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
-    env = target.source(render_mode=mode)
+    _prepare_display(to_file=parsed.video is not None)
+    env = target.source(render_mode="human" if parsed.video is None else "rgb_array")
     video = None
     try:
         if parsed.video is not None:
-            try:
-                video = Video(parsed.video, env.metadata.get("render_fps") or 30)
-            except ImportError as error:
-                raise missing_extra("A video", error) from error
-        for number in range(parsed.episodes):
-            key, seed = (
-                jax.random.fold_in(jax.random.key(parsed.seed), number),
-                episode_seed(parsed.seed, EVALUATION, number),
-            )
-            on_step = video.add if video is not None else None
-            total, length = play(agent, env, key, seed, not parsed.stochastic, on_step)
+            video = Video(parsed.video, env.metadata.get("render_fps") or 30)
+        options = {"episodes": parsed.episodes, "seed": parsed.seed, "deterministic": not parsed.stochastic}
+        played = play_episodes(agent, env, target.name, on_step=video.add if video else None, **options)
+        for number, (total, length) in enumerate(played):
             print(f"episode {number}: return {total:.2f}, length {length}")
+    except (DependencyNotInstalled, ImportError) as error:
+        raise missing_extra(f"Watching {target.name}", error) from error
     finally:
         env.close()
         if video is not None:
@@ -310,6 +328,17 @@ def enjoy(arguments: Sequence[str]) -> int:
     if video is not None:
         print(f"Wrote {video.frames} frames to {video.path}")
     return 0
+
+
+def _prepare_display(to_file: bool) -> None:
+    """Let environments draw without a screen into a file, and say early that a window needs one."""
+    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if to_file:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if not screen:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+    elif not screen and "SDL_VIDEODRIVER" not in os.environ:
+        raise ValueError("There is no screen to open a window on; write a file instead: --video play.mp4")
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -325,6 +354,9 @@ def check(arguments: Sequence[str]) -> int:
         seed: Of the resets and the actions.
     """
     (name,), parsed = _parse("check", ["ENVIRONMENT"], flags, arguments)
+    for option, low in (("steps", 1), ("seed", 0)):
+        if getattr(parsed, option) < low:
+            raise ValueError(f"{option}={getattr(parsed, option)} is not allowed; use {low} or more.")
     target = resolve(name)
     if target.kind == "device":
         raise ValueError(f"{name} is an on-device world; check looks at Gymnasium environments.")
@@ -381,10 +413,10 @@ def _summarise(runs: list[Any]) -> None:
             f"  numbers     {folder.progress_path}, {folder.episodes_path}\n"
             f"  checkpoint  {folder.last}"
         )
-    path = runs[0].path
-    print(
-        f"\nNext: advantage eval {path} --episodes 100\n      advantage enjoy {path} --video {path}/videos/play.mp4"
+    path, video = (
+        shlex.quote(str(name)) for name in (runs[0].path, RunFolder(runs[0].path).videos / "play.mp4")
     )
+    print(f"\nNext: advantage eval {path} --episodes 100\n      advantage enjoy {path} --video {video}")
 
 
 COMMANDS = {

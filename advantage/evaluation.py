@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,10 +203,7 @@ def evaluate(
     Raises:
         ValueError: no episodes asked for, or an environment with other spaces than the agent's.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes} is not allowed; use 1 or more.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed} is not allowed; use a whole number from 0 to {2**32 - 1}.")
+    check_request(episodes, seed)
     if not isinstance(agent, Agent):
         agent = load(agent)
     target = environment_of(agent, environment)
@@ -216,6 +214,14 @@ def evaluate(
     else:
         returns, lengths = _evaluate_host(agent, target, episodes, seed, deterministic)
     return Evaluation(returns, lengths, deterministic, seed)
+
+
+def check_request(episodes: int, seed: int) -> None:
+    """Raises ValueError for a number of episodes or a seed that cannot be."""
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes} is not allowed; use 1 or more.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} is not allowed; use a whole number from 0 to {2**32 - 1}.")
 
 
 def environment_of(agent: Agent, environment: Any = None) -> Environment:
@@ -230,6 +236,24 @@ def environment_of(agent: Agent, environment: Any = None) -> Environment:
             "environment again: adv.evaluate(agent, environment)."
         )
     return resolve(agent.environment if environment is None else environment)
+
+
+def play_episodes(
+    agent: Agent,
+    env: Any,
+    name: str,
+    *,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    on_step: Any = None,
+) -> Iterator[tuple[float, int]]:
+    """The episodes of an evaluation in a Gymnasium environment: `-> return, length`, one after another."""
+    _same_spaces(agent, env.observation_space, env.action_space, name)
+    key = jax.random.key(seed)
+    for n in range(episodes):
+        episode_key = jax.random.fold_in(key, n)
+        yield play(agent, env, episode_key, episode_seed(seed, EVALUATION, n), deterministic, on_step)
 
 
 def play(
@@ -269,13 +293,9 @@ def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     env = target.source()
+    options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
-        _same_spaces(agent, env.observation_space, env.action_space, target.name)
-        key = jax.random.key(seed)
-        played = [
-            play(agent, env, jax.random.fold_in(key, n), episode_seed(seed, EVALUATION, n), deterministic)
-            for n in range(episodes)
-        ]
+        played = list(play_episodes(agent, env, target.name, **options))
     finally:
         env.close()
     returns, lengths = zip(*played, strict=True)

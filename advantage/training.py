@@ -93,6 +93,7 @@ class Run:
         step: environment steps taken.
         evaluation: the last evaluation, if there was one.
         finished: whether the budget was spent; a run that a callback stopped can be resumed.
+        algorithm: its hyperparameters.
     """
 
     path: Path
@@ -100,11 +101,12 @@ class Run:
     step: int
     evaluation: Evaluation | None
     finished: bool
+    algorithm: Algorithm = dataclasses.field(repr=False)
 
     @property
     def agent(self) -> Agent:
         """The trained agent, loaded from the last checkpoint."""
-        return load(self.path)
+        return load(self.path, self.algorithm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +268,7 @@ def resume(
     if environment is None:
         if not config["environment_by_name"]:
             raise ValueError(
-                f"The environment of {folder.path} was the Python object {config['environment']['name']}; resume from "
+                f"The environment of {folder.path} was the Python object {config['environment']}; resume from "
                 "Python and give it again: adv.resume(path, environment=...)."
             )
         environment = config["environment"]
@@ -466,7 +468,8 @@ class _Loop:
             if interrupt.signal == signal.SIGTERM:
                 raise SystemExit(128 + signal.SIGTERM)
             raise KeyboardInterrupt
-        return [Run(j.folder.path, j.seed, self.step, j.evaluation, finished) for j in self.journals]
+        runs = ((j.folder.path, j.seed, self.step, j.evaluation, finished) for j in self.journals)
+        return [Run(*facts, self.algorithm) for facts in runs]
 
     @contextlib.contextmanager
     def _last_words(self) -> Iterator[None]:

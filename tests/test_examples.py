@@ -78,11 +78,15 @@ OBSERVATIONS = np.random.default_rng(0).uniform(-0.2, 0.2, (16, 4)).astype(np.fl
 
 def bits(agent: adv.Agent) -> str:
     """What the policy and the critic answer to some observations, to the last bit."""
-    algorithm, state = agent.algorithm, agent.state
-    policy, params = state.policy, state.params
-    logits = jax.jit(lambda: algorithm.actor(state).distribution(OBSERVATIONS).logits)()
-    value = jax.jit(lambda: policy.value(params, OBSERVATIONS))()
-    return np.asarray(logits).tobytes().hex() + np.asarray(value).tobytes().hex()
+
+    @jax.jit
+    def answer(state, obs):
+        actor, x = agent.algorithm.actor(state), state.policy.encoder.encode(obs)
+        return actor.distribution(obs).logits, state.policy.value(state.params, x)
+
+    return "".join(
+        np.asarray(part).tobytes().hex() for part in answer(agent.state, jnp.asarray(OBSERVATIONS))
+    )
 
 
 IN_A_FRESH_PROCESS = """
@@ -103,7 +107,9 @@ def test_networks_of_your_own_are_trained_saved_and_restored_bit_for_bit(tmp_pat
         for leaf in jax.tree.leaves(agent.state.params):
             assert isinstance(leaf, jax.Array)
             assert jnp.issubdtype(leaf.dtype, jnp.floating)
-        moved = jax.tree.map(lambda a, b: not a.size or bool((a != b).any()), first.state.params, agent.state.params)
+        moved = jax.tree.map(
+            lambda a, b: not a.size or bool((a != b).any()), first.state.params, agent.state.params
+        )
         assert all(jax.tree.leaves(moved)), moved
         again = adv.evaluate(agent, episodes=10, seed=run.seed)
         assert again.returns.tolist() == run.evaluation.returns.tolist()

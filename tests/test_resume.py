@@ -134,7 +134,10 @@ def test_a_larger_budget(environment, tmp_path):
     run = train(environment, tmp_path / "run", total_timesteps=2 * SIZE)
     with pytest.raises(ValueError, match=r"has taken its 128 steps.*--total-timesteps 256"):
         adv.resume(run.path)
-    for wrong, message in ((SIZE, "has taken its 128 steps"), (129, "not a multiple of num_envs=2; |num_envs=2,")):
+    for wrong, message in (
+        (SIZE, "has taken its 128 steps"),
+        (129, "not a multiple of num_envs=2; |num_envs=2,"),
+    ):
         with pytest.raises(ValueError, match=message):
             adv.resume(run.path, total_timesteps=wrong)
     assert json.loads((run.path / "config.json").read_text())["training"]["total_timesteps"] == 2 * SIZE
@@ -156,7 +159,10 @@ class Composed(gymnasium.Env):
     """Observations of several parts, two actions in bounds, and episodes longer than two rollouts."""
 
     observation_space = spaces.Dict(
-        {"x": spaces.Box(-1, 1, (2,)), "inner": spaces.Tuple([spaces.Discrete(3, start=1), spaces.MultiBinary(2)])}
+        {
+            "x": spaces.Box(-1, 1, (2,)),
+            "inner": spaces.Tuple([spaces.Discrete(3, start=1), spaces.MultiBinary(2)]),
+        }
     )
     action_space = spaces.Box(-2, 2, (2,))
 
@@ -208,7 +214,7 @@ def test_stopped_at_every_step_of_every_checkpoint(environment, function, tmp_pa
     train(environment, tmp_path / "whole", **options)
     moments = len(calls)
     assert moments >= 4
-    for deadline in range(1, moments + 1):  # noqa: B007 - `count` looks at it
+    for deadline in range(1, moments + 1):
         calls.clear()
         path = tmp_path / str(deadline)
         with pytest.raises(Killed):
@@ -351,9 +357,10 @@ def test_a_signal_saves_and_says_how_to_go_on(
     environment, number, workers, code, world, uninterrupted, tmp_path, capsys
 ):
     path = tmp_path / "a run"  # with a space, as people have them
-    with running(
-        world, "train", "ppo", environment, *FLAGS, "--workers", workers, "--out", path
-    ) as (process, output):
+    with running(world, "train", "ppo", environment, *FLAGS, "--workers", workers, "--out", path) as (
+        process,
+        output,
+    ):
         wait_for_row(path, 7, process, output)
         os.killpg(process.pid, number)  # as a terminal does: to the workers too
         assert process.wait(60) == code, output.read_text()
@@ -431,7 +438,10 @@ DAMAGE = {
     "another algorithm": (manifest("metadata/algorithm", "trpo"), r"metadata/algorithm: found 'trpo'"),
     "no algorithm": (manifest("metadata/algorithm"), r"metadata/algorithm: found nothing"),
     "no step": (manifest("metadata/step"), r"manifest\.json: metadata/step: found nothing"),
-    "an unknown algorithm": (config("algorithm", "pppo"), r"config\.json: .*no algorithm 'pppo'; did you mean ppo"),
+    "an unknown algorithm": (
+        config("algorithm", "pppo"),
+        r"config\.json: .*no algorithm 'pppo'; did you mean ppo",
+    ),
     "other sizes": (
         config("hyperparameters/hidden", [16]),
         r"manifest\.json: tensors/state/.*/shape: found \[.*8.*\], expected \[.*16.*\]",
@@ -443,9 +453,15 @@ DAMAGE = {
     "a wrong hyperparameter": (config("hyperparameters/gamma", 2), r"config\.json: .*gamma=2 is not allowed"),
     "a missing hyperparameter": (config("hyperparameters/gamma"), r"config\.json: hyperparameters.*gamma"),
     "no spaces": (config("spaces"), r"config\.json: spaces: found nothing"),
-    "no observation space": (config("spaces/observation"), r"config\.json: spaces has no entry 'observation'"),
+    "no observation space": (
+        config("spaces/observation"),
+        r"config\.json: spaces has no entry 'observation'",
+    ),
     "no environment count": (config("training/num_envs"), r"config\.json: training has no entry 'num_envs'"),
-    "no JSON": (lambda run: (run / "config.json").write_text("{'a': 1}"), r"config\.json: not readable as JSON"),
+    "no JSON": (
+        lambda run: (run / "config.json").write_text("{'a': 1}"),
+        r"config\.json: not readable as JSON",
+    ),
     "half a config": (
         lambda run: (run / "config.json").write_text((run / "config.json").read_text()[:200]),
         r"config\.json: not readable as JSON",
@@ -511,7 +527,9 @@ def test_what_a_kill_leaves_in_the_logs_is_mended(run, tmp_path):
     train("CartPole-v1", tmp_path / "whole", eval_every=SIZE)
     for name in ("progress.csv", "episodes.csv", "evaluations.csv"):
         lines = (run / name).read_text().splitlines()
-        later = lines[-1].replace(f"{2 * SIZE}", f"{3 * SIZE}") if name != "episodes.csv" else "9.0,9,150,0,77"
+        later = (
+            lines[-1].replace(f"{2 * SIZE}", f"{3 * SIZE}") if name != "episodes.csv" else "9.0,9,150,0,77"
+        )
         (run / name).write_text("\n".join([*lines, later, lines[-1][:5]]))  # a later row, and half a row
     assert adv.resume(run).finished
     assert same(tmp_path / "whole", run)

@@ -134,7 +134,9 @@ def test_schedules_follow_the_global_step(environment, tmp_path):
     adv.resume(stopped.path)
     for run in (whole, stopped):
         row = columns(run)
-        progress = np.concatenate([[0], row["step"][:-1]]) / options["total_timesteps"]  # where rollouts begin
+        progress = (
+            np.concatenate([[0], row["step"][:-1]]) / options["total_timesteps"]
+        )  # where rollouts begin
         np.testing.assert_allclose(row["train/learning_rate"], 1e-3 - 9e-4 * progress, rtol=1e-6)
         np.testing.assert_allclose(row["train/clip_range"], 0.3 - 0.2 * progress, rtol=1e-6)
     assert learned(whole) == learned(stopped)
@@ -643,7 +645,9 @@ def test_options_that_are_not_allowed(environment, options, message, tmp_path):
 
 
 def test_a_batch_that_does_not_divide_the_rollout(tmp_path):
-    with pytest.raises(ValueError, match=r"batch_size=33 does not divide .* = 64; use a divisor such as 16 or 32"):
+    with pytest.raises(
+        ValueError, match=r"batch_size=33 does not divide .* = 64; use a divisor such as 16 or 32"
+    ):
         train(HOST, tmp_path / "run", tiny(batch_size=33))
     assert not (tmp_path / "run").exists()
 
@@ -655,7 +659,9 @@ def test_a_batch_that_does_not_divide_the_rollout(tmp_path):
 def test_a_value_that_is_not_finite_stops_the_run(environment, tmp_path):
     listener = Listener()
     options = {"total_timesteps": 8 * SIZE, "checkpoint_every": SIZE, "eval_episodes": 2}
-    with pytest.raises(adv.NonFiniteUpdate, match=r"not finite: .*It was not applied.*Lower learning_rate") as e:
+    with pytest.raises(
+        adv.NonFiniteUpdate, match=r"not finite: .*It was not applied.*Lower learning_rate"
+    ) as e:
         train(environment, tmp_path / "run", tiny(learning_rate=1e30), reporter=listener, **options)
     folder = RunFolder(tmp_path / "run")
     failed, iteration = map(int, re.search(r"after step (\d+) \(iteration (\d+)", str(e.value)).groups())

@@ -28,6 +28,8 @@ EXTRAS = {  # what a missing module is installed with
     "Box2D": "box2d",
     "box2d": "box2d",
     "pygame": "classic",
+    "imageio": "video",
+    "imageio_ffmpeg": "video",
 }
 
 

@@ -190,7 +190,7 @@ def prune(directory: Path, keep: int, protect: Collection[Path] = ()) -> list[Pa
     _tidy(directory)
     protected = {Path(path).resolve() for path in protect}
     checkpoints = list_checkpoints(directory)
-    doomed = [p for p in checkpoints[: len(checkpoints) - keep] if p.resolve() not in protected]
+    doomed = [p for p in checkpoints[: max(0, len(checkpoints) - keep)] if p.resolve() not in protected]
     for path in doomed:  # hidden first: a kill while deleting leaves no half checkpoint
         os.rename(path, path.with_name(f".{path.name}.tmp"))
     _tidy(directory)
