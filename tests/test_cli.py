@@ -212,7 +212,7 @@ MISTAKES = {
     "an unknown algorithm": (
         ["train", "pppo", HOST],
         2,
-        "no algorithm 'pppo'; did you mean ppo? There are: ppo",
+        r"no algorithm 'pppo'; did you mean ppo\? There are: ppo",
     ),
     "a strange algorithm": (["train", "zzz", HOST], 2, "no algorithm 'zzz'; There are: ppo"),
     "an unknown environment": (
@@ -374,7 +374,9 @@ def test_a_missing_extra(blocked, arguments, extra, run, folder, capsys, monkeyp
 
 
 def test_an_environment_that_is_wrong(folder, capsys):
-    assert main(["train", "ppo", "letters_world:Old-v0", *TINY, "--total-timesteps", "128", "--out", "new"]) == 1
+    assert (
+        main(["train", "ppo", "letters_world:Old-v0", *TINY, "--total-timesteps", "128", "--out", "new"]) == 1
+    )
     err = capsys.readouterr().err
     assert re.search(r"^advantage: environment 0, .*expected .*found .*To mend it, ", err), err
     assert err.count("\n") == 1

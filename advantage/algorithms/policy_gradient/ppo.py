@@ -148,7 +148,7 @@ class PPO:
     adam_epsilon: float = ranged(1e-5, "(0, inf)")
     """Added to Adam's denominator."""
     network: Any = None
-    """A network of your own instead of `hidden` and `activation`: see adv.as_network. From Python only."""
+    """A network of your own, from Python only: a pair (init, apply), adv.MLP, adv.CNN, adv.from_flax(...)."""
 
     def __post_init__(self):
         check(self)
