@@ -131,8 +131,8 @@ class _Helped(BaseException):
 
 def _paragraph(box: str) -> str:
     """What the argument parser drew into a box: without the box and its title, and without line breaks."""
-    lines = [re.sub("[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
-    _title, *parts = "\n".join(line if line.strip("-") else "" for line in lines).strip().split("\n\n")
+    _title, *lines = [re.sub("[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
+    parts = "\n".join(line if line.strip("-") else "" for line in lines).strip().split("\n\n")
     sentences = [" ".join(part.split()).rstrip(".") + "." for part in parts]
     sentences[0] = re.sub(r"^Error parsing (?!--)\S+: ", "", sentences[0])
     return " ".join(re.sub(r"^For full helptext, (run|see)", "See", sentence) for sentence in sentences)

@@ -77,12 +77,16 @@ class Seeded(gymnasium.Env):
 
 
 class Unrepeatable(Seeded):
-    """Its walk comes from the operating system, not from the seed."""
+    """Its walk comes from the operating system, not from the seed; episodes have seven steps."""
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.np_random = np.random.default_rng()
         return self.observe(), {}
+
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, False, truncated, info
 
 
 class SeesJax(Counter):

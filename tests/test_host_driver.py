@@ -166,6 +166,14 @@ def test_numbers_do_not_depend_on_workers(reference, workers, monkeypatch):
     wait_until_gone(pids, 0)
 
 
+def test_rollouts_are_shared_in_memory():
+    """A file on disk would be written back again and again, and kill by SIGBUS where the disk is full."""
+    with driving(Counter, workers=1) as driver:
+        play(driver)
+        maps = Path(f"/proc/{pids_of(driver)[0]}/maps").read_text()
+    assert "/memfd:rollout" in maps
+
+
 def test_workers_start_without_jax():
     with driving(SeesJax, workers=1, num_envs=1) as driver:
         assert not play(driver).rollout.obs.any()
@@ -326,7 +334,7 @@ def test_an_environment_that_cannot_be_repeated_starts_afresh(workers):
         play(driver, 2)
         records = copied(driver.records())
     lengths, numbers = records["book/lengths"], records["book/numbers"]
-    assert lengths.any()
+    assert lengths.tolist() == [2, 2, 2]
     with driving(Unrepeatable, num_envs=3, workers=workers, started=False) as driver:
         notices = driver.restore(records)
         assert len(notices) == 3

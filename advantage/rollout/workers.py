@@ -19,6 +19,7 @@ import time
 import traceback
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -70,7 +71,7 @@ class Workers:
         self.processes: list[subprocess.Popen] = []
         self.pipes: list[Connection] = []
         size = buffer_bytes(shapes)
-        with tempfile.TemporaryFile() as file:
+        with shared_file() as file:
             file.truncate(size)
             self.buffers = allocate(shapes, mmap.mmap(file.fileno(), size))
             for _ in self.shares:
@@ -170,6 +171,12 @@ class Workers:
     def _name(self, number: int) -> str:
         indices = ", ".join(map(str, self.shares[number]))
         return f"Worker {number} (process {self.processes[number].pid}, environments {indices})"
+
+
+def shared_file() -> Any:
+    """An empty file in memory, or on disk where the system has no such thing."""
+    in_memory = hasattr(os, "memfd_create")
+    return open(os.memfd_create("rollout"), "r+b") if in_memory else tempfile.TemporaryFile()
 
 
 def serve(pipe: Connection, memory: int) -> None:
