@@ -197,7 +197,7 @@ class Killed(BaseException):
 
 
 @PATHS
-@pytest.mark.parametrize("function", ["save_checkpoint", "point", "prune"])
+@pytest.mark.parametrize("function", ["save_checkpoint", "point"])
 def test_stopped_at_every_step_of_every_checkpoint(environment, function, tmp_path, monkeypatch):
     """Whatever had been written by then, the log of the last evaluation too."""
     original, calls = getattr(training, function), []
