@@ -33,7 +33,7 @@ CONFIG_FIELDS = {
     "spaces": dict,
     "training": dict,
 }
-METADATA_FIELDS = {"step": int, "iteration": int}
+METADATA_FIELDS = {"step": int, "iteration": int, "evaluated": int}
 LONGEST = 1_000_000  # steps after which an episode counts as endless
 BLOCK = (
     16  # on-device episodes are played so many at once, whatever their number, so that each stays the same

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +19,19 @@ import numpy as np
 from advantage.algorithms.registry import algorithm_name, to_json
 from advantage.environments.make import Environment, resolve
 from advantage.environments.spaces import space_to_json
-from advantage.evaluation import CONFIG_FIELDS, Agent, Evaluation, evaluate, load, restore_config
+from advantage.evaluation import (
+    CONFIG_FIELDS,
+    Agent,
+    Evaluation,
+    evaluate,
+    load,
+    restore_checkpoint,
+    restore_config,
+)
 from advantage.rollout.device import DeviceDriver
 from advantage.rollout.episodes import Episodes
 from advantage.rollout.host import HostDriver
-from advantage.runs.checkpoint import CheckpointError, load_checkpoint, point, prune, save_checkpoint
+from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
 from advantage.runs.folder import (
     RunFolder,
@@ -165,8 +174,10 @@ class Options:
             raise ValueError(
                 f"workers={self.workers!r} is not allowed; use 'auto', or a whole number of 0 or more."
             )
-        if not self.worker_timeout > 0:
+        if type(self.worker_timeout) not in (int, float) or not self.worker_timeout > 0:
             raise ValueError(f"worker_timeout={self.worker_timeout!r} is not allowed; use seconds above 0.")
+        if type(self.tensorboard) is not bool:
+            raise ValueError(f"tensorboard={self.tensorboard!r} is not allowed; use True or False.")
         if self.total_timesteps % self.num_envs:
             below = self.total_timesteps // self.num_envs * self.num_envs
             near = " or ".join(f"{n:_}" for n in (below, below + self.num_envs) if n)
@@ -261,10 +272,12 @@ def resume(
     folder = open_run_folder(Path(path))
     config = read_config(folder, CONFIG_FIELDS)
     algorithm, spec = restore_config(config, folder.config_path, algorithm)
-    training = dict(config["training"])
+    try:
+        settings = _options(config["training"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder.config_path}: training: {error}") from None
     if total_timesteps is not None:
-        training["total_timesteps"] = total_timesteps
-    settings = _options(training)
+        settings = dataclasses.replace(settings, total_timesteps=total_timesteps)
     if environment is None:
         if not config["environment_by_name"]:
             raise ValueError(
@@ -322,6 +335,7 @@ class _Journal:
     recent: collections.deque
     best: float = -float("inf")
     evaluation: Evaluation | None = None
+    evaluated: int = -1  # the step of the last evaluation
 
 
 class _Loop:
@@ -388,7 +402,7 @@ class _Loop:
                 "host": host,
             }
             write_config(folder, config)
-            self._open(folder, seed, None)
+            self.journals.append(self._journal(folder, seed))
 
     def restore(self, folder: RunFolder, config: dict[str, Any]) -> None:
         """Take everything back from the folder's last checkpoint."""
@@ -397,11 +411,10 @@ class _Loop:
                 f"{folder.path} holds no checkpoint; the run stopped before its first. Train it anew."
             )
         template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._state_of(0))
-        expect = {"algorithm": algorithm_name(self.algorithm)}
-        state, records, metadata = load_checkpoint(folder.last, template, expect=expect)
+        state, records, metadata = restore_checkpoint(folder.last, self.algorithm, template)
         self.step, self.iteration = metadata["step"], metadata["iteration"]
         total = self.settings.total_timesteps
-        if self.step >= total:
+        if self.step >= total and (not self._evaluates or metadata["evaluated"] >= self.step):
             raise ValueError(
                 f"{folder.path} has taken its {self.step:_} steps; to go on, give a larger budget: "
                 f"--total-timesteps {2 * self.step} (total_timesteps=)."
@@ -416,7 +429,9 @@ class _Loop:
             self.reporter.message(notice)
         config["training"]["total_timesteps"] = total
         write_config(folder, config)
-        journal = self._open(folder, self.seeds[0], self.step)
+        journal = self._journal(folder, self.seeds[0], resume_step=self.step, evaluated=metadata["evaluated"])
+        self.journals.append(journal)
+        journal.evaluated = metadata["evaluated"]
         journal.best = metadata["best"] if metadata["best"] is not None else -float("inf")
         journal.recent.extend(zip(records["recent/returns"], records["recent/lengths"], strict=True))
 
@@ -453,7 +468,7 @@ class _Loop:
                     self._save()
             finished = self.step >= total
             self._save()
-            if finished and settings.eval_episodes and interrupt.signal is None:
+            if finished and interrupt.signal is None:
                 self._evaluate()
                 self._save()
         for journal in self.journals:
@@ -461,10 +476,10 @@ class _Loop:
             plot_curve(journal.folder)
         self.reporter.end()
         if interrupt.signal is not None:
-            paths = " ".join(str(journal.folder.path) for journal in self.journals)
-            self.reporter.message(
-                f"Stopped at step {self.step:_} and saved. To go on: advantage resume {paths}"
+            commands = "; ".join(
+                shlex.join(["advantage", "resume", str(journal.folder.path)]) for journal in self.journals
             )
+            self.reporter.message(f"Stopped at step {self.step:_} and saved. To go on: {commands}")
             if interrupt.signal == signal.SIGTERM:
                 raise SystemExit(128 + signal.SIGTERM)
             raise KeyboardInterrupt
@@ -491,10 +506,13 @@ class _Loop:
         self.driver.close()
         self.reporter.end()
 
-    def _open(self, folder: RunFolder, seed: int, resume_step: int | None) -> _Journal:
-        logger = Logger(folder, tensorboard=self.settings.tensorboard, resume_step=resume_step)
-        self.journals.append(_Journal(folder, logger, seed, collections.deque(maxlen=RECENT_EPISODES)))
-        return self.journals[-1]
+    def _journal(self, folder: RunFolder, seed: int, **resumed: int) -> _Journal:
+        logger = Logger(folder, tensorboard=self.settings.tensorboard, **resumed)
+        return _Journal(folder, logger, seed, collections.deque(maxlen=RECENT_EPISODES))
+
+    @property
+    def _evaluates(self) -> bool:
+        return self.settings.eval_episodes > 0 and self.eval_environment.kind != "vector"
 
     def _facts(self) -> dict[str, Any]:
         where = f"on {jax.devices()[0].platform}"
@@ -582,10 +600,11 @@ class _Loop:
     def _evaluate(self) -> None:
         """Play the same episodes as `adv.evaluate` with the run's seed does, on the current agents."""
         settings = self.settings
-        if not settings.eval_episodes:
-            return
-        if self.eval_environment.kind == "vector":
-            self.reporter.message("Not evaluated: a vector environment needs an eval_environment beside it.")
+        if not self._evaluates:
+            if settings.eval_episodes:
+                self.reporter.message(
+                    "Not evaluated: a vector environment needs an eval_environment beside it."
+                )
             return
         for place, journal in enumerate(self.journals):
             state = self._state_of(place)
@@ -593,7 +612,7 @@ class _Loop:
             result = evaluate(
                 agent, self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
             )
-            journal.evaluation = result
+            journal.evaluation, journal.evaluated = result, self.step
             journal.logger.evaluation(self.step, result.returns, result.lengths, True, journal.seed)
             who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
             self.reporter.message(f"Evaluation at step {self.step:_}: {who}{result}")
@@ -616,15 +635,21 @@ class _Loop:
                 "iteration": self.iteration,
                 "step": self.step,
                 "seed": journal.seed,
+                "evaluated": journal.evaluated,
                 "best": journal.best if np.isfinite(journal.best) else None,
             }
             state = self._state_of(place)
             journal.logger.flush()
             folder = journal.folder
-            path = save_checkpoint(folder.checkpoints, self.step, state, records=records, metadata=metadata)
-            point(folder.last, path)
-            if better:
+            path = checkpoint_path(folder.checkpoints, self.step)
+            saved = path.exists()
+            # `best` moves before `last` or its checkpoint knows: who is killed in between evaluates again
+            if better and saved:
                 point(folder.best, path)
+            save_checkpoint(folder.checkpoints, self.step, state, records=records, metadata=metadata)
+            if better and not saved:
+                point(folder.best, path)
+            point(folder.last, path)
             protected = {link.resolve() for link in (folder.last, folder.best) if link.exists()}
             prune(folder.checkpoints, self.settings.keep_checkpoints, protected)
 

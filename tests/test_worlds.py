@@ -224,7 +224,7 @@ def test_an_episode_stays_with_gymnasium(name, purposeful, seed):
 def test_actions_out_of_bounds_move_the_world_as_the_bound_does(name):
     case = CASES[name]
     world, step = case.world, jitted_step(case.world)
-    state, _ = world.reset(KEY)
+    state, _ = world.reset(jax.random.key(1))
     space: Any = world.action_space
     for bound in (space.low, space.high):
         at, beyond, within = (step(state, factor * bound, KEY)[0] for factor in (1.0, 7.0, 0.5))
@@ -346,7 +346,7 @@ def test_types_are_strong_and_stay_float32(name, x64):
 def test_unsigned_actions_mean_the_same(name):
     world = CASES[name].world
     space: Any = world.action_space
-    state, _ = world.reset(KEY)
+    state, _ = world.reset(jax.random.key(1))
     for action in range(int(space.n)):
         signed = world.step(state, np.int32(action), KEY)[0]
         np.testing.assert_array_equal(world.step(state, np.uint8(action), KEY)[0], signed)

@@ -75,7 +75,7 @@ def save_checkpoint(
         OSError: the disk refused.
     """
     directory = Path(directory)
-    final = directory / f"step_{int(step):012d}"
+    final = checkpoint_path(directory, step)
     temporary = final.with_name(f".{final.name}.tmp")
     leaves = _named_leaves(state)[0]
     leaves |= {f"records/{name}": np.asarray(array) for name, array in records.items()}
@@ -102,6 +102,11 @@ def save_checkpoint(
     finally:
         _tidy(directory)
     return final
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies, or would."""
+    return Path(directory) / f"step_{int(step):012d}"
 
 
 def load_checkpoint(

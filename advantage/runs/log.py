@@ -34,18 +34,25 @@ class Logger:
         folder: the run.
         tensorboard: write TensorBoard event files too.
         resume_step: the step from which a run goes on: every row later than it is dropped first.
+        evaluated: the last evaluation that the run still knows of; by default `resume_step`.
 
     Raises:
         CheckpointError: a file that is there is not a log of this kind.
     """
 
-    def __init__(self, folder: RunFolder, *, tensorboard: bool = True, resume_step: int | None = None):
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        tensorboard: bool = True,
+        resume_step: int | None = None,
+        evaluated: int | None = None,
+    ):
+        evaluated = resume_step if evaluated is None else evaluated
         with contextlib.ExitStack() as opened:  # closes what is open already when a later file is wrong
             self._progress = opened.enter_context(_Table(folder.progress_path, [], resume_step))
             self._episodes = opened.enter_context(_Table(folder.episodes_path, EPISODES, resume_step))
-            self._evaluations = opened.enter_context(
-                _Table(folder.evaluations_path, EVALUATIONS, resume_step)
-            )
+            self._evaluations = opened.enter_context(_Table(folder.evaluations_path, EVALUATIONS, evaluated))
             self._opened = opened.pop_all()
         self._events: EventsWriter | None = None
         if tensorboard:  # the bare writer: SummaryWriter adds a thread, a queue and an event for every scalar
