@@ -16,7 +16,7 @@ from advantage.algorithms.registry import algorithm_name, from_json
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.make import Environment, resolve
 from advantage.environments.spaces import environment_action, read, space_from_json
-from advantage.rollout.acting import HostActor
+from advantage.rollout.acting import HostActor, actor_of
 from advantage.rollout.stepper import episode_seed
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
 from advantage.runs.folder import open_run_folder, read_config
@@ -84,7 +84,7 @@ class Agent:
 
     @cached_property
     def actor(self) -> HostActor:
-        return HostActor(self.algorithm, self.state)
+        return HostActor(self.algorithm, actor_of(self.algorithm, self.state))
 
     def act(self, obs: Pytree, deterministic: bool = True, key: Key | None = None) -> Any:
         """The action for one observation, in the environment's own units.

@@ -372,7 +372,7 @@ class _Loop:
             self.driver: Any = DeviceDriver(algorithm, target.source, self.spec, len(seeds))
             self.driver.start(world_keys)
         else:
-            self.state = jax.tree.map(lambda leaf: leaf[0], self.state)
+            self.state, self.run_key = jax.tree.map(lambda leaf: leaf[0], (self.state, self.run_keys))
             args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
             self.driver = HostDriver(*args)
 
@@ -553,8 +553,9 @@ class _Loop:
                 self.state, self.run_keys, self.iteration, count, self.step, n_steps
             )
         else:
-            key = _fold_in(self.run_keys[0], self.iteration)
-            state, metrics, finished = self.driver.iterate(self.state, key, self.step, n_steps)
+            state, metrics, finished = self.driver.iterate(
+                self.state, self.run_key, self.iteration, self.step, n_steps
+            )
             metrics = {name: np.reshape(value, (1, 1)) for name, value in metrics.items()}
             episodes = [finished]
         wrong = {name: ~np.isfinite(value) for name, value in metrics.items() if not np.isfinite(value).all()}
@@ -663,11 +664,6 @@ def _keys(seeds: Any) -> tuple[Key, Key, Key]:
         return key_init, key_worlds, key_run
 
     return jax.vmap(of_one)(seeds)
-
-
-@jax.jit
-def _fold_in(key: Key, iteration: Any) -> Key:
-    return jax.random.fold_in(key, iteration)
 
 
 def _spaces(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:

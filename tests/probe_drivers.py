@@ -79,9 +79,8 @@ def play(
     if state is None:
         state = driver.algorithm.init(jax.random.key(7), driver.spec)
     for iteration in range(first, first + iterations):
-        key = jax.random.fold_in(jax.random.key(0), iteration)
         first_step = iteration * n_steps * driver.spec.num_envs
-        state, _, episodes = driver.iterate(state, key, first_step, n_steps)
+        state, _, episodes = driver.iterate(state, jax.random.key(0), iteration, first_step, n_steps)
         finished.append(episodes)
     del driver.collect
     return Played(

@@ -626,7 +626,6 @@ def test_a_pair_and_an_object_with_init_and_apply_are_networks():
 
     pair = as_network((init, apply))
     assert pair == Custom(init, apply)
-    assert not pair.runs_in_numpy
     params = pair.init(jax.random.key(0), np.ones((1, 3), np.float32))
     assert pair.apply(params, jnp.ones((4, 3))).shape == (4, 2)
 

@@ -14,6 +14,7 @@ import pytest
 from gymnasium import spaces
 
 from advantage.algorithms.hyperparameters import Linear
+from advantage.algorithms.permutation import random_permutation
 from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.algorithms.registry import from_json, to_json
 from advantage.objectives.surrogate import (
@@ -398,7 +399,7 @@ class Reference:
 
 def orders_of(ppo, key, samples):
     """The permutations that an update draws from its key."""
-    return [np.asarray(jax.random.permutation(k, samples)) for k in jax.random.split(key, ppo.n_epochs)]
+    return [np.asarray(random_permutation(k, samples)) for k in jax.random.split(key, ppo.n_epochs)]
 
 
 REFERENCES = {

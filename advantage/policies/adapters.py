@@ -98,10 +98,6 @@ class LinenNetwork:
 
     module: Any
 
-    @property
-    def runs_in_numpy(self) -> bool:
-        return False
-
     def init(self, key: Key, x: Pytree) -> Pytree:
         variables = self.module.init(key, x)
         _refuse(self.module, sorted(variables.keys() - {"params"}))
@@ -118,10 +114,6 @@ class NNXNetwork:
     """A `flax.nnx` module by the function that makes it; its parameters are its `nnx.Param`s."""
 
     make: Callable[[Any, Any], Any]
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        return False
 
     def init(self, key: Key, x: Pytree) -> ModuleParams:
         sample = _sample(x)
@@ -161,10 +153,6 @@ class EquinoxNetwork:
     """An Equinox module by the function that makes it; its parameters are its floating-point arrays."""
 
     make: Callable[[Key, Any], Any]
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        return False
 
     def init(self, key: Key, x: Pytree) -> ModuleParams:
         sample = _sample(x)

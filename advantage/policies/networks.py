@@ -21,10 +21,7 @@ Activation = Literal["tanh", "relu", "elu", "silu"]
 
 
 class Network(Protocol):
-    """`runs_in_numpy` says whether `apply` may be given NumPy arrays and answers with them."""
-
-    @property
-    def runs_in_numpy(self) -> bool: ...
+    """A pair of pure functions."""
 
     def init(self, key: Key, x: Pytree) -> Pytree: ...
 
@@ -73,10 +70,6 @@ class MLP:
     hidden: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
     initialisation: Initialisation = "orthogonal"
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        return True
 
     def init(self, key: Key, x: Array) -> Pytree:
         keys = jax.random.split(key, max(1, len(self.hidden)))
@@ -136,10 +129,6 @@ class CNN:
     features: int = 512
     initialisation: Initialisation = "orthogonal"
 
-    @property
-    def runs_in_numpy(self) -> bool:
-        return True
-
     def init(self, key: Key, x: Pytree) -> Pytree:
         vector, images = split(x)
         key_dense, *keys = jax.random.split(key, 1 + len(images) * len(self.layers))
@@ -182,13 +171,10 @@ class Custom:
     Attributes:
         init_function: `(key, x) -> params`.
         apply_function: `(params, x) -> features [..., k]`.
-        runs_in_numpy: whether `apply_function` is written for NumPy and JAX arrays alike; if not, the host
-            driver acts through a compiled call.
     """
 
     init_function: Callable[[Key, Any], Pytree]
     apply_function: Callable[[Pytree, Any], Array]
-    runs_in_numpy: bool = False
 
     def init(self, key: Key, x: Pytree) -> Pytree:
         return self.init_function(key, x)
@@ -205,10 +191,10 @@ def as_network(network: Any) -> Network:
     """
     if type(network) is tuple and len(network) == 2 and all(callable(part) for part in network):
         return Custom(*network)
-    candidate: Any = network
     init, apply = getattr(network, "init", None), getattr(network, "apply", None)
     if callable(init) and callable(apply):
-        return candidate if hasattr(candidate, "runs_in_numpy") else Custom(init, apply)
+        known: Any = network
+        return known if dataclasses.is_dataclass(network) else Custom(init, apply)
     raise ValueError(
         f"network={network!r} is not a network; give a pair (init, apply) with init(key, x) -> params and "
         "apply(params, x) -> features, or adv.MLP / adv.CNN, or a Flax or Equinox module through "

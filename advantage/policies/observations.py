@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -25,11 +26,11 @@ class Leaf:
     starts: tuple[int, ...] = ()
     channels_first: bool = False
 
-    @property
+    @cached_property
     def height_width(self) -> tuple[int, int]:
         return _height_width(self.shape)
 
-    @property
+    @cached_property
     def width(self) -> int:
         return sum(self.sizes) if self.kind == "one_hot" else int(np.prod(self.shape))
 
@@ -70,11 +71,11 @@ class Encoder:
 
     leaves: tuple[Leaf, ...]
 
-    @property
+    @cached_property
     def num_continuous(self) -> int:
         return sum(leaf.width for leaf in self.leaves if leaf.kind == "continuous")
 
-    @property
+    @cached_property
     def images(self) -> tuple[Leaf, ...]:
         return tuple(leaf for leaf in self.leaves if leaf.kind == "image")
 

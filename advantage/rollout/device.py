@@ -73,7 +73,7 @@ def iterate_on_device(
     algorithm: Algorithm, world: World, state: Pytree, worlds: WorldState, key: Key, n_steps: int
 ) -> tuple[Pytree, WorldState, dict[str, Array], tuple[Array, Array]]:
     """One rollout and one update: `-> state, worlds, metrics, (reward, done)`."""
-    key_noise, key_world, key_update = jax.random.split(key, 3)  # as on the host
+    key_noise, key_world, key_update = jax.random.split(key, 3)
     actor = algorithm.actor(state)
     worlds, rollout = rollout_on_device(algorithm, world, actor, worlds, key_noise, key_world, n_steps)
     state, metrics = algorithm.update(state, rollout, key_update)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium
@@ -30,6 +31,16 @@ from advantage.rollout.workers import Workers
 from advantage.types import Algorithm, Key, Pytree, Rollout, Spec
 
 WORKER_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
+
+
+@partial(jax.jit, static_argnames="shape")
+def _prepare(
+    algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, ...]
+) -> Any:
+    """What an iteration begins with: `-> actor, noise, the update's key`."""
+    key_noise, _, key_update = jax.random.split(jax.random.fold_in(run_key, iteration), 3)  # as on the device
+    actor = algorithm.actor(state)
+    return actor, algorithm.noise(actor, key_noise, shape), key_update
 
 
 @jax.jit
@@ -89,7 +100,7 @@ class HostDriver:
         self.stepper.reset()
 
     def iterate(
-        self, state: Pytree, key: Key, first_step: int, n_steps: int
+        self, state: Pytree, run_key: Key, iteration: int, first_step: int, n_steps: int
     ) -> tuple[Pytree, dict, Episodes]:
         """One rollout of `n_steps` and one update: `-> state, metrics, episodes`.
 
@@ -97,10 +108,9 @@ class HostDriver:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
-        key_noise, _, key_update = jax.random.split(key, 3)
-        actor = HostActor(self.algorithm, state)
-        noise = actor.noise(key_noise, (n_steps, self.spec.num_envs))
-        rollout = self.collect(actor, noise, n_steps)
+        shape = n_steps, self.spec.num_envs
+        actor, noise, key_update = _prepare(self.algorithm, state, run_key, np.uint32(iteration), shape)
+        rollout = self.collect(HostActor(self.algorithm, actor), jax.device_get(noise), n_steps)
         episodes = self._enter(rollout, first_step)
         state, metrics = _update(self.algorithm, state, rollout, key_update)
         return state, jax.device_get(metrics), episodes

@@ -141,26 +141,31 @@ class Stepper:
 
     def step(self, t: int) -> None:
         """Take row t's actions; write row t, and the observation to act on next to row t + 1."""
-        buffers, shape = self.buffers, self.shape
+        shape = self.shape
+        all_obs, actions, all_next_obs, rewards, terminations, truncations = self.buffers
         for place, index in enumerate(self.indices):
-            at = (t, index)
-            action = buffers.action[at] if self.single_action else read(buffers.action, at)
-            result = self._step(place, action)
+            at = t, index
+            result = self._step(place, actions[at] if self.single_action else read(actions, at))
             try:
                 obs, reward, terminated, truncated, _ = result
-                if shape is not None and np.shape(obs) != shape:
+                if shape is None:
+                    write(all_next_obs, at, obs)
+                elif np.shape(obs) == shape:
+                    all_next_obs[at] = obs
+                else:
                     raise ValueError
-                write(buffers.next_obs, at, obs)
-                buffers.reward[at] = reward
-                buffers.terminated[at] = terminated
-                buffers.truncated[at] = truncated
+                rewards[at] = reward
+                terminations[at] = terminated
+                truncations[at] = truncated
             except (TypeError, ValueError, LookupError):
                 self._check(place, result)  # says what is wrong
                 raise
             if terminated or truncated:
                 self._begin(place, self.episodes[place] + 1, row=t + 1)
+            elif shape is None:
+                write(all_obs, (t + 1, index), obs)
             else:
-                write(buffers.obs, (t + 1, index), obs)
+                all_obs[t + 1, index] = obs
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay the first `length` steps of an episode; the observation reached goes to row 0."""

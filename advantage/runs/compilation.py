@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,23 @@ def enable_compilation_cache() -> None:
 
 
 class CompileClock:
-    """Seconds that JAX has spent tracing and compiling in this process, and how many programs it made."""
+    """Seconds that JAX has spent tracing and compiling in this process, and how many programs it made.
+
+    JAX tells of each stage when it ends, a stage within another first: what overlaps counts once.
+    """
 
     def __init__(self):
         self.seconds, self.programs = 0.0, 0
+        self._begins: list[tuple[float, float]] = []  # when a stage began, and how long it took
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
     def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile"):
+            begin = time.perf_counter() - duration_secs
             self.seconds += duration_secs
+            while self._begins and self._begins[-1][0] > begin:
+                self.seconds -= self._begins.pop()[1]
+            self._begins.append((begin, duration_secs))
             self.programs += event.endswith("backend_compile_duration")
 
 

@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.permutation import random_permutation
 from advantage.estimators.credit import explained_variance, gae, standardise
 from advantage.estimators.reward_scale import (
     RewardScale,
@@ -48,10 +50,6 @@ class Actor(NamedTuple):
     policy: ActorCritic
     params: Pytree
     normaliser: Normaliser | None
-
-    @property
-    def runs_in_numpy(self) -> bool:
-        return self.policy.network.runs_in_numpy
 
     def distribution(self, obs: Pytree) -> Any:
         return self.policy.distribution(self.params, encode(self.policy, self.normaliser, obs))
@@ -182,7 +180,7 @@ class PPO:
         return PPOState(
             policy,
             params,
-            self._optimiser().init(params),
+            self._optimiser().init(ravel_pytree(params)[0]),
             moments_init((policy.encoder.num_continuous,)),
             reward_scale_init(spec.num_envs),
             jnp.zeros((), jnp.uint32),
@@ -218,10 +216,12 @@ class PPO:
 
         def minibatch_step(carry, minibatch):
             params, optimiser, stopped = carry
-            gradient, metrics = jax.grad(self._loss, has_aux=True)(params, state.policy, minibatch, progress)
+            loss = jax.grad(self._loss, has_aux=True)
+            gradient, metrics = loss(unflatten(params), state.policy, minibatch, progress)
+            gradient, _ = ravel_pytree(gradient)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             updates, new_optimiser = self._optimiser().update(gradient, optimiser)
-            new_params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+            new_params = params - learning_rate * updates
             evaluated = ~stopped
             if self.target_kl is not None:
                 stopped = stopped | (metrics["approx_kl"] > 1.5 * self.target_kl)
@@ -232,11 +232,12 @@ class PPO:
             return (new_params, new_optimiser, stopped), (metrics, evaluated, ~stopped)
 
         def epoch(carry, key):
-            order = jax.random.permutation(key, samples)[: num_minibatches * size]
+            order = random_permutation(key, samples)[: num_minibatches * size]
             minibatches = jax.tree.map(lambda x: x[order].reshape(num_minibatches, size, *x.shape[1:]), batch)
             return jax.lax.scan(minibatch_step, carry, minibatches)
 
-        start = (state.params, state.optimiser, jnp.zeros((), bool))
+        params, unflatten = ravel_pytree(state.params)  # one vector: Adam's step is then one loop
+        start = (params, state.optimiser, jnp.zeros((), bool))
         keys = jax.random.split(key, self.n_epochs)
         (params, optimiser, _), (metrics, evaluated, applied) = jax.lax.scan(epoch, start, keys)
 
@@ -249,7 +250,7 @@ class PPO:
         metrics["explained_variance"] = explained_variance(batch.value, batch.target)
         done = rollout.terminated | rollout.truncated
         learned = state._replace(
-            params=params,
+            params=unflatten(params),
             optimiser=optimiser,
             observations=self._observe(state, rollout),
             rewards=reward_scale_update(state.rewards, rollout.reward, done, self.gamma),

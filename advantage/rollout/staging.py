@@ -1,0 +1,252 @@
+"""JAX functions as straight-line NumPy, for the one place where a compiled call costs more than it computes.
+
+A policy acts on a handful of numbers while the environment waits. `stage` traces the function once, like `jax.jit`,
+but writes the operations down as a Python function of NumPy calls into arrays that lie ready. What depends on the
+constants alone is computed when they are bound, not at every call.
+"""
+
+from __future__ import annotations
+
+import operator
+import types
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+
+from advantage.types import Pytree
+
+UFUNCS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "neg": np.negative,
+    "abs": np.absolute,
+    "sign": np.sign,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "square": np.square,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tanh": np.tanh,
+    "is_finite": np.isfinite,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "not": np.invert,
+}
+REDUCTIONS = {
+    "reduce_sum": np.add,
+    "reduce_max": np.maximum,
+    "reduce_min": np.minimum,
+    "reduce_prod": np.multiply,
+    "reduce_and": np.logical_and,
+    "reduce_or": np.logical_or,
+}
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+
+
+class Unsupported(Exception):
+    """An operation that is not written down here: the function needs the compiler."""
+
+
+class Operation(NamedTuple):
+    """`output = function(*inputs)`, of this shape and dtype; a ufunc and `np.dot` write into an array that is there."""
+
+    function: Callable
+    inputs: tuple[str, ...]
+    output: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+class Staged(NamedTuple):
+    """A traced function: `bind(constants)` gives `inputs -> outputs`."""
+
+    code: types.CodeType
+    fixed: dict[str, Any]
+    constants: list[str]
+    prologue: list[Operation]
+    body: list[Operation]
+    structure: Any
+
+    def bind(self, constants: Pytree) -> Callable[..., Pytree]:
+        """The function of the inputs alone; its arrays are its own, so that one binding is not for two threads."""
+        values = self.fixed | dict(zip(self.constants, jax.tree.leaves(constants), strict=True))
+        for operation in self.prologue:
+            values[operation.output] = operation.function(*(values[name] for name in operation.inputs))
+        scope: dict[str, Any] = {name: np.asarray(value, order="C") for name, value in values.items()}
+        for operation in self.body:
+            scope[f"f_{operation.output}"] = operation.function
+            if _has_out(operation.function):
+                scope[operation.output] = np.empty(operation.shape, operation.dtype)
+        program, structure = types.FunctionType(self.code, scope), self.structure
+        return lambda *inputs: structure.unflatten(program(*jax.tree.leaves(inputs)))
+
+
+def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -> Staged:
+    """Trace `function(constants, *inputs)` for arrays of these shapes and dtypes.
+
+    Raises:
+        Unsupported: it does something for which there is no NumPy here.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(constants, *inputs)
+    trace = _Trace()
+    given = [trace.name() for _ in closed.jaxpr.invars]
+    results = trace.inline(closed, given)
+    count = len(jax.tree.leaves(constants))
+    known = trace.fixed.keys() | given[:count]
+    needed, kept = set(results), []
+    for operation in reversed(trace.operations):
+        if operation.output in needed:
+            needed.update(operation.inputs)
+            kept.append(operation)
+    prologue, body = [], []
+    for operation in reversed(kept):
+        if known.issuperset(operation.inputs):
+            known.add(operation.output)
+            prologue.append(operation)
+        else:
+            body.append(operation)
+    casts = zip(given[count:], jax.tree.leaves(inputs), closed.in_avals[count:], strict=True)
+    body = [*(_cast(name, aval) for name, leaf, aval in casts if leaf.dtype != aval.dtype), *body]
+    code = _write(given[count:], body, results)
+    return Staged(code, trace.fixed, given[:count], prologue, body, jax.tree.structure(shape))
+
+
+def _has_out(function: Callable) -> bool:
+    return isinstance(function, np.ufunc) or function is np.dot
+
+
+def _cast(name: str, aval: Any) -> Operation:
+    return Operation(operator.methodcaller("astype", aval.dtype), (name,), name, aval.shape, aval.dtype)
+
+
+def _write(inputs: list[str], body: list[Operation], results: list[str]) -> types.CodeType:
+    lines = [f"def program({', '.join(inputs)}):"]
+    for function, arguments, output, *_ in body:
+        if _has_out(function):
+            lines.append(f"    f_{output}({', '.join(arguments)}, out={output})")
+        else:
+            lines.append(f"    {output} = f_{output}({', '.join(arguments)})")
+    lines.append(f"    return ({''.join(f'{name}.copy(), ' for name in results)})")
+    namespace: dict[str, Any] = {}
+    exec("\n".join(lines), namespace)
+    return namespace["program"].__code__
+
+
+class _Trace:
+    """The operations of a jaxpr and of all that it calls, in order."""
+
+    def __init__(self):
+        self.operations: list[Operation] = []
+        self.fixed: dict[str, Any] = {}
+
+    def name(self) -> str:
+        self.names = getattr(self, "names", -1) + 1
+        return f"x{self.names}"
+
+    def fix(self, value: Any) -> str:
+        name = self.name()
+        self.fixed[name] = np.asarray(value)
+        return name
+
+    def inline(self, closed: Any, inputs: list[str]) -> list[str]:
+        """Add the operations of a closed jaxpr; returns the names of its results."""
+        jaxpr = closed.jaxpr
+        names = dict(zip(jaxpr.constvars, map(self.fix, closed.consts), strict=True))
+        names |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def read(atom: Any) -> str:
+            if not isinstance(atom, Literal):
+                return names[atom]
+            shape: Any = atom.aval
+            return self.fix(np.asarray(atom.val, shape.dtype))
+
+        for equation in jaxpr.eqns:
+            arguments = [read(atom) for atom in equation.invars]
+            name = equation.primitive.name
+            if name in CALLS:
+                outputs = self.inline(equation.params[CALLS[name]], arguments)
+            else:
+                function, (result,) = _numpy(name, equation), equation.outvars
+                outputs = [self.name()]
+                aval = result.aval
+                self.operations.append(
+                    Operation(function, tuple(arguments), outputs[0], aval.shape, aval.dtype)
+                )
+            names |= dict(zip(equation.outvars, outputs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+
+def _numpy(name: str, equation: Any) -> Callable:
+    """What a primitive does, as a ufunc or another function of NumPy arrays."""
+    params, shape, dtype = equation.params, equation.outvars[0].aval.shape, equation.outvars[0].aval.dtype
+    if name in UFUNCS:
+        return UFUNCS[name]
+    if name in REDUCTIONS:
+        return partial(REDUCTIONS[name].reduce, axis=tuple(params["axes"]))
+    if name in ("argmax", "argmin"):
+        find = operator.methodcaller(name, params["axes"][0])
+        return lambda x: find(x).astype(params["index_dtype"])
+    if name == "div" and np.issubdtype(dtype, np.floating):
+        return np.divide
+    if name == "integer_pow" and params["y"] > 0:
+        return lambda x: reduce(np.multiply, [x] * params["y"])
+    if name == "rsqrt":
+        return lambda x: 1 / np.sqrt(x)
+    if name == "logistic":
+        return lambda x: np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + 1)
+    if name == "clamp":
+        return lambda low, x, high: np.minimum(np.maximum(x, low), high)
+    if name == "select_n" and len(equation.invars) == 3:
+        return lambda which, no, yes: np.where(which, yes, no)
+    if name == "convert_element_type":
+        return lambda x: x.astype(dtype)
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return lambda x: x.reshape(shape)
+    if name == "transpose":
+        return lambda x: x.transpose(params["permutation"])
+    if name == "broadcast_in_dim":
+        axes = dict(zip(params["broadcast_dimensions"], equation.invars[0].aval.shape, strict=True))
+        inner = tuple(axes.get(i, 1) for i in range(len(shape)))
+        return lambda x: np.broadcast_to(x.reshape(inner), shape)
+    if name == "slice":
+        strides = params["strides"] or (1,) * len(params["start_indices"])
+        index = tuple(map(slice, params["start_indices"], params["limit_indices"], strides))
+        return lambda x: x[index]
+    if name == "concatenate":
+        return lambda *parts: np.concatenate(parts, axis=params["dimension"])
+    if name == "iota":
+        axis = params["dimension"]
+        index = np.arange(shape[axis], dtype=dtype).reshape(
+            [-1 if i == axis else 1 for i in range(len(shape))]
+        )
+        return lambda: np.broadcast_to(index, shape)
+    if name in ("copy", "copy_p", "stop_gradient"):
+        return lambda x: x
+    if name == "dot_general":
+        (left, right), (left_batch, _) = params["dimension_numbers"]
+        last = (equation.invars[0].aval.ndim - 1,)
+        if not left_batch and left == last and right == (0,) and equation.invars[1].aval.ndim == 2:
+            return np.dot
+        if not left_batch:
+            return partial(np.tensordot, axes=(left, right))
+    raise Unsupported(name)
