@@ -1,14 +1,13 @@
 """JAX functions as straight-line NumPy, for the one place where a compiled call costs more than it computes.
 
 A policy acts on a handful of numbers while the environment waits. `stage` traces the function once, like `jax.jit`,
-but writes the operations down as a Python function of NumPy calls into arrays that lie ready. What depends on the
-constants alone is computed when they are bound, not at every call.
+and keeps its operations as NumPy calls between arrays that lie ready. What depends on the constants alone is
+computed when they are bound, not at every call.
 """
 
 from __future__ import annotations
 
 import operator
-import types
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -60,6 +59,8 @@ REDUCTIONS = {
     "reduce_and": np.logical_and,
     "reduce_or": np.logical_or,
 }
+SAME = {"copy", "copy_p", "stop_gradient"}
+VIEWS = SAME | {"reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "slice"}
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
@@ -68,8 +69,9 @@ class Unsupported(Exception):
 
 
 class Operation(NamedTuple):
-    """`output = function(*inputs)`, of this shape and dtype; a ufunc and `np.dot` write into an array that is there."""
+    """`output = function(*inputs)`, of this shape and dtype."""
 
+    primitive: str
     function: Callable
     inputs: tuple[str, ...]
     output: str
@@ -80,11 +82,12 @@ class Operation(NamedTuple):
 class Staged(NamedTuple):
     """A traced function: `bind(constants)` gives `inputs -> outputs`."""
 
-    code: types.CodeType
     fixed: dict[str, Any]
     constants: list[str]
+    inputs: dict[str, jax.ShapeDtypeStruct]
     prologue: list[Operation]
     body: list[Operation]
+    results: list[str]
     structure: Any
 
     def bind(self, constants: Pytree) -> Callable[..., Pytree]:
@@ -92,13 +95,26 @@ class Staged(NamedTuple):
         values = self.fixed | dict(zip(self.constants, jax.tree.leaves(constants), strict=True))
         for operation in self.prologue:
             values[operation.output] = operation.function(*(values[name] for name in operation.inputs))
-        scope: dict[str, Any] = {name: np.asarray(value, order="C") for name, value in values.items()}
+        values = {name: np.asarray(value, order="C") for name, value in values.items()}
+        places = [np.empty(given.shape, given.dtype) for given in self.inputs.values()]
+        values |= dict(zip(self.inputs, places, strict=True))
+        steps = []
         for operation in self.body:
-            scope[f"f_{operation.output}"] = operation.function
-            if _has_out(operation.function):
-                scope[operation.output] = np.empty(operation.shape, operation.dtype)
-        program, structure = types.FunctionType(self.code, scope), self.structure
-        return lambda *inputs: structure.unflatten(program(*jax.tree.leaves(inputs)))
+            arguments = [values[name] for name in operation.inputs]
+            value, step = _prepare(operation, arguments)
+            values[operation.output] = value
+            if step is not None:
+                steps.append(step)
+        results, structure = [values[name] for name in self.results], self.structure
+
+        def call(*inputs: Pytree) -> Pytree:
+            for place, leaf in zip(places, jax.tree.leaves(inputs), strict=True):
+                np.copyto(place, leaf, "unsafe")
+            for step in steps:
+                step()
+            return structure.unflatten([result.copy() for result in results])
+
+        return call
 
 
 def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -> Staged:
@@ -109,11 +125,11 @@ def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(constants, *inputs)
     trace = _Trace()
-    given = [trace.name() for _ in closed.jaxpr.invars]
-    results = trace.inline(closed, given)
+    names = [trace.name() for _ in closed.jaxpr.invars]
+    results = trace.inline(closed, names)
     count = len(jax.tree.leaves(constants))
-    known = trace.fixed.keys() | given[:count]
-    needed, kept = set(results), []
+    given = dict(zip(names[count:], closed.in_avals[count:], strict=True))
+    known, needed, kept = trace.fixed.keys() | names[:count], set(results), []
     for operation in reversed(trace.operations):
         if operation.output in needed:
             needed.update(operation.inputs)
@@ -125,31 +141,22 @@ def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -
             prologue.append(operation)
         else:
             body.append(operation)
-    casts = zip(given[count:], jax.tree.leaves(inputs), closed.in_avals[count:], strict=True)
-    body = [*(_cast(name, aval) for name, leaf, aval in casts if leaf.dtype != aval.dtype), *body]
-    code = _write(given[count:], body, results)
-    return Staged(code, trace.fixed, given[:count], prologue, body, jax.tree.structure(shape))
+    return Staged(trace.fixed, names[:count], given, prologue, body, results, jax.tree.structure(shape))
 
 
-def _has_out(function: Callable) -> bool:
-    return isinstance(function, np.ufunc) or function is np.dot
-
-
-def _cast(name: str, aval: Any) -> Operation:
-    return Operation(operator.methodcaller("astype", aval.dtype), (name,), name, aval.shape, aval.dtype)
-
-
-def _write(inputs: list[str], body: list[Operation], results: list[str]) -> types.CodeType:
-    lines = [f"def program({', '.join(inputs)}):"]
-    for function, arguments, output, *_ in body:
-        if _has_out(function):
-            lines.append(f"    f_{output}({', '.join(arguments)}, out={output})")
-        else:
-            lines.append(f"    {output} = f_{output}({', '.join(arguments)})")
-    lines.append(f"    return ({''.join(f'{name}.copy(), ' for name in results)})")
-    namespace: dict[str, Any] = {}
-    exec("\n".join(lines), namespace)
-    return namespace["program"].__code__
+def _prepare(operation: Operation, arguments: list[np.ndarray]) -> tuple[np.ndarray, Callable | None]:
+    """Where the result will lie, and what puts it there: nothing, if it is another view of an argument."""
+    function: Any = operation.function
+    place = np.empty(operation.shape, operation.dtype)
+    if function in (np.maximum, np.minimum):  # they take no third position
+        return place, lambda: function(*arguments, out=place)
+    if isinstance(function, np.ufunc) or function is np.dot:
+        return place, partial(function, *arguments, place)
+    if operation.primitive in VIEWS:
+        view = function(*arguments)
+        if np.may_share_memory(view, arguments[0]):
+            return view, None
+    return place, lambda: np.copyto(place, function(*arguments), "unsafe")
 
 
 class _Trace:
@@ -190,7 +197,7 @@ class _Trace:
                 outputs = [self.name()]
                 aval = result.aval
                 self.operations.append(
-                    Operation(function, tuple(arguments), outputs[0], aval.shape, aval.dtype)
+                    Operation(name, function, tuple(arguments), outputs[0], aval.shape, aval.dtype)
                 )
             names |= dict(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -204,8 +211,7 @@ def _numpy(name: str, equation: Any) -> Callable:
     if name in REDUCTIONS:
         return partial(REDUCTIONS[name].reduce, axis=tuple(params["axes"]))
     if name in ("argmax", "argmin"):
-        find = operator.methodcaller(name, params["axes"][0])
-        return lambda x: find(x).astype(params["index_dtype"])
+        return operator.methodcaller(name, params["axes"][0])
     if name == "div" and np.issubdtype(dtype, np.floating):
         return np.divide
     if name == "integer_pow" and params["y"] > 0:
@@ -240,7 +246,7 @@ def _numpy(name: str, equation: Any) -> Callable:
             [-1 if i == axis else 1 for i in range(len(shape))]
         )
         return lambda: np.broadcast_to(index, shape)
-    if name in ("copy", "copy_p", "stop_gradient"):
+    if name in SAME:
         return lambda x: x
     if name == "dot_general":
         (left, right), (left_batch, _) = params["dimension_numbers"]
