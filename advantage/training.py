@@ -517,7 +517,7 @@ class _Loop:
     def _facts(self) -> dict[str, Any]:
         where = f"on {jax.devices()[0].platform}"
         if not self.on_device:
-            where = f"in {self.driver.workers} worker processes" if self.driver.workers else "in this process"
+            where = self.driver.where
         return {
             "algorithm": algorithm_name(self.algorithm),
             "environment": self.target.name,

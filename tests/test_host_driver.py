@@ -20,6 +20,8 @@ from probe_worlds import POISON, Counter, Echo, Failing, Seeded, SeesJax, Slow, 
 
 import advantage as adv
 from advantage.environments.spaces import environment_action, map_leaves
+from advantage.rollout import host
+from advantage.rollout import workers as worker_processes
 from advantage.rollout.host import HostDriver, choose_workers
 from advantage.rollout.stepper import EnvironmentFailure, episode_seed
 
@@ -151,8 +153,14 @@ def reference():
         return play(driver, 3)
 
 
+@pytest.fixture(params=["watched", "piped"])
+def handing(request, monkeypatch):
+    """Steps are handed to workers through memory that both sides watch, or through pipes."""
+    monkeypatch.setattr(worker_processes, "watching_pays", lambda num_workers: request.param == "watched")
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_numbers_do_not_depend_on_workers(reference, workers, monkeypatch):
+def test_numbers_do_not_depend_on_workers(reference, workers, handing, monkeypatch):
     def fork():
         raise AssertionError("never fork after JAX started")
 
@@ -164,6 +172,48 @@ def test_numbers_do_not_depend_on_workers(reference, workers, monkeypatch):
             assert b"advantage.rollout.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert_same(play(driver, 3), reference)
     wait_until_gone(pids, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_numbers_do_not_depend_on_who_else_steps(reference, workers, handing, monkeypatch):
+    """With workers chosen by measuring, this process steps a share of the environments too."""
+    monkeypatch.setattr(host, "choose_workers", lambda make, num_envs: workers)
+    with driving(Seeded, workers="auto") as driver:
+        assert len(driver.stepper.stepper.envs) == ENVS // (workers + 1)
+        assert f"this process and {workers} worker" in driver.where
+        assert_same(play(driver, 3), reference)
+        records = jax.tree.map(np.copy, driver.records())
+        pids = [process.pid for process in driver.stepper.workers.processes]
+        after = play(driver, 1, first=3)
+    with driving(Seeded, workers="auto", started=False) as driver:
+        assert driver.restore(records) == []
+        assert_same(play(driver, 1, first=3).rollout, after.rollout)
+    wait_until_gone(pids, 0)
+
+
+@pytest.mark.parametrize("fatal", [0, 3])
+def test_a_failure_in_this_process_or_beside_it(fatal, handing, monkeypatch):
+    monkeypatch.setattr(host, "choose_workers", lambda make, num_envs: 1)
+    make = functools.partial(Failing, "raise", 4, episode_seed(SEED, fatal, 1))
+    with driving(make, n_steps=64, workers="auto") as driver:
+        pids = [process.pid for process in driver.stepper.workers.processes]
+        with pytest.raises(EnvironmentFailure, match=f"environment {fatal}"):
+            play(driver)
+    wait_until_gone(pids, 0)
+
+
+def test_workers_that_fell_asleep_are_woken(reference, monkeypatch):
+    """Between two iterations, and again and again within one."""
+    monkeypatch.setattr(worker_processes, "watching_pays", lambda num_workers: True)
+    with driving(Seeded, workers=2) as driver:
+        step = driver.stepper.step
+
+        def slowly(t):
+            time.sleep(0.01)
+            step(t)
+
+        driver.stepper.step = slowly
+        assert_same(play(driver, 3), reference)
 
 
 def test_rollouts_are_shared_in_memory():
@@ -372,7 +422,7 @@ def failure(how, at, workers, error, **options):
 
 @IN_BOTH
 @pytest.mark.parametrize(("at", "call"), [(4, "step("), (0, f"reset(seed={FATAL})")])
-def test_an_environment_that_raises(workers, at, call):
+def test_an_environment_that_raises(workers, at, call, handing):
     message, _ = failure("raise", at, workers, EnvironmentFailure)
     assert "environment 3" in message and "episode 1" in message and call in message
     assert "ZeroDivisionError: the pole has no length" in message
@@ -383,14 +433,14 @@ def test_an_environment_that_raises(workers, at, call):
 @pytest.mark.parametrize(
     ("how", "words"), [("kill", "was killed by SIGKILL"), ("exit", "exited with code 3")]
 )
-def test_a_worker_that_dies(how, words):
+def test_a_worker_that_dies(how, words, handing):
     message, seconds = failure(how, 4, 2, EnvironmentFailure)
     assert "Worker 1" in message and "environments 3, 4" in message
     assert words in message and "workers=0" in message
     assert seconds < 10
 
 
-def test_a_worker_that_hangs():
+def test_a_worker_that_hangs(handing):
     message, seconds = failure("hang", 4, 2, EnvironmentFailure, worker_timeout=1.0)
     assert "Worker 1" in message and "environments 3, 4" in message
     assert "within 1 seconds" in message and "worker_timeout" in message
@@ -407,7 +457,7 @@ def test_a_worker_that_hangs():
         ("wrong shape", 4, "shape (3,)"),
     ],
 )
-def test_an_environment_that_returns_what_is_wrong(how, at, words, workers):
+def test_an_environment_that_returns_what_is_wrong(how, at, words, workers, handing):
     message, _ = failure(how, at, workers, adv.EnvironmentDefect)
     assert "environment 3" in message and words in message
 
@@ -444,7 +494,7 @@ def test_making_an_environment_fails(workers):
         pass
 
 
-def test_a_worker_that_died_between_two_iterations():
+def test_a_worker_that_died_between_two_iterations(handing):
     with driving(Counter, workers=2) as driver:
         play(driver)
         os.kill(driver.stepper.processes[0].pid, signal.SIGKILL)
@@ -528,8 +578,8 @@ def with_cores(monkeypatch, cores):
 
 def test_workers_are_chosen_where_they_pay(monkeypatch):
     with_cores(monkeypatch, 4)
-    assert choose_workers(Slow, 8) == 4
-    assert choose_workers(Slow, 3) == 3
+    assert choose_workers(Slow, 8) == 3  # and this process
+    assert choose_workers(Slow, 3) == 2
     assert choose_workers(Slow, 1) == 0
     fast = functools.partial(gymnasium.make, "CartPole-v1", disable_env_checker=True)
     assert choose_workers(fast, 2) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -27,10 +27,11 @@ from advantage.rollout.stepper import (
     first_non_finite,
 )
 from advantage.rollout.vector import VectorStepper
-from advantage.rollout.workers import Workers
+from advantage.rollout.workers import SharedStepper, Workers, available_cores, watching_pays
 from advantage.types import Algorithm, Key, Pytree, Rollout, Spec
 
-WORKER_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
+PIPED_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
+WATCHED_ROUND_TRIP = 60e-6
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -82,8 +83,9 @@ class HostDriver:
             self.workers = choose_workers(environments, spec.num_envs) if workers == "auto" else workers
             self.workers = min(self.workers, spec.num_envs)
             if self.workers:
+                shared = workers == "auto"
                 args = environments, spec.num_envs, seed, self.workers, worker_timeout, shapes
-                self.stepper = Workers(*args)
+                self.stepper = SharedStepper(*args) if shared else Workers(*args)
             else:
                 self.stepper = Stepper(environments, range(spec.num_envs), seed, allocate(shapes))
         self.book = EpisodeBook(spec.num_envs)
@@ -94,6 +96,14 @@ class HostDriver:
     @property
     def buffers(self) -> Buffers:
         return self.stepper.buffers
+
+    @property
+    def where(self) -> str:
+        """Which processes step, for people."""
+        processes = f"{self.workers} worker process{'es' * (self.workers > 1)}"
+        if isinstance(self.stepper, SharedStepper):
+            return f"in this process and {processes}"
+        return f"in {processes}" if self.workers else "in this process"
 
     def start(self) -> None:
         """Begin the first episode of every environment."""
@@ -241,17 +251,16 @@ def _nest(space: gymnasium.Space, leaf: Any, path: tuple = ()) -> Pytree:
 
 
 def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
-    """Worker processes that pay: one a core where a round of steps outweighs handing it over, else none."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, num_envs)
-    if workers < 2:
+    """Worker processes beside this one that pay: one a core where it saves more than handing over costs, else none."""
+    workers = min(available_cores(), num_envs) - 1
+    if workers < 1:
         return 0
     try:
         seconds = _step_seconds(make)
     except Exception:
         return 0  # what is wrong will show where it can be named
-    saved = seconds * num_envs * (1 - 1 / workers)
-    return workers if saved > WORKER_ROUND_TRIP else 0
+    saved = seconds * (num_envs - math.ceil(num_envs / (workers + 1)))
+    return workers if saved > (WATCHED_ROUND_TRIP if watching_pays(workers) else PIPED_ROUND_TRIP) else 0
 
 
 def _step_seconds(make: MakeEnvironment) -> float:

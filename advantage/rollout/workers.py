@@ -3,6 +3,10 @@
 A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It gets the environment's
 factory from its own parent over a private pipe, and leaves when that pipe closes, however the parent ended; also
 in the middle of a step that hangs.
+
+A pipe takes longer to wake a process than many an environment takes to step. Where every process has a core of its
+own, a step is therefore handed over by counters in the shared memory, which both sides watch for a moment before
+they sleep.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -38,6 +43,9 @@ from advantage.types import Pytree
 START_SECONDS = (
     60.0  # that a worker may take to import what it needs and to make its environments, at the least
 )
+PATIENCE = 1e-3  # seconds that a worker watches for the next step before it sleeps
+GLANCES = 500  # looks at a counter between looks at the clock
+LINE = 8  # words of a cache line: processes that write beside each other would slow each other down
 ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFailure)}
 
 
@@ -48,9 +56,10 @@ class Workers:
         make: makes one environment.
         num_envs: how many, shared out evenly.
         seed: of the run.
-        num_workers: processes, at most `num_envs`.
+        num_workers: processes, at most as many as environments.
         timeout: seconds that a worker may take for one call before it counts as hung.
         shapes: of the buffers, which every process writes.
+        first: the first environment that is the workers'; the caller steps those before it.
 
     Raises:
         EnvironmentFailure: a worker died, hung, or its environment raised; names the environments.
@@ -65,20 +74,25 @@ class Workers:
         num_workers: int,
         timeout: float,
         shapes: Buffers,
+        first: int = 0,
     ):
         self.timeout = timeout
-        self.shares = [part.tolist() for part in np.array_split(np.arange(num_envs), num_workers)]
+        self.shares = [part.tolist() for part in np.array_split(np.arange(first, num_envs), num_workers)]
+        self.watches = watching_pays(num_workers)
         self.processes: list[subprocess.Popen] = []
         self.pipes: list[Connection] = []
         size = buffer_bytes(shapes)
         with shared_file() as file:
-            file.truncate(size)
-            self.buffers = allocate(shapes, mmap.mmap(file.fileno(), size))
+            file.truncate(size + 8 * LINE * (1 + num_workers))
+            memory = mmap.mmap(file.fileno(), size + 8 * LINE * (1 + num_workers))
+            self.buffers = allocate(shapes, memory)
+            self.counters = Counters(memory, size)
             for _ in self.shares:
                 self._spawn(file.fileno())
         try:
             for number, share in enumerate(self.shares):
-                self._send(number, (cloudpickle.dumps(make), share, seed, shapes, sys.path), "start")
+                task = cloudpickle.dumps(make), share, seed, shapes, sys.path, number
+                self._send(number, task, "start")
             self._gather("make its environments", max(timeout, START_SECONDS))
         except BaseException:
             self.close()
@@ -92,10 +106,34 @@ class Workers:
 
     def step(self, t: int) -> None:
         """Take row t's actions in every environment."""
-        message = t.to_bytes(8, "little")
+        self.begin(t)
+        self.finish()
+
+    def begin(self, t: int) -> None:
+        """Have row t's actions taken."""
+        if self.watches:
+            for number in self.counters.call(t, len(self.pipes)):
+                self._send(number, WAKE, "step")
+        else:
+            message = t.to_bytes(8, "little")
+            for number in range(len(self.pipes)):
+                self._send(number, message, "step")
+
+    def finish(self) -> None:
+        """Wait until they are."""
+        if not self.watches:
+            self._gather("step", self.timeout)
+            return
+        begin = time.perf_counter()
         for number in range(len(self.pipes)):
-            self._send(number, message, "step")
-        self._gather("step", self.timeout)
+            while not self.counters.answered_soon(number):
+                waited = time.perf_counter() - begin
+                if waited > self.timeout:
+                    raise self._hung(number, "step", self.timeout)
+                if self.pipes[number].poll(0 if waited < PATIENCE else PATIENCE / 10):  # an error, or an end
+                    self._receive(number, "step", self.timeout)
+                if self.counters.sleeps(number):  # it fell asleep while it was called
+                    self._send(number, WAKE, "step")
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay an episode's first steps in the worker that has the environment."""
@@ -144,16 +182,19 @@ class Workers:
         pipe = self.pipes[number]
         try:
             if not pipe.poll(timeout):
-                raise EnvironmentFailure(
-                    f"{self._name(number)} did not {task} within {timeout:g} seconds. Either an environment "
-                    "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
-                )
+                raise self._hung(number, task, timeout)
             answer = pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._dead(number, task) from error
         if answer:
             name, *arguments = json.loads(answer)
             raise ERRORS[name](*arguments)
+
+    def _hung(self, number: int, task: str, timeout: float) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"{self._name(number)} did not {task} within {timeout:g} seconds. Either an environment "
+            "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
+        )
 
     def _dead(self, number: int, task: str) -> EnvironmentFailure:
         try:
@@ -173,6 +214,101 @@ class Workers:
         return f"Worker {number} (process {self.processes[number].pid}, environments {indices})"
 
 
+class SharedStepper:
+    """The interface of a `Stepper`: this process steps its share of the environments while the workers step theirs."""
+
+    def __init__(
+        self,
+        make: MakeEnvironment,
+        num_envs: int,
+        seed: int,
+        num_workers: int,
+        timeout: float,
+        shapes: Buffers,
+    ):
+        share = num_envs // (num_workers + 1)
+        self.workers = Workers(make, num_envs, seed, num_workers, timeout, shapes, first=share)
+        self.buffers = self.workers.buffers
+        try:
+            self.stepper = Stepper(make, range(share), seed, self.buffers)
+        except BaseException:
+            self.workers.close()
+            raise
+
+    def reset(self) -> None:
+        """Begin every environment's first episode."""
+        self.workers.reset()
+        self.stepper.reset()
+
+    def step(self, t: int) -> None:
+        """Take row t's actions in every environment."""
+        self.workers.begin(t)
+        self.stepper.step(t)
+        self.workers.finish()
+
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
+        """Replay an episode's first steps where the environment is."""
+        owner = self.stepper if index in self.stepper.indices else self.workers
+        owner.restore(index, episode, actions, length)
+
+    def close(self) -> None:
+        """End every worker and close the environments here."""
+        self.workers.close()
+        self.stepper.close()
+
+
+WAKE = b""
+
+
+class Counters:
+    """Words in shared memory: how often the workers were called and for which row, and what each has answered.
+
+    A store is seen after the stores before it, as on every x86 processor; `watching_pays` sees to that.
+    """
+
+    def __init__(self, memory: mmap.mmap, offset: int):
+        self.words = memoryview(memory)[offset:].cast("q")
+
+    def call(self, t: int, num_workers: int) -> list[int]:
+        """Tell all workers to take row t; returns those that sleep."""
+        self.words[1] = t
+        self.words[0] += 1
+        return [number for number in range(num_workers) if self.sleeps(number)]
+
+    def answered_soon(self, number: int) -> bool:
+        """Whether a worker has answered the last call, or does so within some glances."""
+        words, answer = self.words, LINE * (number + 1)
+        return any(words[0] == words[answer] for _ in range(GLANCES))
+
+    def sleeps(self, number: int) -> bool:
+        return self.words[LINE * (number + 1) + 1] == 1
+
+    def serve(self, stepper: Stepper, number: int) -> None:
+        """A worker's part: step when called, until no call has come for a while."""
+        words, answer = self.words, LINE * (number + 1)
+        words[answer + 1] = 0
+        while True:
+            due = time.perf_counter() + PATIENCE
+            while not any(words[0] != words[answer] for _ in range(GLANCES)):
+                if time.perf_counter() > due:
+                    words[answer + 1] = 1
+                    if words[0] == words[answer]:  # a call that came meanwhile may have seen no sleeper
+                        return
+                    words[answer + 1] = 0
+            stepper.step(words[1])
+            words[answer] = words[0]
+
+
+def watching_pays(num_workers: int) -> bool:
+    """Whether processes may watch memory: each has a core, and the processor keeps stores in order."""
+    return num_workers < available_cores() and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def shared_file() -> Any:
     """An empty file in memory, or on disk where the system has no such thing."""
     in_memory = hasattr(os, "memfd_create")
@@ -181,7 +317,8 @@ def shared_file() -> Any:
 
 def serve(pipe: Connection, memory: int) -> None:
     """A worker's life: make the environments, then answer each message with nothing or with an error's text."""
-    stepper = None
+    stepper = counters = None
+    number = 0
     try:
         while True:
             try:
@@ -190,13 +327,18 @@ def serve(pipe: Connection, memory: int) -> None:
                 return
             answer = b""
             try:
+                if message == WAKE and stepper is not None and counters is not None:
+                    counters.serve(stepper, number)
+                    continue
                 if len(message) == 8 and stepper is not None:
                     stepper.step(int.from_bytes(message, "little"))
                 elif stepper is None:
-                    make, indices, seed, shapes, path = cloudpickle.loads(message)
+                    make, indices, seed, shapes, path, number = cloudpickle.loads(message)
                     sys.path[:] = path
-                    buffers = allocate(shapes, mmap.mmap(memory, buffer_bytes(shapes)))
+                    shared = mmap.mmap(memory, 0)
                     os.close(memory)
+                    buffers, counters = allocate(shapes, shared), Counters(shared, buffer_bytes(shapes))
+                    counters.words[LINE * (number + 1) + 1] = 1
                     stepper = Stepper(cloudpickle.loads(make), indices, seed, buffers)
                 else:
                     name, *arguments = cloudpickle.loads(message)
