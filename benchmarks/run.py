@@ -1,103 +1,254 @@
-"""Whole-training speed, environment steps per second, beside the bare environment and, where installed, a peer.
+"""Whole-training speed beside other libraries, environment steps per second, all from one run of this script.
 
-python benchmarks/run.py [--steps 40960] [--jobs CartPole-v1 HalfCheetah-v5]
+python benchmarks/run.py [--repeats 3] [--jobs halfcheetah cartpole] [--json FILE]
 
-Every figure of a job comes from the same run of this script, one after the other, compilation apart.
+Every figure is taken in a process of its own, library after library and then all again, and the table shows the
+median. A rate counts everything that training does (stepping, acting, learning, and for advantage logs and
+checkpoints too) from the end of the first iteration to the end of the last, so compiling and start-up are left
+out; they have a column of their own. Libraries that are not installed show a dash.
 """
+
+from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from typing import NamedTuple
-
-import gymnasium
-
-import advantage as adv
+from typing import Any, NamedTuple
 
 
 class Job(NamedTuple):
-    """What is trained: environments side by side, and PPO's sizes."""
+    """What is trained, how long by each library, and which libraries can."""
 
     environment: str
     num_envs: int
     n_steps: int
     batch_size: int
     n_epochs: int
+    steps: int
+    peers: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.environment}, {self.num_envs} × {self.n_steps}, batch {self.batch_size}, {self.n_epochs} epochs"
 
 
-JOBS = (
-    Job("CartPole-v1", 8, 128, 256, 4),
-    Job("HalfCheetah-v5", 1, 2048, 64, 10),
-    Job("HalfCheetah-v5", 8, 256, 64, 10),
-    Job("jax/CartPole-v1", 64, 128, 2048, 4),
-)
+HOST = ("stable-baselines3", "sbx")
+JOBS = {
+    "halfcheetah": Job("HalfCheetah-v5", 1, 2048, 64, 10, 20_480, HOST),
+    "halfcheetah-8": Job("HalfCheetah-v5", 8, 256, 64, 10, 20_480, HOST),
+    "cartpole": Job("CartPole-v1", 8, 128, 256, 4, 61_440, HOST),
+    "device-4": Job("jax/CartPole-v1", 4, 128, 128, 4, 2**18, ("rejax",)),
+    "device-64": Job("jax/CartPole-v1", 64, 128, 2048, 4, 2**20, ("rejax",)),
+    "device-512": Job("jax/CartPole-v1", 512, 128, 16384, 4, 2**21, ("rejax",)),
+    "device-2048": Job("jax/CartPole-v1", 2048, 128, 65536, 4, 2**22, ("rejax",)),
+}
+MODULES = {"stable-baselines3": "stable_baselines3", "sbx": "sbx", "rejax": "rejax"}
 
 
-def bare(job: Job, steps: int) -> float:
-    """One environment in a Python loop, with actions drawn beforehand."""
-    env = gymnasium.make(job.environment, disable_env_checker=True)
+class Stamps:
+    """When how many steps had been taken, at the end of each iteration."""
+
+    def __init__(self):
+        self.begin, self.taken = time.perf_counter(), []
+
+    def add(self, step: int) -> None:
+        self.taken.append((step, time.perf_counter()))
+
+    def result(self) -> dict[str, float]:
+        (first_step, first), (last_step, last) = self.taken[0], self.taken[-1]
+        return {"rate": (last_step - first_step) / (last - first), "start": first - self.begin}
+
+
+def bare(job: Job, checked: bool) -> dict[str, float]:
+    """One environment in a Python loop, with actions drawn beforehand, as gymnasium.make makes it or unchecked."""
+    import gymnasium
+
+    env = gymnasium.make(job.environment, disable_env_checker=not checked)
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(1000)]
     env.reset(seed=0)
     begin = time.perf_counter()
-    for step in range(steps):
+    for step in range(20_000):
         _, _, terminated, truncated, _ = env.step(actions[step % 1000])
         if terminated or truncated:
             env.reset()
-    return steps / (time.perf_counter() - begin)
+    return {"rate": 20_000 / (time.perf_counter() - begin)}
 
 
-def ours(job: Job, steps: int) -> float:
-    """The rate that training reports: learning, logs and checkpoints included, compilation left out."""
+def advantage(job: Job, cache: str) -> dict[str, float]:
+    """`adv.train` as a user calls it."""
+    import advantage as adv
+
+    os.environ["XDG_CACHE_HOME"] = cache
     algorithm = adv.PPO(n_steps=job.n_steps, batch_size=job.batch_size, n_epochs=job.n_epochs)
-    rates = []
+    options = {"total_timesteps": job.steps, "num_envs": job.num_envs, "eval_episodes": 0}
+    stamps, compiling = Stamps(), []
+
+    def callback(progress: Any) -> None:
+        stamps.add(progress.step)
+        compiling.append(progress.row["time/compile"])
+
     with tempfile.TemporaryDirectory() as root:
-        adv.train(
-            algorithm,
-            job.environment,
-            total_timesteps=steps,
-            num_envs=job.num_envs,
-            eval_episodes=0,
-            root=root,
-            callback=lambda progress: rates.append(progress.row["time/fps"]),
-        )
-    return rates[-1]
+        adv.train(algorithm, job.environment, root=root, callback=callback, **options)
+    if job.environment.startswith("jax/"):  # several iterations are one call, and are reported together
+        stamps.taken = [stamp for n, stamp in enumerate(stamps.taken) if n % progress_chunk(job) == 0]
+    return stamps.result() | {"compile": compiling[-1]}
 
 
-def stable_baselines3(job: Job, steps: int) -> float:
-    """The same job in stable-baselines3, on one thread and the CPU as its authors advise for small networks."""
+def progress_chunk(job: Job) -> int:
+    """Iterations that the device driver takes at once."""
+    from advantage.rollout.device import CHUNK_STEPS, MAX_CHUNK
+
+    return max(1, min(MAX_CHUNK, CHUNK_STEPS // (job.n_steps * job.num_envs)))
+
+
+def stable_baselines3(job: Job, library: str) -> dict[str, float]:
+    """The same in stable-baselines3 or sbx: one thread and the CPU, as is fastest for networks this small."""
     import torch
-    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
     torch.set_num_threads(1)
-    envs = make_vec_env(job.environment, n_envs=job.num_envs, seed=0)
+    stamps = Stamps()
+
+    class Clock(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps:
+                stamps.add(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            stamps.add(self.num_timesteps)
+
+    if library == "sbx":
+        from sbx import PPO
+    else:
+        from stable_baselines3 import PPO
     sizes = {"n_steps": job.n_steps, "batch_size": job.batch_size, "n_epochs": job.n_epochs}
-    model = PPO("MlpPolicy", envs, device="cpu", seed=0, **sizes)
+    envs = make_vec_env(job.environment, n_envs=job.num_envs, seed=0)
+    model: Any = PPO("MlpPolicy", envs, device="cpu", seed=0, **sizes)
+    model.learn(job.steps, callback=Clock())
+    return stamps.result()
+
+
+def rejax(job: Job) -> dict[str, float]:
+    """The same in rejax, whose whole training is one compiled program; its evaluations are switched off."""
+    import jax
+    from rejax import PPO
+
+    algorithm: Any = PPO.create(
+        env=job.environment.removeprefix("jax/"),
+        num_envs=job.num_envs,
+        num_steps=job.n_steps,
+        num_minibatches=job.num_envs * job.n_steps // job.batch_size,
+        num_epochs=job.n_epochs,
+        total_timesteps=job.steps,
+        eval_freq=job.steps,
+        skip_initial_evaluation=True,
+        learning_rate=3e-4,
+        gae_lambda=0.95,
+        max_grad_norm=0.5,
+        normalize_observations=True,
+        normalize_rewards=True,
+        agent_kwargs={"activation": "tanh"},
+    )
+    algorithm = algorithm.replace(eval_callback=lambda *arguments: ())
     begin = time.perf_counter()
-    model.learn(steps)
-    return steps / (time.perf_counter() - begin)
+    train = jax.jit(algorithm.train).lower(jax.random.PRNGKey(0)).compile()
+    compiled = time.perf_counter()
+    jax.block_until_ready(train(jax.random.PRNGKey(0)))
+    seconds = time.perf_counter() - compiled
+    return {"rate": job.steps / seconds, "compile": compiled - begin, "start": compiled - begin}
+
+
+def measure(what: str, job: Job, cache: str) -> dict[str, float]:
+    if what == "advantage":
+        return advantage(job, cache)
+    if what == "rejax":
+        return rejax(job)
+    if what in ("bare", "bare, unchecked"):
+        return bare(job, checked=what == "bare")
+    return stable_baselines3(job, what)
+
+
+def in_a_process(what: str, name: str, cache: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", what, "--jobs", name, "--cache", cache]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def line(name: str, job: Job, repeats: int) -> dict[str, Any]:
+    """All figures of one job; advantage's first run has an empty compilation cache, its later ones a warm one."""
+    contenders = [peer for peer in job.peers if importlib.util.find_spec(MODULES[peer])]
+    if not job.environment.startswith("jax/"):
+        contenders = ["bare", "bare, unchecked", *contenders]
+    results: dict[str, list[dict[str, float]]] = {what: [] for what in ["advantage", *contenders]}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(repeats):
+            for what in results:
+                results[what].append(in_a_process(what, name, cache))
+    facts: dict[str, Any] = {"job": job.title}
+    for what, runs in results.items():
+        facts[what] = statistics.median(run["rate"] for run in runs)
+    first, last = results["advantage"][0], results["advantage"][-1]
+    facts["cold start"], facts["warm start"] = first["start"], last["start"]
+    facts["compile"] = first["compile"]
+    if "rejax" in results:
+        facts["rejax compile"] = statistics.median(run["compile"] for run in results["rejax"])
+    return facts
+
+
+def print_table(lines: list[dict[str, Any]]) -> None:
+    """A Markdown table; below each figure of another library stands how many times as fast advantage is."""
+    columns = ["bare", "bare, unchecked", "advantage", *MODULES]
+    print("| job | " + " | ".join(columns) + " | start, cold / warm cache |")
+    print("|---|" + "---:|" * (len(columns) + 1))
+    for facts in lines:
+        cells = []
+        for column in columns:
+            rate = facts.get(column)
+            if rate is None:
+                cells.append("–")
+            elif column == "advantage":
+                cells.append(f"**{rate:,.0f}**")
+            elif column.startswith("bare"):
+                cells.append(f"{rate:,.0f} ({facts['advantage'] / rate:.0%})")
+            else:
+                cells.append(f"{rate:,.0f} ({facts['advantage'] / rate:.1f}×)")
+        start = f"{facts['cold start']:.1f} s / {facts['warm start']:.1f} s"
+        if "rejax compile" in facts:
+            start += f" (compiling {facts['compile']:.1f} s, rejax {facts['rejax compile']:.1f} s)"
+        print(f"| {facts['job']} | " + " | ".join(cells) + f" | {start} |")
 
 
 def main() -> None:
-    """Print one line a job."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40_960, help="a multiple of every job's rollout")
-    parser.add_argument("--jobs", nargs="*", default=None, help="environments to keep; all if not given")
+    parser.add_argument("--jobs", nargs="*", default=list(JOBS), choices=list(JOBS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", help="a file for the figures")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    has_peer = importlib.util.find_spec("stable_baselines3") is not None
-    print(f"{'job':<42} {'bare':>9} {'advantage':>10} {'SB3':>8} {'ratio':>7}   steps per second")
-    for job in JOBS:
-        if arguments.jobs is not None and job.environment not in arguments.jobs:
-            continue
-        on_device = job.environment.startswith("jax/")
-        name = f"PPO {job.environment}, {job.num_envs} x {job.n_steps}, batch {job.batch_size}"
-        limit = f"{bare(job, 20_000):,.0f}" if not on_device else "-"
-        rate = ours(job, arguments.steps)
-        peer = stable_baselines3(job, arguments.steps // 2) if has_peer and not on_device else None
-        beside = f"{peer:>8,.0f} {rate / peer:>6.1f}x" if peer else f"{'-':>8} {'-':>7}"
-        print(f"{name:<42} {limit:>9} {rate:>10,.0f} {beside}", flush=True)
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, JOBS[arguments.jobs[0]], arguments.cache)))
+        return
+    lines = []
+    for name in arguments.jobs:
+        print(f"measuring {JOBS[name].title} ...", file=sys.stderr, flush=True)
+        lines.append(line(name, JOBS[name], arguments.repeats))
+        if arguments.json:
+            with open(arguments.json, "w") as file:
+                json.dump(lines, file, indent=1)
+    print_table(lines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from advantage.algorithms.chunks import map_chunks
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.permutation import random_permutation
 from advantage.estimators.credit import explained_variance, gae, standardise
@@ -216,8 +217,10 @@ class PPO:
 
         def minibatch_step(carry, minibatch):
             params, optimiser, stopped = carry
-            loss = jax.grad(self._loss, has_aux=True)
-            gradient, metrics = loss(unflatten(params), state.policy, minibatch, progress)
+            if self.normalize_advantage == "minibatch":
+                minibatch = minibatch._replace(advantage=standardise(minibatch.advantage))
+            loss = partial(jax.grad(self._loss, has_aux=True), unflatten(params), state.policy, progress)
+            gradient, metrics = jax.tree.map(lambda x: x.mean(0), map_chunks(loss, minibatch))
             gradient, _ = ravel_pytree(gradient)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             updates, new_optimiser = self._optimiser().update(gradient, optimiser)
@@ -261,9 +264,21 @@ class PPO:
     def _batch(self, state: PPOState, rollout: Rollout) -> Batch:
         """Log-probabilities, values and advantages under the parameters and statistics that acted, `[T * B, ...]`."""
         policy, normalise = state.policy, self.actor(state).normaliser
-        x, next_x = encode(policy, normalise, rollout.obs), encode(policy, normalise, rollout.next_obs)
-        value, next_value = policy.value(state.params, x), policy.value(state.params, next_x)
-        log_prob = policy.distribution(state.params["actor"], x).log_prob(rollout.action)
+
+        def look(rows):
+            obs, next_obs, action = rows
+            x, next_x = encode(policy, normalise, obs), encode(policy, normalise, next_obs)
+            log_prob = policy.distribution(state.params["actor"], x).log_prob(action)
+            return x, policy.value(state.params, x), policy.value(state.params, next_x), log_prob
+
+        shape = rollout.reward.shape
+        rows = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (rollout.obs, rollout.next_obs, rollout.action)
+        )
+        seen = map_chunks(look, rows)
+        x, value, next_value, log_prob = jax.tree.map(
+            lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), seen
+        )
         reward = rollout.reward
         if self.normalize_reward:
             reward = scale_reward(state.rewards, reward, self.clip_reward)
@@ -276,14 +291,12 @@ class PPO:
         batch = Batch(x, rollout.action, log_prob, value, advantage, target)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
-    def _loss(self, params: Pytree, policy: ActorCritic, batch: Batch, progress: Array):
+    def _loss(self, params: Pytree, policy: ActorCritic, progress: Array, batch: Batch):
         """The paper's eq. 9, to descend: `-> loss, metrics`."""
         distribution, value = policy.distribution(params["actor"], batch.x), policy.value(params, batch.x)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
         clip_range = at(self.clip_range, progress)
-        minibatch = self.normalize_advantage == "minibatch"
-        advantage = standardise(batch.advantage) if minibatch else batch.advantage
-        policy_loss = clipped_surrogate(log_ratio, advantage, clip_range).mean()
+        policy_loss = clipped_surrogate(log_ratio, batch.advantage, clip_range).mean()
         if self.clip_range_vf is None:
             value_loss = squared_error(value, batch.target).mean()
         else:
