@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advantage.algorithms.hyperparameters import Linear as Linear
     from advantage.algorithms.policy_gradient.ppo import PPO as PPO
+    from advantage.algorithms.presets import Preset as Preset
+    from advantage.algorithms.presets import preset as preset
     from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
     from advantage.environments.check import check_environment as check_environment
     from advantage.environments.make import MissingExtra as MissingExtra
@@ -43,6 +45,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Linear": "algorithms.hyperparameters",
     "PPO": "algorithms.policy_gradient.ppo",
+    "Preset": "algorithms.presets",
+    "preset": "algorithms.presets",
     "EnvironmentDefect": "environments.check",
     "check_environment": "environments.check",
     "MissingExtra": "environments.make",

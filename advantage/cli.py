@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import shlex
@@ -190,11 +191,16 @@ def train(arguments: Sequence[str]) -> int:
     from advantage.training import Options
     from advantage.training import train as run_training
 
-    wanted = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))[:2]
+    wanted, environment = [*leading, None, None][:2]
     cls = algorithm_class(wanted) if wanted else next(iter(ALGORITHMS.values()))
+    chosen, default, options = (
+        _preset(wanted, environment, arguments) if wanted and environment else (None, cls(), {})
+    )
     fields = [
-        ("run", Options, dataclasses.field(default_factory=Options)),
-        (wanted or "algorithm", cls, dataclasses.field(default_factory=cls)),
+        ("run", Options, dataclasses.field(default_factory=lambda: Options(**options))),
+        (wanted or "algorithm", cls, dataclasses.field(default_factory=lambda: default)),
+        ("preset", str, "auto"),
         ("out", Path | None, None),
         ("root", Path, Path("runs")),
         ("quiet", bool, False),
@@ -203,22 +209,44 @@ def train(arguments: Sequence[str]) -> int:
     flags.__doc__ = f"""Train {wanted or "ALGORITHM"} on an environment.
 
     Args:
+        preset: Tuned settings in place of the defaults: auto takes the environment's own, if there are some, none
+            takes no preset, and the name of an environment takes that one's. Options given beside it win.
         out: The run folder; a new one below root if not given.
         root: Where new run folders go.
         quiet: Print nothing but errors.
     """
     (_, environment), parsed = _parse("train", ["ALGORITHM", "ENVIRONMENT"], flags, arguments)
+    notice = f"Defaults from the preset for {chosen} (--preset none for {wanted}'s own)." if chosen else ""
     runs = run_training(
         getattr(parsed, wanted or "algorithm"),
         environment,
         out=parsed.out,
         root=parsed.root,
-        reporter=_reporter(parsed.quiet),
+        reporter=_reporter(parsed.quiet, notice),
         **vars(parsed.run),
     )
     if not parsed.quiet:
         _summarise(runs if isinstance(runs, list) else [runs])
     return 0
+
+
+def _preset(
+    algorithm: str, environment: str, arguments: Sequence[str]
+) -> tuple[str | None, Any, dict[str, Any]]:
+    """Where the defaults come from, the algorithm's and the run's."""
+    from advantage.algorithms.presets import preset, presets
+    from advantage.algorithms.registry import algorithm_class
+
+    wish = "auto"
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--preset":
+            wish = value if equals else "".join(arguments[place + 1 : place + 2])
+    name = environment.removeprefix("jax/") if wish == "auto" else wish.removeprefix("jax/")
+    if wish == "none" or (wish == "auto" and name not in presets(algorithm)):
+        return None, algorithm_class(algorithm)(), {}
+    tuned = preset(algorithm, name)
+    return name, tuned.algorithm, tuned.options
 
 
 def resume(arguments: Sequence[str]) -> int:
@@ -373,6 +401,7 @@ def check(arguments: Sequence[str]) -> int:
 
 def list_everything(arguments: Sequence[str]) -> int:
     """Algorithms and environments found."""
+    from advantage.algorithms.presets import presets
     from advantage.algorithms.registry import ALGORITHMS
     from advantage.environments.make import environment_names
 
@@ -381,6 +410,9 @@ def list_everything(arguments: Sequence[str]) -> int:
     print("Algorithms")
     for name, cls in ALGORITHMS.items():
         print(f"  {name:<12} {(cls.__doc__ or '').strip().splitlines()[0]}")
+    print("\nPresets, used by `advantage train` unless --preset none is given")
+    for name in ALGORITHMS:
+        print(f"  {name:<12} {', '.join(presets(name)) or 'none'}")
     print("\nEnvironments")
     for name in environment_names():
         print(f"  {name}")
@@ -388,12 +420,12 @@ def list_everything(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _reporter(quiet: bool) -> Any:
+def _reporter(quiet: bool, notice: str = "") -> Any:
     if quiet:
         return None
     from advantage.runs.terminal import Terminal
 
-    return Terminal()
+    return Terminal(notice=notice)
 
 
 def _summarise(runs: list[Any]) -> None:

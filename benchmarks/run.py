@@ -88,24 +88,17 @@ def advantage(job: Job, cache: str) -> dict[str, float]:
     os.environ["XDG_CACHE_HOME"] = cache
     algorithm = adv.PPO(n_steps=job.n_steps, batch_size=job.batch_size, n_epochs=job.n_epochs)
     options = {"total_timesteps": job.steps, "num_envs": job.num_envs, "eval_episodes": 0}
-    stamps, compiling = Stamps(), []
+    stamps, rows = Stamps(), {}
 
     def callback(progress: Any) -> None:
+        rows[progress.row["time/elapsed"]] = progress  # iterations that were one call are reported together
         stamps.add(progress.step)
-        compiling.append(progress.row["time/compile"])
 
     with tempfile.TemporaryDirectory() as root:
         adv.train(algorithm, job.environment, root=root, callback=callback, **options)
-    if job.environment.startswith("jax/"):  # several iterations are one call, and are reported together
-        stamps.taken = [stamp for n, stamp in enumerate(stamps.taken) if n % progress_chunk(job) == 0]
-    return stamps.result() | {"compile": compiling[-1]}
-
-
-def progress_chunk(job: Job) -> int:
-    """Iterations that the device driver takes at once."""
-    from advantage.rollout.device import CHUNK_STEPS, MAX_CHUNK
-
-    return max(1, min(MAX_CHUNK, CHUNK_STEPS // (job.n_steps * job.num_envs)))
+    ends = {progress.step for progress in rows.values()}
+    stamps.taken = [(step, seconds) for step, seconds in stamps.taken if step in ends]
+    return stamps.result() | {"compile": list(rows.values())[-1].row["time/compile"]}
 
 
 def stable_baselines3(job: Job, library: str) -> dict[str, float]:

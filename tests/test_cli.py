@@ -151,7 +151,9 @@ def test_the_version_is_that_of_the_package():
     assert installed == adv.__version__
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ppo", "--help"], ["ppo", HOST, "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["ppo", "--help"], ["ppo", HOST, "--preset", "none", "-h"]]
+)
 def test_train_help_shows_everything(arguments, capsys):
     assert main(["train", *arguments]) == 0
     captured = capsys.readouterr()

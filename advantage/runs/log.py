@@ -2,7 +2,7 @@
 
 Numbers read back exactly: float64 is written by `repr`, float32 with nine digits, integers as they are. Every
 call reaches the operating system before it returns, so a run that is killed loses at most the row it was
-writing.
+writing. TensorBoard's files, which cost a disk's attention at each flush, are flushed once a second and with `flush`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from advantage.runs.folder import RunFolder, write_atomically
 EPISODES = ["r", "l", "step", "env", "episode"]
 EVALUATIONS = ["step", "episode", "return", "length", "deterministic", "seed"]
 _COUNTS = {"iteration", *EPISODES, *EVALUATIONS} - {"r", "return"}
+FLUSH_SECONDS = 1.0
 _REMEDY = "mend the line, or move the file away and run again"
 
 
@@ -55,6 +56,7 @@ class Logger:
             self._evaluations = opened.enter_context(_Table(folder.evaluations_path, EVALUATIONS, evaluated))
             self._opened = opened.pop_all()
         self._events: EventsWriter | None = None
+        self._flushed = 0.0
         if tensorboard:  # the bare writer: SummaryWriter adds a thread, a queue and an event for every scalar
             suffix = f".{time.time_ns() % 10**9:09d}"  # a name of whole seconds could be one that exists
             self._events = EventsWriter(str(folder.path / "events"), suffix)
@@ -91,9 +93,10 @@ class Logger:
         )
 
     def flush(self) -> None:
-        """Hand everything to the operating system (each call has done so already)."""
+        """Hand everything to the operating system (for the CSV files each call has done so already)."""
         if self._events:
             self._events.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
@@ -116,7 +119,8 @@ class Logger:
     def _event(self, step: int, **content: Any) -> None:
         assert self._events
         self._events.write_event(Event(wall_time=time.time(), step=int(step), **content))
-        self._events.flush()
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self.flush()
 
 
 def read_progress(folder: RunFolder) -> dict[str, np.ndarray]:

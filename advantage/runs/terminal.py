@@ -13,10 +13,10 @@ SHOWN = {"rollout/ep_rew_mean": "return", "train/approx_kl": "KL"}
 
 
 class Terminal:
-    """Reports a training: how far, how fast, how long still, the return and the KL."""
+    """Reports a training: how far, how fast, how long still, the return and the KL; `notice` comes at its head."""
 
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console()
+    def __init__(self, console: Console | None = None, notice: str = ""):
+        self.console, self.notice = console or Console(), notice
         self.live: Progress | None = None
         self.task: Any = None
         self.last_line = -SECONDS_BETWEEN_LINES
@@ -29,6 +29,8 @@ class Terminal:
             f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps in "
             f"{facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}."
         )
+        if self.notice:
+            self.message(self.notice)
         if facts["step"]:
             self.message(f"Going on from step {facts['step']:,}.")
         self.message(f"Run folder: {facts['folders'][0]}" + f" and {len(seeds) - 1} more" * (len(seeds) > 1))

@@ -1,0 +1,53 @@
+"""Tuned settings that come with the library: data files `advantage/presets/<algorithm>.json`, by environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advantage.algorithms.registry import algorithm_class, from_json, to_json
+
+FOLDER = Path(__file__).parents[1] / "presets"
+
+
+class Preset(NamedTuple):
+    """What to train with.
+
+    Attributes:
+        algorithm: its hyperparameters.
+        options: of `adv.train`: `num_envs`, `total_timesteps`.
+    """
+
+    algorithm: Any
+    options: dict[str, Any]
+
+
+def presets(algorithm: str) -> dict[str, dict[str, Any]]:
+    """What the file of an algorithm says for each environment."""
+    algorithm_class(algorithm)
+    file = FOLDER / f"{algorithm}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def preset(algorithm: str, environment: str) -> Preset:
+    """The tuned settings of an algorithm for an environment; `jax/Name` has those of `Name`.
+
+    `adv.train(preset.algorithm, environment, **preset.options)` trains with them; change single ones with
+    `dataclasses.replace(preset.algorithm, gamma=0.9)`.
+
+    Raises:
+        ValueError: there is none; names those that there are.
+    """
+    known = presets(algorithm)
+    name = environment.removeprefix("jax/")
+    if name not in known:
+        there = f"There are: {', '.join(known)}" if known else "There are none"
+        raise ValueError(f"{algorithm} has no preset for {environment!r}. {there}.")
+    values = known[name]
+    defaults = to_json(algorithm_class(algorithm)())
+    fields = {field.name for field in dataclasses.fields(algorithm_class(algorithm))}
+    hyperparameters = {field: value for field, value in values.items() if field in fields}
+    options = {field: value for field, value in values.items() if field not in fields}
+    return Preset(from_json(algorithm, defaults | hyperparameters), options)
