@@ -83,9 +83,11 @@ class HostDriver:
             self.workers = choose_workers(environments, spec.num_envs) if workers == "auto" else workers
             self.workers = min(self.workers, spec.num_envs)
             if self.workers:
-                shared = workers == "auto"
-                args = environments, spec.num_envs, seed, self.workers, worker_timeout, shapes
-                self.stepper = SharedStepper(*args) if shared else Workers(*args)
+                first = spec.num_envs // (self.workers + 1) if workers == "auto" else 0
+                args = environments, spec.num_envs, seed, self.workers, worker_timeout, shapes, first
+                self.stepper = Workers(*args)
+                if workers == "auto":  # chosen for speed: this process does not stand idle
+                    self.stepper = SharedStepper(self.stepper, environments, seed)
             else:
                 self.stepper = Stepper(environments, range(spec.num_envs), seed, allocate(shapes))
         self.book = EpisodeBook(spec.num_envs)

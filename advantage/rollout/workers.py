@@ -76,7 +76,7 @@ class Workers:
         shapes: Buffers,
         first: int = 0,
     ):
-        self.timeout = timeout
+        self.timeout, self.first = timeout, first
         self.shares = [part.tolist() for part in np.array_split(np.arange(first, num_envs), num_workers)]
         self.watches = watching_pays(num_workers)
         self.processes: list[subprocess.Popen] = []
@@ -217,22 +217,12 @@ class Workers:
 class SharedStepper:
     """The interface of a `Stepper`: this process steps its share of the environments while the workers step theirs."""
 
-    def __init__(
-        self,
-        make: MakeEnvironment,
-        num_envs: int,
-        seed: int,
-        num_workers: int,
-        timeout: float,
-        shapes: Buffers,
-    ):
-        share = num_envs // (num_workers + 1)
-        self.workers = Workers(make, num_envs, seed, num_workers, timeout, shapes, first=share)
-        self.buffers = self.workers.buffers
+    def __init__(self, workers: Workers, make: MakeEnvironment, seed: int):
+        self.workers, self.buffers = workers, workers.buffers
         try:
-            self.stepper = Stepper(make, range(share), seed, self.buffers)
+            self.stepper = Stepper(make, range(workers.first), seed, self.buffers)
         except BaseException:
-            self.workers.close()
+            workers.close()
             raise
 
     def reset(self) -> None:
