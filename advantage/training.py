@@ -9,6 +9,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -44,7 +45,7 @@ from advantage.runs.folder import (
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
 from advantage.runs.plot import plot_curve
-from advantage.types import Algorithm, Key, Pytree, Spec
+from advantage.types import Algorithm, Pytree, Spec
 
 RECENT_EPISODES = 100  # over which rollout/ep_rew_mean is taken
 LARGEST = 2**32 - 1  # seeds and the step counter are uint32
@@ -359,18 +360,20 @@ class _Loop:
         spaces = _spaces(target)
         self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
         self.iteration, self.step = 0, 0
-        init_keys, world_keys, self.run_keys = _keys(np.array(seeds, np.uint32))
 
         @jax.jit
-        def init(algorithm, keys, total_timesteps):
+        @partial(jax.vmap, in_axes=(None, 0, None))
+        def begin(algorithm, seed, total_timesteps):
+            key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
             spec = dataclasses.replace(self.spec, total_timesteps=total_timesteps)
-            return jax.vmap(lambda key: algorithm.init(key, spec))(keys)
+            return algorithm.init(key_init, spec), key_worlds, key_run
 
-        self.state = init(algorithm, init_keys, np.uint32(settings.total_timesteps))
+        total = np.uint32(settings.total_timesteps)
+        self.state, key_worlds, self.run_keys = begin(algorithm, np.array(seeds, np.uint32), total)
         self.journals: list[_Journal] = []
         if self.on_device:
             self.driver: Any = DeviceDriver(algorithm, target.source, self.spec, len(seeds))
-            self.driver.start(world_keys)
+            self.driver.start(key_worlds)
         else:
             self.state, self.run_key = jax.tree.map(lambda leaf: leaf[0], (self.state, self.run_keys))
             args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
@@ -653,17 +656,6 @@ class _Loop:
             point(folder.last, path)
             protected = {link.resolve() for link in (folder.last, folder.best) if link.exists()}
             prune(folder.checkpoints, self.settings.keep_checkpoints, protected)
-
-
-@jax.jit
-def _keys(seeds: Any) -> tuple[Key, Key, Key]:
-    """Three keys for each seed: to initialise, to start the worlds, to run."""
-
-    def of_one(seed):
-        key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
-        return key_init, key_worlds, key_run
-
-    return jax.vmap(of_one)(seeds)
 
 
 def _spaces(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:

@@ -550,13 +550,25 @@ def test_the_nature_network_has_the_papers_shapes():
     assert shapes["dense"]["weight"].shape == (7 * 7 * 64, 512)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(6, 6), (9, 4), (4, 9), (5, 1)])
-def test_orthogonal_layers_are_orthonormal_times_their_gain(inputs, outputs):
-    layer = linear_init(jax.random.key(0), inputs, outputs, 0.3)
-    weight = np.float64(layer["weight"])
-    product = weight.T @ weight if inputs >= outputs else weight @ weight.T
-    np.testing.assert_allclose(product, 0.09 * np.eye(min(inputs, outputs)), atol=1e-6)
-    np.testing.assert_array_equal(layer["bias"], np.zeros(outputs))
+def test_orthogonal_layers_are_orthonormal_times_their_gains():
+    shapes, gains = [(6, 6), (9, 4), (4, 9), (5, 1), (6, 6)], [0.3, 1.0, 2.0, 0.01, 0.3]
+    layers = linear_init(jax.random.key(0), shapes, gains)
+    for (inputs, outputs), gain, layer in zip(shapes, gains, layers, strict=True):
+        weight = np.float64(layer["weight"]) / gain
+        assert weight.shape == (inputs, outputs)
+        product = weight.T @ weight if inputs >= outputs else weight @ weight.T
+        np.testing.assert_allclose(product, np.eye(min(inputs, outputs)), atol=1e-5)
+        np.testing.assert_array_equal(layer["bias"], np.zeros(outputs))
+    assert np.abs(layers[0]["weight"] - layers[4]["weight"]).max() > 0.01
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4)])
+def test_orthogonal_layers_favour_no_direction(shape):
+    """Every entry of a uniformly distributed one has mean 0 and variance 1 / the longer side."""
+    draw = jax.jit(jax.vmap(lambda key: linear_init(key, [shape], [1.0])[0]["weight"]))
+    weights, longer = np.float64(draw(jax.random.split(jax.random.key(0), 10_000))), max(shape)
+    np.testing.assert_allclose(weights.mean(0), 0, atol=4 * (1 / longer / 10_000) ** 0.5)
+    np.testing.assert_allclose(weights.var(0), 1 / longer, rtol=0.05)
 
 
 def test_the_layers_of_a_policy_have_the_gains_of_the_reference_code():
@@ -575,7 +587,7 @@ def test_the_layers_of_a_policy_have_the_gains_of_the_reference_code():
 
 
 def test_normal_initialisation_has_variance_one_over_the_inputs_everywhere():
-    weight = np.float64(linear_init(jax.random.key(0), 400, 300, 7.0, "normal")["weight"])
+    weight = np.float64(linear_init(jax.random.key(0), [(400, 300)], [7.0], "normal")[0]["weight"])
     np.testing.assert_allclose(weight.mean(), 0, atol=1e-3)
     np.testing.assert_allclose(weight.var(), 1 / 400, rtol=0.02)
     params = policy_over(

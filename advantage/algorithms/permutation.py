@@ -24,11 +24,15 @@ def random_permutation(key: Key, n: int) -> Array:
     low_bits, high_bits = bits // 2, bits - bits // 2
     keys = jax.random.bits(key, (ROUNDS // 2, 2))
 
+    def two_rounds(halves, key):  # a loop: unrolled it would be fused into, and so repeated for, every use
+        high, low = halves
+        high = high ^ (_hash(low + key[0]) >> (32 - high_bits))
+        low = low ^ (_hash(high + key[1]) >> (32 - low_bits))
+        return (high, low), None
+
     def bijection(x: Array) -> Array:
-        high, low = x >> low_bits, x & jnp.uint32(2**low_bits - 1)
-        for i in range(ROUNDS // 2):
-            high = high ^ (_hash(low + keys[i, 0]) >> (32 - high_bits))
-            low = low ^ (_hash(high + keys[i, 1]) >> (32 - low_bits))
+        halves = x >> low_bits, x & jnp.uint32(2**low_bits - 1)
+        (high, low), _ = jax.lax.scan(two_rounds, halves, keys)
         return (high << low_bits) | low
 
     x = bijection(jnp.arange(n, dtype=jnp.uint32))

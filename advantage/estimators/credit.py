@@ -38,7 +38,7 @@ def credit(delta: Array, discount: Array, c: Array, initial: Array | float = 0.0
         return psi, psi
 
     initial = jnp.broadcast_to(jnp.asarray(initial, delta.dtype), delta.shape[1:])
-    return jax.lax.scan(step, initial, (delta, discount * c), reverse=True, unroll=16)[1]
+    return jax.lax.scan(step, initial, (delta, discount * c), reverse=True)[1]
 
 
 def td_errors(reward: Array, discount: Array, value: Array, next_value: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any, Literal, Protocol
 
 import gymnasium
@@ -194,17 +195,18 @@ class ActorCritic:
 
     def init(self, key: Key, log_std: Array | float) -> Pytree:
         """Draw parameters; the last layers get gain 0.01 (actor, nearly uniform) and 1 (critic)."""
-        key_actor, key_critic, key_actor_head, key_critic_head = jax.random.split(key, 4)
+        key_networks, key_heads = jax.random.split(key)
         x = self.encoder.encode(self.encoder.example())
-        actor, critic = {"network": self.network.init(key_actor, x)}, {}
-        width = jax.eval_shape(self.network.apply, actor["network"], x).shape[-1]
-        outputs, spread = self.head.num_outputs, self.head.num_log_std
-        actor["head"] = linear_init(key_actor_head, width, outputs, 0.01, self.initialisation)
-        actor["log_std"] = jnp.full(spread, log_std, jnp.float32)
-        actor["head"]["bias"] = actor["head"]["bias"] + log_std * self.log_std_outputs()
-        if not self.shared:
-            critic["network"] = self.network.init(key_critic, x)
-        critic["head"] = linear_init(key_critic_head, width, 1, 1.0, self.initialisation)
+        count = 1 if self.shared else 2
+        networks = jax.vmap(self.network.init, (0, None))(jax.random.split(key_networks, count), x)
+        first, *others = (jax.tree.map(operator.itemgetter(n), networks) for n in range(count))
+        width = jax.eval_shape(self.network.apply, first, x).shape[-1]
+        shapes = [(width, self.head.num_outputs), (width, 1)]
+        actor_head, critic_head = linear_init(key_heads, shapes, [0.01, 1.0], self.initialisation)
+        actor_head["bias"] = actor_head["bias"] + log_std * self.log_std_outputs()
+        spread = jnp.full(self.head.num_log_std, log_std, jnp.float32)
+        actor = {"network": first, "head": actor_head, "log_std": spread}
+        critic = {"head": critic_head} if self.shared else {"network": others[0], "head": critic_head}
         return {"actor": actor, "critic": critic}
 
     def log_std_outputs(self) -> Array:

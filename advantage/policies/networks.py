@@ -8,7 +8,8 @@ makes of an observation, a float32 vector `[..., d]`, an image `[..., H, W, C]` 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import jax
@@ -32,18 +33,33 @@ Initialisation = Literal["orthogonal", "normal"]
 
 
 def linear_init(
-    key: Key, inputs: int, outputs: int, gain: float, initialisation: Initialisation = "orthogonal"
-) -> dict[str, Array]:
-    """A layer `[inputs, outputs]` with zero bias.
+    key: Key,
+    shapes: Sequence[tuple[int, int]],
+    gains: Sequence[float],
+    initialisation: Initialisation = "orthogonal",
+) -> list[dict[str, Array]]:
+    """Layers `[inputs, outputs]` with zero bias; all their numbers are drawn at once, which compiles fastest.
 
-    Orthonormal columns or rows times `gain` (Saxe et al. 2014), or independent normals of variance 1 / inputs (LeCun
-    et al. 1998), which know no gain.
+    Orthonormal columns or rows times the layer's gain (Saxe et al. 2014), or independent normals of variance
+    1 / inputs (LeCun et al. 1998), which know no gain.
     """
-    if initialisation == "orthogonal":
-        weight = np.float32(gain) * jax.nn.initializers.orthogonal()(key, (inputs, outputs), jnp.float32)
-    else:
-        weight = jax.random.normal(key, (inputs, outputs)) / np.float32(np.sqrt(inputs))
-    return {"weight": weight, "bias": jnp.zeros(outputs)}
+    normals, layers = jax.random.normal(key, (sum(inputs * outputs for inputs, outputs in shapes),)), []
+    for (inputs, outputs), gain in zip(shapes, gains, strict=True):
+        weight, normals = normals[: inputs * outputs].reshape(inputs, outputs), normals[inputs * outputs :]
+        if initialisation == "orthogonal":
+            weight = np.float32(gain) * _orthonormal(weight)
+        else:
+            weight = weight / np.float32(np.sqrt(inputs))
+        layers.append({"weight": weight, "bias": jnp.zeros(outputs)})
+    return layers
+
+
+def _orthonormal(normals: Array) -> Array:
+    """Uniformly distributed columns, or rows if they are fewer (Mezzadri 2007, "How to generate random matrices")."""
+    if normals.shape[0] < normals.shape[1]:
+        return _orthonormal(normals.T).T
+    q, r = jnp.linalg.qr(normals)
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
 
 
 def linear(params: dict[str, Array], x: Array) -> Array:
@@ -72,12 +88,8 @@ class MLP:
     initialisation: Initialisation = "orthogonal"
 
     def init(self, key: Key, x: Array) -> Pytree:
-        keys = jax.random.split(key, max(1, len(self.hidden)))
-        widths = (x.shape[-1], *self.hidden)
-        return [
-            linear_init(keys[i], widths[i], widths[i + 1], 2**0.5, self.initialisation)
-            for i in range(len(self.hidden))
-        ]
+        shapes = list(itertools.pairwise((x.shape[-1], *self.hidden)))
+        return linear_init(key, shapes, [2**0.5] * len(shapes), self.initialisation)
 
     def apply(self, params: Pytree, x: Array) -> Array:
         for layer in params:
@@ -131,19 +143,17 @@ class CNN:
 
     def init(self, key: Key, x: Pytree) -> Pytree:
         vector, images = split(x)
-        key_dense, *keys = jax.random.split(key, 1 + len(images) * len(self.layers))
-        stacks, width = [], 0 if vector is None else vector.shape[-1]
-        for n, image in enumerate(images):
+        shapes, width, depth = [], 0 if vector is None else vector.shape[-1], len(self.layers)
+        for image in images:
             height, breadth, channels = image.shape[-3:]
-            stack = []
-            for i, (filters, kernel, stride) in enumerate(self.layers):
-                inputs, layer_key = kernel * kernel * channels, keys[n * len(self.layers) + i]
-                stack.append(linear_init(layer_key, inputs, filters, 2**0.5, self.initialisation))
+            for filters, kernel, stride in self.layers:
+                shapes.append((kernel * kernel * channels, filters))
                 height, breadth = (height - kernel) // stride + 1, (breadth - kernel) // stride + 1
                 channels = filters
-            stacks.append(stack)
             width += height * breadth * channels
-        dense = linear_init(key_dense, width, self.features, 2**0.5, self.initialisation)
+        shapes.append((width, self.features))
+        *convolutions, dense = linear_init(key, shapes, [2**0.5] * len(shapes), self.initialisation)
+        stacks = [convolutions[n * depth : (n + 1) * depth] for n in range(len(images))]
         return {"convolutions": stacks, "dense": dense}
 
     def apply(self, params: Pytree, x: Pytree) -> Array:

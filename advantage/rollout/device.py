@@ -85,6 +85,7 @@ def _chunk(algorithm, world, state, worlds, run_key, first, count, n_steps, size
     """`count` of at most `size` iterations, for every seed in the leading axis of the arrays."""
 
     def one_seed(state, worlds, run_key):
+        @jax.jit  # so that it is traced once, for the shapes and for the loop
         def one(iteration, state, worlds):
             key = jax.random.fold_in(run_key, iteration)
             return iterate_on_device(algorithm, world, state, worlds, key, n_steps)
