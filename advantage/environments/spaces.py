@@ -52,6 +52,12 @@ def environment_action(space: spaces.Space, action: Pytree) -> Pytree:
     Policies count from zero, flatten boxes and keep products as tuples. Here Discrete gets its `start`,
     MultiDiscrete is stacked, a Box is clipped to its bounds and gets its shape and dtype back.
     """
+    if isinstance(space, spaces.Box):
+        if len(space.shape) != 1:
+            action = action.reshape(action.shape[:-1] + space.shape)
+        namespace = action.__array_namespace__()
+        action = namespace.minimum(namespace.maximum(action, space.low), space.high)
+        return action if action.dtype == space.dtype else action.astype(space.dtype)
     if isinstance(space, spaces.Discrete):
         return action + int(space.start) if space.start else action
     if isinstance(space, spaces.MultiDiscrete):
@@ -66,11 +72,7 @@ def environment_action(space: spaces.Space, action: Pytree) -> Pytree:
         return {
             name: environment_action(part, leaf) for (name, part), leaf in zip(parts, action, strict=True)
         }
-    if len(space.shape or ()) != 1:
-        action = action.reshape(action.shape[:-1] + space.shape)
-    if isinstance(space, spaces.Box):
-        namespace = action.__array_namespace__()
-        action = namespace.minimum(namespace.maximum(action, space.low), space.high)
+    action = action.reshape(action.shape[:-1] + (space.shape or ()))
     return action if action.dtype == space.dtype else action.astype(space.dtype)
 
 

@@ -62,18 +62,19 @@ class HostActor:
         return jax.device_get(_noise(self.algorithm, self.actor, key, shape))
 
     def act(self, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
-        return self._call(_act, obs, memory, noise)
+        return self.program(obs, memory, noise)(obs, memory, noise)
 
     def greedy(self, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
-        return self._call(_greedy, obs, memory)
+        return self.program(obs, memory)(obs, memory)
 
-    def _call(self, function: Callable, *inputs: Pytree) -> Any:
-        batch = len(obs) if isinstance(obs := inputs[0], np.ndarray) else len(jax.tree.leaves(obs)[0])
+    def program(self, obs: Pytree, memory: Pytree, *noise: Pytree) -> Callable:
+        """`act`, or `greedy` where no noise is given, for inputs of these shapes alone."""
+        function, batch = _act if noise else _greedy, len(jax.tree.leaves(obs)[0])
         try:
-            program = self.bound[function, batch]
+            return self.bound[function, batch]
         except KeyError:
-            program = self.bound[function, batch] = self._bind(function, *inputs)
-        return program(*inputs)
+            program = self.bound[function, batch] = self._bind(function, obs, memory, *noise)
+            return program
 
     def _bind(self, function: Callable, *inputs: Pytree) -> Callable:
         leaves, structure = jax.tree.flatten((self.constants, *inputs))

@@ -136,8 +136,9 @@ class HostDriver:
             actions, extras = self.stepper.collect(actor, noise, n_steps, space)
         else:
             actions, extras = [], []
+            act = actor.program(read(buffers.obs, 0), self.memory, read(noise, 0))
             for t in range(n_steps):
-                action, self.memory, extra = actor.act(read(buffers.obs, t), self.memory, read(noise, t))
+                action, self.memory, extra = act(read(buffers.obs, t), self.memory, read(noise, t))
                 write(buffers.action, t, environment_action(space, action))
                 self.stepper.step(t)
                 actions.append(action)

