@@ -496,7 +496,8 @@ class _Loop:
             yield
         except Exception:
             for journal in self.journals:
-                journal.logger.flush()
+                with contextlib.suppress(OSError):  # a full disk has been told of already
+                    journal.logger.flush()
                 saved = int(journal.folder.last.resolve().name.removeprefix("step_"))
                 self.reporter.message(
                     f"The run stopped. {journal.folder.last} is as it was at step {saved:_}."
@@ -529,6 +530,7 @@ class _Loop:
             "step": self.step,
             "num_envs": self.settings.num_envs,
             "stepping": where,
+            "rollout_bytes": self.driver.rollout_bytes,
             "folders": [journal.folder.path for journal in self.journals],
         }
 

@@ -33,7 +33,7 @@ STOCK = [
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_defect_is_found_and_explained(name):
+def test_promise_13_every_defect_is_found_and_explained(name):
     case = CASES[name]
     defects = check_environment(case.make, steps=20, seed=5, index=3)
     [found] = [each for each in defects if each.severity == case.severity]

@@ -48,7 +48,7 @@ def rollouts_of(world, algorithm, num_envs, iterations):
 # -- facts (promise 4) --------------------------------------------------------------------------------------
 
 
-def test_every_row_follows_from_the_one_before():
+def test_promise_4_every_row_follows_from_the_one_before():
     world, num_envs = Drift(), 16
     rollout = rollouts_of(world, random_policy(world, 20), num_envs, 3)
     obs, next_obs, done = rollout.obs, rollout.next_obs, rollout.terminated | rollout.truncated
@@ -68,7 +68,7 @@ def test_every_row_follows_from_the_one_before():
     assert (rollout.terminated & rollout.truncated).any(), "the MDP and the clock may end at once"
 
 
-def test_environments_and_steps_have_randomness_of_their_own():
+def test_promise_4_environments_and_steps_have_randomness_of_their_own():
     rollout = rollouts_of(Drift(), random_policy(Drift(), 20), 16, 3)
     for facts in (rollout.terminated, rollout.action):
         assert len({row.tobytes() for row in facts}) > 50
@@ -91,7 +91,7 @@ def test_the_clock_runs_on_from_rollout_to_rollout():
     [Spiral(), CartPole(start_range=0.0, max_episode_steps=12)],
     ids=["actions that are numbers", "actions that are choices"],
 )
-def test_host_and_device_agree(world):
+def test_promise_2_host_and_device_agree(world):
     """Same parameters, same noise, a world whose starts are not random: the same rollouts, the same learning.
 
     Each key is used once, on both drivers: JAX counts the uses while it traces.
@@ -218,7 +218,7 @@ def programs_made(algorithm, environment, path, **options):
 
 
 @pytest.mark.parametrize("environment", ["CartPole-v1", "jax/CartPole-v1"])
-def test_nothing_compiles_after_the_second_iteration(environment, tmp_path):
+def test_promise_9_nothing_compiles_after_the_second_iteration(environment, tmp_path):
     before, counts, end = programs_made(TINY, environment, tmp_path / "first")
     assert counts[0] > before, "the clock hears compilations"
     assert counts[1:] == [counts[1]] * 7 and end == counts[1]
@@ -293,3 +293,14 @@ def test_episode_books_can_be_put_away():
     other.restore({name: np.copy(array) for name, array in book.records().items()})
     second = other.record(reward[13:], done[13:], 39)
     assert_same(Episodes(*map(np.concatenate, zip(first, second, strict=True))), whole)
+
+
+# -- memory -------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_into_memory_is_refused():
+    world, algorithm = CartPole(), random_policy(CartPole(), 100_000)
+    with pytest.raises(ValueError, match=r"n_steps=100000 in num_envs=1000000 .*TiB.*free; use fewer"):
+        DeviceDriver(algorithm, world, spec_of(world, 1_000_000))
+    one, three = (DeviceDriver(algorithm, world, spec_of(world, 1), seeds).rollout_bytes for seeds in (1, 3))
+    assert three == 3 * one and 100_000 * 2 * 4 * 4 < one < 100_000 * 64

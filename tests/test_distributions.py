@@ -110,7 +110,7 @@ def test_bernoulli_kl_is_the_sum_over_all_outcomes():
 
 
 @pytest.mark.parametrize("name", ["gaussian", "squashed"])
-def test_density_integrates_to_one_and_gives_entropy_and_kl(name):
+def test_promise_5_density_integrates_to_one_and_gives_entropy_and_kl(name):
     p, q = parameters(0, batch=())[name], parameters(1, batch=())[name]
     low, high = (LOW, HIGH) if name == "squashed" else (p.mean - 12, p.mean + 12)
     action, weight = grid(low, high)
@@ -245,7 +245,7 @@ def test_mode_of_the_squashed_is_the_image_of_the_mean():
 
 @pytest.mark.parametrize("xp", [np, jnp])
 @pytest.mark.parametrize("bounds", [(-1, 1), (-3, 100), (100, 101), (-2, -1e-3), (1e-3, 2e-3), (-1e6, 1.0)])
-def test_squashed_actions_stay_inside_the_bounds_and_can_be_inverted(bounds, xp):
+def test_promise_5_squashed_actions_stay_inside_the_bounds_and_can_be_inverted(bounds, xp):
     low, high = (xp.full(4, bound, xp.float32) for bound in bounds)
     mean = xp.asarray(np.array([-50, 50, 0, 9], np.float32))
     p = SquashedGaussian(mean, xp.full(4, 2, xp.float32), low, high)
@@ -259,7 +259,7 @@ def test_squashed_actions_stay_inside_the_bounds_and_can_be_inverted(bounds, xp)
 
 
 @pytest.mark.parametrize("name", ["squashed", "state-dependent squashed"])
-def test_squashed_log_prob_is_of_what_was_sampled(name):
+def test_promise_5_squashed_log_prob_is_of_what_was_sampled(name):
     p = parameters(0)[name]
     noise = draw(p, 0, (50, 3)).astype(np.float64)
     u = p.mean + np.exp(p.log_std) * noise
@@ -357,7 +357,7 @@ def test_fisher_of_the_squashed_leaves_the_bounds_alone():
 # --- masks and extremes ---
 
 
-def test_a_masked_action_is_as_if_it_were_not_there():
+def test_promise_10_a_masked_action_is_as_if_it_were_not_there():
     p, q = parameters(0)["masked"], parameters(1)["masked"]
     small, small_q = Categorical(p.logits[:, MASK]), Categorical(q.logits[:, MASK])
     with np.errstate(divide="raise", invalid="raise", over="raise"):

@@ -103,7 +103,7 @@ def assert_true_story(rollout):
 
 
 @pytest.mark.parametrize(("lengths", "workers"), [((3, 1, 5), 0), (None, 0), (None, 2)])
-def test_next_obs_is_the_true_successor(lengths, workers):
+def test_promise_1_next_obs_is_the_true_successor(lengths, workers):
     with driving(functools.partial(Counter, lengths), workers=workers) as driver:
         rollout, episodes, _ = play(driver, 4)
     assert_true_story(rollout)
@@ -160,7 +160,7 @@ def handing(request, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_numbers_do_not_depend_on_workers(reference, workers, handing, monkeypatch):
+def test_promise_14_numbers_do_not_depend_on_workers(reference, workers, handing, monkeypatch):
     def fork():
         raise AssertionError("never fork after JAX started")
 
@@ -237,7 +237,7 @@ def test_the_same_seed_again_gives_the_same_numbers(reference):
     assert not np.array_equal(other.rollout.obs["walk"], reference.rollout.obs["walk"])
 
 
-def test_every_episode_has_a_seed_of_its_own(reference):
+def test_promise_14_every_episode_has_a_seed_of_its_own(reference):
     who, seeds = reference.rollout.obs["who"], {}
     for env in range(ENVS):
         starts = who[who[:, env, 1] == 0, env, 0]
@@ -257,7 +257,7 @@ def test_seeds_of_episodes_are_spread_out_and_fixed():
     assert episode_seed(0, 1, 2) == 1942027521  # what episodes.csv is replayed with must never change
 
 
-def test_nothing_global_is_seeded():
+def test_promise_14_nothing_global_is_seeded():
     random.seed(3), np.random.seed(3)  # noqa: NPY002
     before = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
     with driving(Seeded, workers="auto") as driver:
@@ -422,7 +422,7 @@ def failure(how, at, workers, error, **options):
 
 @IN_BOTH
 @pytest.mark.parametrize(("at", "call"), [(4, "step("), (0, f"reset(seed={FATAL})")])
-def test_an_environment_that_raises(workers, at, call, handing):
+def test_promise_12_an_environment_that_raises(workers, at, call, handing):
     message, _ = failure("raise", at, workers, EnvironmentFailure)
     assert "environment 3" in message and "episode 1" in message and call in message
     assert "ZeroDivisionError: the pole has no length" in message
@@ -433,14 +433,14 @@ def test_an_environment_that_raises(workers, at, call, handing):
 @pytest.mark.parametrize(
     ("how", "words"), [("kill", "was killed by SIGKILL"), ("exit", "exited with code 3")]
 )
-def test_a_worker_that_dies(how, words, handing):
+def test_promise_12_a_worker_that_dies(how, words, handing):
     message, seconds = failure(how, 4, 2, EnvironmentFailure)
     assert "Worker 1" in message and "environments 3, 4" in message
     assert words in message and "workers=0" in message
     assert seconds < 10
 
 
-def test_a_worker_that_hangs(handing):
+def test_promise_12_a_worker_that_hangs(handing):
     message, seconds = failure("hang", 4, 2, EnvironmentFailure, worker_timeout=1.0)
     assert "Worker 1" in message and "environments 3, 4" in message
     assert "within 1 seconds" in message and "worker_timeout" in message
@@ -522,7 +522,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "make", ["Counter", f"functools.partial(Failing, 'hang', 4, {FATAL})"], ids=["idle", "hanging"]
 )
-def test_no_orphan_outlives_a_parent_that_was_killed(make):
+def test_promise_12_no_orphan_outlives_a_parent_that_was_killed(make):
     script = PARENT.format(tests=str(Path(__file__).parent), make=make)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         pids = list(map(int, parent.stdout.readline().split()))
@@ -560,7 +560,7 @@ def test_what_does_not_fit_into_memory_is_refused(n_steps, num_envs):
     space = spaces.Box(0, 255, (1000, 1000), np.uint8)
     algorithm = random_policy(spaces.Discrete(2), n_steps)
     spec = adv.Spec(space, spaces.Discrete(2), num_envs)
-    with pytest.raises(ValueError, match=rf"n_steps={n_steps} in num_envs={num_envs} .*GiB.* use fewer"):
+    with pytest.raises(ValueError, match=rf"n_steps={n_steps} in num_envs={num_envs} .*[GT]iB.* use fewer"):
         HostDriver(algorithm, Counter, spec, SEED)
 
 

@@ -296,7 +296,7 @@ def acting(case):
 
 
 @pytest.mark.parametrize("case", POLICIES, ids=str)
-def test_a_policy_acts_alike_in_numpy_and_in_jax_and_its_actions_are_in_the_space(case):
+def test_promise_5_a_policy_acts_alike_in_numpy_and_in_jax_and_its_actions_are_in_the_space(case):
     space, policy, actor, noise = acting(case)
     x = policy.encoder.encode(batch(BOX))
     noise = leaves_of(noise, 0)

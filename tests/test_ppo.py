@@ -678,7 +678,7 @@ def convex(progress):
     return 1e-2 * (1 - progress) ** 2
 
 
-def test_schedules_follow_the_global_step():
+def test_promise_11_schedules_follow_the_global_step():
     ppo = tiny(learning_rate=convex, clip_range=Linear(0.3, 0.1), clip_range_vf=Linear(1.0, 0.5))
     state = begin(ppo, total_timesteps=64)
     for i in range(4):
@@ -739,6 +739,14 @@ def test_an_update_is_pure():
     same_bits((state, rollout), before)
     other, _ = update(ppo, state, rollout, jax.random.key(4))
     assert differs(other.params, first[0].params, 1e-5)
+
+
+@pytest.mark.parametrize("num_envs", [1, 4, 16])
+def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environments(num_envs):
+    ppo = tiny(n_steps=32 // num_envs)
+    state, (metrics,) = train(ppo, begin(ppo, num_envs=num_envs), 1)
+    assert metrics["n_updates"] == ppo.n_epochs * 32 / ppo.batch_size
+    assert state.step == 32
 
 
 def test_a_last_rollout_may_be_short():
@@ -842,7 +850,7 @@ def test_a_batch_size_that_does_not_divide_the_rollout_is_an_error_with_divisors
     )
 
 
-def test_a_space_or_a_network_that_ppo_cannot_handle_is_an_error_before_training():
+def test_promise_5_a_space_or_a_network_that_ppo_cannot_handle_is_an_error_before_training():
     with pytest.raises(ValueError, match="has no policy; allowed are"):
         begin(tiny(), spaces.Text(4))
     with pytest.raises(ValueError, match="action_bounds='squash' needs finite bounds"):

@@ -33,6 +33,8 @@ PATHS = pytest.mark.parametrize("environment", [HOST, DEVICE])
 ENVS, SIZE = 2, 64  # environments, and steps of one rollout in all of them
 
 PACKAGE = '''
+import time
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -54,7 +56,21 @@ class Noisy(gymnasium.Env):
         return self.x, float(self.x[0]), bool(self.np_random.random() < 0.05), False, {}
 
 
+class Stuck(Noisy):
+    """Once it does not return."""
+
+    steps = 0
+
+    def step(self, action):
+        Stuck.steps += 1
+        if Stuck.steps == 1500:
+            print("stuck", flush=True)
+            time.sleep(600)
+        return super().step(action)
+
+
 gymnasium.register("Noisy-v0", Noisy, max_episode_steps=30)
+gymnasium.register("Stuck-v0", Stuck, max_episode_steps=30)
 '''
 
 
@@ -67,7 +83,8 @@ def world(tmp_path_factory):
         patch.setattr(training, "plot_curve", lambda folder: None)
         patch.syspath_prepend(str(folder))
         yield folder
-    gymnasium.registry.pop("Noisy-v0", None)
+    for name in ("Noisy-v0", "Stuck-v0"):
+        gymnasium.registry.pop(name, None)
 
 
 def tiny(**changes):
@@ -373,6 +390,26 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert main(arguments) == 0
     assert f"Going on from step {adv.load(path).step:,}" not in capsys.readouterr().err
     assert same(uninterrupted[environment], path)
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(world, uninterrupted, tmp_path):
+    """The first is a wish to save, which an environment that does not return cannot grant."""
+    path = tmp_path / "run"
+    command = ["train", "ppo", "noisy_world:Stuck-v0", *FLAGS, "--workers", 0, "--out", path]
+    with running(world, *command) as (process, output):
+        deadline = time.monotonic() + 120
+        while "stuck" not in output.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130, output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert 0 < adv.load(path).step < 1500
+    assert adv.resume(path, environment=HOST).finished
+    assert same(uninterrupted[HOST], path)
 
 
 # Damaged and foreign files

@@ -89,7 +89,7 @@ def columns(run):
 
 @PATHS
 @pytest.mark.parametrize("total", [3 * SIZE, 2 * SIZE + 20, 20])
-def test_the_budget_is_exact(environment, total, tmp_path):
+def test_promise_11_the_budget_is_exact(environment, total, tmp_path):
     run = train(environment, tmp_path / "run", total_timesteps=total)
     assert (run.step, run.finished) == (total, True)
     assert columns(run)["step"].tolist() == [*range(SIZE, total, SIZE), total]
@@ -125,7 +125,7 @@ def test_a_budget_that_environments_cannot_share(environment, tmp_path):
 
 
 @PATHS
-def test_schedules_follow_the_global_step(environment, tmp_path):
+def test_promise_11_schedules_follow_the_global_step(environment, tmp_path):
     algorithm = tiny(learning_rate=adv.Linear(1e-3, 1e-4), clip_range=adv.Linear(0.3, 0.1))
     options = {"total_timesteps": 4 * SIZE + 20, "checkpoint_every": SIZE}
     whole = train(environment, tmp_path / "whole", algorithm, **options)
@@ -142,7 +142,7 @@ def test_schedules_follow_the_global_step(environment, tmp_path):
     assert learned(whole) == learned(stopped)
 
 
-def test_schedules_follow_a_new_budget(tmp_path):
+def test_promise_11_schedules_follow_a_new_budget(tmp_path):
     run = train(HOST, tmp_path / "run", tiny(learning_rate=adv.Linear(1e-3)), total_timesteps=2 * SIZE)
     adv.resume(run.path, total_timesteps=4 * SIZE)
     expected = 1e-3 * np.array([1, 0.5, 0.5, 0.25])  # of two rollouts, then of four
@@ -177,7 +177,7 @@ WATCHING = {
 
 
 @PATHS
-def test_numbers_do_not_depend_on_who_watches(environment, tmp_path):
+def test_promise_14_numbers_do_not_depend_on_who_watches(environment, tmp_path):
     expected = learned(train(environment, tmp_path / "plain"))
     for name, options in WATCHING.items():
         np.random.seed(len(name))  # noqa: NPY002 - somebody else's random numbers
@@ -185,7 +185,7 @@ def test_numbers_do_not_depend_on_who_watches(environment, tmp_path):
     assert learned(train(environment, tmp_path / "seed", seed=1)) != expected
 
 
-def test_numbers_do_not_depend_on_workers(tmp_path):
+def test_promise_14_numbers_do_not_depend_on_workers(tmp_path):
     options = {"total_timesteps": 2 * SIZE, "num_envs": 4, "eval_episodes": 1}
     algorithm = tiny(n_steps=16)
     runs = [train(HOST, tmp_path / str(n), algorithm, workers=n, **options) for n in (0, 2, 4, "auto")]
@@ -236,7 +236,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_a_fresh_process_acts_bit_for_bit(tmp_path):
+def test_promise_3_a_fresh_process_acts_bit_for_bit(tmp_path):
     runs = {name: train(name, tmp_path / str(i)) for i, name in enumerate((HOST, DEVICE, "Pendulum-v1"))}
     for run in runs.values():
         space = run.agent.spec.observation_space
@@ -266,7 +266,7 @@ def test_a_fresh_process_acts_bit_for_bit(tmp_path):
 
 
 @PATHS
-def test_evaluation_changes_nothing(environment, tmp_path):
+def test_promise_3_evaluation_changes_nothing(environment, tmp_path):
     run = train(environment, tmp_path / "run")
     agent, before = run.agent, bits(run.path / "last")
     assert np.any(agent.state.observations.mean.value)  # there are statistics that could change
@@ -292,7 +292,7 @@ def test_acting_says_what_is_wrong(tmp_path):
 
 
 @PATHS
-def test_every_way_of_evaluating_gives_the_same_episodes(environment, tmp_path, capsys):
+def test_promise_15_every_way_of_evaluating_gives_the_same_episodes(environment, tmp_path, capsys):
     run = train(environment, tmp_path / "run", seed=3, eval_every=SIZE, eval_episodes=4, keep_checkpoints=9)
     table = read_evaluations(RunFolder(run.path))
     assert table["step"].tolist() == [SIZE] * 4 + [2 * SIZE] * 4 + [3 * SIZE] * 4
@@ -463,6 +463,7 @@ def test_a_reporter_is_told_what_happens(tmp_path):
     assert listener.calls[0][0] == "begin" and listener.calls[-1][0] == "end"
     assert facts["algorithm"] == "ppo" and facts["environment"] == HOST and facts["folders"] == [run.path]
     assert (facts["total_timesteps"], facts["step"], facts["num_envs"]) == (3 * SIZE, 0, ENVS)
+    assert SIZE * 2 * 16 < facts["rollout_bytes"] < SIZE * 2 * 32
     told = [call for call in listener.calls if call[0] in ("update", "message")]
     assert [call[0] for call in told] == ["update", "update", "message", "update", "message"]
     assert told[2][1].startswith("Evaluation at step 128: return ") and "deterministic" in told[2][1]
@@ -677,3 +678,24 @@ def test_a_value_that_is_not_finite_stops_the_run(environment, tmp_path):
     assert not list((folder.checkpoints).glob(".*"))
     episodes = read_episodes(folder)["step"]
     assert math.isfinite(episodes.sum()) and (episodes <= good.step).all()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("name", ["progress.csv", "episodes.csv"])
+def test_a_disk_that_fills_up_is_named_and_leaves_the_last_checkpoint(name, tmp_path, monkeypatch):
+    listener, opened = Listener(), Path.open
+
+    def open_file(path, *args, **kwargs):
+        return opened(Path("/dev/full") if path.name == name and args[0] == "ab" else path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_file)
+    with pytest.raises(OSError, match=rf"No space left on device: '.*{name}'"):
+        train(HOST, tmp_path / "run", reporter=listener)
+    assert listener.calls[-1][0] == "end"
+    assert f"{tmp_path / 'run' / 'last'} is as it was at step 0" in listener.calls[-2][1]
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    assert adv.resume(tmp_path / "run").finished
+    assert learned(adv.resume(tmp_path / "run", total_timesteps=4 * SIZE)) == learned(
+        train(HOST, tmp_path / "again", total_timesteps=4 * SIZE)
+    )

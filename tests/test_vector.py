@@ -47,7 +47,7 @@ def makers(lengths=LENGTHS):
 
 @pytest.mark.parametrize("copy", [True, False], ids=["copies", "one array"])
 @EACH_MODE
-def test_sync(mode, copy):
+def test_promise_2_sync(mode, copy):
     """PPO learns the same from it, so rewards, normalisation and ends are the same too."""
     played = drive(SyncVectorEnv(makers(), copy=copy, autoreset_mode=mode), 4)
     assert_same(played, in_process(tuple(LENGTHS), 4))
@@ -60,7 +60,7 @@ def test_wrapped(mode):
     assert_same(drive(envs, 4), in_process(tuple(LENGTHS), 4))
 
 
-def test_async():
+def test_promise_2_async():
     envs = AsyncVectorEnv(makers(), context="spawn")
     try:
         assert envs.metadata["autoreset_mode"] is NEXT_STEP
@@ -70,7 +70,7 @@ def test_async():
 
 
 @EACH_MODE
-def test_native_in_lockstep(mode):
+def test_promise_2_native_in_lockstep(mode):
     envs = Native(LOCKSTEP, mode)
     assert_same(drive(envs, 4), in_process(tuple(LOCKSTEP), 4))
     if mode is not NEXT_STEP:
@@ -78,7 +78,7 @@ def test_native_in_lockstep(mode):
 
 
 @pytest.mark.parametrize("mode", [SAME_STEP, DISABLED], ids=lambda mode: mode.name)
-def test_native(mode):
+def test_promise_2_native(mode):
     assert_same(drive(Native(LENGTHS, mode), 4), in_process(tuple(LENGTHS), 4))
 
 
@@ -170,7 +170,7 @@ def test_every_episode_has_its_own_seed(mode):
 
 
 @pytest.mark.parametrize("mode", [None, "sometimes", 3], ids=str)
-def test_an_unknown_mode_is_an_error(mode):
+def test_promise_2_an_unknown_mode_is_an_error(mode):
     envs = Native(LENGTHS, NEXT_STEP)
     envs.metadata = {"autoreset_mode": mode} if mode else {}
     with pytest.raises(ValueError, match=r"autoreset_mode.*allowed are NextStep, SameStep, Disabled"):

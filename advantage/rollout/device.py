@@ -11,6 +11,7 @@ import numpy as np
 
 from advantage.environments.spaces import environment_action
 from advantage.rollout.episodes import EpisodeBook, Episodes
+from advantage.rollout.memory import free_device_bytes, refuse_what_does_not_fit, rollout_bytes
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, World
 
 CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports
@@ -116,6 +117,8 @@ class DeviceDriver:
 
     def __init__(self, algorithm: Algorithm, world: World, spec: Spec, num_seeds: int = 1):
         self.algorithm, self.world, self.spec = algorithm, world, spec
+        self.rollout_bytes = rollout_bytes(algorithm, spec, num_seeds)
+        refuse_what_does_not_fit(self.rollout_bytes, free_device_bytes(), algorithm.n_steps, spec.num_envs)
         self.books = [EpisodeBook(spec.num_envs) for _ in range(num_seeds)]
         steps = algorithm.n_steps * spec.num_envs
         self.chunk = int(np.clip(CHUNK_STEPS // steps, 1, MAX_CHUNK))

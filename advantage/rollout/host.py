@@ -17,12 +17,12 @@ from advantage.environments.check import check_spaces
 from advantage.environments.spaces import environment_action, equal, leaf_spaces, read, take, write
 from advantage.rollout.acting import HostActor
 from advantage.rollout.episodes import EpisodeBook, Episodes
+from advantage.rollout.memory import free_host_bytes, refuse_what_does_not_fit, rollout_bytes
 from advantage.rollout.stepper import (
     Buffers,
     MakeEnvironment,
     Stepper,
     allocate,
-    buffer_bytes,
     buffer_shapes,
     first_non_finite,
 )
@@ -75,7 +75,8 @@ class HostDriver:
         self.algorithm, self.spec = algorithm, spec
         check_spaces(spec.observation_space, spec.action_space, 0)
         shapes = buffer_shapes(spec.observation_space, spec.action_space, algorithm.n_steps, spec.num_envs)
-        _refuse_what_does_not_fit(buffer_bytes(shapes), algorithm.n_steps, spec.num_envs)
+        self.rollout_bytes = rollout_bytes(algorithm, spec)
+        refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
         self.workers = 0
         if isinstance(environments, gymnasium.vector.VectorEnv):
             self.stepper = VectorStepper(environments, seed, allocate(shapes))
@@ -282,17 +283,3 @@ def _step_seconds(make: MakeEnvironment) -> float:
             if time.perf_counter() - begin > 0.25 and len(seconds) > 3:
                 break
     return float(np.median(seconds))
-
-
-def _refuse_what_does_not_fit(size: int, n_steps: int, num_envs: int) -> None:
-    try:
-        with open("/proc/meminfo") as file:
-            facts = dict(line.split(":") for line in file)
-        free = int(facts["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return  # not Linux: the allocation itself will tell
-    if size > free:
-        raise ValueError(
-            f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {size / 2**30:.1f} GiB, "
-            f"and {free / 2**30:.1f} GiB of memory are free; use fewer steps or environments."
-        )

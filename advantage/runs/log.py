@@ -149,7 +149,7 @@ class _Table:
             lines = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
         if path.exists() or self.columns:
             self._rewrite(lines)  # without the half line that a kill may have left
-        self.file = path.open("a", encoding="utf-8", newline="")
+        self.file = path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -158,8 +158,12 @@ class _Table:
         self.file.close()
 
     def append(self, text: str) -> None:
-        self.file.write(text)
-        self.file.flush()
+        data = text.encode()
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:  # such as a full disk
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def append_columns(self, rows: Mapping[str, Any]) -> None:
         columns = {name: np.asarray(rows[name]) for name in self.columns}
@@ -179,7 +183,7 @@ class _Table:
             self.file.close()
             self.columns = [*self.columns, *new]
             self._rewrite([line + "," * len(new) for line in lines])
-            self.file = self.path.open("a", encoding="utf-8", newline="")
+            self.file = self.path.open("ab", buffering=0)
 
     def _rewrite(self, lines: Iterable[str]) -> None:
         header = [",".join(self.columns)] if self.columns else []

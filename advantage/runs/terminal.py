@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from advantage.rollout.memory import readable
+
 SECONDS_BETWEEN_LINES = 5.0
 SHOWN = {"rollout/ep_rew_mean": "return", "train/approx_kl": "KL"}
 
@@ -27,7 +29,8 @@ class Terminal:
         who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]} at once"
         self.message(
             f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps in "
-            f"{facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}."
+            f"{facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}; a rollout takes "
+            f"{readable(facts['rollout_bytes'])}."
         )
         if self.notice:
             self.message(self.notice)

@@ -1,0 +1,48 @@
+"""What a rollout takes, and whether it fits, before anything is allocated."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from advantage.rollout.stepper import buffer_bytes, buffer_shapes
+from advantage.types import Algorithm, Spec
+
+
+def rollout_bytes(algorithm: Algorithm, spec: Spec, num_seeds: int = 1) -> int:
+    """Bytes of one rollout's observations, actions, rewards and ends, for all seeds."""
+    spaces = spec.observation_space, spec.action_space
+    return num_seeds * buffer_bytes(buffer_shapes(*spaces, algorithm.n_steps, spec.num_envs))
+
+
+def refuse_what_does_not_fit(size: int, free: int | None, n_steps: int, num_envs: int) -> None:
+    """Raises ValueError for a rollout of more bytes than are free; where nobody knows, the allocation will tell."""
+    if free is not None and size > free:
+        raise ValueError(
+            f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {readable(size)}, and "
+            f"{readable(free)} of memory are free; use fewer steps or environments."
+        )
+
+
+def readable(size: int) -> str:
+    """`3.2 MiB`."""
+    unit = next((i for i in range(4) if size < 1024 ** (i + 1)), 4)
+    return f"{size / 1024**unit:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
+
+
+def free_host_bytes() -> int | None:
+    """What this machine can still give to processes; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":") for line in file)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def free_device_bytes() -> int | None:
+    """The same of the device that JAX computes on."""
+    (device,) = jnp.zeros(()).devices()
+    if device.platform == "cpu":
+        return free_host_bytes()
+    facts = device.memory_stats() or {}
+    return facts["bytes_limit"] - facts["bytes_in_use"] if "bytes_limit" in facts else None

@@ -1,0 +1,155 @@
+"""What agents have learned: returns of several seeds against published figures.
+
+python benchmarks/learning.py [--jobs CartPole-v1 ...] [--processes 2] [--table]
+
+Every run is a process of its own and one row of benchmarks/learning.csv, written when it ends; runs that have a row
+are not repeated. `--table` trains nothing and prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+RESULTS = Path(__file__).with_name("learning.csv")
+COLUMNS = ["job", "seed", "steps", "seconds", "last_100", "stochastic", "deterministic"]
+
+
+class Job(NamedTuple):
+    """An environment, how it is trained, how many seeds and evaluation episodes, and what is published for it."""
+
+    environment: str
+    preset: bool
+    seeds: int
+    episodes: int
+    reference: str
+
+
+JOBS = {
+    "CartPole-v1": Job("CartPole-v1", True, 10, 100, "500 (rl-zoo), 490 ± 6 (CleanRL)"),
+    "Acrobot-v1": Job("Acrobot-v1", True, 10, 100, "−73.5 (rl-zoo), −86 (CleanRL)"),
+    "Pendulum-v1": Job("Pendulum-v1", True, 10, 100, "−172 (rl-zoo); the optimum is −137.9 ± 1.2"),
+    "MountainCarContinuous-v0": Job("MountainCarContinuous-v0", True, 10, 100, "88.3 (rl-zoo)"),
+    "jax/CartPole-v1": Job("jax/CartPole-v1", True, 10, 100, "as on the host"),
+    "HalfCheetah-v5": Job(
+        "HalfCheetah-v5", False, 3, 20, "1443 ± 46 (CleanRL), 1669 (baselines), 1800 (paper)"
+    ),
+    "Hopper-v5": Job("Hopper-v5", False, 3, 20, "2383 ± 272, 2316, 2330"),
+    "Walker2d-v5": Job("Walker2d-v5", False, 3, 20, "2288 ± 572, 3425, 3460"),
+    "Swimmer-v5": Job("Swimmer-v5", False, 3, 20, "125 (8M steps), 111, 108"),
+    "Swimmer-v5, preset": Job("Swimmer-v5", True, 3, 20, "282 (rl-zoo)"),
+    "Reacher-v5": Job("Reacher-v5", False, 3, 100, "−4.65 (8M steps), −6.7, −7"),
+    "InvertedPendulum-v5": Job("InvertedPendulum-v5", False, 3, 20, "963, 809, 1000"),
+    "InvertedDoublePendulum-v5": Job(
+        "InvertedDoublePendulum-v5", False, 3, 20, "5626 (8M steps), 7103, 8000"
+    ),
+}
+
+
+def learn(name: str, seed: int) -> dict[str, Any]:
+    """Train once and evaluate: a row."""
+    import advantage as adv
+    from advantage.runs.folder import RunFolder
+    from advantage.runs.log import read_episodes
+
+    job = JOBS[name]
+    algorithm, options = adv.preset("ppo", job.environment) if job.preset else (adv.PPO(), {})
+    with tempfile.TemporaryDirectory() as root:
+        begin = time.perf_counter()
+        run = adv.train(
+            algorithm, job.environment, root=root, seed=seed, workers=0, eval_episodes=0, **options
+        )
+        seconds = time.perf_counter() - begin
+        recent = read_episodes(RunFolder(run.path))["r"][-100:]
+        scores = {
+            kind: adv.evaluate(
+                run.agent, episodes=job.episodes, seed=1000 + seed, deterministic=kind == "deterministic"
+            ).mean
+            for kind in ("stochastic", "deterministic")
+        }
+    return {
+        "job": name,
+        "seed": seed,
+        "steps": run.step,
+        "seconds": seconds,
+        "last_100": recent.mean(),
+        **scores,
+    }
+
+
+def results() -> list[dict[str, str]]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run(name: str, seed: int) -> None:
+    """One row, from a process of its own."""
+    arguments = [sys.executable, __file__, "--one", name, str(seed)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{name} seed {seed} failed:\n{done.stderr}", file=sys.stderr)
+        return
+    row = json.loads(done.stdout.splitlines()[-1])
+    text = [f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()]
+    new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, text] if new else [text])
+    print(*text, sep="\t", flush=True)
+
+
+def interquartile(scores: np.ndarray) -> str:
+    """Mean of the middle half of the seeds, and its 95 % interval from 10,000 resamplings."""
+    drawn = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
+    low, high = np.quantile(stats.trim_mean(drawn, 0.25, axis=1), [0.025, 0.975])
+    return f"{stats.trim_mean(scores, 0.25):.4g} [{low:.4g}, {high:.4g}]"
+
+
+def table() -> None:
+    print("| environment | steps | seeds | stochastic | deterministic | last 100 in training | published |")
+    print("|---|---:|---:|---:|---:|---:|---|")
+    rows = results()
+    for name, job in JOBS.items():
+        mine = [row for row in rows if row["job"] == name]
+        if mine:
+            kinds = ("stochastic", "deterministic", "last_100")
+            cells = [interquartile(np.array([float(row[kind]) for row in mine])) for kind in kinds]
+            print(
+                f"| {name} | {int(mine[0]['steps']):,} | {len(mine)} | {' | '.join(cells)} | {job.reference} |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS), metavar="JOB")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(learn(arguments.one[0], int(arguments.one[1]))))
+        return
+    if not arguments.table:
+        done = {(row["job"], int(row["seed"])) for row in results()}
+        wanted = [(name, seed) for name in arguments.jobs for seed in range(JOBS[name].seeds)]
+        with ThreadPoolExecutor(arguments.processes) as pool:
+            list(pool.map(lambda job: run(*job), [job for job in wanted if job not in done]))
+    table()
+
+
+if __name__ == "__main__":
+    main()
