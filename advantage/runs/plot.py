@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,18 @@ def plot_curve(folder: RunFolder) -> Path | None:
         The path of the picture; None where matplotlib is not installed (`pip install "advantage[plot]"`).
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter
+        _draw(folder)
     except ImportError:
         return None
+    gc.collect()  # the parts of a figure hold each other, and megabytes
+    return folder.curve_path
+
+
+def _draw(folder: RunFolder) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
     config = read_config(folder, ("algorithm", "environment", "seed"))
     episodes, evaluations = read_episodes(folder), read_evaluations(folder)
 
@@ -72,7 +80,6 @@ def plot_curve(folder: RunFolder) -> Path | None:
     temporary = folder.curve_path.with_name(".curve.png.tmp")
     canvas.print_png(temporary)
     os.replace(temporary, folder.curve_path)
-    return folder.curve_path
 
 
 def running_mean(x: np.ndarray, window: int) -> np.ndarray:
