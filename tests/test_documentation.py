@@ -166,6 +166,17 @@ def test_links_lead_somewhere(page: Path):
     assert not dead, dead
 
 
+def test_every_promise_has_tests_that_bear_its_number():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    promises = text.partition("## Promises")[2].partition("\n## ")[0]
+    promised = {int(number) for number in re.findall(r"^(\d+)\. ", promises, flags=re.MULTILINE)}
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")]
+    tested = {
+        int(n) for source in sources for n in re.findall(r"^def test_promise_(\d+)_", source, re.MULTILINE)
+    }
+    assert promised == tested == set(range(1, 16))
+
+
 def _files() -> list[Path]:
     """Every file of the project: what git has or would take; below a copy without git, what lies in its folders."""
     listed = subprocess.run(
