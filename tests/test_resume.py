@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import os
@@ -18,8 +19,10 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import probe_runs
 import pytest
 from gymnasium import spaces
+from probe_runs import ENVS, SIZE, stop_at, tiny
 
 import advantage as adv
 from advantage import training
@@ -30,7 +33,6 @@ from advantage.runs.log import read_evaluations, read_progress
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "noisy_world:Noisy-v0", "jax/CartPole-v1"
 PATHS = pytest.mark.parametrize("environment", [HOST, DEVICE])
-ENVS, SIZE = 2, 64  # environments, and steps of one rollout in all of them
 
 PACKAGE = '''
 import time
@@ -87,17 +89,7 @@ def world(tmp_path_factory):
         gymnasium.registry.pop(name, None)
 
 
-def tiny(**changes):
-    return adv.PPO(**({"n_steps": SIZE // ENVS, "batch_size": 32, "n_epochs": 1, "hidden": (8,)} | changes))
-
-
-def train(environment, path, algorithm=None, **options):
-    options = {"total_timesteps": 4 * SIZE, "num_envs": ENVS, "workers": 0, "eval_episodes": 2} | options
-    return adv.train(algorithm or tiny(), environment, out=path, **options)
-
-
-def stop_at(iteration):
-    return lambda progress: progress.iteration < iteration
+train = functools.partial(probe_runs.train, total_timesteps=4 * SIZE, eval_episodes=2)
 
 
 def outcome(path):

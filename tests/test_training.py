@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from gymnasium import spaces
+from probe_runs import ENVS, SIZE, stop_at, tiny, train
 
 import advantage as adv
 from advantage import training
@@ -25,7 +26,6 @@ from advantage.runs.log import read_episodes, read_evaluations, read_progress
 
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "CartPole-v1", "jax/CartPole-v1"
-ENVS, SIZE = 2, 64  # environments, and steps of one rollout in all of them
 PATHS = pytest.mark.parametrize("environment", [HOST, DEVICE])
 plot_curve = training.plot_curve
 
@@ -55,19 +55,6 @@ class Walk(gymnasium.Env):
         self.left -= 1
         obs = self.np_random.normal(size=3).astype(np.float32)
         return obs, float(obs[0] * (2 * action - 1)), self.left == 0, False, {}
-
-
-def tiny(**changes):
-    return adv.PPO(**({"n_steps": SIZE // ENVS, "batch_size": 32, "n_epochs": 1, "hidden": (8,)} | changes))
-
-
-def train(environment, path, algorithm=None, **options):
-    options = {"total_timesteps": 3 * SIZE, "num_envs": ENVS, "workers": 0, "eval_episodes": 0} | options
-    return adv.train(algorithm or tiny(), environment, out=path, **options)
-
-
-def stop_at(iteration):
-    return lambda progress: progress.iteration < iteration
 
 
 def bits(checkpoint, prefix="state/"):
