@@ -26,7 +26,6 @@ from advantage.runs.checkpoint import (
     CheckpointError,
     list_checkpoints,
     load_checkpoint,
-    newest_checkpoint,
     point,
     prune,
     read_manifest,
@@ -279,7 +278,7 @@ def test_missing_folder_and_files(tmp_path, saved):
     (saved / "state.safetensors").unlink()
     with pytest.raises(CheckpointError, match="state.safetensors: not readable"):
         load_checkpoint(saved, some_state())
-    assert list_checkpoints(saved.parent) == [] and newest_checkpoint(saved.parent) is None
+    assert list_checkpoints(saved.parent) == []
 
 
 @pytest.mark.parametrize(
@@ -381,7 +380,7 @@ for kill in range(12):
     for path in [*list_checkpoints(folder), *([last] if last.is_symlink() else [])]:
         loaded, _, metadata = load_checkpoint(path, state(0))
         assert all((x == metadata["i"]).all() for x in loaded.values())
-    print(kill, newest_checkpoint(folder), flush=True)
+    print(kill, (list_checkpoints(folder) or [None])[-1], flush=True)
 save_checkpoint(folder, 99_999, state(0), metadata={})
 print(sorted(p.name for p in folder.iterdir() if p.name.startswith(".")))
 """
@@ -466,14 +465,14 @@ def test_set_aside_and_not_yet_replaced_is_still_there(tmp_path, saved):
 # Checkpoints: listing, pointing, pruning
 
 
-def test_list_newest_point_prune(tmp_path, monkeypatch):
+def test_list_point_prune(tmp_path, monkeypatch):
     folder, last, best = tmp_path / "checkpoints", tmp_path / "last", tmp_path / "best"
-    assert list_checkpoints(folder) == [] and newest_checkpoint(folder) is None and prune(folder, 1) == []
+    assert list_checkpoints(folder) == [] and prune(folder, 1) == []
     paths = [save_checkpoint(folder, step, {}, metadata={}) for step in (5, 10**13, 300, 20)]
     (folder / "step_000000000007").mkdir()  # not whole
     (folder / "notes").mkdir()
     ordered = [paths[0], paths[3], paths[2], paths[1]]
-    assert list_checkpoints(folder) == ordered and newest_checkpoint(folder) == paths[1]
+    assert list_checkpoints(folder) == ordered
     point(last, paths[0])
     point(last, paths[1])
     point(best, paths[0])

@@ -20,6 +20,7 @@ from advantage.rollout.episodes import EpisodeBook, Episodes
 from advantage.rollout.memory import free_host_bytes, refuse_what_does_not_fit, rollout_bytes
 from advantage.rollout.stepper import (
     Buffers,
+    EpisodeStepper,
     MakeEnvironment,
     Stepper,
     allocate,
@@ -78,6 +79,7 @@ class HostDriver:
         self.rollout_bytes = rollout_bytes(algorithm, spec)
         refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
         self.workers = 0
+        self.stepper: EpisodeStepper | VectorStepper
         if isinstance(environments, gymnasium.vector.VectorEnv):
             self.stepper = VectorStepper(environments, seed, allocate(shapes))
         else:

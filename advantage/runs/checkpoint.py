@@ -173,11 +173,6 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return [found[step] for step in sorted(found)]
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The whole checkpoint with the highest step, None where there is none."""
-    return (list_checkpoints(directory) or [None])[-1]
-
-
 def point(directory_link: Path, target: Path) -> None:
     """Make `directory_link` a relative symlink to `target`, atomically replacing the link that is there."""
     link = Path(directory_link)
