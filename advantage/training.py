@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from advantage.algorithms.registry import algorithm_name, to_json
-from advantage.environments.make import Environment, resolve
+from advantage.environments.check import check_instance
+from advantage.environments.make import Environment, MissingExtra, resolve
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
     CONFIG_FIELDS,
@@ -32,6 +33,7 @@ from advantage.evaluation import (
 from advantage.rollout.device import DeviceDriver
 from advantage.rollout.episodes import Episodes
 from advantage.rollout.host import HostDriver
+from advantage.rollout.stepper import failure
 from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
 from advantage.runs.folder import (
@@ -665,7 +667,13 @@ def _spaces(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
         return target.source.observation_space, target.source.action_space
     if target.kind == "vector":
         return target.source.single_observation_space, target.source.single_action_space
-    env = target.source()
+    try:
+        env = target.source()
+    except MissingExtra:
+        raise
+    except Exception as error:
+        raise failure("environment 0", "making it", error) from error
+    check_instance(env)
     spaces = env.observation_space, env.action_space
     env.close()
     return spaces

@@ -10,6 +10,7 @@ import pytest
 from defective_environments import CASES, Correct, ReturnsItsBuffer, StepWithFour, bounded
 from gymnasium import spaces
 
+import advantage as adv
 from advantage.environments.check import (
     EnvironmentDefect,
     check_environment,
@@ -45,6 +46,26 @@ def test_promise_13_every_defect_is_found_and_explained(name):
     assert message.endswith(f"{found.remedy}.")
     assert len(found.remedy) > 10
     assert type(found.__cause__) is (case.cause or type(None))
+
+
+# What a training copies, or has no need of, and what shows only where a second episode or instance is compared.
+UNSEEN = {name for name, case in CASES.items() if case.severity == "warning"} | {
+    "NeverEndsAndResetsOnceOnly",
+    "ChangesTheAction",
+    "ReturnsItsBuffer",
+    "ReturnsItsBufferAsIs",
+    "ChangesItsSpaces",
+}
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - UNSEEN))
+def test_promise_13_a_training_begins_by_finding_the_defect(name, tmp_path):
+    algorithm = adv.PPO(n_steps=32, batch_size=32, n_epochs=1, hidden=(4,))
+    with pytest.raises((EnvironmentDefect, adv.EnvironmentFailure), match="environment 0"):
+        adv.train(
+            algorithm, CASES[name].make, total_timesteps=64, workers=0, eval_episodes=0, out=tmp_path / "run"
+        )
+    assert len(CASES) - len(UNSEEN) >= 30
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -271,6 +271,16 @@ def _raise_first(where: str, faults: Iterable[_Fault]) -> list[EnvironmentDefect
     return defects
 
 
+def check_instance(instance: Any, index: int = 0) -> list[EnvironmentDefect]:
+    """Raise the first error in what was made as environment `index`, an environment or not, and in its spaces."""
+    if not isinstance(instance, gymnasium.Env):
+        fault = _Fault("instance", "", "a gymnasium.Env", _show(instance))
+        raise fault.at(f"environment {index}, make()")
+    return check_spaces(
+        *(getattr(instance, name, None) for name in ("observation_space", "action_space")), index
+    )
+
+
 def check_spaces(observation_space: Any, action_space: Any, index: int = 0) -> list[EnvironmentDefect]:
     """Raise the first error in the spaces of environment `index`; return the warnings."""
     return _raise_first(f"environment {index}", _space_faults(observation_space, action_space))

@@ -127,7 +127,7 @@ class Stepper:
                 self.envs.append(make())
             except Exception as error:
                 self.close()
-                raise _failure(f"environment {index}", "making it", error) from error
+                raise failure(f"environment {index}", "making it", error) from error
         self.episodes = [-1] * len(self.envs)
         self.counts = [0] * len(self.envs)
         space = self.envs[0].observation_space
@@ -216,10 +216,11 @@ class Stepper:
         return f"environment {self.indices[place]}, step {self.counts[place]}"
 
     def _failure(self, place: int, call: str, error: Exception) -> EnvironmentFailure:
-        return _failure(f"{self._where(place)}, episode {self.episodes[place]}", call, error)
+        return failure(f"{self._where(place)}, episode {self.episodes[place]}", call, error)
 
 
-def _failure(where: str, call: str, error: Exception) -> EnvironmentFailure:
+def failure(where: str, call: str, error: Exception) -> EnvironmentFailure:
+    """What to raise from an environment's own error."""
     return EnvironmentFailure(
         f"{where}: {call} raised {type(error).__name__}: {error}. The traceback above is the environment's own."
     )
