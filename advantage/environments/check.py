@@ -276,9 +276,8 @@ def check_instance(instance: Any, index: int = 0) -> list[EnvironmentDefect]:
     if not isinstance(instance, gymnasium.Env):
         fault = _Fault("instance", "", "a gymnasium.Env", _show(instance))
         raise fault.at(f"environment {index}, make()")
-    return check_spaces(
-        *(getattr(instance, name, None) for name in ("observation_space", "action_space")), index
-    )
+    observation_space = getattr(instance, "observation_space", None)
+    return check_spaces(observation_space, getattr(instance, "action_space", None), index)
 
 
 def check_spaces(observation_space: Any, action_space: Any, index: int = 0) -> list[EnvironmentDefect]:
