@@ -66,7 +66,10 @@ class Algorithm(Protocol):
     acting needs. `act` and `greedy` take NumPy or JAX arrays and a leading batch axis.
     """
 
-    n_steps: Any
+    @property
+    def n_steps(self) -> int:
+        """Steps in each environment for one rollout."""
+        ...
 
     def init(self, key: Key, spec: Spec) -> Pytree:
         """Validate the hyperparameters against the run and draw the first state."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def report(name: str, sizes: list[float]) -> None:
     print(f"{name}: median {middle:.0f} MB in the last half, from {low:+.2f} % to {high:+.2f} %", flush=True)
 
 
-def long_run(environment: str, steps: int, **options: int) -> list[float]:
+def long_run(environment: str, steps: int, **options: Any) -> list[float]:
     sizes: list[float] = []
     algorithm = adv.PPO(n_steps=128, batch_size=256, n_epochs=4)
     with tempfile.TemporaryDirectory() as root:
@@ -42,7 +43,7 @@ def cycles(number: int) -> list[float]:
     sizes = []
     for seed in range(number):
         algorithm = adv.PPO(n_steps=64, batch_size=64, n_epochs=1)
-        options = {"num_envs": 4, "workers": 1, "eval_episodes": 1, "seed": seed}
+        options: dict[str, Any] = {"num_envs": 4, "workers": 1, "eval_episodes": 1, "seed": seed}
         with tempfile.TemporaryDirectory() as root:
             adv.train(algorithm, "CartPole-v1", total_timesteps=256, root=root, **options)
         sizes.append(resident())
