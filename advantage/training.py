@@ -449,7 +449,7 @@ class _Loop:
         stopped = False
         if not self.step:
             self._save()  # a run that is killed early can be resumed too
-        with Interrupt() as interrupt, self._last_words():
+        with Interrupt(self.reporter.message) as interrupt, self._last_words():
             while self.step < total and not stopped and interrupt.signal is None:
                 n_steps = min(self.algorithm.n_steps, (total - self.step) // settings.num_envs)
                 size = n_steps * settings.num_envs

@@ -336,6 +336,14 @@ def wait_for_row(path, iteration, process, output):
     raise AssertionError(f"no iteration {iteration}: {output.read_text()}")
 
 
+def wait_for_text(text, process, output):
+    """Until the process has printed it."""
+    deadline = time.monotonic() + 120
+    while text not in output.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.01)
+
+
 @PATHS
 def test_killed_at_any_moment(environment, world, uninterrupted, tmp_path):
     moments = random.Random(environment)
@@ -389,13 +397,9 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(world, uninterrupt
     path = tmp_path / "run"
     command = ["train", "ppo", "noisy_world:Stuck-v0", *FLAGS, "--workers", 0, "--out", path]
     with running(world, *command) as (process, output):
-        deadline = time.monotonic() + 120
-        while "stuck" not in output.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
-            time.sleep(0.02)
+        wait_for_text("stuck", process, output)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        assert process.poll() is None
+        wait_for_text("A second Ctrl-C leaves at once", process, output)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130, output.read_text()
     assert "Traceback" not in output.read_text()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any, Self
 
 
 class Interrupt:
-    """A context in which the first Ctrl-C or SIGTERM is noted in `signal`; the second acts at once."""
+    """A context in which the first Ctrl-C or SIGTERM is noted in `signal`, and told; the second acts at once."""
 
-    def __init__(self):
+    def __init__(self, tell: Callable[[str], None]):
         self.signal: int | None = None
+        self._tell = tell
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -28,3 +30,4 @@ class Interrupt:
     def _note(self, number: int, frame: Any) -> None:
         self.signal = number
         self.__exit__()
+        self._tell("Stopping after this iteration, to save. A second Ctrl-C leaves at once.")
