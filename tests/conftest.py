@@ -1,6 +1,7 @@
 """Settings that every test, and every process a test starts, runs under; they must precede the import of JAX."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -22,3 +23,8 @@ from jax.experimental.key_reuse import _core as key_reuse  # noqa: E402
 # `jnp.where` on them count as uses too: where that is meant, wrap it in `with jax.debug_key_reuse(False)`.
 key_reuse.key_reuse_signatures[jax.lax.transpose_p] = key_reuse.KeyReuseSignature(key_reuse.Forward(0, 0))
 jax.config.update("jax_debug_key_reuse", True)
+
+
+# A shell starts background jobs with Ctrl-C ignored, and every process under them inherits that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

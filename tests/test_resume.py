@@ -28,6 +28,7 @@ import advantage as adv
 from advantage import training
 from advantage.cli import main
 from advantage.runs.folder import RunFolder
+from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import read_evaluations, read_progress
 
 ROOT = Path(__file__).parents[1]
@@ -406,6 +407,17 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(world, uninterrupt
     assert 0 < adv.load(path).step < 1500
     assert adv.resume(path, environment=HOST).finished
     assert same(uninterrupted[HOST], path)
+
+
+def test_a_signal_that_a_shell_told_us_to_ignore_stays_ignored():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupt(pytest.fail) as interrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.signal is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 # Damaged and foreign files
