@@ -126,7 +126,11 @@ def missing_extra(name: str, error: Exception) -> MissingExtra:
 
 def _world(name: str) -> World:
     if name not in WORLDS:
-        raise ValueError(_unknown(name, list(WORLDS)))
+        if name not in world_names():
+            raise ValueError(_unknown(name, world_names()))
+        from advantage.environments.tabular import registry
+
+        return registry.world(name)
     module, cls = WORLDS[name].split(":")
     return getattr(importlib.import_module(f"advantage.environments.{module}"), cls)()
 
@@ -134,6 +138,8 @@ def _world(name: str) -> World:
 def _find(name: str) -> EnvSpec:
     """The registration of a name, after importing `package` from `package:Env-v0`."""
     package, _, registered = name.rpartition(":")
+    if name.startswith("advantage/"):
+        importlib.import_module("advantage.environments.tabular.registry")
     if not package and name.startswith("ALE/"):
         package = "ale_py"
     try:
@@ -161,8 +167,16 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"There is no environment {name!r}; {hint}. `advantage list` shows all."
 
 
+def world_names() -> list[str]:
+    """Every on-device world: those with dynamics of their own, and those that are tables."""
+    from advantage.environments.tabular import registry
+
+    return sorted([*WORLDS, *(f"jax/{name}" for name in (*registry.TABLES, *registry.GYMNASIUM_TABLES))])
+
+
 def environment_names() -> list[str]:
     """Every environment found: on-device worlds and Gymnasium's registry, newest versions only."""
+    worlds = world_names()
     newest: dict[Any, Any] = {}
     for name, spec in gymnasium.registry.items():
         base = (spec.namespace, spec.name)
@@ -170,4 +184,4 @@ def environment_names() -> list[str]:
             continue
         if base not in newest or (spec.version or 0) > (newest[base].version or 0):
             newest[base] = spec
-    return sorted(WORLDS) + sorted(spec.id for spec in newest.values())
+    return worlds + sorted(spec.id for spec in newest.values())

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from advantage.environments.check import check_spaces
+from advantage.environments.memory import free_host_bytes
 from advantage.environments.spaces import environment_action, equal, leaf_spaces, read, take, write
 from advantage.rollout.acting import HostActor
 from advantage.rollout.episodes import EpisodeBook, Episodes
-from advantage.rollout.memory import free_host_bytes, refuse_what_does_not_fit, rollout_bytes
+from advantage.rollout.memory import refuse_what_does_not_fit, rollout_bytes
 from advantage.rollout.stepper import (
     Buffers,
     EpisodeStepper,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from advantage.environments.memory import free_host_bytes, readable
 from advantage.rollout.stepper import buffer_bytes, buffer_shapes
 from advantage.types import Algorithm, Spec
 
@@ -21,22 +22,6 @@ def refuse_what_does_not_fit(size: int, free: int | None, n_steps: int, num_envs
             f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {readable(size)}, and "
             f"{readable(free)} of memory are free; use fewer steps or environments."
         )
-
-
-def readable(size: int) -> str:
-    """`3.2 MiB`."""
-    unit = next((i for i in range(4) if size < 1024 ** (i + 1)), 4)
-    return f"{size / 1024**unit:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
-
-
-def free_host_bytes() -> int | None:
-    """What this machine can still give to processes; None where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            facts = dict(line.split(":") for line in file)
-        return int(facts["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def free_device_bytes() -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from advantage.rollout.memory import readable
+from advantage.environments.memory import readable
 
 SECONDS_BETWEEN_LINES = 5.0
 SHOWN = {"rollout/ep_rew_mean": "return", "train/approx_kl": "KL"}
