@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from advantage.algorithms.policy_gradient.ppo import PPO as PPO
     from advantage.algorithms.presets import Preset as Preset
     from advantage.algorithms.presets import preset as preset
+    from advantage.algorithms.tabular.q_learning import QLearning as QLearning
     from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
     from advantage.environments.check import check_environment as check_environment
     from advantage.environments.make import MissingExtra as MissingExtra
     from advantage.environments.make import make as make
+    from advantage.environments.tabular.mdp import MDP as MDP
+    from advantage.environments.tabular.mdp import POMDP as POMDP
+    from advantage.environments.tabular.mdp import Grid as Grid
+    from advantage.environments.tabular.mdp import MarkovChain as MarkovChain
     from advantage.evaluation import Agent as Agent
     from advantage.evaluation import Evaluation as Evaluation
     from advantage.evaluation import evaluate as evaluate
@@ -47,6 +52,11 @@ _HOMES = {
     "PPO": "algorithms.policy_gradient.ppo",
     "Preset": "algorithms.presets",
     "preset": "algorithms.presets",
+    "QLearning": "algorithms.tabular.q_learning",
+    "MDP": "environments.tabular.mdp",
+    "POMDP": "environments.tabular.mdp",
+    "MarkovChain": "environments.tabular.mdp",
+    "Grid": "environments.tabular.mdp",
     "EnvironmentDefect": "environments.check",
     "check_environment": "environments.check",
     "MissingExtra": "environments.make",

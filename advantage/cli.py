@@ -300,7 +300,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if parsed.json:
         import json
 
-        rows = {"returns": result.returns.tolist(), "lengths": result.lengths.tolist()}
+        rows = {"returns": result.returns.tolist(), "lengths": result.lengths.tolist(), "cut": result.cut}
         print(json.dumps(rows | {"mean": result.mean, "std": result.std} | options))
         return 0
     for number, (total, length) in enumerate(zip(result.returns, result.lengths, strict=True)):
@@ -341,7 +341,7 @@ def enjoy(arguments: Sequence[str]) -> int:
             video = Video(parsed.video, env.metadata.get("render_fps") or 30)
         options = {"episodes": parsed.episodes, "seed": parsed.seed, "deterministic": not parsed.stochastic}
         played = play_episodes(agent, env, target.name, on_step=video.add if video else None, **options)
-        for number, (total, length) in enumerate(played):
+        for number, (total, length, _) in enumerate(played):
             print(f"episode {number}: return {total:.2f}, length {length}")
     except (DependencyNotInstalled, ImportError) as error:
         raise missing_extra(f"Watching {target.name}", error) from error

@@ -34,19 +34,23 @@ CONFIG_FIELDS = {
     "training": dict,
 }
 METADATA_FIELDS = {"step": int, "iteration": int, "evaluated": int}
-LONGEST = 1_000_000  # steps after which an episode counts as endless
+LONGEST = 30_000  # steps at which an evaluation cuts episodes that no clock does
 BLOCK = (
     16  # on-device episodes are played so many at once, whatever their number, so that each stays the same
 )
 
 
 class Evaluation(NamedTuple):
-    """Episodes in order, with the environment's own rewards, undiscounted."""
+    """Episodes in order, with the environment's own rewards, undiscounted.
+
+    `cut` says how many did not end by themselves: a policy may walk in a circle where no time limit is set.
+    """
 
     returns: np.ndarray
     lengths: np.ndarray
     deterministic: bool
     seed: int
+    cut: int = 0
 
     @property
     def mean(self) -> float:
@@ -59,7 +63,8 @@ class Evaluation(NamedTuple):
     def __str__(self) -> str:
         how = "deterministic" if self.deterministic else "stochastic"
         episodes = f"{len(self.returns)} {how} episodes, mean length {self.lengths.mean():.1f}"
-        return f"return {self.mean:.2f} ± {self.std:.2f} over {episodes}"
+        cut = f"; {self.cut} of them endless, cut at {LONGEST:,} steps" if self.cut else ""
+        return f"return {self.mean:.2f} ± {self.std:.2f} over {episodes}{cut}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,10 +215,10 @@ def evaluate(
     if target.kind == "vector":
         raise ValueError("An evaluation steps one environment at a time; give a name, a class or a function.")
     if target.kind == "device":
-        returns, lengths = _evaluate_world(agent, target.source, episodes, seed, deterministic)
+        returns, lengths, cut = *_evaluate_world(agent, target.source, episodes, seed, deterministic), 0
     else:
-        returns, lengths = _evaluate_host(agent, target, episodes, seed, deterministic)
-    return Evaluation(returns, lengths, deterministic, seed)
+        returns, lengths, cut = _evaluate_host(agent, target, episodes, seed, deterministic)
+    return Evaluation(returns, lengths, deterministic, seed, cut)
 
 
 def check_request(episodes: int, seed: int) -> None:
@@ -247,8 +252,8 @@ def play_episodes(
     seed: int,
     deterministic: bool = True,
     on_step: Any = None,
-) -> Iterator[tuple[float, int]]:
-    """The episodes of an evaluation in a Gymnasium environment: `-> return, length`, one after another."""
+) -> Iterator[tuple[float, int, bool]]:
+    """The episodes of an evaluation in a Gymnasium environment, one after another, as `play` returns them."""
     _same_spaces(agent, env.observation_space, env.action_space, name)
     key = jax.random.key(seed)
     for n in range(episodes):
@@ -258,14 +263,18 @@ def play_episodes(
 
 def play(
     agent: Agent, env: Any, key: Key, seed: int, deterministic: bool = True, on_step: Any = None
-) -> tuple[float, int]:
-    """One episode in a Gymnasium environment: `-> return, length`; `on_step(env)` is called after each step."""
+) -> tuple[float, int, bool]:
+    """One episode in a Gymnasium environment: `-> return, length, whether it ended by itself`.
+
+    `on_step(env)` is called after each step. Where no time limit is set, `LONGEST` is.
+    """
     actor, space, memory = agent.actor, agent.spec.action_space, ()
     result = env.reset(seed=seed)
     check_reset(agent.spec.observation_space, result, f"evaluation, reset(seed={seed})")
     obs, noise = result[0], None
     total, length, done = 0.0, 0, False
-    while not done:
+    longest = None if env.spec is not None and env.spec.max_episode_steps else LONGEST
+    while not done and length != longest:
         batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], obs)
         if deterministic:
             action, memory = actor.greedy(batch, memory)
@@ -281,25 +290,20 @@ def play(
         total, length, done = total + float(reward), length + 1, terminated or truncated
         if on_step is not None:
             on_step(env)
-        if length >= LONGEST:
-            raise ValueError(
-                f"An evaluation episode did not end within {LONGEST} steps; wrap the environment with "
-                "gymnasium.wrappers.TimeLimit."
-            )
-    return total, length
+    return total, length, done
 
 
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int]:
     env = target.source()
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
         played = list(play_episodes(agent, env, target.name, **options))
     finally:
         env.close()
-    returns, lengths = zip(*played, strict=True)
-    return np.array(returns), np.array(lengths)
+    returns, lengths, ended = zip(*played, strict=True)
+    return np.array(returns), np.array(lengths), ended.count(False)
 
 
 def _evaluate_world(

@@ -31,7 +31,7 @@ from advantage.evaluation import (
     restore_config,
 )
 from advantage.rollout.device import DeviceDriver
-from advantage.rollout.episodes import Episodes
+from advantage.rollout.episodes import Episodes, iterations_per_row
 from advantage.rollout.host import HostDriver
 from advantage.rollout.stepper import failure
 from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, prune, save_checkpoint
@@ -362,6 +362,7 @@ class _Loop:
         spaces = _spaces(target)
         self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
         self.iteration, self.step = 0, 0
+        self.per_row = iterations_per_row(algorithm, self.spec)
 
         @jax.jit
         @partial(jax.vmap, in_axes=(None, 0, None))
@@ -542,16 +543,8 @@ class _Loop:
 
     def _count(self, steps: int, size: int) -> int:
         """Iterations of `size` steps until `steps` are taken, as far as the driver takes at once."""
-        return (
-            max(
-                1,
-                min(
-                    self.driver.chunk, -(-steps // size), (self.settings.total_timesteps - self.step) // size
-                ),
-            )
-            if self.on_device
-            else 1
-        )
+        left = self.settings.total_timesteps - self.step
+        return max(1, min(self.driver.chunk, -(-steps // size), left // size))
 
     def _advance(self, n_steps: int, count: int) -> tuple[dict[str, np.ndarray], list[Episodes]]:
         """Iterate; the new state is taken only if every metric is finite."""
@@ -561,7 +554,7 @@ class _Loop:
             )
         else:
             state, metrics, finished = self.driver.iterate(
-                self.state, self.run_key, self.iteration, self.step, n_steps
+                self.state, self.run_key, self.iteration, count, self.step, n_steps
             )
             metrics = {name: np.reshape(value, (1, 1)) for name, value in metrics.items()}
             episodes = [finished]
@@ -569,9 +562,9 @@ class _Loop:
         if wrong:
             place, late = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
             names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, late]))
-            size = n_steps * self.settings.num_envs
+            size, late = n_steps * self.settings.num_envs, int(late) * self.per_row
             raise NonFiniteUpdate(
-                f"The update after step {self.step + (int(late) + 1) * size:_} (iteration {self.iteration + late}, "
+                f"The update after step {self.step + (late + 1) * size:_} (iteration {self.iteration + late}, "
                 f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
                 f"checkpoint is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or "
                 "target_kl."
@@ -583,7 +576,10 @@ class _Loop:
         journal, stop = self.journals[place], False
         columns = {"r": episodes.returns, "l": episodes.lengths, "step": episodes.steps}
         journal.logger.episodes(columns | {"env": episodes.envs, "episode": episodes.numbers})
-        ends = np.searchsorted(episodes.steps, before + size * np.arange(1, count + 1), side="right")
+        counts = np.minimum(
+            np.arange(self.per_row, count + self.per_row, self.per_row), count
+        )  # iterations up to each row
+        ends = np.searchsorted(episodes.steps, before + size * counts, side="right")
         begin = 0
         for n, end in enumerate(ends):
             journal.recent.extend(zip(episodes.returns[begin:end], episodes.lengths[begin:end], strict=True))
@@ -596,7 +592,7 @@ class _Loop:
                     "rollout/ep_len_mean": float(np.mean(lengths)),
                 }
             row |= times
-            step, iteration = before + size * (n + 1), self.iteration - count + n + 1
+            step, iteration = before + size * int(counts[n]), self.iteration - count + int(counts[n])
             journal.logger.progress(step, {"iteration": iteration, **row})
             progress = Progress(journal.seed, iteration, step, self.settings.total_timesteps, row)
             if place == 0:

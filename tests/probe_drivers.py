@@ -80,7 +80,7 @@ def play(
         state = driver.algorithm.init(jax.random.key(7), driver.spec)
     for iteration in range(first, first + iterations):
         first_step = iteration * n_steps * driver.spec.num_envs
-        state, _, episodes = driver.iterate(state, jax.random.key(0), iteration, first_step, n_steps)
+        state, _, episodes = driver.iterate(state, jax.random.key(0), iteration, 1, first_step, n_steps)
         finished.append(episodes)
     del driver.collect
     return Played(

@@ -12,6 +12,7 @@ import advantage as adv
 from advantage import training
 from advantage.environments.cartpole import CartPole
 from advantage.rollout.device import DeviceDriver, iterate_on_device, rollout_on_device, start
+from advantage.rollout.draws import draw
 from advantage.rollout.episodes import EpisodeBook, Episodes
 from advantage.rollout.host import HostDriver
 from advantage.training import COMPILE_CLOCK
@@ -27,8 +28,16 @@ def without_pictures():
         yield
 
 
-rollout_jit = jax.jit(rollout_on_device, static_argnames=("world", "n_steps"))
-iterate_jit = jax.jit(iterate_on_device, static_argnames=("world", "n_steps"))
+@functools.partial(jax.jit, static_argnames=("world", "n_steps"))
+def rollout_jit(algorithm, world, actor, worlds, key_noise, key_world, n_steps):
+    noise = algorithm.noise(actor, key_noise, (n_steps, worlds.elapsed.shape[0]))
+    return rollout_on_device(algorithm, world, actor, worlds, noise, key_world)
+
+
+@functools.partial(jax.jit, static_argnames=("world", "n_steps"))
+def iterate_jit(algorithm, world, state, worlds, run_key, iteration, n_steps):
+    actor, draws = draw(algorithm, state, run_key, iteration, (n_steps, worlds.elapsed.shape[0]))
+    return iterate_on_device(algorithm, world, state, worlds, actor, draws)
 
 
 def rollouts_of(world, algorithm, num_envs, iterations):
@@ -109,7 +118,7 @@ def test_promise_2_host_and_device_agree(world):
         key_noise, key_world, _ = jax.random.split(jax.random.clone(key), 3)
         actor = algorithm.actor(state)
         _, there = rollout_jit(algorithm, world, actor, worlds, key_noise, key_world, 32)
-        after, worlds, _, _ = iterate_jit(algorithm, world, state, worlds, key, 32)
+        after, worlds, _, _ = iterate_jit(algorithm, world, state, worlds, jax.random.key(0), iteration, 32)
         here = play(driver, first=iteration, state=state)
         there = jax.device_get(there)
         for name in ("terminated", "truncated"):

@@ -24,6 +24,7 @@ from advantage.objectives.surrogate import (
     squared_error,
 )
 from advantage.rollout.device import iterate_on_device, start
+from advantage.rollout.draws import draw
 from advantage.types import Rollout, Spec
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -967,7 +968,8 @@ def learn(ppo, world, iterations):
     worlds = start(world, key_start, 4)
 
     def one(i, carry):
-        return iterate_on_device(ppo, world, *carry, jax.random.fold_in(key_run, i), ppo.n_steps)[:2]
+        actor, draws = draw(ppo, carry[0], key_run, i, (ppo.n_steps, 4))
+        return iterate_on_device(ppo, world, *carry, actor, draws)[:2]
 
     return jax.lax.fori_loop(0, iterations, one, (state, worlds))[0]
 

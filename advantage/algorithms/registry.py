@@ -10,8 +10,9 @@ import jax
 
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.policy_gradient.ppo import PPO
+from advantage.algorithms.tabular.q_learning import QLearning
 
-ALGORITHMS = {"ppo": PPO}
+ALGORITHMS = {"ppo": PPO, "q-learning": QLearning}
 
 
 def algorithm_class(name: str) -> type:

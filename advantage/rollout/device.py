@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.environments.spaces import environment_action
-from advantage.rollout.episodes import EpisodeBook, Episodes
+from advantage.rollout.draws import BLOCK, Draws, draw, draw_block, of_block
+from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
 from advantage.rollout.memory import free_device_bytes, refuse_what_does_not_fit, rollout_bytes
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, World
 
 CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports
-MAX_CHUNK = 64  # iterations
+MAX_CHUNK = 64  # rows of metrics
 
 
 class WorldState(NamedTuple):
@@ -38,16 +39,14 @@ def rollout_on_device(
     world: World,
     actor: Pytree,
     worlds: WorldState,
-    key_noise: Key,
+    noise: Pytree,
     key_world: Key,
-    n_steps: int,
 ) -> tuple[WorldState, Rollout]:
-    """Act for `n_steps` in every environment: `-> worlds, rollout [T, B, ...]`.
+    """Act once for each row of `noise` `[T, B, ...]` in every environment: `-> worlds, rollout [T, B, ...]`.
 
     `next_obs` is the true successor; a finished environment goes on from a newly drawn start.
     """
-    num_envs = worlds.elapsed.shape[0]
-    noise = algorithm.noise(actor, key_noise, (n_steps, num_envs))
+    n_steps, num_envs = jax.tree.leaves(noise)[0].shape[0], worlds.elapsed.shape[0]
     keys = jax.random.split(key_world, (n_steps, 2, num_envs))
 
     def step(worlds, inputs):
@@ -71,37 +70,66 @@ def _where(condition: Array, yes: Array, no: Array) -> Array:
 
 
 def iterate_on_device(
-    algorithm: Algorithm, world: World, state: Pytree, worlds: WorldState, key: Key, n_steps: int
+    algorithm: Algorithm, world: World, state: Pytree, worlds: WorldState, actor: Pytree, draws: Draws
 ) -> tuple[Pytree, WorldState, dict[str, Array], tuple[Array, Array]]:
     """One rollout and one update: `-> state, worlds, metrics, (reward, done)`."""
-    key_noise, key_world, key_update = jax.random.split(key, 3)
-    actor = algorithm.actor(state)
-    worlds, rollout = rollout_on_device(algorithm, world, actor, worlds, key_noise, key_world, n_steps)
-    state, metrics = algorithm.update(state, rollout, key_update)
+    worlds, rollout = rollout_on_device(algorithm, world, actor, worlds, draws.noise, draws.key_world)
+    state, metrics = algorithm.update(state, rollout, draws.key_update)
     return state, worlds, metrics, (rollout.reward, rollout.terminated | rollout.truncated)
 
 
-@partial(jax.jit, static_argnames=("world", "n_steps", "size"))
-def _chunk(algorithm, world, state, worlds, run_key, first, count, n_steps, size):
-    """`count` of at most `size` iterations, for every seed in the leading axis of the arrays."""
+@partial(jax.jit, static_argnames=("world", "n_steps", "rows", "per_row"))
+def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, rows, per_row):
+    """`count` of at most `rows * per_row` iterations, for every seed in the leading axis of the arrays.
 
-    def one_seed(state, worlds, run_key):
-        @jax.jit  # so that it is traced once, for the shapes and for the loop
-        def one(iteration, state, worlds):
-            key = jax.random.fold_in(run_key, iteration)
-            return iterate_on_device(algorithm, world, state, worlds, key, n_steps)
+    `-> state, worlds, metrics [rows, S], (reward, done) [iterations, S, T, B]`; a row is the mean of its iterations.
+    """
+    by_block, num_envs = per_row > 1, worlds.elapsed.shape[1]
 
-        shapes = jax.eval_shape(one, first, state, worlds)[2:]
-        reports = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def next_block(state, run_key, iteration):
+        return draw_block(algorithm, state, run_key, iteration, num_envs)
 
-        def body(i, carry):
-            state, worlds, reports = carry
-            state, worlds, *report = one(first + i, state, worlds)
-            return state, worlds, jax.tree.map(lambda all, x: all.at[i].set(x), reports, tuple(report))
+    @jax.jit  # so that it is traced once, for the shapes and for the loop
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    def one(iteration, state, worlds, run_key, block):
+        if by_block:
+            actor, draws = algorithm.actor(state), of_block(block, iteration)
+        else:
+            actor, draws = draw(algorithm, state, run_key, iteration, (n_steps, num_envs))
+        return iterate_on_device(algorithm, world, state, worlds, actor, draws)
 
-        return jax.lax.fori_loop(0, count, body, (state, worlds, reports))
+    def zeros(size, shapes):
+        return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
 
-    return jax.vmap(one_seed)(state, worlds, run_key)
+    block = next_block(state, run_keys, first) if by_block else None
+    metrics, facts = jax.eval_shape(one, first, state, worlds, run_keys, block)[2:]
+    metrics = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), metrics)
+
+    def row(r, carry):
+        state, worlds, block, means, facts = carry
+        begin, end = r * per_row, jnp.minimum((r + 1) * per_row, count)
+
+        def iteration(i, carry):
+            state, worlds, block, sums, facts = carry
+            now = first + i
+            if by_block:
+                block = jax.lax.cond(
+                    now % BLOCK == 0, lambda: next_block(state, run_keys, now), lambda: block
+                )
+            state, worlds, metrics, new = one(now, state, worlds, run_keys, block)
+            facts = jax.tree.map(lambda all, x: all.at[i].set(x), facts, new)
+            return state, worlds, block, jax.tree.map(jnp.add, sums, metrics), facts
+
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), means)
+        start = state, worlds, block, sums, facts
+        state, worlds, block, sums, facts = jax.lax.fori_loop(begin, end, iteration, start)
+        means = jax.tree.map(lambda all, x: all.at[r].set(x / (end - begin)), means, sums)
+        return state, worlds, block, means, facts
+
+    start = state, worlds, block, zeros(rows, metrics), zeros(rows * per_row, facts)
+    state, worlds, _, *report = jax.lax.fori_loop(0, (count + per_row - 1) // per_row, row, start)
+    return state, worlds, *report
 
 
 @partial(jax.jit, static_argnames=("world", "num_envs"))
@@ -120,8 +148,10 @@ class DeviceDriver:
         self.rollout_bytes = rollout_bytes(algorithm, spec, num_seeds)
         refuse_what_does_not_fit(self.rollout_bytes, free_device_bytes(), algorithm.n_steps, spec.num_envs)
         self.books = [EpisodeBook(spec.num_envs) for _ in range(num_seeds)]
-        steps = algorithm.n_steps * spec.num_envs
-        self.chunk = int(np.clip(CHUNK_STEPS // steps, 1, MAX_CHUNK))
+        self.per_row = iterations_per_row(algorithm, spec)
+        steps = algorithm.n_steps * spec.num_envs * self.per_row
+        self.rows = int(np.clip(CHUNK_STEPS // steps, 1, MAX_CHUNK))
+        self.chunk = self.rows * self.per_row
         self.worlds: Any = None
 
     def start(self, keys: Key) -> None:
@@ -150,19 +180,20 @@ class DeviceDriver:
     def iterate(
         self, state: Pytree, run_keys: Key, iteration: int, count: int, first_step: int, n_steps: int
     ) -> tuple[Pytree, dict[str, np.ndarray], list[Episodes]]:
-        """`count` iterations: `-> state, metrics [S, count], episodes of each seed`."""
-        state, worlds, (metrics, (reward, done)) = _chunk(
-            self.algorithm, self.world, state, self.worlds, run_keys, iteration, count, n_steps, self.chunk
+        """`count` iterations: `-> state, metrics [S, rows], episodes of each seed`."""
+        sizes = n_steps, self.rows, self.per_row
+        state, worlds, metrics, facts = _chunk(
+            self.algorithm, self.world, state, self.worlds, run_keys, iteration, count, *sizes
         )
-        metrics, reward, done = jax.device_get((metrics, reward, done))
+        metrics, (reward, done) = jax.device_get((metrics, facts))
         self.worlds = worlds
-        num_envs = self.spec.num_envs
+        num_envs, rows = self.spec.num_envs, -(-count // self.per_row)
         episodes = [
             book.record(
-                reward[seed, :count].reshape(-1, num_envs),
-                done[seed, :count].reshape(-1, num_envs),
+                reward[:count, seed].reshape(-1, num_envs),
+                done[:count, seed].reshape(-1, num_envs),
                 first_step,
             )
             for seed, book in enumerate(self.books)
         ]
-        return state, {name: value[:, :count] for name, value in metrics.items()}, episodes
+        return state, {name: value[:rows].T for name, value in metrics.items()}, episodes

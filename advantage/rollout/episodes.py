@@ -1,4 +1,4 @@
-"""Bookkeeping of episodes, from rewards and ends alone, the same for every driver."""
+"""Bookkeeping of episodes and of rows of metrics, the same for every driver."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+
+from advantage.types import Algorithm, Spec
+
+ROW_STEPS = 256  # environment steps, about, that a row of metrics covers when every step is an iteration
 
 
 class Episodes(NamedTuple):
@@ -75,3 +79,8 @@ class EpisodeBook:
     def restore(self, records: dict[str, np.ndarray]) -> None:
         for name, array in records.items():
             setattr(self, name, array.copy())
+
+
+def iterations_per_row(algorithm: Algorithm, spec: Spec) -> int:
+    """Iterations that a row of metrics is the mean of: 1, or more for an algorithm that learns at every step."""
+    return max(1, ROW_STEPS // spec.num_envs) if algorithm.n_steps == 1 else 1

@@ -17,7 +17,8 @@ from advantage.environments.check import check_spaces
 from advantage.environments.memory import free_host_bytes
 from advantage.environments.spaces import environment_action, equal, leaf_spaces, read, take, write
 from advantage.rollout.acting import HostActor
-from advantage.rollout.episodes import EpisodeBook, Episodes
+from advantage.rollout.draws import BLOCK, Draws, draw, draw_block, of_block
+from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
 from advantage.rollout.memory import refuse_what_does_not_fit, rollout_bytes
 from advantage.rollout.stepper import (
     Buffers,
@@ -36,19 +37,41 @@ PIPED_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes cos
 WATCHED_ROUND_TRIP = 60e-6
 
 
-@partial(jax.jit, static_argnames="shape")
-def _prepare(
-    algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, ...]
-) -> Any:
-    """What an iteration begins with: `-> actor, noise, the update's key`."""
-    key_noise, _, key_update = jax.random.split(jax.random.fold_in(run_key, iteration), 3)  # as on the device
-    actor = algorithm.actor(state)
-    return actor, algorithm.noise(actor, key_noise, shape), key_update
+_draw = partial(jax.jit, static_argnames="shape")(draw)
+_draw_block = partial(jax.jit, static_argnames="num_envs")(draw_block)
 
 
 @jax.jit
 def _update(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> Any:
     return algorithm.update(state, rollout, key)
+
+
+@jax.jit
+def _choose(
+    algorithm: Algorithm, state: Pytree, block: Draws, iteration: Any, obs: Pytree, memory: Pytree
+) -> Any:
+    """The one action of an iteration: `-> action, memory, extras`."""
+    noise = jax.tree.map(lambda x: x[0], of_block(block, iteration).noise)
+    return algorithm.act(algorithm.actor(state), obs, memory, noise)
+
+
+@jax.jit
+def _update_and_choose(
+    algorithm: Algorithm,
+    state: Pytree,
+    step: Rollout,
+    sums: dict[str, Any],
+    blocks: tuple[Draws, Draws],
+    iteration: Any,
+    obs: Pytree,
+    memory: Pytree,
+) -> Any:
+    """End an iteration of one step and begin the next: `-> state, sums of metrics, (action, memory, extras)`."""
+    block, next_block = blocks
+    rollout = jax.tree.map(lambda x: x[None], step)
+    state, metrics = algorithm.update(state, rollout, of_block(block, iteration).key_update)
+    sums = {name: value + sums.get(name, 0.0) for name, value in metrics.items()}
+    return state, sums, _choose(algorithm, state, next_block, iteration + 1, obs, memory)
 
 
 class HostDriver:
@@ -76,13 +99,17 @@ class HostDriver:
     ):
         self.algorithm, self.spec = algorithm, spec
         check_spaces(spec.observation_space, spec.action_space, 0)
-        shapes = buffer_shapes(spec.observation_space, spec.action_space, algorithm.n_steps, spec.num_envs)
+        self.chunk = iterations_per_row(algorithm, spec)
+        n_steps = algorithm.n_steps * self.chunk
+        shapes = buffer_shapes(spec.observation_space, spec.action_space, n_steps, spec.num_envs)
         self.rollout_bytes = rollout_bytes(algorithm, spec)
         refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
         self.workers = 0
         self.stepper: EpisodeStepper | VectorStepper
         if isinstance(environments, gymnasium.vector.VectorEnv):
             self.stepper = VectorStepper(environments, seed, allocate(shapes))
+            if self.stepper.skips_resets:
+                self.chunk = 1
         else:
             self.workers = choose_workers(environments, spec.num_envs) if workers == "auto" else workers
             self.workers = min(self.workers, spec.num_envs)
@@ -116,20 +143,60 @@ class HostDriver:
         self.stepper.reset()
 
     def iterate(
-        self, state: Pytree, run_key: Key, iteration: int, first_step: int, n_steps: int
+        self, state: Pytree, run_key: Key, iteration: int, count: int, first_step: int, n_steps: int
     ) -> tuple[Pytree, dict, Episodes]:
-        """One rollout of `n_steps` and one update: `-> state, metrics, episodes`.
+        """`count` rollouts of `n_steps`, each with its update: `-> state, mean metrics, episodes`.
 
         Raises:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
+        if self.chunk > 1:
+            return self._iterate_by_step(state, run_key, iteration, count, first_step)
         shape = n_steps, self.spec.num_envs
-        actor, noise, key_update = _prepare(self.algorithm, state, run_key, np.uint32(iteration), shape)
-        rollout = self.collect(HostActor(self.algorithm, actor), jax.device_get(noise), n_steps)
-        episodes = self._enter(rollout, first_step)
-        state, metrics = _update(self.algorithm, state, rollout, key_update)
+        actor, draws = _draw(self.algorithm, state, run_key, np.uint32(iteration), shape)
+        rollout = self.collect(HostActor(self.algorithm, actor), jax.device_get(draws.noise), n_steps)
+        episodes = self._enter(rollout.reward, rollout.terminated, rollout.truncated, first_step)
+        state, metrics = _update(self.algorithm, state, rollout, draws.key_update)
         return state, jax.device_get(metrics), episodes
+
+    def _iterate_by_step(
+        self, state: Pytree, run_key: Key, iteration: int, count: int, first_step: int
+    ) -> tuple[Pytree, dict, Episodes]:
+        """Iterations of one step: the update and the choice of the next action are one compiled call."""
+        buffers, space, sums = self.buffers, self.spec.action_space, {}
+        if self.row:
+            write(buffers.obs, 0, read(buffers.obs, self.row))
+        obs = read(buffers.obs, 0)
+        now, num_envs = np.uint32(iteration), self.spec.num_envs
+        block = _draw_block(self.algorithm, state, run_key, now, num_envs)
+        choice = _choose(self.algorithm, state, block, now, obs, self.memory)
+        for t in range(count):
+            action, self.memory, extras = choice
+            write(buffers.action, t, environment_action(space, jax.device_get(action)))
+            self.stepper.step(t)
+            step = Rollout(
+                obs,
+                action,
+                buffers.reward[t],
+                read(buffers.next_obs, t),
+                buffers.terminated[t],
+                buffers.truncated[t],
+                extras,
+            )
+            now, obs, blocks = np.uint32(iteration + t), read(buffers.obs, t + 1), (block, block)
+            if (iteration + t + 1) % BLOCK == 0:
+                blocks = block, _draw_block(self.algorithm, state, run_key, now + 1, num_envs)
+            args = self.algorithm, state, step, sums, blocks, now, obs, self.memory
+            state, sums, choice = _update_and_choose(*args)
+            block = blocks[1]
+        self.row = count
+        defect = first_non_finite(buffers, self.spec.observation_space, count)
+        if defect is not None:
+            raise defect
+        facts = buffers.reward[:count], buffers.terminated[:count], buffers.truncated[:count]
+        episodes = self._enter(*facts, first_step)
+        return state, {name: value / count for name, value in jax.device_get(sums).items()}, episodes
 
     def collect(self, actor: HostActor, noise: Pytree, n_steps: int) -> Rollout:
         """Act for `n_steps` in every environment; the arrays are views that the next call overwrites."""
@@ -163,9 +230,11 @@ class HostDriver:
             extras,
         )
 
-    def _enter(self, rollout: Rollout, first_step: int) -> Episodes:
+    def _enter(
+        self, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, first_step: int
+    ) -> Episodes:
         """Keep books: the episodes that ended, and the actions since each environment's last reset."""
-        reward, done = np.asarray(rollout.reward), np.asarray(rollout.terminated | rollout.truncated)
+        done = terminated | truncated
         for env, history in enumerate(self.history):
             ends = np.flatnonzero(done[:, env])
             if len(ends):
@@ -174,19 +243,21 @@ class HostDriver:
             segment = read(self.buffers.action, (slice(begin, len(done)), env))
             history.append(jax.tree.map(np.copy, segment))
         episodes = self.book.record(reward, done, first_step)
-        return self._enter_surplus(rollout, episodes, first_step + done.size)
+        return self._enter_surplus(terminated[-1], truncated[-1], episodes, first_step + done.size)
 
-    def _enter_surplus(self, rollout: Rollout, episodes: Episodes, step: int) -> Episodes:
+    def _enter_surplus(
+        self, terminated: np.ndarray, truncated: np.ndarray, episodes: Episodes, step: int
+    ) -> Episodes:
         """Count what a vector environment did unrecorded: such an episode ends, for the books, at `step`.
 
-        For the algorithm its last recorded step was cut by a clock.
+        For the algorithm its last recorded step, whose ends are given, was cut by a clock.
         """
         for reward, done, taken in getattr(self.stepper, "surplus", ()):
             self.book.lengths -= ~taken
             late = self.book.record(reward[None], done[None], step)
             late = late._replace(steps=np.full_like(late.steps, step))
             episodes = Episodes(*map(np.concatenate, zip(episodes, late, strict=True)))
-            np.logical_or(rollout.truncated[-1], done & ~rollout.terminated[-1], out=rollout.truncated[-1])
+            np.logical_or(truncated, done & ~terminated, out=truncated)
         return episodes
 
     def records(self) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Learning in tables: one method a file."""
