@@ -448,7 +448,9 @@ def test_train_eval_enjoy_resume(environment, folder, capsys):
     assert re.fullmatch(r"return [\d.]+ ± [\d.]+ over 3 deterministic episodes, mean length [\d.]+", lines[3])
     assert main(["eval", "new/best", "--json", "--stochastic", "--seed", "4", "--episodes", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result.keys() == {*("returns", "lengths", "cut", "mean", "std", "episodes", "seed", "deterministic")}
+    assert result.keys() == {
+        *("returns", "lengths", "cut", "mean", "std", "episodes", "seed", "deterministic")
+    }
     assert (result["deterministic"], result["seed"], len(result["returns"])) == (False, 4, 2)
 
     before = snapshot(Path("new"))

@@ -146,7 +146,13 @@ def space_from_json(facts: dict[str, Any]) -> spaces.Space:
             return spaces.MultiDiscrete(facts["n"], start=facts["start"], dtype=dtype.type)
         if kind == "MultiBinary":
             return spaces.MultiBinary(shape if len(shape) != 1 else shape[0])
-    except (KeyError, TypeError, AttributeError, ValueError, AssertionError) as error:  # Gymnasium asserts, too
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        AssertionError,
+    ) as error:  # Gymnasium asserts, too
         raise ValueError(f"{facts!r} does not describe a space: {type(error).__name__} {error}.") from None
     raise ValueError(f"{facts!r} does not describe a space: unknown type {kind!r}.")
 

@@ -177,7 +177,8 @@ def _equinox_parts(make: Callable, sample: Any, key: Key) -> tuple[Any, Any]:
     """The module's floating-point arrays, and all the rest of it."""
     import equinox as eqx
 
-    module = make(key, _zeros(sample))
+    with jax.debug_key_reuse(False):  # how another library uses its keys is its own business
+        module = make(key, _zeros(sample))
     if not isinstance(module, eqx.Module) or not callable(module):
         raise ValueError(
             f"from_equinox: the function made {_describe(module)}; it must return a callable eqx.Module."
