@@ -15,7 +15,8 @@ from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
 from advantage.rollout.memory import free_device_bytes, refuse_what_does_not_fit, rollout_bytes
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, World
 
-CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports
+CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports, in each seed
+ALL_CHUNK_STEPS = 2**22  # in all seeds together
 MAX_CHUNK = 64  # rows of metrics
 
 
@@ -137,6 +138,11 @@ def _start(world: World, keys: Key, num_envs: int) -> WorldState:
     return jax.vmap(partial(start, world, num_envs=num_envs))(keys)
 
 
+def _by_time(facts: np.ndarray) -> np.ndarray:
+    """`[iterations, S, T, B] -> [iterations * T, S, B]`."""
+    return facts.swapaxes(1, 2).reshape(-1, facts.shape[1], facts.shape[3])
+
+
 class DeviceDriver:
     """Runs whole iterations on the device, for one seed or for many at once.
 
@@ -147,10 +153,10 @@ class DeviceDriver:
         self.algorithm, self.world, self.spec = algorithm, world, spec
         self.rollout_bytes = rollout_bytes(algorithm, spec, num_seeds)
         refuse_what_does_not_fit(self.rollout_bytes, free_device_bytes(), algorithm.n_steps, spec.num_envs)
-        self.books = [EpisodeBook(spec.num_envs) for _ in range(num_seeds)]
+        self.book = EpisodeBook(spec.num_envs, num_seeds)
         self.per_row = iterations_per_row(algorithm, spec)
         steps = algorithm.n_steps * spec.num_envs * self.per_row
-        self.rows = int(np.clip(CHUNK_STEPS // steps, 1, MAX_CHUNK))
+        self.rows = int(np.clip(min(CHUNK_STEPS, ALL_CHUNK_STEPS // num_seeds) // steps, 1, MAX_CHUNK))
         self.chunk = self.rows * self.per_row
         self.worlds: Any = None
 
@@ -161,12 +167,12 @@ class DeviceDriver:
     def records(self, seed: int) -> dict[str, np.ndarray]:
         """What a checkpoint needs to put one seed's environments where they are: their arrays."""
         leaves = jax.device_get([leaf[seed] for leaf in jax.tree.leaves(self.worlds)])
-        books = {f"book/{name}": array for name, array in self.books[seed].records().items()}
+        books = {f"book/{name}": array for name, array in self.book.records(seed).items()}
         return books | {f"worlds/{i}": leaf for i, leaf in enumerate(leaves)}
 
     def restore(self, records: dict[str, np.ndarray]) -> list[str]:
         """Put the one seed's environments where `records` says; call after `start`. Nothing can go astray."""
-        self.books[0].restore(
+        self.book.restore(
             {name.removeprefix("book/"): array for name, array in records.items() if name.startswith("book/")}
         )
         leaves, structure = jax.tree.flatten(self.worlds)
@@ -187,13 +193,6 @@ class DeviceDriver:
         )
         metrics, (reward, done) = jax.device_get((metrics, facts))
         self.worlds = worlds
-        num_envs, rows = self.spec.num_envs, -(-count // self.per_row)
-        episodes = [
-            book.record(
-                reward[:count, seed].reshape(-1, num_envs),
-                done[:count, seed].reshape(-1, num_envs),
-                first_step,
-            )
-            for seed, book in enumerate(self.books)
-        ]
+        reward, done = (_by_time(fact[:count]) for fact in (reward, done))
+        episodes, rows = self.book.record_seeds(reward, done, first_step), -(-count // self.per_row)
         return state, {name: value[:rows].T for name, value in metrics.items()}, episodes

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from advantage.types import Algorithm, Spec
 
@@ -31,54 +32,76 @@ class Episodes(NamedTuple):
 
 
 class EpisodeBook:
-    """What the running episode of each environment has earned so far."""
+    """What the running episode of each environment has earned so far, for one seed or for many.
 
-    def __init__(self, num_envs: int):
-        self.returns = np.zeros(num_envs)
-        self.lengths = np.zeros(num_envs, np.int64)
-        self.numbers = np.zeros(num_envs, np.int64)
+    The arrays are `[S * B]`, seed after seed.
+    """
+
+    def __init__(self, num_envs: int, num_seeds: int = 1):
+        self.num_envs = num_envs
+        self.returns = np.zeros(num_seeds * num_envs)
+        self.lengths = np.zeros(num_seeds * num_envs, np.int64)
+        self.numbers = np.zeros(num_seeds * num_envs, np.int64)
 
     def record(self, reward: np.ndarray, done: np.ndarray, first_step: int) -> Episodes:
         """Enter a rollout, `[T, B]`, that began at global step `first_step`; returns the episodes that it ended.
 
         Rewards are added one by one, so a return does not depend on where rollouts begin or on other episodes.
         """
-        num_envs = reward.shape[1]
-        earned = np.array(reward.T, np.float64, order="C")  # by environment, then by time
+        return self.record_seeds(reward[:, None], done[:, None], first_step)[0]
+
+    def record_seeds(self, reward: np.ndarray, done: np.ndarray, first_step: int) -> list[Episodes]:
+        """The same for every seed, `[T, S, B]`, `first_step` counting the steps of one."""
+        n_steps, num_seeds = reward.shape[:2]
+        earned = np.array(
+            reward.reshape(n_steps, -1).T, np.float64, order="C"
+        )  # by environment, then by time
         earned[:, 0] += self.returns
-        flat = earned.reshape(-1)
-        begins = np.concatenate([np.ones((num_envs, 1), bool), done.T[:, :-1]], axis=1)
-        for begin, end in pairwise([*np.flatnonzero(begins).tolist(), earned.size]):
-            np.add.accumulate(flat[begin:end], out=flat[begin:end])
-        env, t = np.nonzero(done.T)
-        first = np.ones(len(env), bool)
-        first[1:] = env[1:] != env[:-1]
-        last = np.ones(len(env), bool)
-        last[:-1] = first[1:]
-
-        elapsed = t + 1
-        passed = np.where(first, -self.lengths[env], np.roll(elapsed, 1))
-        starts = np.flatnonzero(first)
-        order = np.arange(len(env)) - np.repeat(starts, np.diff(np.append(starts, len(env))))
-        numbers = self.numbers[env] + order
-        episodes = Episodes(
-            earned[env, t], elapsed - passed, first_step + t * num_envs + env + 1, env, numbers
+        ends = np.ascontiguousarray(done.reshape(n_steps, -1).T)
+        stops = ends.copy()
+        stops[:, -1] = True
+        stops = np.flatnonzero(stops)  # the last step of each part of an episode
+        column, t = np.divmod(stops, n_steps)
+        bounds = np.append(0, stops + 1)
+        is_last = t == n_steps - 1  # one for each environment
+        firsts = np.flatnonzero(np.append(True, is_last[:-1]))
+        returns, lengths, finished = (
+            _sums(earned.reshape(-1), bounds),
+            np.diff(bounds),
+            ends.reshape(-1)[stops],
         )
+        lengths[firsts] += self.lengths
+        order = np.arange(len(stops)) - np.repeat(firsts, np.diff(np.append(firsts, len(stops))))
+        numbers = self.numbers[column] + order
 
-        self.returns = np.where(done[-1], 0, earned[:, -1])
-        self.lengths += len(reward)
-        self.lengths[env[last]] = len(reward) - elapsed[last]
-        self.numbers += np.bincount(env, minlength=num_envs)
-        by_end = np.argsort(episodes.steps, kind="stable")
-        return Episodes(*(column[by_end] for column in episodes))
+        going_on = ~finished[is_last]
+        self.returns = np.where(going_on, returns[is_last], 0.0)
+        self.lengths = np.where(going_on, lengths[is_last], 0)
+        self.numbers = numbers[is_last] + ~going_on
 
-    def records(self) -> dict[str, np.ndarray]:
-        """For the checkpoint."""
-        return {"returns": self.returns, "lengths": self.lengths, "numbers": self.numbers}
+        seed, env = np.divmod(column, self.num_envs)
+        steps = first_step + t * self.num_envs + env + 1
+        by_end = np.lexsort((steps, seed))
+        by_end = by_end[finished[by_end]]
+        columns = [x[by_end] for x in (returns, lengths, steps, env, numbers)]
+        cuts = np.searchsorted(seed[by_end], np.arange(num_seeds + 1))
+        return [Episodes(*(x[begin:end] for x in columns)) for begin, end in pairwise(cuts)]
+
+    def records(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """For the checkpoint of one seed."""
+        mine = slice(seed * self.num_envs, (seed + 1) * self.num_envs)
+        return {"returns": self.returns[mine], "lengths": self.lengths[mine], "numbers": self.numbers[mine]}
 
     def restore(self, records: dict[str, np.ndarray]) -> None:
+        """Go on where the only seed's books were."""
         for name, array in records.items():
             setattr(self, name, array.copy())
+
+
+def _sums(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """The sum of each part of `numbers`, in order: a sparse product adds one by one, unlike NumPy's sums."""
+    of = np.ones(len(numbers)), np.arange(len(numbers), dtype=np.int32), bounds
+    return sparse.csr_array(of, shape=(len(bounds) - 1, len(numbers))) @ numbers
 
 
 def iterations_per_row(algorithm: Algorithm, spec: Spec) -> int:

@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advantage.environments.check import check_spaces
@@ -31,7 +32,7 @@ from advantage.rollout.stepper import (
 )
 from advantage.rollout.vector import VectorStepper
 from advantage.rollout.workers import SharedStepper, Workers, available_cores, watching_pays
-from advantage.types import Algorithm, Key, Pytree, Rollout, Spec
+from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec
 
 PIPED_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
 WATCHED_ROUND_TRIP = 60e-6
@@ -46,18 +47,33 @@ def _update(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> 
     return algorithm.update(state, rollout, key)
 
 
-@jax.jit
+class Parts(NamedTuple):
+    """An algorithm taken apart once, which else every one of many short calls would do."""
+
+    structure: Any
+    leaves: list[Array]
+
+
+@partial(jax.jit, static_argnames="structure")
 def _choose(
-    algorithm: Algorithm, state: Pytree, block: Draws, iteration: Any, obs: Pytree, memory: Pytree
+    structure: Any,
+    leaves: list[Array],
+    state: Pytree,
+    block: Draws,
+    iteration: Any,
+    obs: Pytree,
+    memory: Pytree,
 ) -> Any:
     """The one action of an iteration: `-> action, memory, extras`."""
+    algorithm = structure.unflatten(leaves)
     noise = jax.tree.map(lambda x: x[0], of_block(block, iteration).noise)
     return algorithm.act(algorithm.actor(state), obs, memory, noise)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="structure")
 def _update_and_choose(
-    algorithm: Algorithm,
+    structure: Any,
+    leaves: list[Array],
     state: Pytree,
     step: Rollout,
     sums: dict[str, Any],
@@ -68,10 +84,11 @@ def _update_and_choose(
 ) -> Any:
     """End an iteration of one step and begin the next: `-> state, sums of metrics, (action, memory, extras)`."""
     block, next_block = blocks
+    algorithm = structure.unflatten(leaves)
     rollout = jax.tree.map(lambda x: x[None], step)
     state, metrics = algorithm.update(state, rollout, of_block(block, iteration).key_update)
     sums = {name: value + sums.get(name, 0.0) for name, value in metrics.items()}
-    return state, sums, _choose(algorithm, state, next_block, iteration + 1, obs, memory)
+    return state, sums, _choose(structure, leaves, state, next_block, iteration + 1, obs, memory)
 
 
 class HostDriver:
@@ -99,7 +116,7 @@ class HostDriver:
     ):
         self.algorithm, self.spec = algorithm, spec
         check_spaces(spec.observation_space, spec.action_space, 0)
-        self.chunk = iterations_per_row(algorithm, spec)
+        self.per_row = self.chunk = iterations_per_row(algorithm, spec)
         n_steps = algorithm.n_steps * self.chunk
         shapes = buffer_shapes(spec.observation_space, spec.action_space, n_steps, spec.num_envs)
         self.rollout_bytes = rollout_bytes(algorithm, spec)
@@ -109,7 +126,7 @@ class HostDriver:
         if isinstance(environments, gymnasium.vector.VectorEnv):
             self.stepper = VectorStepper(environments, seed, allocate(shapes))
             if self.stepper.skips_resets:
-                self.chunk = 1
+                self.per_row = self.chunk = 1
         else:
             self.workers = choose_workers(environments, spec.num_envs) if workers == "auto" else workers
             self.workers = min(self.workers, spec.num_envs)
@@ -123,6 +140,8 @@ class HostDriver:
                 self.stepper = Stepper(environments, range(spec.num_envs), seed, allocate(shapes))
         self.book = EpisodeBook(spec.num_envs)
         self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
+        leaves, structure = jax.tree.flatten(algorithm)
+        self.parts = Parts(structure, [jnp.asarray(leaf) for leaf in leaves])
         self.row = 0  # of the observation buffer that holds what to act on next
         self.memory: Pytree = ()
 
@@ -170,10 +189,10 @@ class HostDriver:
         obs = read(buffers.obs, 0)
         now, num_envs = np.uint32(iteration), self.spec.num_envs
         block = _draw_block(self.algorithm, state, run_key, now, num_envs)
-        choice = _choose(self.algorithm, state, block, now, obs, self.memory)
+        choice = _choose(*self.parts, state, block, now, obs, self.memory)
         for t in range(count):
             action, self.memory, extras = choice
-            write(buffers.action, t, environment_action(space, jax.device_get(action)))
+            write(buffers.action, t, environment_action(space, jax.tree.map(np.asarray, action)))
             self.stepper.step(t)
             step = Rollout(
                 obs,
@@ -187,8 +206,8 @@ class HostDriver:
             now, obs, blocks = np.uint32(iteration + t), read(buffers.obs, t + 1), (block, block)
             if (iteration + t + 1) % BLOCK == 0:
                 blocks = block, _draw_block(self.algorithm, state, run_key, now + 1, num_envs)
-            args = self.algorithm, state, step, sums, blocks, now, obs, self.memory
-            state, sums, choice = _update_and_choose(*args)
+            args = state, step, sums, blocks, now, obs, self.memory
+            state, sums, choice = _update_and_choose(*self.parts, *args)
             block = blocks[1]
         self.row = count
         defect = first_non_finite(buffers, self.spec.observation_space, count)

@@ -11,6 +11,7 @@ from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparam
 from advantage.algorithms.tabular.table import (
     EpsilonGreedy,
     Sizes,
+    counted,
     decayed,
     progress_of,
     sizes_of,
@@ -20,7 +21,7 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
 class QLearningState(NamedTuple):
-    """Everything that Q-learning knows: tables `[S, A]` and the clock."""
+    """Everything that Q-learning knows: tables `[S, A]` and the clock; visits are counted where a power asks."""
 
     sizes: Sizes
     q: Array
@@ -109,7 +110,7 @@ class QLearning:
         )
         discount = self.gamma * (1 - rollout.terminated[0])
         delta = r + discount * state.q[next_s].max(-1) - state.q[s, a]
-        visits = state.visits.at[s, a].add(1)
+        visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
         learning_rate = at(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power)
         learned = state._replace(

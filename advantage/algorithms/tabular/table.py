@@ -150,6 +150,11 @@ def epsilon_greedy_probabilities(q: Array, epsilon: Array | float) -> Array:
     return (1 - epsilon) * greedy + epsilon / q.shape[-1]
 
 
+def counted(visits: Array, s: Array, a: Array, *powers: Array | float | None) -> Array:
+    """`visits` with (s, a) counted, once for each of `[B]`; as it was where every power is None and nobody asks."""
+    return visits if all(power is None for power in powers) else visits.at[s, a].add(1)
+
+
 def decayed(value: Array | float, count: Array, power: Array | float | None) -> Array | float:
     """`value / count^power`: no power is constant, 1 is harmonic and makes a running mean, between is polynomial.
 
