@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -20,6 +21,7 @@ WORLDS = {  # name: file and class
     "jax/MountainCar-v0": "mountain_car:MountainCar",
     "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
     "jax/Pendulum-v1": "pendulum:Pendulum",
+    "jax/Testbed-v0": "testbed:Testbed",
 }
 EXTRAS = {  # what a missing module is installed with
     "mujoco": "mujoco",
@@ -66,7 +68,7 @@ def make(environment: Any, **keywords: Any) -> Any:
 
 
 def resolve(environment: Any) -> Environment:
-    """What `train` and `evaluate` accept: a name, a class or function, a vector environment, a world.
+    """What `train` and `evaluate` accept: a name, a class or function, a vector environment, a world, an `adv.MDP`.
 
     Raises:
         ValueError: an unknown name, or an object that is none of these.
@@ -80,6 +82,12 @@ def resolve(environment: Any) -> Environment:
     if isinstance(environment, gymnasium.vector.VectorEnv):
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
         return Environment(name, "vector", environment, False)
+    if hasattr(environment, "transition") or hasattr(environment, "emission"):
+        from advantage.environments.tabular.mdp import MDP, POMDP
+        from advantage.environments.tabular.world import world_of
+
+        if isinstance(environment, MDP | POMDP):
+            return Environment(type(environment).__name__, "device", world_of(environment), False)
     if isinstance(environment, gymnasium.Env):
         raise ValueError(
             f"{environment!r} is one environment, and a training makes as many as it needs; give its class, or a "
@@ -92,7 +100,8 @@ def resolve(environment: Any) -> Environment:
         return Environment(name.replace("<", "").replace(">", ""), "host", environment, False)
     raise ValueError(
         f"{environment!r} is not an environment; give a name such as 'CartPole-v1' or 'jax/CartPole-v1', a "
-        "gymnasium.Env class, a function that makes one, a gymnasium vector environment, or an on-device world."
+        "gymnasium.Env class, a function that makes one, a gymnasium vector environment, an on-device world, or an "
+        "adv.MDP."
     )
 
 
@@ -185,3 +194,29 @@ def environment_names() -> list[str]:
         if base not in newest or (spec.version or 0) > (newest[base].version or 0):
             newest[base] = spec
     return worlds + sorted(spec.id for spec in newest.values())
+
+
+def table_of(environment: Environment) -> Any:
+    """The `MDP` behind an environment.
+
+    Raises:
+        ValueError: it has none; says how to give one.
+    """
+    from advantage.environments.tabular.mdp import MDP
+
+    source = environment.source
+    if environment.kind == "host":
+        with contextlib.closing(source()) as env:
+            inner = env.unwrapped
+            hidden, mdp = getattr(inner, "pomdp", None), getattr(inner, "mdp", None)
+            if hidden is None and not isinstance(mdp, MDP) and hasattr(inner, "P"):
+                mdp = MDP.from_gymnasium(env)
+        source = None if hidden is not None else mdp
+    mdp = source if isinstance(source, MDP) else getattr(source, "mdp", None)
+    if not isinstance(mdp, MDP):
+        raise ValueError(
+            f"{environment.name} has no table of transitions between states that are seen, which a solver needs. Give "
+            "an adv.MDP, an environment with one such as FrozenLake-v1 or jax/GridWorld4x4-v0, or learn with a method "
+            "that needs none, such as q-learning or ppo."
+        )
+    return mdp

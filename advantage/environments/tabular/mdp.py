@@ -112,7 +112,8 @@ class MDP:
         if terminal.dtype != bool:
             raise ValueError(f"terminal has type {terminal.dtype}; use an array of bool, one for each state.")
         _require_shape("terminal", terminal.shape, (n_states,), "[S]")
-        if type(self.gamma) not in (int, float) or not 0 <= self.gamma <= 1:
+        number = isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool)
+        if not number or not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma={self.gamma!r} is not allowed; use a value in [0, 1].")
         if type(self.max_episode_steps) is not int or self.max_episode_steps < 1:
             raise ValueError(
@@ -152,7 +153,10 @@ class MDP:
             return self.reward
         if not self.is_sparse:
             return _freeze(np.einsum("ijk,ijk->ij", self.transition, self.reward))
-        products = self.transition.multiply(self.reward).sum(axis=1)
+        earned = self.transition.data * self.reward.data  # entry by entry: a successor may be listed twice
+        products = sparse.csr_array(
+            (earned, self.transition.indices, self.transition.indptr), shape=self.transition.shape
+        ).sum(axis=1)
         return _freeze(np.asarray(products, float).reshape(self.n_actions, self.n_states).T)
 
     def expected(self, value: np.ndarray) -> np.ndarray:
@@ -171,7 +175,7 @@ class MDP:
         if not self.is_sparse:
             return np.einsum("ij,ijk->ik", probabilities, self.transition)
         if np.ndim(policy) == 1:
-            return self.transition[np.asarray(policy) * self.n_states + np.arange(self.n_states)]
+            return self.transition[np.asarray(policy, np.int64) * self.n_states + np.arange(self.n_states)]
         action, state = np.nonzero(probabilities.T)
         weights = (probabilities.T[action, state], (state, action * self.n_states + state))
         return sparse.csr_array(weights, shape=(self.n_states, self.transition.shape[0])) @ self.transition
@@ -215,9 +219,10 @@ class MDP:
         else:
             _require_shape("reward", reward.shape, (n_states, n_actions), "[S, A]")
         entries = reward.data if sparse.issparse(reward) else reward
-        if entries.size and not np.isfinite(entries.min() + entries.max()):
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(entries))[0])
-            raise ValueError(f"reward{list(index)} = {entries[index]}; rewards are finite numbers.")
+        if entries.size and not (np.isfinite(entries.min()) and np.isfinite(entries.max())):
+            first = np.flatnonzero(~np.isfinite(entries))[0]
+            index = _place(reward, int(first))
+            raise ValueError(f"reward{list(index)} = {entries.ravel()[first]}; rewards are finite numbers.")
         if sparse.issparse(reward) and not (
             np.array_equal(reward.indptr, self.transition.indptr)
             and np.array_equal(reward.indices, self.transition.indices)
@@ -229,17 +234,15 @@ class MDP:
         ends = np.flatnonzero(self.terminal)
         if not len(ends):
             return
-        stays = self.expected(
-            self.terminal.astype(float)
-        )  # a terminal state may not lead to another one either
-        for state in ends:
-            for action in range(n_actions):
-                there = self._row(int(state), action)[state] if stays[state, action] > 1 - TOLERANCE else 0.0
-                if there < 1 - TOLERANCE or abs(self.expected_reward[state, action]) > TOLERANCE:
-                    raise ValueError(
-                        f"State {state} is terminal, but action {action} there stays with probability {there:g} and "
-                        f"earns {self.expected_reward[state, action]:g}; a terminal state leads to itself and earns 0."
-                    )
+        stays, earned = self._stays(ends), self.expected_reward[ends]
+        wrong = np.argwhere((stays < 1 - TOLERANCE) | (abs(earned) > TOLERANCE))
+        if len(wrong):
+            place, action = map(int, wrong[0])
+            raise ValueError(
+                f"State {ends[place]} is terminal, but action {action} there stays with probability "
+                f"{stays[place, action]:g} and earns {earned[place, action]:g}; a terminal state leads to itself and "
+                "earns 0."
+            )
         reached = reachable(self)
         lost = ends[~reached[ends]]
         if len(lost):
@@ -248,10 +251,15 @@ class MDP:
                 "or transition."
             )
 
-    def _row(self, state: int, action: int) -> np.ndarray:
-        if self.is_sparse:
-            return self.transition[[action * self.n_states + state]].toarray()[0]
-        return self.transition[state, action]
+    def _stays(self, states: np.ndarray) -> np.ndarray:
+        """`P(s | s, a)` of some states, `[N, A]`."""
+        if not self.is_sparse:
+            return self.transition[states, :, states]
+        rows = (states[:, None] + self.n_states * np.arange(self.n_actions)).ravel()
+        part = self.transition[rows]
+        row = np.repeat(np.arange(len(rows)), np.diff(part.indptr))
+        here = part.indices == rows[row] % self.n_states
+        return np.bincount(row[here], part.data[here], len(rows)).reshape(len(states), self.n_actions)
 
     @classmethod
     def from_function(
@@ -289,6 +297,10 @@ class MDP:
             for outcome in outcomes(state, action)
             if outcome[0] != 0
         ]
+        if not listed:
+            raise ValueError(
+                "outcomes gives nothing for any state and action; it lists (p, s', r, terminated)."
+            )
         state, action, weight, successor, reward, ends = map(np.array, zip(*listed, strict=True))
         out_of_range = np.flatnonzero((successor < 0) | (successor >= n_states))
         if len(out_of_range):
@@ -377,7 +389,7 @@ class MDP:
             **fields: `start`, `gamma`, `as_sparse`, `grid`, `max_episode_steps`.
 
         Raises:
-            ValueError: arrays of different lengths, or an unseen pair.
+            ValueError: arrays of different lengths, a number out of range, or an unseen pair.
         """
         columns = [np.asarray(x) for x in (state, action, reward, next_state, terminated)]
         lengths = {len(x) for x in columns}
@@ -389,6 +401,16 @@ class MDP:
             raise ValueError(f"unseen={unseen!r} is not allowed; use 'refuse' or 'stay'.")
         n_states = int(max(columns[0].max(), columns[3].max())) + 1 if n_states is None else n_states
         n_actions = int(columns[1].max()) + 1 if n_actions is None else n_actions
+        for name, numbers, size in (
+            ("state", columns[0], n_states),
+            ("action", columns[1], n_actions),
+            ("next_state", columns[3], n_states),
+        ):
+            wrong = np.flatnonzero((numbers < 0) | (numbers >= size))
+            if len(wrong):
+                raise ValueError(
+                    f"{name}[{wrong[0]}] = {numbers[wrong[0]]} is out of range; there are 0 to {size - 1}."
+                )
         seen: dict[tuple[int, int], dict[tuple[int, bool], list[float]]] = {}
         for s, a, r, successor, ended in zip(*(x.tolist() for x in columns), strict=True):
             seen.setdefault((s, a), {}).setdefault((successor, bool(ended)), []).append(r)
@@ -469,6 +491,7 @@ def _ends(
 ) -> np.ndarray:
     """The states that are entered with `terminated`, bool `[S]`, from those that the start leads to."""
     reached = np.ones(n_states, bool) if start is None else np.asarray(start) > 0
+    _require_shape("start", reached.shape, (n_states,), "[S]")
     while True:
         grown = reached.copy()
         grown[successor[reached[state] & ~ends]] = True
@@ -506,11 +529,18 @@ def _set(self: Any, **values: Any) -> None:
 def _table(table: Any, name: str) -> Any:
     """As float64, dense or CSR; what is that already is not copied."""
     if sparse.issparse(table):
-        return sparse.csr_array(table, dtype=np.float64)
+        table = sparse.csr_array(table, dtype=np.float64)
+        if table.nnz < np.iinfo(np.int32).max:  # half the memory, and faster
+            indices, indptr = (part.astype(np.int32, copy=False) for part in (table.indices, table.indptr))
+            table = sparse.csr_array((table.data, indices, indptr), shape=table.shape)
+        return table
     try:
-        return np.asarray(table, dtype=np.float64)
+        array = np.asarray(table, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is not a table of numbers: {error}.") from None
+    if array.ndim == 0:
+        raise ValueError(f"{name} = {array} is one number; give a table.")
+    return array
 
 
 def _freeze(table: Any) -> Any:
@@ -536,6 +566,13 @@ def _require_shape(name: str, shape: tuple, wanted: tuple, words: str) -> None:
         raise ValueError(f"{name} has shape {shape}; it must be {words}: {wanted}.")
 
 
+def _place(table: Any, entry: int) -> tuple[int, ...]:
+    """The index of an entry, counted through the table, or through what a sparse one stores."""
+    if not sparse.issparse(table):
+        return tuple(map(int, np.unravel_index(entry, table.shape)))
+    return int(np.searchsorted(table.indptr, entry, side="right")) - 1, int(table.indices[entry])
+
+
 def _start(start: Any, allowed: np.ndarray) -> np.ndarray:
     if start is None:
         start = allowed / max(1, allowed.sum())
@@ -555,11 +592,7 @@ def _check_rows(table: Any, name: Callable[[int], str]) -> None:
     entries = table.data if sparse.issparse(table) else table
     if entries.size and not entries.min() >= 0:  # NaN too
         first = np.flatnonzero(~(entries.ravel() >= 0))[0]
-        if sparse.issparse(table):
-            row = int(np.searchsorted(table.indptr, first, side="right")) - 1
-            column = table.indices[first]
-        else:
-            row, column = divmod(int(first), table.shape[1])
+        row, column = _place(table, int(first))
         raise ValueError(f"{name(row)}[{column}] = {entries.ravel()[first]}; a probability is 0 or more.")
     sums = np.asarray(table.sum(axis=1)).ravel()
     wrong = np.flatnonzero(~(np.abs(sums - 1) <= TOLERANCE))

@@ -13,8 +13,32 @@ from advantage.environments.tabular.world import PartiallyObservedWorld, Tabular
 from advantage.types import World
 
 NAMESPACE = "advantage/"
-TABLES = {  # name: file and function
-    "RandomWalk-v0": "random_walk:random_walk",
+TABLES: dict[str, tuple[str, dict[str, Any]]] = {  # name: file and function, and what it is called with
+    "Blackjack-v0": ("blackjack:blackjack", {}),
+    "BlockingMaze-v0": ("maze:blocking_maze", {}),
+    "BlockingMazeBlocked-v0": ("maze:blocking_maze", {"blocked": True}),
+    "CarRental-v0": ("car_rental:car_rental", {}),
+    "Chain-v0": ("chain:chain", {}),
+    "Cliff-v0": ("cliff:cliff", {}),
+    "DoubleLoop-v0": ("double_loop:double_loop", {}),
+    "DynaMaze-v0": ("maze:dyna_maze", {}),
+    "Gambler-v0": ("gambler:gambler", {}),
+    "Garnet-v0": ("random_mdp:random_mdp", {}),
+    "GridWorld4x4-v0": ("grid_world_4x4:grid_world_4x4", {}),
+    "GridWorld5x5-v0": ("grid_world_5x5:grid_world_5x5", {}),
+    "MaximisationBias-v0": ("maximisation_bias:maximisation_bias", {}),
+    "RandomWalk-v0": ("random_walk:random_walk", {}),
+    "RandomWalk19-v0": ("random_walk:random_walk", {"n_states": 19, "left": -1.0}),
+    "RiverSwim-v0": ("river_swim:river_swim", {}),
+    "ShortCorridor-v0": ("short_corridor:short_corridor", {}),
+    "ShortcutMaze-v0": ("maze:shortcut_maze", {}),
+    "ShortcutMazeOpened-v0": ("maze:shortcut_maze", {"opened": True}),
+    "Tiger-v0": ("tiger:tiger", {}),
+    "TwoArms-v0": ("two_arms:two_arms", {}),
+    "WindyGrid-v0": ("windy_grid:windy_grid", {}),
+    "WindyGridKing-v0": ("windy_grid:windy_grid_king", {}),
+    "WindyGridStay-v0": ("windy_grid:windy_grid_stay", {}),
+    "WindyGridStochastic-v0": ("windy_grid:windy_grid_stochastic", {}),
 }
 GYMNASIUM_TABLES = ("CliffWalking-v1", "FrozenLake-v1", "FrozenLake8x8-v1", "Taxi-v4")
 
@@ -28,8 +52,10 @@ def table(name: str) -> MDP | POMDP:
     """
     bare = name.removeprefix("jax/").removeprefix(NAMESPACE)
     if bare in TABLES:
-        module, function = TABLES[bare].split(":")
-        return getattr(importlib.import_module(f"advantage.environments.tabular.{module}"), function)()
+        path, keywords = TABLES[bare]
+        module, function = path.split(":")
+        tabular = importlib.import_module(f"advantage.environments.tabular.{module}")
+        return getattr(tabular, function)(**keywords)
     return MDP.from_gymnasium(bare)
 
 
@@ -55,3 +81,9 @@ for _name in TABLES:
         gymnasium.register(
             NAMESPACE + _name, entry_point=f"{__name__}:make_environment", kwargs={"name": _name}
         )
+if NAMESPACE + "Testbed-v0" not in gymnasium.registry:
+    gymnasium.register(
+        NAMESPACE + "Testbed-v0",
+        entry_point="advantage.environments.testbed:TestbedEnv",
+        max_episode_steps=1000,
+    )

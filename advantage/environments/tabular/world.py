@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -16,6 +16,7 @@ from advantage.environments.tabular.mdp import MDP, POMDP
 from advantage.types import Array, Key
 
 CELL = 48  # pixels
+FEW = 64  # entries that are compared at once sooner than they are searched
 
 
 class Outcomes(NamedTuple):
@@ -141,12 +142,22 @@ class PartiallyObservedWorld:
         return state, obs, reward, terminated
 
 
+@lru_cache(maxsize=16)
+def world_of(table: MDP | POMDP) -> TabularWorld | PartiallyObservedWorld:
+    """The world of a table; the same object each time, so that nothing is compiled twice."""
+    return PartiallyObservedWorld(table) if isinstance(table, POMDP) else TabularWorld(table)
+
+
 def draw_start(start: np.ndarray, key: Key) -> Array:
     """A state from the distribution `start`, int32."""
     possible = np.flatnonzero(start).astype(np.int32)
     if len(possible) == 1:
         return jnp.int32(possible[0])
-    return jnp.asarray(possible)[_draw(jnp.asarray(start[possible], jnp.float32), key)]
+    cumulative = start[possible].cumsum()
+    cumulative = (cumulative / cumulative[-1]).astype(np.float32)
+    method = "compare_all" if len(possible) <= FEW else "scan"
+    place = jnp.searchsorted(cumulative, jax.random.uniform(key), side="right", method=method)
+    return jnp.asarray(possible)[jnp.minimum(place, len(possible) - 1)]
 
 
 def draw_outcome(
