@@ -25,6 +25,7 @@ ROOMS = [
     "algorithms",
     "runs",
     "evaluation",
+    "report",
     "training",
     "cluster",
     "cli",
