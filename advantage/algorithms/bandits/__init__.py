@@ -1,0 +1,1 @@
+"""Learning which of several arms pays most: one method a file."""

@@ -1,0 +1,95 @@
+"""The gradient bandit (Sutton & Barto 2018, section 2.8)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advantage.algorithms.bandits.arms import for_each, number_of_arms
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.tabular.table import progress_of
+from advantage.policies.distributions import Categorical
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class GradientBanditState(NamedTuple):
+    """Everything that the gradient bandit knows: preferences `[A]`, the mean of all rewards, the clock."""
+
+    preference: Array
+    mean_reward: Array
+    step: Array
+    total_timesteps: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class GradientBandit:
+    """Stochastic gradient ascent on the expected reward of a softmax over preferences.
+
+        pi(a)  =  exp H(a) / sum_b exp H(b)
+        H(b)   <- H(b) + alpha (R - R_mean) (1[b = a] - pi(b)), for every arm b
+
+    R_mean, the baseline, is the mean of all rewards before this one, and at the first step that reward itself. It
+    leaves the mean of the update as it is, the gradient of E[R], and changes its variance. Environments
+    side by side share the preferences, and their updates of one step add up.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", eq. 2.12; Williams 1992, "Simple statistical
+    gradient-following algorithms for connectionist reinforcement learning", section 4.
+    """
+
+    learning_rate: float | Schedule = ranged(0.1, "[0, inf)")
+    """Step size alpha; a number or a schedule of progress."""
+    baseline: bool = True
+    """Compare rewards with their mean, or with 0."""
+
+    def __post_init__(self):
+        check(self)
+
+    @property
+    def n_steps(self) -> int:
+        return 1
+
+    def init(self, key: Key, spec: Spec) -> GradientBanditState:
+        """The first state, all arms alike. Raises ValueError for spaces that are no bandit's."""
+        return GradientBanditState(
+            jnp.zeros(number_of_arms(spec), jnp.float32),
+            jnp.zeros((), jnp.float32),
+            jnp.zeros((), jnp.uint32),
+            jnp.asarray(spec.total_timesteps, jnp.uint32),
+        )
+
+    def actor(self, state: GradientBanditState) -> Categorical:
+        """The policy."""
+        return Categorical(state.preference)
+
+    def noise(self, actor: Categorical, key: Key, shape: tuple[int, ...]) -> Array:
+        """What `act` will consume."""
+        return actor.noise(key, shape, actor.logits.shape[-1])
+
+    def act(
+        self, actor: Categorical, obs: Pytree, memory: Pytree, noise: Array
+    ) -> tuple[Array, Pytree, Pytree]:
+        """Draw an arm: `-> action, memory, extras`."""
+        return actor.sample(noise), memory, ()
+
+    def greedy(self, actor: Categorical, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        """The likeliest arm: `-> action, memory`."""
+        return for_each(obs, actor.mode()), memory
+
+    def update(
+        self, state: GradientBanditState, rollout: Rollout, key: Key
+    ) -> tuple[GradientBanditState, dict[str, Array]]:
+        """One pull in each environment: `-> state, metrics`."""
+        a, r = rollout.action[0], rollout.reward[0].astype(jnp.float32)
+        step = state.step + jnp.uint32(r.size)
+        mean_reward = state.mean_reward + (r - state.mean_reward).sum() / step.astype(jnp.float32)
+        before = jnp.where(state.step > 0, state.mean_reward, r.mean()) if self.baseline else 0.0
+        policy = jax.nn.softmax(state.preference)
+        score = jax.nn.one_hot(a, policy.size) - policy
+        alpha = at(self.learning_rate, progress_of(state))
+        preference = state.preference + alpha * ((r - before)[:, None] * score).sum(0)
+        learned = state._replace(preference=preference, mean_reward=mean_reward, step=step)
+        return learned, {"reward": r.mean(), "entropy": Categorical(preference).entropy()}

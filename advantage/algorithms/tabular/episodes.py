@@ -1,0 +1,184 @@
+"""Learning from whole episodes: rollouts cut them anywhere, and here they are put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from advantage.algorithms.tabular.table import Sizes, decayed
+from advantage.types import Array, Pytree, Rollout
+
+Tables = TypeVar("Tables")
+WINDOWS = 16, 128  # rows in which an episode is learned from, if it fits, instead of L: most are short
+
+
+class Steps(NamedTuple):
+    """Steps in terms of tables: `[T, B]`, or `[L]` of one episode.
+
+    Attributes:
+        state, next_state: rows of the table, int32; the true successor.
+        action: int32.
+        reward: float32.
+        terminated: bool; the last step of an episode where this is False was truncated.
+        extra: whatever else was known when acting, a pytree `[T, B, ...]`.
+    """
+
+    state: Array
+    action: Array
+    reward: Array
+    next_state: Array
+    terminated: Array
+    extra: Pytree = ()
+
+
+class Pending(NamedTuple):
+    """The unfinished episode of each environment.
+
+    Attributes:
+        steps: `[L, B]`, the newest in the last row; the last `length` rows count.
+        length: int32 `[B]`, steps since the episode's start; `L + 1` stands for all that is too long.
+    """
+
+    steps: Steps
+    length: Array
+
+
+def steps_of(sizes: Sizes, rollout: Rollout, extra: Pytree = ()) -> Steps:
+    """A rollout in terms of tables."""
+    return Steps(
+        sizes.index(rollout.obs),
+        rollout.action.astype(jnp.int32),
+        rollout.reward.astype(jnp.float32),
+        sizes.index(rollout.next_obs),
+        rollout.terminated,
+        extra,
+    )
+
+
+def pending_init(max_episode: int, num_envs: int, extra: Pytree = ()) -> Pending:
+    """Nothing is pending yet.
+
+    Args:
+        max_episode: L, steps of the longest episode that can be learned from.
+        num_envs: B.
+        extra: `Steps.extra` of one step; only shapes and types matter.
+    """
+    shape = max_episode, num_envs
+    number, index, flag = (jnp.zeros(shape, dtype) for dtype in (jnp.float32, jnp.int32, bool))
+    extra = jax.tree.map(lambda x: jnp.zeros(shape + jnp.shape(x), jnp.asarray(x).dtype), extra)
+    return Pending(Steps(index, index, number, index, flag, extra), jnp.zeros(num_envs, jnp.int32))
+
+
+def each_episode(
+    learn: Callable[[Tables, Steps, Array], Tables],
+    tables: Tables,
+    pending: Pending,
+    steps: Steps,
+    truncated: Array,
+) -> tuple[Tables, Pending, dict[str, Array]]:
+    """Learn from every episode that these steps complete, one after another in the order of their ends.
+
+    Episodes that end at the same step are taken in the order of the environments. Those of more than L steps are left
+    out and counted.
+
+    Args:
+        learn: `(tables, episode, here) -> tables`; the episode is `[N]`, N at most L, and ends in its last row; `here`
+            bool `[N]` says which rows are of it: all from its first step on. What the other rows hold is finite and
+            means nothing.
+        tables: a pytree of arrays that `learn` changes.
+        pending: what earlier rollouts left.
+        steps: a rollout, `[T, B]`.
+        truncated: bool `[T, B]`.
+
+    Returns:
+        The tables, what is pending now, and how many `episodes` were learned from and `episodes_dropped`.
+    """
+    num_steps, num_envs = truncated.shape
+    longest = pending.steps.reward.shape[0]
+    done: Array = steps.terminated | truncated
+    time = jnp.arange(num_steps)[:, None]
+    last_end = jax.lax.cummax(jnp.where(done, time + 1, -pending.length))  # each step's own end included
+    length = time + 1 - jnp.concatenate([-pending.length[None], last_end[:-1]])
+    complete = done & (length <= longest)
+    window = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), pending.steps, steps)
+    order = jnp.flatnonzero(complete, size=complete.size, fill_value=0)
+    count = complete.sum(dtype=jnp.int32)
+
+    size = length.ravel()[order]
+
+    def one(rows, carry):
+        n, tables = carry
+        t, env = jnp.divmod(order[n], num_envs)
+
+        def column(x):
+            rest = x.shape[2:]
+            first = t + 1 + longest - rows
+            return jax.lax.dynamic_slice(x, (first, env, *(0 for _ in rest)), (rows, 1, *rest))[:, 0]
+
+        here = jnp.arange(rows) >= rows - size[n]
+        return n + 1, learn(tables, jax.tree.map(column, window), here)
+
+    def by_size(carry):
+        """Those that come next and fit into the smallest window, then those that need a larger one."""
+        for shorter, rows in pairwise([0, *(rows for rows in WINDOWS if rows < longest), longest]):
+
+            def fits(carry, shorter=shorter, rows=rows):
+                n, _ = carry
+                return (n < count) & (shorter < size[n]) & (size[n] <= rows)
+
+            carry = jax.lax.while_loop(fits, partial(one, rows), carry)
+        return carry
+
+    _, tables = jax.lax.while_loop(lambda carry: carry[0] < count, by_size, (jnp.int32(0), tables))
+    length = jnp.minimum(num_steps - last_end[-1], longest + 1)
+    left = Pending(jax.tree.map(lambda x: x[num_steps:], window), length)
+    counts = {"episodes": count, "episodes_dropped": done.sum(dtype=jnp.int32) - count}
+    return tables, left, counts
+
+
+def first_visits(place: Array, here: Array, size: int) -> Array:
+    """Which steps of an episode are the first at their place, bool `[L]`.
+
+    Args:
+        place: int `[L]`, a state, or a pair of state and action as one number below `size`.
+        here: bool `[L]`, the steps that count.
+        size: how many places there are.
+    """
+    time = jnp.arange(place.shape[0])
+    earliest = jnp.full(size, place.shape[0]).at[place].min(jnp.where(here, time, place.shape[0]))
+    return here & (earliest[place] == time)
+
+
+def move(
+    value: Array,
+    visits: Array,
+    place: Array,
+    target: Array,
+    here: Array,
+    learning_rate: Array | float,
+    power: Array | float | None,
+) -> tuple[Array, Array, Array]:
+    """Move values towards one episode's targets: `V(x) <- V(x) + alpha(x) sum of (G_t - V(x)) over t with x_t = x`.
+
+    Every error is taken from the values before. With step size 1 and power 1 the value is the mean of all its targets.
+
+    Args:
+        value: `[N]`, a table in one row.
+        visits: int32 `[N]`, how often each value was updated.
+        place: int `[L]`, which value each step is about.
+        target: `[L]`, `G_t`.
+        here: bool `[L]`, the steps that count.
+        learning_rate, power: `alpha(x) = learning_rate / visits(x)^power`, this episode's visits included.
+
+    Returns:
+        The values, their visits, and the mean of `|G_t - V(x_t)|`.
+    """
+    error = jnp.where(here, target - value[place], 0)
+    visits = visits.at[place].add(here)
+    alpha = decayed(learning_rate, visits[place], power)
+    return value.at[place].add(alpha * error), visits, jnp.abs(error).sum() / jnp.maximum(here.sum(), 1)

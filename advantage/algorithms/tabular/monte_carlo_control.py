@@ -1,0 +1,206 @@
+"""Monte-Carlo control, on-policy and off-policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.tabular.episodes import (
+    Pending,
+    Steps,
+    each_episode,
+    first_visits,
+    pending_init,
+    steps_of,
+)
+from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
+from advantage.algorithms.tabular.table import (
+    EpsilonGreedy,
+    Sizes,
+    decayed,
+    progress_of,
+    sizes_of,
+    uniform_noise,
+)
+from advantage.estimators.credit import discounted_returns
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class MonteCarloControlState(NamedTuple):
+    """Everything that it knows: tables `[S, A]`, unfinished episodes and the clock; `total` sums weights."""
+
+    sizes: Sizes
+    q: Array
+    visits: Array
+    total: Array
+    pending: Pending
+    step: Array
+    total_timesteps: Array
+
+
+class ExploringStarts(NamedTuple):
+    """An actor: any action where an episode begins, bool `starts` `[B]`, and `usual` elsewhere."""
+
+    usual: EpsilonGreedy
+    starts: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class MonteCarloControl:
+    """Monte-Carlo control: the value of an action is the mean of the returns that followed it, and the best is taken.
+
+    Behaviour b is epsilon-greedy. When an episode has ended:
+
+        G_t      <- r_t + gamma G_{t+1}                               backwards
+        rho_t    <- prod_{k > t} pi(a_k | s_k) / b(a_k | s_k)         1 on-policy
+        Q(s, a)  <- Q(s, a) + sum over visits t of alpha w_t (x_t - Q(s, a))
+
+    with one of
+
+        importance      policy pi learned about     x_t         w_t      alpha
+        none            b                           G_t         1        1 / (visits so far)
+        ordinary        the best, from Q            rho_t G_t   1        1 / (visits so far)
+        weighted        the best, from Q            G_t         rho_t    1 / (sum of rho so far)
+
+    With exploring starts the first action of an episode is any, each with the same probability; if in addition every
+    state may begin an episode, then epsilon = 0 does and the values are those of the best policy.
+
+    The best actions are those before this episode is learned from. Where an episode was truncated, its last return
+    bootstraps from `sum_a pi(a | s') Q(s', a)`. Learning happens when the rollout ends: from the episodes that ended in
+    it, in the order of their ends, with whatever part of them lay in earlier rollouts.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", sections 5.3, 5.4 and 5.7, eq. 5.5 to 5.8.
+    """
+
+    importance: Literal["none", "ordinary", "weighted"] = "none"
+    """How returns of the behaviour are weighted to tell of the best policy; none learns about the behaviour."""
+    visits: Literal["first", "every"] = "first"
+    """Which visits of a pair in an episode count."""
+    largest_ratio: float = ranged(1e6, "[1, inf)")
+    """Ratios rho are cut here."""
+    exploring_starts: bool = False
+    """Begin every episode of training with any action; needs n_steps=1. Evaluate such an agent deterministically."""
+    learning_rate: float | Schedule = ranged(1.0, "[0, 1]")
+    """Step size; a number or a schedule of progress."""
+    learning_rate_power: float | None = ranged(1.0, "[0, 1]")
+    """Divides the step size by the visits (or weights) of (s, a) to this power: 1 makes a mean; None keeps it."""
+    gamma: float = ranged(0.99, "[0, 1]")
+    """Discount per step."""
+    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
+    """Probability of an action at random; a number or a schedule of progress."""
+    epsilon_power: float | None = ranged(None, "[0, 1]")
+    """Divides epsilon by the visits of s to this power; None keeps it."""
+    initial_value: float = ranged(0.0, "(-inf, inf)")
+    """Of every Q(s, a); a mean forgets it."""
+    n_steps: int = ranged(128, "[1, inf)")
+    """Steps taken in each environment before learning from the episodes that they ended."""
+    max_episode: int = ranged(1000, "[1, inf)")
+    """Steps of the longest episode that is learned from; longer ones are left out and counted."""
+
+    def __post_init__(self):
+        check(self)
+        if self.exploring_starts and self.n_steps != 1:
+            raise ValueError(
+                f"exploring_starts=True with n_steps={self.n_steps} is not allowed; the actor hears between rollouts "
+                "alone that an episode has begun, so use n_steps=1."
+            )
+
+    def init(self, key: Key, spec: Spec) -> MonteCarloControlState:
+        """The first state. Raises ValueError for spaces that are not finite."""
+        sizes = sizes_of(spec)
+        shape = sizes.n_states, sizes.actions
+        return MonteCarloControlState(
+            sizes,
+            jnp.full(shape, self.initial_value, jnp.float32),
+            jnp.zeros(shape, jnp.int32),
+            jnp.zeros(shape, jnp.float32),
+            pending_init(self.max_episode, spec.num_envs, extra=jnp.zeros((), jnp.float32)),
+            jnp.zeros((), jnp.uint32),
+            jnp.asarray(spec.total_timesteps, jnp.uint32),
+        )
+
+    def actor(self, state: MonteCarloControlState) -> EpsilonGreedy | ExploringStarts:
+        """The table and how much to explore."""
+        usual = self._usual(state)
+        return ExploringStarts(usual, state.pending.length == 0) if self.exploring_starts else usual
+
+    def _usual(self, state: MonteCarloControlState) -> EpsilonGreedy:
+        epsilon = at(self.epsilon, progress_of(state))
+        return EpsilonGreedy(state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), self.epsilon_power))
+
+    def noise(self, actor: EpsilonGreedy | ExploringStarts, key: Key, shape: tuple[int, ...]) -> Array:
+        """What `act` will consume."""
+        return uniform_noise(key, shape)
+
+    def act(
+        self, actor: EpsilonGreedy | ExploringStarts, obs: Pytree, memory: Pytree, noise: Array
+    ) -> tuple[Array, Pytree, Pytree]:
+        """Explore, or take the best: `-> action, memory, its probability`."""
+        if isinstance(actor, ExploringStarts):
+            usual, starts = actor
+            action, memory, probability = self.act(usual, obs, memory, noise)
+            if starts.shape != action.shape:  # not the environments that it was trained in
+                return action, memory, probability
+            first, _, chance = self.act(usual._replace(epsilon=1.0), obs, memory, noise)
+            return jnp.where(starts, first, action), memory, jnp.where(starts, chance, probability)
+        action, probabilities = actor.sample(obs, noise), actor.probabilities(actor.sizes.index(obs))
+        taken = action[..., None] == jnp.arange(actor.sizes.actions)
+        return action, memory, (probabilities * taken).sum(-1)
+
+    def greedy(
+        self, actor: EpsilonGreedy | ExploringStarts, obs: Pytree, memory: Pytree
+    ) -> tuple[Array, Pytree]:
+        """The best action: `-> action, memory`."""
+        usual = actor.usual if isinstance(actor, ExploringStarts) else actor
+        return usual.best(obs), memory
+
+    def update(
+        self, state: MonteCarloControlState, rollout: Rollout, key: Key
+    ) -> tuple[MonteCarloControlState, dict[str, Array]]:
+        """Learn from the episodes that ended: `-> state, metrics`."""
+        learning_rate, power = at(self.learning_rate, progress_of(state)), self.learning_rate_power
+        epsilon = self._usual(state).epsilon if self.importance == "none" else 0.0
+        shape = state.q.shape
+
+        def learn(carry, episode: Steps, here: Array):
+            q, visits, total, error = carry
+            target = EpsilonGreedy(state.sizes, q, epsilon)
+            discount = self.gamma * (1 - episode.terminated)
+            following = target.expected(episode.next_state)
+            earned = discounted_returns(episode.reward, discount, following)
+            pair = episode.state * shape[1] + episode.action
+            counts = first_visits(pair, here, q.size) if self.visits == "first" else here
+            weight = counts.astype(jnp.float32)
+            if self.importance != "none":
+                probability = target.probabilities(episode.state)[jnp.arange(len(pair)), episode.action]
+                ratio = jnp.where(here, probability / jnp.maximum(episode.extra, 1e-9), 1)
+                rho = ratios_to_the_end(jnp.append(ratio[1:], 1), self.largest_ratio)
+                earned, weight = (
+                    (rho * earned, weight) if self.importance == "ordinary" else (earned, rho * weight)
+                )
+            q, total, missed = move_by_weight(
+                q.ravel(), total.ravel(), pair, earned, weight, learning_rate, power
+            )
+            visits = visits.at[episode.state, episode.action].add(here)
+            return q.reshape(shape), visits, total.reshape(shape), error + missed
+
+        steps = steps_of(state.sizes, rollout, rollout.extras)
+        carry = state.q, state.visits, state.total, jnp.zeros(())
+        carry, pending, counts = each_episode(learn, carry, state.pending, steps, rollout.truncated)
+        q, visits, total, error = carry
+        learned = state._replace(
+            q=q,
+            visits=visits,
+            total=total,
+            pending=pending,
+            step=state.step + jnp.uint32(rollout.reward.size),
+        )
+        metrics = {
+            "return_error": error / jnp.maximum(counts["episodes"], 1),
+            "learning_rate": jnp.asarray(learning_rate, jnp.float32),
+        }
+        return learned, metrics | counts

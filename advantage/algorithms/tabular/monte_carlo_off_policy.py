@@ -1,0 +1,156 @@
+"""Monte-Carlo prediction of one policy from episodes of another."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.tabular.episodes import (
+    Pending,
+    Steps,
+    each_episode,
+    first_visits,
+    pending_init,
+    steps_of,
+)
+from advantage.algorithms.tabular.given_policy import Follow, GivenPolicy, PolicyTable, follow, given
+from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
+from advantage.algorithms.tabular.table import Sizes, sizes_of, uniform_noise
+from advantage.estimators.credit import discounted_returns
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class MonteCarloOffPolicyState(NamedTuple):
+    """Everything that it knows: b, the ratios `pi / b` `[S, A]`, tables `[S]`, unfinished episodes and the clock."""
+
+    behaviour: Follow
+    ratio: Array
+    v: Array
+    total: Array
+    pending: Pending
+    step: Array
+    total_timesteps: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class MonteCarloOffPolicy:
+    """Off-policy Monte-Carlo prediction: learn the values of a policy pi from what another one, b, has earned.
+
+    When an episode has ended, with the sums over all visits t of s in all episodes so far:
+
+        G_t    <- r_t + gamma G_{t+1}                              backwards; the last one bootstraps if truncated
+        rho_t  <- prod_{k >= t} pi(a_k | s_k) / b(a_k | s_k)
+        V(s)   <- sum rho_t G_t / (number of visits)               ordinary: unbiased, its variance may be infinite
+                  sum rho_t G_t / sum rho_t                        weighted: biased at first, far less variable
+
+    b takes every action that pi may take. Learning happens when the rollout ends: from the episodes that ended in it,
+    with whatever part of them lay in earlier rollouts.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", eq. 5.5 and 5.6.
+    """
+
+    importance: Literal["ordinary", "weighted"] = "weighted"
+    """What the sum of weighted returns is divided by: the number of visits, or the sum of weights."""
+    gamma: float = ranged(0.99, "[0, 1]")
+    """Discount per step."""
+    visits: Literal["first", "every"] = "first"
+    """Which visits of a state in an episode count."""
+    largest_ratio: float = ranged(1e6, "[1, inf)")
+    """Ratios rho are cut here."""
+    initial_value: float = ranged(0.0, "(-inf, inf)")
+    """Of V(s) before its first visit."""
+    n_steps: int = ranged(128, "[1, inf)")
+    """Steps taken in each environment before learning from the episodes that they ended."""
+    max_episode: int = ranged(1000, "[1, inf)")
+    """Steps of the longest episode that is learned from; longer ones are left out and counted."""
+    policy: PolicyTable = None
+    """pi: probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
+    Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
+    behaviour: PolicyTable = None
+    """b: like `policy`."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "policy", given(self.policy))
+        object.__setattr__(self, "behaviour", given(self.behaviour))
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> MonteCarloOffPolicyState:
+        """The first state.
+
+        Raises:
+            ValueError: spaces that are not finite, a policy that does not fit them, or an action of pi that b never
+                takes.
+        """
+        sizes = sizes_of(spec)
+        behaviour, _ = follow(self.behaviour, sizes), follow(self.policy, sizes)
+        b, pi = _probabilities(self.behaviour, sizes), _probabilities(self.policy, sizes)
+        for s, a in np.argwhere((pi > 0) & (b == 0))[:1].tolist():
+            raise ValueError(
+                f"policy takes action {a} in state {s} and behaviour never does, so nothing can be learned about it; "
+                "give a behaviour with some probability for every action of policy."
+            )
+        return MonteCarloOffPolicyState(
+            behaviour,
+            jnp.asarray(pi / np.where(b > 0, b, 1), jnp.float32),
+            jnp.full(sizes.n_states, self.initial_value, jnp.float32),
+            jnp.zeros(sizes.n_states, jnp.float32),
+            pending_init(self.max_episode, spec.num_envs),
+            jnp.zeros((), jnp.uint32),
+            jnp.asarray(spec.total_timesteps, jnp.uint32),
+        )
+
+    def actor(self, state: MonteCarloOffPolicyState) -> Follow:
+        """The behaviour."""
+        return state.behaviour
+
+    def noise(self, actor: Follow, key: Key, shape: tuple[int, ...]) -> Array:
+        """What `act` will consume."""
+        return uniform_noise(key, shape)
+
+    def act(self, actor: Follow, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
+        """Draw from the behaviour: `-> action, memory, extras`."""
+        return actor.sample(obs, noise), memory, ()
+
+    def greedy(self, actor: Follow, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        """The behaviour's most probable action: `-> action, memory`."""
+        return actor.best(obs), memory
+
+    def update(
+        self, state: MonteCarloOffPolicyState, rollout: Rollout, key: Key
+    ) -> tuple[MonteCarloOffPolicyState, dict[str, Array]]:
+        """Learn from the episodes that ended: `-> state, metrics`."""
+
+        def learn(carry, episode: Steps, here: Array):
+            v, total, error = carry
+            discount = self.gamma * (1 - episode.terminated)
+            earned = discounted_returns(episode.reward, discount, v[episode.next_state])
+            ratio = jnp.where(here, state.ratio[episode.state, episode.action], 1)
+            rho = ratios_to_the_end(ratio, self.largest_ratio)
+            counts = first_visits(episode.state, here, v.shape[0]) if self.visits == "first" else here
+            if self.importance == "ordinary":
+                v, total, missed = move_by_weight(
+                    v, total, episode.state, rho * earned, 1.0 * counts, 1.0, 1.0
+                )
+            else:
+                v, total, missed = move_by_weight(v, total, episode.state, earned, rho * counts, 1.0, 1.0)
+            return v, total, error + missed
+
+        steps = steps_of(state.behaviour.sizes, rollout)
+        carry = state.v, state.total, jnp.zeros(())
+        carry, pending, counts = each_episode(learn, carry, state.pending, steps, rollout.truncated)
+        v, total, error = carry
+        learned = state._replace(
+            v=v, total=total, pending=pending, step=state.step + jnp.uint32(rollout.reward.size)
+        )
+        return learned, {"return_error": error / jnp.maximum(counts["episodes"], 1)} | counts
+
+
+def _probabilities(policy: GivenPolicy | None, sizes: Sizes) -> np.ndarray:
+    if policy is None:
+        return np.full((sizes.n_states, sizes.actions), 1 / sizes.actions)
+    return np.eye(sizes.actions)[policy.table] if policy.table.ndim == 1 else policy.table

@@ -1,0 +1,132 @@
+"""Monte-Carlo prediction, first-visit and every-visit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.tabular.episodes import (
+    Pending,
+    Steps,
+    each_episode,
+    first_visits,
+    move,
+    pending_init,
+    steps_of,
+)
+from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
+from advantage.algorithms.tabular.table import progress_of, sizes_of, uniform_noise
+from advantage.estimators.credit import discounted_returns
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class MonteCarloPredictionState(NamedTuple):
+    """Everything that it knows: the policy, tables `[S]`, unfinished episodes and the clock."""
+
+    policy: Follow
+    v: Array
+    visits: Array
+    pending: Pending
+    step: Array
+    total_timesteps: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class MonteCarloPrediction:
+    """Monte-Carlo prediction: the value of a state is the mean of the returns that followed it.
+
+    When an episode has ended:
+
+        G_t  <- r_t + gamma G_{t+1}                                  backwards; the last one bootstraps if truncated
+        V(s) <- V(s) + alpha(s) sum of (G_t - V(s)) over the visits t of s: the first, or every one
+
+    By default `alpha(s) = 1 / (visits of s)`, which makes the running mean. Means of first visits are unbiased; those
+    of every visit converge too. Learning happens when the rollout ends: from the episodes that ended in it, one after
+    another in the order of their ends, with whatever part of them lay in earlier rollouts.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", section 5.1 and eq. 6.1; Singh & Sutton 1996, "Reinforcement
+    learning with replacing eligibility traces", section 3.
+    """
+
+    learning_rate: float | Schedule = ranged(1.0, "[0, 1]")
+    """Step size; a number or a schedule of progress."""
+    learning_rate_power: float | None = ranged(1.0, "[0, 1]")
+    """Divides the step size by the visits of s to this power: 1 makes a running mean; None keeps it."""
+    gamma: float = ranged(0.99, "[0, 1]")
+    """Discount per step."""
+    visits: Literal["first", "every"] = "first"
+    """Which visits of a state in an episode count."""
+    initial_value: float = ranged(0.0, "(-inf, inf)")
+    """Of every V(s); a running mean forgets it."""
+    n_steps: int = ranged(128, "[1, inf)")
+    """Steps taken in each environment before learning from the episodes that they ended."""
+    max_episode: int = ranged(1000, "[1, inf)")
+    """Steps of the longest episode that is learned from; longer ones are left out and counted."""
+    policy: PolicyTable = None
+    """Probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
+    Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "policy", given(self.policy))
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> MonteCarloPredictionState:
+        """The first state. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
+        sizes = sizes_of(spec)
+        return MonteCarloPredictionState(
+            follow(self.policy, sizes),
+            jnp.full(sizes.n_states, self.initial_value, jnp.float32),
+            jnp.zeros(sizes.n_states, jnp.int32),
+            pending_init(self.max_episode, spec.num_envs),
+            jnp.zeros((), jnp.uint32),
+            jnp.asarray(spec.total_timesteps, jnp.uint32),
+        )
+
+    def actor(self, state: MonteCarloPredictionState) -> Follow:
+        """The policy."""
+        return state.policy
+
+    def noise(self, actor: Follow, key: Key, shape: tuple[int, ...]) -> Array:
+        """What `act` will consume."""
+        return uniform_noise(key, shape)
+
+    def act(self, actor: Follow, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
+        """Draw from the policy: `-> action, memory, extras`."""
+        return actor.sample(obs, noise), memory, ()
+
+    def greedy(self, actor: Follow, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        """The policy's most probable action: `-> action, memory`."""
+        return actor.best(obs), memory
+
+    def update(
+        self, state: MonteCarloPredictionState, rollout: Rollout, key: Key
+    ) -> tuple[MonteCarloPredictionState, dict[str, Array]]:
+        """Learn from the episodes that ended: `-> state, metrics`."""
+        learning_rate = at(self.learning_rate, progress_of(state))
+
+        def learn(carry, episode: Steps, here: Array):
+            v, visits, total = carry
+            discount = self.gamma * (1 - episode.terminated)
+            target = discounted_returns(episode.reward, discount, v[episode.next_state])
+            if self.visits == "first":
+                here = first_visits(episode.state, here, v.shape[0])
+            power = self.learning_rate_power
+            v, visits, error = move(v, visits, episode.state, target, here, learning_rate, power)
+            return v, visits, total + error
+
+        steps = steps_of(state.policy.sizes, rollout)
+        carry = state.v, state.visits, jnp.zeros(())
+        carry, pending, counts = each_episode(learn, carry, state.pending, steps, rollout.truncated)
+        v, visits, total = carry
+        learned = state._replace(
+            v=v, visits=visits, pending=pending, step=state.step + jnp.uint32(rollout.reward.size)
+        )
+        metrics = {
+            "return_error": total / jnp.maximum(counts["episodes"], 1),
+            "learning_rate": jnp.asarray(learning_rate, jnp.float32),
+        }
+        return learned, metrics | counts
