@@ -13,11 +13,51 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit as EpsilonGreedyBandit
+    from advantage.algorithms.bandits.gradient_bandit import GradientBandit as GradientBandit
+    from advantage.algorithms.bandits.thompson import Thompson as Thompson
+    from advantage.algorithms.bandits.ucb import UCB as UCB
+    from advantage.algorithms.dynamic_programming.backward_induction import (
+        BackwardInduction as BackwardInduction,
+    )
+    from advantage.algorithms.dynamic_programming.gauss_seidel import GaussSeidel as GaussSeidel
+    from advantage.algorithms.dynamic_programming.linear_programming import (
+        LinearProgramming as LinearProgramming,
+    )
+    from advantage.algorithms.dynamic_programming.modified_policy_iteration import (
+        ModifiedPolicyIteration as ModifiedPolicyIteration,
+    )
+    from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration as PolicyIteration
+    from advantage.algorithms.dynamic_programming.prioritised_value_iteration import (
+        PrioritisedValueIteration as PrioritisedValueIteration,
+    )
+    from advantage.algorithms.dynamic_programming.relative_value_iteration import (
+        RelativeValueIteration as RelativeValueIteration,
+    )
+    from advantage.algorithms.dynamic_programming.solve import Solution as Solution
+    from advantage.algorithms.dynamic_programming.solve import solve as solve
+    from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
     from advantage.algorithms.hyperparameters import Linear as Linear
     from advantage.algorithms.policy_gradient.ppo import PPO as PPO
     from advantage.algorithms.presets import Preset as Preset
     from advantage.algorithms.presets import preset as preset
+    from advantage.algorithms.tabular.double_q_learning import DoubleQLearning as DoubleQLearning
+    from advantage.algorithms.tabular.dyna import Dyna as Dyna
+    from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa as ExpectedSarsa
+    from advantage.algorithms.tabular.lambda_return import OfflineLambdaReturn as OfflineLambdaReturn
+    from advantage.algorithms.tabular.monte_carlo_control import MonteCarloControl as MonteCarloControl
+    from advantage.algorithms.tabular.monte_carlo_off_policy import MonteCarloOffPolicy as MonteCarloOffPolicy
+    from advantage.algorithms.tabular.monte_carlo_prediction import (
+        MonteCarloPrediction as MonteCarloPrediction,
+    )
+    from advantage.algorithms.tabular.prioritised_sweeping import PrioritisedSweeping as PrioritisedSweeping
     from advantage.algorithms.tabular.q_learning import QLearning as QLearning
+    from advantage.algorithms.tabular.sarsa import Sarsa as Sarsa
+    from advantage.algorithms.tabular.sarsa_lambda import SarsaLambda as SarsaLambda
+    from advantage.algorithms.tabular.td import TD as TD
+    from advantage.algorithms.tabular.td_lambda import TDLambda as TDLambda
+    from advantage.algorithms.tabular.tree_backup import TreeBackup as TreeBackup
+    from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
     from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
     from advantage.environments.check import check_environment as check_environment
     from advantage.environments.make import MissingExtra as MissingExtra
@@ -53,6 +93,34 @@ _HOMES = {
     "Preset": "algorithms.presets",
     "preset": "algorithms.presets",
     "QLearning": "algorithms.tabular.q_learning",
+    "MonteCarloPrediction": "algorithms.tabular.monte_carlo_prediction",
+    "TD": "algorithms.tabular.td",
+    "TDLambda": "algorithms.tabular.td_lambda",
+    "OfflineLambdaReturn": "algorithms.tabular.lambda_return",
+    "DoubleQLearning": "algorithms.tabular.double_q_learning",
+    "ExpectedSarsa": "algorithms.tabular.expected_sarsa",
+    "Sarsa": "algorithms.tabular.sarsa",
+    "SarsaLambda": "algorithms.tabular.sarsa_lambda",
+    "TreeBackup": "algorithms.tabular.tree_backup",
+    "WatkinsQLambda": "algorithms.tabular.watkins_q_lambda",
+    "MonteCarloControl": "algorithms.tabular.monte_carlo_control",
+    "MonteCarloOffPolicy": "algorithms.tabular.monte_carlo_off_policy",
+    "EpsilonGreedyBandit": "algorithms.bandits.epsilon_greedy",
+    "GradientBandit": "algorithms.bandits.gradient_bandit",
+    "Thompson": "algorithms.bandits.thompson",
+    "UCB": "algorithms.bandits.ucb",
+    "Dyna": "algorithms.tabular.dyna",
+    "PrioritisedSweeping": "algorithms.tabular.prioritised_sweeping",
+    "ValueIteration": "algorithms.dynamic_programming.value_iteration",
+    "GaussSeidel": "algorithms.dynamic_programming.gauss_seidel",
+    "PrioritisedValueIteration": "algorithms.dynamic_programming.prioritised_value_iteration",
+    "PolicyIteration": "algorithms.dynamic_programming.policy_iteration",
+    "ModifiedPolicyIteration": "algorithms.dynamic_programming.modified_policy_iteration",
+    "BackwardInduction": "algorithms.dynamic_programming.backward_induction",
+    "RelativeValueIteration": "algorithms.dynamic_programming.relative_value_iteration",
+    "LinearProgramming": "algorithms.dynamic_programming.linear_programming",
+    "Solution": "algorithms.dynamic_programming.solve",
+    "solve": "algorithms.dynamic_programming.solve",
     "MDP": "environments.tabular.mdp",
     "POMDP": "environments.tabular.mdp",
     "MarkovChain": "environments.tabular.mdp",

@@ -197,9 +197,10 @@ def train(arguments: Sequence[str]) -> int:
     chosen, default, options = (
         _preset(wanted, environment, arguments) if wanted and environment else (None, cls(), {})
     )
+    group = (wanted or "algorithm").replace("-", "_")
     fields = [
         ("run", Options, dataclasses.field(default_factory=lambda: Options(**options))),
-        (wanted or "algorithm", cls, dataclasses.field(default_factory=lambda: default)),
+        (group, cls, dataclasses.field(default_factory=lambda: default)),
         ("preset", str, "auto"),
         ("out", Path | None, None),
         ("root", Path, Path("runs")),
@@ -218,7 +219,7 @@ def train(arguments: Sequence[str]) -> int:
     (_, environment), parsed = _parse("train", ["ALGORITHM", "ENVIRONMENT"], flags, arguments)
     notice = f"Defaults from the preset for {chosen} (--preset none for {wanted}'s own)." if chosen else ""
     runs = run_training(
-        getattr(parsed, wanted or "algorithm"),
+        getattr(parsed, group),
         environment,
         out=parsed.out,
         root=parsed.root,
@@ -432,12 +433,14 @@ def _summarise(runs: list[Any]) -> None:
     """What happened, where the files are, what to type next."""
     from advantage.runs.folder import RunFolder
 
+    unit = "iterations" if hasattr(runs[0].algorithm, "solver") else "steps"
     for run in runs:
         folder = RunFolder(run.path)
         curve = f"  curve       {folder.curve_path}\n" if folder.curve_path.exists() else ""
+        curve += f"  policy      {folder.policy_path}\n" if folder.policy_path.exists() else ""
         result = f": {run.evaluation}" if run.evaluation is not None else ""
         print(
-            f"\nSeed {run.seed}: {run.step:,} steps{result}\n{curve}"
+            f"\nSeed {run.seed}: {run.step:,} {unit}{result}\n{curve}"
             f"  numbers     {folder.progress_path}, {folder.episodes_path}\n"
             f"  checkpoint  {folder.last}"
         )

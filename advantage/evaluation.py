@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.algorithms.dynamic_programming.planner import playable
 from advantage.algorithms.registry import algorithm_name, from_json
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.make import Environment, resolve
@@ -148,7 +149,7 @@ def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None)
     _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
-        chosen: Any = algorithm or from_json(config["algorithm"], config["hyperparameters"])
+        chosen: Any = playable(algorithm or from_json(config["algorithm"], config["hyperparameters"]))
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"

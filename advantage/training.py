@@ -17,9 +17,10 @@ import gymnasium
 import jax
 import numpy as np
 
+from advantage.algorithms.dynamic_programming.planner import Planner, playable
 from advantage.algorithms.registry import algorithm_name, to_json
 from advantage.environments.check import check_instance
-from advantage.environments.make import Environment, MissingExtra, resolve
+from advantage.environments.make import Environment, MissingExtra, resolve, table_of
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
     CONFIG_FIELDS,
@@ -30,9 +31,11 @@ from advantage.evaluation import (
     restore_checkpoint,
     restore_config,
 )
+from advantage.report import table_report
 from advantage.rollout.device import DeviceDriver
-from advantage.rollout.episodes import Episodes, iterations_per_row
+from advantage.rollout.episodes import Episodes
 from advantage.rollout.host import HostDriver
+from advantage.rollout.planning import PlanningDriver
 from advantage.rollout.stepper import failure
 from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
@@ -230,13 +233,14 @@ def train(
         NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is as it was.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
-    settings = _options(options)
+    settings, algorithm = _options(options), playable(algorithm)
     target = resolve(environment)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=environment.num_envs)
     reporter = reporter or Silent()
     seeds = [settings.seed + n for n in range(settings.num_seeds)]
-    groups = [seeds] if target.kind == "device" else [[seed] for seed in seeds]
+    at_once = target.kind == "device" and not isinstance(algorithm, Planner)
+    groups = [seeds] if at_once else [[seed] for seed in seeds]
     runs: list[Run] = []
     for group in groups:
         started = time.perf_counter()
@@ -358,11 +362,11 @@ class _Loop:
         self.algorithm, self.target, self.settings, self.seeds = algorithm, target, settings, seeds
         self.callback, self.reporter, self.started = callback, reporter, started
         self.eval_environment = resolve(eval_environment) if eval_environment is not None else target
-        self.on_device = target.kind == "device"
+        self.planning = isinstance(algorithm, Planner)
+        self.on_device = target.kind == "device" and not self.planning
         spaces = _spaces(target)
         self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
         self.iteration, self.step = 0, 0
-        self.per_row = iterations_per_row(algorithm, self.spec)
 
         @jax.jit
         @partial(jax.vmap, in_axes=(None, 0, None))
@@ -379,6 +383,9 @@ class _Loop:
             self.driver.start(key_worlds)
         else:
             self.state, self.run_key = jax.tree.map(lambda leaf: leaf[0], (self.state, self.run_keys))
+        if self.planning:
+            self.driver = PlanningDriver(algorithm, table_of(target))
+        elif not self.on_device:
             args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
             self.driver = HostDriver(*args)
 
@@ -420,7 +427,14 @@ class _Loop:
         state, records, metadata = restore_checkpoint(folder.last, self.algorithm, template)
         self.step, self.iteration = metadata["step"], metadata["iteration"]
         total = self.settings.total_timesteps
-        if self.step >= total and (not self._evaluates or metadata["evaluated"] >= self.step):
+        if not self.on_device and self.target.kind == "vector":
+            self.driver.start()
+        notices = self.driver.restore(records)
+        if self._finished and (not self._evaluates or metadata["evaluated"] >= self.step):
+            if self.step < total:
+                raise ValueError(
+                    f"{folder.path} has converged; to go on, train anew with a smaller tolerance."
+                )
             raise ValueError(
                 f"{folder.path} has taken its {self.step:_} steps; to go on, give a larger budget: "
                 f"--total-timesteps {2 * self.step} (total_timesteps=)."
@@ -429,9 +443,7 @@ class _Loop:
         self.state = (
             jax.tree.map(lambda leaf: jax.numpy.asarray(leaf)[None], state) if self.on_device else state
         )
-        if not self.on_device and self.target.kind == "vector":
-            self.driver.start()
-        for notice in self.driver.restore(records):
+        for notice in notices:
             self.reporter.message(notice)
         config["training"]["total_timesteps"] = total
         write_config(folder, config)
@@ -451,7 +463,7 @@ class _Loop:
         if not self.step:
             self._save()  # a run that is killed early can be resumed too
         with Interrupt(self.reporter.message) as interrupt, self._last_words():
-            while self.step < total and not stopped and interrupt.signal is None:
+            while not (self._finished or stopped or interrupt.signal is not None):
                 n_steps = min(self.algorithm.n_steps, (total - self.step) // settings.num_envs)
                 size = n_steps * settings.num_envs
                 due = [_next(self.step, checkpoint_every), _next(self.step, settings.eval_every), total]
@@ -472,14 +484,15 @@ class _Loop:
                     self._evaluate()
                 if _crossed(before, self.step, checkpoint_every) or evaluating:
                     self._save()
-            finished = self.step >= total
+            finished = self._finished
             self._save()
             if finished and interrupt.signal is None:
                 self._evaluate()
                 self._save()
-        for journal in self.journals:
+        for place, journal in enumerate(self.journals):
             journal.logger.flush()
             plot_curve(journal.folder)
+            self._report_table(place)
         self.reporter.end()
         if interrupt.signal is not None:
             commands = "; ".join(
@@ -518,6 +531,11 @@ class _Loop:
         return _Journal(folder, logger, seed, collections.deque(maxlen=RECENT_EPISODES))
 
     @property
+    def _finished(self) -> bool:
+        """Whether the budget is spent, or a plan needs no more of it."""
+        return self.step >= self.settings.total_timesteps or (self.planning and self.driver.finished)
+
+    @property
     def _evaluates(self) -> bool:
         return self.settings.eval_episodes > 0 and self.eval_environment.kind != "vector"
 
@@ -534,6 +552,7 @@ class _Loop:
             "num_envs": self.settings.num_envs,
             "stepping": where,
             "rollout_bytes": self.driver.rollout_bytes,
+            "planning": self.planning,
             "folders": [journal.folder.path for journal in self.journals],
         }
 
@@ -562,7 +581,7 @@ class _Loop:
         if wrong:
             place, late = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
             names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, late]))
-            size, late = n_steps * self.settings.num_envs, int(late) * self.per_row
+            size, late = n_steps * self.settings.num_envs, int(late) * self.driver.per_row
             raise NonFiniteUpdate(
                 f"The update after step {self.step + (late + 1) * size:_} (iteration {self.iteration + late}, "
                 f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
@@ -577,7 +596,7 @@ class _Loop:
         columns = {"r": episodes.returns, "l": episodes.lengths, "step": episodes.steps}
         journal.logger.episodes(columns | {"env": episodes.envs, "episode": episodes.numbers})
         counts = np.minimum(
-            np.arange(self.per_row, count + self.per_row, self.per_row), count
+            np.arange(self.driver.per_row, count + self.driver.per_row, self.driver.per_row), count
         )  # iterations up to each row
         ends = np.searchsorted(episodes.steps, before + size * counts, side="right")
         begin = 0
@@ -611,15 +630,28 @@ class _Loop:
                 )
             return
         for place, journal in enumerate(self.journals):
-            state = self._state_of(place)
-            agent = Agent(self.algorithm, state, self.spec, self.target.name, self.step)
             result = evaluate(
-                agent, self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
+                self._agent(place), self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
             )
             journal.evaluation, journal.evaluated = result, self.step
             journal.logger.evaluation(self.step, result.returns, result.lengths, True, journal.seed)
             who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
             self.reporter.message(f"Evaluation at step {self.step:_}: {who}{result}")
+
+    def _agent(self, place: int) -> Agent:
+        return Agent(self.algorithm, self._state_of(place), self.spec, self.target.name, self.step)
+
+    def _report_table(self, place: int) -> None:
+        """In a finite world, tell and draw the policy of an agent that keeps a table."""
+        report, journal = table_report(self._agent(place), self.target), self.journals[place]
+        if report is not None:
+            unit = "iterations" if self.planning else "steps"
+            name = f"{algorithm_name(self.algorithm)} on {self.target.name}"
+            report.plot(journal.folder, f"{name}\nseed {journal.seed}, after {self.step:,} {unit}")
+            if place == 0:
+                verdict = self.driver.verdict if self.planning else None
+                for line in report.lines(journal.evaluation, verdict):
+                    self.reporter.message(line)
 
     def _save(self) -> None:
         """Checkpoint every seed; `best` follows the evaluations."""

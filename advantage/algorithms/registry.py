@@ -8,11 +8,67 @@ from typing import Any
 
 import jax
 
+from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit
+from advantage.algorithms.bandits.gradient_bandit import GradientBandit
+from advantage.algorithms.bandits.thompson import Thompson
+from advantage.algorithms.bandits.ucb import UCB
+from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction
+from advantage.algorithms.dynamic_programming.gauss_seidel import GaussSeidel
+from advantage.algorithms.dynamic_programming.linear_programming import LinearProgramming
+from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
+from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration
+from advantage.algorithms.dynamic_programming.prioritised_value_iteration import PrioritisedValueIteration
+from advantage.algorithms.dynamic_programming.relative_value_iteration import RelativeValueIteration
+from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.policy_gradient.ppo import PPO
+from advantage.algorithms.tabular.double_q_learning import DoubleQLearning
+from advantage.algorithms.tabular.dyna import Dyna
+from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa
+from advantage.algorithms.tabular.given_policy import GivenPolicy
+from advantage.algorithms.tabular.lambda_return import OfflineLambdaReturn
+from advantage.algorithms.tabular.monte_carlo_control import MonteCarloControl
+from advantage.algorithms.tabular.monte_carlo_off_policy import MonteCarloOffPolicy
+from advantage.algorithms.tabular.monte_carlo_prediction import MonteCarloPrediction
+from advantage.algorithms.tabular.prioritised_sweeping import PrioritisedSweeping
 from advantage.algorithms.tabular.q_learning import QLearning
+from advantage.algorithms.tabular.sarsa import Sarsa
+from advantage.algorithms.tabular.sarsa_lambda import SarsaLambda
+from advantage.algorithms.tabular.td import TD
+from advantage.algorithms.tabular.td_lambda import TDLambda
+from advantage.algorithms.tabular.tree_backup import TreeBackup
+from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda
 
-ALGORITHMS = {"ppo": PPO, "q-learning": QLearning}
+ALGORITHMS = {
+    "ppo": PPO,
+    "q-learning": QLearning,
+    "monte-carlo-prediction": MonteCarloPrediction,
+    "td": TD,
+    "td-lambda": TDLambda,
+    "lambda-return": OfflineLambdaReturn,
+    "double-q-learning": DoubleQLearning,
+    "expected-sarsa": ExpectedSarsa,
+    "sarsa": Sarsa,
+    "sarsa-lambda": SarsaLambda,
+    "tree-backup": TreeBackup,
+    "watkins-q-lambda": WatkinsQLambda,
+    "monte-carlo-control": MonteCarloControl,
+    "monte-carlo-off-policy": MonteCarloOffPolicy,
+    "dyna": Dyna,
+    "prioritised-sweeping": PrioritisedSweeping,
+    "epsilon-greedy-bandit": EpsilonGreedyBandit,
+    "ucb": UCB,
+    "thompson": Thompson,
+    "gradient-bandit": GradientBandit,
+    "value-iteration": ValueIteration,
+    "gauss-seidel": GaussSeidel,
+    "prioritised-value-iteration": PrioritisedValueIteration,
+    "policy-iteration": PolicyIteration,
+    "modified-policy-iteration": ModifiedPolicyIteration,
+    "backward-induction": BackwardInduction,
+    "relative-value-iteration": RelativeValueIteration,
+    "linear-programming": LinearProgramming,
+}
 
 
 def algorithm_class(name: str) -> type:
@@ -26,12 +82,16 @@ def algorithm_class(name: str) -> type:
 
 def algorithm_name(algorithm: Any) -> str:
     """The name that an algorithm has on the command line."""
-    known = {cls: name for name, cls in ALGORITHMS.items()}
-    return known.get(type(algorithm), type(algorithm).__name__)
+    known, cls = (
+        {cls: name for name, cls in ALGORITHMS.items()},
+        type(getattr(algorithm, "solver", algorithm)),
+    )
+    return known.get(cls, cls.__name__)
 
 
 def to_json(algorithm: Any) -> dict[str, Any]:
     """Every hyperparameter as JSON; a function or a network of the user's becomes `{"python": its name}`."""
+    algorithm = getattr(algorithm, "solver", algorithm)  # of a planner
     fields = dataclasses.fields(algorithm)
     return {field.name: _value_to_json(getattr(algorithm, field.name)) for field in fields}
 
@@ -63,8 +123,8 @@ def _value_to_json(value: Any) -> Any:
         return {"linear": [float(value.start), float(value.end)]}
     if isinstance(value, tuple) and all(isinstance(item, int | float) for item in value):
         return list(value)
-    if isinstance(value, jax.Array):
-        return value.item()
+    if isinstance(value, jax.Array | GivenPolicy):
+        return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return {"python": repr(value)}

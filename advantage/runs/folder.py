@@ -65,6 +65,10 @@ class RunFolder:
         return self.path / "curve.png"
 
     @property
+    def policy_path(self) -> Path:
+        return self.path / "policy.png"
+
+    @property
     def videos(self) -> Path:
         return self.path / "videos"
 

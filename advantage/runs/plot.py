@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from advantage.runs.folder import RunFolder, read_config
-from advantage.runs.log import read_episodes, read_evaluations
+from advantage.runs.log import read_episodes, read_evaluations, read_progress
 
 MAX_DOTS = 5000
 WINDOW = 100
@@ -19,6 +19,8 @@ _INK, _GREY, _BLUE, _ORANGE = "#24292f", "#6e7781", "#1f6feb", "#d1570a"
 
 def plot_curve(folder: RunFolder) -> Path | None:
     """Draw every episode, their running mean and the evaluations into curve.png, 1200 x 700 pixels.
+
+    Of a solver's run it shows how the error fell instead.
 
     Returns:
         The path of the picture; None where matplotlib is not installed (`pip install "advantage[plot]"`).
@@ -34,14 +36,51 @@ def plot_curve(folder: RunFolder) -> Path | None:
 def _draw(folder: RunFolder) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
 
-    config = read_config(folder, ("algorithm", "environment", "seed"))
-    episodes, evaluations = read_episodes(folder), read_evaluations(folder)
-
+    config, progress = read_config(folder, ("algorithm", "environment", "seed")), read_progress(folder)
     figure = Figure(figsize=(12, 7), dpi=100, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    if "train/residual" in progress:
+        _draw_convergence(axes, progress)
+    else:
+        _draw_episodes(axes, folder)
+    title = f"{config['algorithm']} on {config['environment']}, seed {config['seed']}"
+    axes.set_title(title, loc="left", fontsize=17, color=_INK, pad=14)
+    axes.tick_params(labelsize=12, labelcolor=_GREY, color="#d0d7de")
+    axes.grid(True, color="#eaeef2", linewidth=1)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#d0d7de")
+    temporary = folder.curve_path.with_name(".curve.png.tmp")
+    canvas.print_png(temporary)
+    os.replace(temporary, folder.curve_path)
+
+
+def _draw_convergence(axes: Any, progress: dict[str, np.ndarray]) -> None:
+    """How far from a fixed point, and from the truth at most, each iteration was."""
+    shown = {"train/error_bound": (_BLUE, "error at most"), "train/residual": (_ORANGE, "residual")}
+    for name, (colour, label) in shown.items():
+        known = progress.get(name, np.zeros(0)) > 0
+        if known.any():
+            line = {
+                "color": colour,
+                "linewidth": 2.2,
+                "marker": "o",
+                "markersize": 3 if known.sum() > 30 else 6,
+            }
+            axes.plot(progress["iteration"][known], progress[name][known], label=label, **line)
+    if axes.has_data():
+        axes.set_yscale("log")
+        axes.legend(frameon=False, fontsize=12, labelcolor=_INK, loc="best")
+    axes.set_xlabel("iterations", fontsize=13, color=_GREY)
+    axes.set_ylabel("in units of return", fontsize=13, color=_GREY)
+
+
+def _draw_episodes(axes: Any, folder: RunFolder) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    episodes, evaluations = read_episodes(folder), read_evaluations(folder)
     order = np.argsort(episodes["step"], kind="stable")
     step, reward = episodes["step"][order], episodes["r"][order]
     if step.size:
@@ -67,19 +106,9 @@ def _draw(folder: RunFolder) -> None:
     else:
         axes.text(0.5, 0.5, "no episode has finished yet", transform=axes.transAxes, ha="center", color=_GREY)
 
-    title = f"{config['algorithm']} on {config['environment']}, seed {config['seed']}"
-    axes.set_title(title, loc="left", fontsize=17, color=_INK, pad=14)
     axes.set_xlabel("environment steps", fontsize=13, color=_GREY)
     axes.set_ylabel("episode return", fontsize=13, color=_GREY)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.tick_params(labelsize=12, labelcolor=_GREY, color="#d0d7de")
-    axes.grid(True, color="#eaeef2", linewidth=1)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#d0d7de")
-    temporary = folder.curve_path.with_name(".curve.png.tmp")
-    canvas.print_png(temporary)
-    os.replace(temporary, folder.curve_path)
 
 
 def running_mean(x: np.ndarray, window: int) -> np.ndarray:

@@ -11,7 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from advantage.environments.memory import readable
 
 SECONDS_BETWEEN_LINES = 5.0
-SHOWN = {"rollout/ep_rew_mean": "return", "train/approx_kl": "KL"}
+SHOWN = {
+    "rollout/ep_rew_mean": "return",
+    "train/approx_kl": "KL",
+    "train/start_value": "value of the start",
+    "train/gain": "average reward",
+    "train/error_bound": "off by at most",
+}
 
 
 class Terminal:
@@ -27,11 +33,18 @@ class Terminal:
     def begin(self, facts: dict[str, Any]) -> None:
         seeds = facts["seeds"]
         who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]} at once"
-        self.message(
-            f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps in "
-            f"{facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}; a rollout takes "
-            f"{readable(facts['rollout_bytes'])}."
-        )
+        size, self.planning = readable(facts["rollout_bytes"]), facts["planning"]
+        if self.planning:
+            self.message(
+                f"Solving {facts['environment']} with {facts['algorithm']}, whose table takes {size}, in at most "
+                f"{facts['total_timesteps']:,} iterations."
+            )
+        else:
+            self.message(
+                f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps "
+                f"in {facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}; a rollout "
+                f"takes {size}."
+            )
         if self.notice:
             self.message(self.notice)
         if facts["step"]:
@@ -39,16 +52,15 @@ class Terminal:
         self.message(f"Run folder: {facts['folders'][0]}" + f" and {len(seeds) - 1} more" * (len(seeds) > 1))
         self.last_line = -SECONDS_BETWEEN_LINES
         if self.console.is_terminal:
-            columns = [
-                "{task.completed:,}/{task.total:,} steps",
-                "{task.fields[speed]}",
-                "{task.fields[facts]}",
-            ]
+            done = (
+                "{task.completed:,} iterations"
+                if self.planning
+                else "{task.completed:,}/{task.total:,} steps"
+            )
+            columns = [TextColumn(text) for text in (done, "{task.fields[speed]}", "{task.fields[facts]}")]
+            bar, left = [BarColumn(bar_width=24)], [TextColumn("ETA"), TimeRemainingColumn()]
             self.live = Progress(
-                BarColumn(bar_width=24),
-                *(TextColumn(column) for column in columns),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
+                *(columns if self.planning else [*bar, *columns, *left]),
                 console=self.console,
                 transient=True,
                 refresh_per_second=4,
@@ -60,7 +72,8 @@ class Terminal:
     def update(self, progress: Any) -> None:
         row = progress.row
         facts = "  ".join(f"{label} {row[name]:.4g}" for name, label in SHOWN.items() if name in row)
-        speed = f"{row['time/fps']:,.0f} steps/s"
+        unit = "iterations" if self.planning else "steps"
+        speed = f"{row['time/fps']:,.0f} {unit}/s"
         if self.live is not None:
             self.live.update(self.task, completed=progress.step, speed=speed, facts=facts)
             return
@@ -69,7 +82,9 @@ class Terminal:
             self.last_line = now
             left = (progress.total_timesteps - progress.step) / max(row["time/fps"], 1e-9)
             share = progress.step / progress.total_timesteps
-            self.message(f"{progress.step:>12,} steps  {share:4.0%}  {speed}  ETA {_clock(left)}  {facts}")
+            ahead = "" if self.planning else f"{share:4.0%}  "
+            left = "" if self.planning else f"ETA {_clock(left)}  "
+            self.message(f"{progress.step:>12,} {unit}  {ahead}{speed}  {left}{facts}")
 
     def message(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Solvers of known Markov decision processes, one method a file."""

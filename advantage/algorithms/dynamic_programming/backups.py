@@ -1,0 +1,270 @@
+"""Bellman backups of a whole table: block by block of states, on several cores where the table is large."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from scipy import sparse
+
+from advantage.environments.tabular.mdp import MDP
+
+CACHED = 2**14  # states whose action values stay in a core's cache
+LARGE = 2**20  # probabilities from which several cores pay
+ROUNDING = 2.0**-53  # the largest relative error of one operation
+
+Apply = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
+
+
+class Block(NamedTuple):
+    """The table of a range of states.
+
+    Attributes:
+        states: which.
+        transition: dense `[n * A, S]`; sparse, one CSR `[A * n, S]`, or A of them, `[n, S]`, that share
+            the table's memory.
+        reward: `[A, n]`.
+    """
+
+    states: slice
+    transition: Any
+    reward: np.ndarray
+
+    def expected(self, value: np.ndarray) -> Sequence[np.ndarray]:
+        """`Σ_s' P(s' | s, a) value(s')`, for each action `[n]`."""
+        if isinstance(self.transition, tuple):
+            return [rows @ value for rows in self.transition]
+        expected: Any = self.transition @ value
+        if sparse.issparse(self.transition):
+            return expected.reshape(self.reward.shape)
+        return expected.reshape(self.reward.shape[::-1]).T
+
+    def action_values(self, gamma: float, value: np.ndarray) -> Sequence[np.ndarray]:
+        """`Q(s, a) = r(s, a) + gamma Σ_s' P(s' | s, a) value(s')`, for each action `[n]`."""
+        q = self.expected(value)
+        for values, reward in zip(q, self.reward, strict=True):
+            values *= gamma
+            values += reward
+        return q
+
+
+class Backup(NamedTuple):
+    """What one application of the Bellman operator T to a value `v` shows.
+
+    Attributes:
+        value: `[S]`, `T v = max_a Q(s, a)`.
+        policy: int32 `[S]`, the first action that reaches it.
+        lowest, highest: of `T v - v`.
+        size: the largest `|v|`.
+    """
+
+    value: np.ndarray
+    policy: np.ndarray
+    lowest: float
+    highest: float
+    size: float
+
+
+def bellman(mdp: MDP, gamma: float, value: np.ndarray) -> Backup:
+    """`T value`: every state backed up from the same value.
+
+    Source: Bellman 1957, "Dynamic programming"; Sutton & Barto 2018, eq. 4.10.
+    """
+    result, policy = np.empty(mdp.n_states), np.empty(mdp.n_states, np.int32)
+
+    def back_up(block: Block) -> tuple[float, float]:
+        here = block.states
+        policy[here], best = greedy(block.action_values(gamma, value))
+        result[here] = best
+        best -= value[here]
+        return best.min(), best.max()
+
+    with cores(mdp) as apply:
+        lowest, highest = zip(*apply(back_up, blocks(mdp)), strict=True)
+    return Backup(result, policy, float(min(lowest)), float(max(highest)), largest(value))
+
+
+def greedy(action_values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The first of the best actions, int32 `[n]`, and its value `[n]`, which takes the place of the first action's."""
+    best = action_values[0]
+    number = np.min_scalar_type(
+        len(action_values)
+    ).type  # narrow, and without a branch: five times as fast as argmax
+    policy = np.zeros(len(best), number)
+    for action, values in enumerate(action_values[1:], 1):
+        np.maximum(policy, (values > best).view(np.uint8) * number(action), out=policy)
+        np.maximum(best, values, out=best)
+    return policy, best
+
+
+def largest(value: np.ndarray) -> float:
+    """`max |value|`."""
+    return float(max(-value.min(), value.max()))
+
+
+class Followed(NamedTuple):
+    """What backups of one policy lead to; `lowest` and `highest` are of the last change."""
+
+    value: np.ndarray
+    lowest: float
+    highest: float
+
+
+def follow(
+    mdp: MDP, gamma: float, policy: np.ndarray, value: np.ndarray, sweeps: int, enough: float = -1.0
+) -> Followed:
+    """`T_π` applied to `value` again and again: `v <- r_π + gamma P_π v`.
+
+    Args:
+        mdp, gamma: the problem.
+        policy: int `[S]`.
+        value: `[S]`, not written to.
+        sweeps: how often at most, 1 or more.
+        enough: ends the sweeps once the largest and the smallest change differ by no more.
+    """
+    old, new = np.empty(mdp.n_states), np.empty(mdp.n_states)
+
+    def select(block: Block) -> tuple[slice, Any, np.ndarray]:
+        here = block.states
+        state, action = np.arange(here.start, here.stop), policy[here].astype(np.int64)
+        rows = (
+            mdp.transition[action * mdp.n_states + state] if mdp.is_sparse else mdp.transition[state, action]
+        )
+        return here, rows, mdp.expected_reward[state, action]
+
+    def back_up(part: tuple[slice, Any, np.ndarray]) -> tuple[float, float]:
+        here, rows, reward = part
+        result = rows @ value
+        result *= gamma
+        result += reward
+        new[here] = result
+        result -= value[here]
+        return result.min(), result.max()
+
+    with cores(mdp) as apply:
+        parts = apply(select, blocks(mdp))
+        for _ in range(sweeps):
+            lowest, highest = map(list, zip(*apply(back_up, parts), strict=True))
+            low, high = float(min(lowest)), float(max(highest))
+            value, new, old = new, old, new
+            if high - low <= enough:
+                break
+    return Followed(value, low, high)
+
+
+def action_values(mdp: MDP, gamma: float, value: np.ndarray) -> np.ndarray:
+    """`Q(s, a) = r(s, a) + gamma Σ_s' P(s' | s, a) value(s')`, `[S, A]`."""
+    result = np.empty((mdp.n_actions, mdp.n_states))
+
+    def write(block: Block) -> None:
+        for row, values in zip(result, block.action_values(gamma, value), strict=True):
+            row[block.states] = values
+
+    with cores(mdp) as apply:
+        apply(write, blocks(mdp))
+    return result.T
+
+
+def blocks(mdp: MDP, number: int | None = None) -> tuple[Block, ...]:
+    """The table cut into so many ranges of states, by default as fits the cache."""
+
+    def cut() -> tuple[Block, ...]:
+        fitting = -(-mdp.n_states // CACHED) if mdp.is_sparse else 1
+        ranges = min(number or fitting, mdp.n_states)
+        edges = np.linspace(0, mdp.n_states, ranges + 1).astype(int).tolist()
+        return tuple(_block(mdp, *edge) for edge in pairwise(edges))
+
+    return once(mdp, ("blocks", number), cut)
+
+
+class Facts(NamedTuple):
+    """What bounds on the error need to know of a table.
+
+    Attributes:
+        widest: the most successors of a state and action.
+        least, most: the smallest and largest sum of a row of probabilities; 1 but for rounding.
+        reward: the largest `|R|` of any outcome.
+    """
+
+    widest: int
+    least: float
+    most: float
+    reward: float
+
+
+def facts(mdp: MDP) -> Facts:
+    """Measured when first asked for."""
+
+    def measure() -> Facts:
+        if mdp.is_sparse:
+            widest = int(np.diff(mdp.transition.indptr).max())
+        else:
+            widest = max(int(np.count_nonzero(rows, axis=1).max()) for rows in mdp.transition)
+        ones = np.ones(mdp.n_states)
+        with cores(mdp) as apply:
+            sums = apply(
+                lambda block: [edge(x) for x in block.expected(ones) for edge in (np.min, np.max)],
+                blocks(mdp),
+            )
+        margin = widest * ROUNDING
+        least, most = min(map(min, sums)) - margin, max(map(max, sums)) + margin
+        rewards = mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward
+        return Facts(widest, float(least), float(most), largest(rewards))
+
+    return once(mdp, "facts", measure)
+
+
+_KEPT: WeakKeyDictionary[MDP, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def once(mdp: MDP, name: Any, make: Callable[[], Any]) -> Any:
+    """What depends on a table alone, made when first asked for and kept as long as the table is."""
+    kept = _KEPT.setdefault(mdp, {})
+    if name not in kept:
+        kept[name] = make()
+    return kept[name]
+
+
+def stacked(mdp: MDP) -> Any:
+    """The table as CSR `[A * S, S]`, row `a * S + s`: as it is, or the non-zeros of a dense one."""
+    if mdp.is_sparse:
+        return mdp.transition
+    return sparse.csr_array(mdp.transition.swapaxes(0, 1).reshape(-1, mdp.n_states))
+
+
+def _block(mdp: MDP, first: int, last: int) -> Block:
+    reward, n_states = mdp.expected_reward[first:last].T, mdp.n_states
+    if not mdp.is_sparse:
+        return Block(slice(first, last), mdp.transition[first:last].reshape(-1, n_states), reward)
+    if (first, last) == (0, n_states):
+        return Block(slice(first, last), mdp.transition, reward)
+    rows = (
+        rows_between(mdp.transition, a * n_states + first, a * n_states + last) for a in range(mdp.n_actions)
+    )
+    return Block(slice(first, last), tuple(rows), reward)
+
+
+def rows_between(table: Any, first: int, last: int) -> Any:
+    """Rows `first` to `last`, in the memory of the table: SciPy's constructor would copy a short piece."""
+    begin, end = table.indptr[first], table.indptr[last]
+    rows = sparse.csr_array((last - first, table.shape[1]))
+    rows.data, rows.indices = table.data[begin:end], table.indices[begin:end]
+    rows.indptr = table.indptr[first : last + 1] - begin
+    return rows
+
+
+@contextmanager
+def cores(mdp: MDP) -> Iterator[Apply]:
+    """What applies a function to every block: here, or on all cores where the table is sparse and large."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not mdp.is_sparse or mdp.transition.nnz < LARGE or number == 1:
+        yield lambda function, items: [function(item) for item in items]
+        return
+    with ThreadPoolExecutor(number) as pool:
+        yield lambda function, items: list(pool.map(function, items))

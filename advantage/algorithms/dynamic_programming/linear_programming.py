@@ -1,0 +1,94 @@
+"""The optimal value as a linear programme (d'Epenoux 1960)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linprog
+
+from advantage.algorithms.dynamic_programming.backups import action_values, bellman, stacked
+from advantage.algorithms.dynamic_programming.episodes import horizon
+from advantage.algorithms.dynamic_programming.evaluation import evaluate
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount, refuse
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.tabular.mdp import MDP
+
+COPIES = 6  # of the constraints, in bytes of a sparse table: SciPy's, the solver's by rows and columns, its factors
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class LinearProgramming:
+    """Linear programming: the smallest value that no action improves.
+
+        minimise   Σ_s v(s) / S
+        subject to v(s) >= r(s, a) + gamma Σ_s' P(s' | s, a) v(s')        for all s that are not terminal, and a
+                   v(s) = 0                                               for terminal s
+
+    The multiplier of a constraint is `x(s, a) = Σ_t gamma^t P(s_t = s, a_t = a)`, how often the optimal policy comes
+    by if episodes start in any state alike: `extra["occupancy"]`, `[S, A]`, with `Σ x r = Σ v / S`. The policy is
+    its largest action, and the value returned is that policy's, solved for anew, since the solver's own is exact
+    to some 1e-9 only. One iteration is all of it. For some thousand states.
+
+    At a discount of 1: as policy iteration, the best among the policies that end.
+
+    Source: d'Epenoux 1960, "Sur un problème de production et de stockage dans l'aléatoire"; Puterman 1994, "Markov
+    decision processes", section 6.9.
+    """
+
+    gamma: float | None = ranged(None, "[0, 1]")
+    """Discount per step; None takes the table's own."""
+    tolerance: float = ranged(1e-6, "(0, inf)")
+    """Largest error of the value returned, in units of return."""
+
+    def __post_init__(self):
+        check(self)
+
+    def start(self, mdp: MDP) -> Plan:
+        """Nothing but room for the programme."""
+        entries = mdp.transition.nnz if mdp.is_sparse else mdp.transition.size
+        refuse(
+            COPIES * 12 * (entries + mdp.n_states * mdp.n_actions),
+            f"A linear programme of {mdp.n_states:_} states and {mdp.n_actions} actions",
+            "use ModifiedPolicyIteration",
+        )
+        longest = horizon(mdp, discount(self.gamma, mdp))
+        return blank(mdp, occupancy=np.zeros((mdp.n_states, mdp.n_actions)), horizon=longest)
+
+    def improve(self, mdp: MDP, plan: Plan) -> Plan:
+        """The whole programme.
+
+        Raises:
+            ValueError: the solver found no optimum; says what it said.
+        """
+        gamma = discount(self.gamma, mdp)
+        occupancy = self._occupancy(mdp, gamma)
+        policy = occupancy.argmax(axis=1).astype(np.int32)
+        value = evaluate(mdp, gamma, policy, plan.value, self.tolerance * (1 - gamma) / 16).value
+        extra = plan.extra | {"occupancy": occupancy}
+        return bounded(mdp, gamma, self.tolerance, bellman(mdp, gamma, value), extra)
+
+    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
+        """`Q(s, a)`, `[S, A]`."""
+        return action_values(mdp, discount(self.gamma, mdp), plan.value)
+
+    def _occupancy(self, mdp: MDP, gamma: float) -> np.ndarray:
+        shape = mdp.n_actions, mdp.n_states
+        going = np.flatnonzero(np.tile(~mdp.terminal, mdp.n_actions))
+        here = sparse.csr_array(sparse.vstack([sparse.eye_array(mdp.n_states)] * mdp.n_actions))
+        result: Any = linprog(
+            np.full(mdp.n_states, 1 / mdp.n_states),
+            A_ub=(gamma * stacked(mdp) - here).tocsr()[going],
+            b_ub=-mdp.expected_reward.T.ravel()[going],
+            bounds=[(0, 0) if terminal else (None, None) for terminal in mdp.terminal],
+            method="highs",
+            options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+        )
+        if result.status != 0:
+            raise ValueError(f"The linear programme has no solution: {result.message}")
+        occupancy = np.zeros(shape).ravel()
+        occupancy[going] = -result.ineqlin.marginals
+        return occupancy.reshape(shape).T

@@ -1,0 +1,73 @@
+"""Modified policy iteration (Puterman & Shin 1978): policies are evaluated by a few sweeps only."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from advantage.algorithms.dynamic_programming.backups import action_values, bellman, follow
+from advantage.algorithms.dynamic_programming.episodes import horizon, proper_policy
+from advantage.algorithms.dynamic_programming.evaluation import evaluate
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.tabular.mdp import MDP
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class ModifiedPolicyIteration:
+    """Modified policy iteration: one greedy improvement, then up to `sweeps` backups of that policy alone.
+
+        v        <- max_a r(s, a)
+        repeat   u    <- T v,    π greedy for v
+                 stop if gamma / (1 - gamma) (M - m) / 2 <= tolerance,        m, M = min, max of u - v
+                 v    <- T_π ... T_π u        until a change spans no more than `share` of M - m
+        return   u + gamma / (1 - gamma) (m + M) / 2
+
+    A sweep of one policy costs a share 1 / A of a sweep of the Bellman operator. One sweep is value iteration, very
+    many are policy iteration.
+
+    At a discount of 1 it begins with the value of a policy under which every episode ends, from which it only ever
+    rises; then as policy iteration.
+
+    Source: Puterman & Shin 1978, "Modified policy iteration algorithms for discounted Markov decision problems";
+    Puterman 1994, "Markov decision processes", sections 6.5 and 6.6.3.
+    """
+
+    gamma: float | None = ranged(None, "[0, 1]")
+    """Discount per step; None takes the table's own."""
+    tolerance: float = ranged(1e-6, "(0, inf)")
+    """Largest error of the value returned, in units of return."""
+    sweeps: int = ranged(100, "[1, inf)")
+    """Backups of a policy before the next improvement, at most."""
+    share: float = ranged(0.02, "[0, 1)")
+    """Ends the backups of a policy once their change spans no more than this share of the improvement's."""
+
+    def __post_init__(self):
+        check(self)
+
+    def start(self, mdp: MDP) -> Plan:
+        """The largest reward, or at a discount of 1 the value of a policy that ends."""
+        gamma = discount(self.gamma, mdp)
+        longest = horizon(mdp, gamma)
+        value = mdp.expected_reward.max(axis=1)
+        if gamma == 1:
+            value = evaluate(mdp, gamma, proper_policy(mdp), value, self.tolerance).value
+        return blank(mdp, iterate=value, horizon=longest)
+
+    def improve(self, mdp: MDP, plan: Plan) -> Plan:
+        """One improvement and the backups of its policy."""
+        gamma = discount(self.gamma, mdp)
+        backup = bellman(mdp, gamma, plan.extra["iterate"])
+        improved = bounded(mdp, gamma, self.tolerance, backup, plan.extra | {"iterate": backup.value})
+        if improved.converged:
+            return improved
+        span = backup.highest - backup.lowest
+        enough = max(self.share * span, self.tolerance * (1 - gamma))
+        followed = follow(mdp, gamma, backup.policy, backup.value, self.sweeps, enough)
+        return improved._replace(extra=plan.extra | {"iterate": followed.value})
+
+    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
+        """`Q(s, a)`, `[S, A]`."""
+        return action_values(mdp, discount(self.gamma, mdp), plan.value)

@@ -1,0 +1,101 @@
+"""A solver in the form of an algorithm, so that the same verbs train, evaluate and resume it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction
+from advantage.algorithms.dynamic_programming.plan import Plan, Solver
+from advantage.algorithms.tabular.table import Sizes, sizes_of
+from advantage.environments.tabular.mdp import MDP
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class PlannedPolicy(NamedTuple):
+    """What acting needs of a plan: the best action and the value of each state, `[S]`."""
+
+    sizes: Sizes
+    policy: Array
+    value: Array
+    total_timesteps: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Wraps a solver such as `ValueIteration`; it acts by the plan and learns nothing from what happens.
+
+    Attributes:
+        solver: has `start(mdp)` and `improve(mdp, plan)`.
+    """
+
+    solver: Solver
+
+    @property
+    def n_steps(self) -> int:
+        return 1
+
+    def start(self, mdp: MDP) -> Plan:
+        """The solver's first plan."""
+        return self.solver.start(mdp)
+
+    def improve(self, mdp: MDP, plan: Plan) -> Plan:
+        """The solver's next plan."""
+        return self.solver.improve(mdp, plan)
+
+    def adopt(self, state: PlannedPolicy, plan: Plan) -> PlannedPolicy:
+        """The state that acts by a plan."""
+        return state._replace(
+            policy=np.asarray(plan.policy, np.int32), value=np.asarray(plan.value, np.float32)
+        )
+
+    def init(self, key: Key, spec: Spec) -> PlannedPolicy:
+        """Action 0 everywhere. Raises ValueError for spaces that are not finite."""
+        sizes = sizes_of(spec)
+        policy, value = jnp.zeros(sizes.n_states, jnp.int32), jnp.zeros(sizes.n_states, jnp.float32)
+        return PlannedPolicy(sizes, policy, value, jnp.asarray(spec.total_timesteps, jnp.uint32))
+
+    def actor(self, state: PlannedPolicy) -> PlannedPolicy:
+        return state
+
+    def noise(self, actor: PlannedPolicy, key: Key, shape: tuple[int, ...]) -> Array:
+        """None is consumed."""
+        return jnp.zeros(shape, jnp.float32)
+
+    def act(
+        self, actor: PlannedPolicy, obs: Pytree, memory: Pytree, noise: Array
+    ) -> tuple[Array, Pytree, Pytree]:
+        """The planned action: `-> action, memory, extras`."""
+        return *self.greedy(actor, obs, memory), ()
+
+    def greedy(self, actor: PlannedPolicy, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        """The planned action: `-> action, memory`."""
+        return actor.policy[actor.sizes.index(obs)], memory
+
+    def update(
+        self, state: PlannedPolicy, rollout: Rollout, key: Key
+    ) -> tuple[PlannedPolicy, dict[str, Array]]:
+        """What happens changes no plan: `-> state, no metrics`."""
+        return state, {}
+
+
+def playable(algorithm: Any) -> Any:
+    """The algorithm itself, or the planner of a solver.
+
+    Raises:
+        ValueError: backward induction, whose policy no agent can follow.
+    """
+    if isinstance(algorithm, BackwardInduction):
+        raise ValueError(
+            "The policy of backward induction depends on how many steps are left, which an agent does not see; solve "
+            "the table with adv.solve(mdp, adv.BackwardInduction()), or train one that holds at any time, such as "
+            "value-iteration."
+        )
+    if hasattr(algorithm, "improve") and not hasattr(algorithm, "act"):
+        return Planner(algorithm)
+    return algorithm

@@ -1,0 +1,122 @@
+"""Value iteration in the order of prioritised sweeping: first the states whose value is most wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from advantage.algorithms.dynamic_programming.backups import (
+    action_values,
+    bellman,
+    greedy,
+    once,
+    rows_between,
+)
+from advantage.algorithms.dynamic_programming.episodes import horizon
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount, refuse
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.tabular.mdp import MDP
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class PrioritisedValueIteration:
+    """Prioritised sweeping of a known table: the states with the largest priority are backed up next.
+
+        v        <- 0
+        repeat   u    <- T v, all states from the same v
+                 stop if gamma / (1 - gamma) (M - m) / 2 <= tolerance,        m, M = min, max of u - v
+                 v    <- v + (m + M) / 2 / (1 - gamma),    p(s) <- |u(s) - v_before(s) - (m + M) / 2|
+                 `batches` times:
+                     B    <- the S / batches states with the largest p above 0
+                     Δ(s) <- (T v - v)(s),    v(s) <- v(s) + Δ(s),    p(s) <- 0        for s in B
+                     p(s) <- p(s) + gamma max_a Σ_{s' in B} P(s' | s, a) |Δ(s')|       for all s
+        return   u + gamma / (1 - gamma) (m + M) / 2
+
+    As many batches as states is the paper's method, but for the sum: the paper takes the largest term; with the sum
+    p(s) is never below `|(T v - v)(s)|`. Fewer are faster by the clock, since a batch is one operation on arrays.
+    After each S backups the priorities are computed anew, which gives the bounds of value iteration. Where episodes
+    can end, nothing is added to v: a constant would be wrong in the terminal states. A sparse table's predecessors
+    are listed when first needed, in two thirds of its memory.
+
+    At a discount of 1: as value iteration.
+
+    Source: Moore & Atkeson 1993, "Prioritized sweeping: reinforcement learning with less data and less time"; the
+    bounds, Puterman 1994, "Markov decision processes", section 6.6.3.
+    """
+
+    gamma: float | None = ranged(None, "[0, 1]")
+    """Discount per step; None takes the table's own."""
+    tolerance: float = ranged(1e-6, "(0, inf)")
+    """Largest error of the value returned, in units of return."""
+    batches: int = ranged(4, "[1, inf)")
+    """In how many batches S states are backed up; no more than there are states."""
+
+    def __post_init__(self):
+        check(self)
+
+    def start(self, mdp: MDP) -> Plan:
+        """Zero everywhere."""
+        if mdp.is_sparse:
+            size = 8 * mdp.transition.nnz
+            refuse(size, f"A list of {mdp.transition.nnz:_} predecessors", "use ModifiedPolicyIteration")
+        longest = horizon(mdp, discount(self.gamma, mdp))
+        return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
+
+    def improve(self, mdp: MDP, plan: Plan) -> Plan:
+        """One sweep from a single value, which sets the priorities, and as many backups in their order."""
+        gamma = discount(self.gamma, mdp)
+        value = plan.extra["iterate"]
+        backup = bellman(mdp, gamma, value)
+        improved = bounded(mdp, gamma, self.tolerance, backup, plan.extra)
+        if improved.converged:
+            return improved
+        change = 0.0 if gamma == 1 or mdp.terminal.any() else (backup.lowest + backup.highest) / 2
+        priority = np.abs(backup.value - value - change)
+        value = value + (change / (1 - gamma) if change else 0.0)
+        batch = -(-mdp.n_states // min(self.batches, mdp.n_states))
+        for _ in range(-(-mdp.n_states // batch)):
+            states = np.argpartition(priority, -batch)[-batch:]
+            states = np.sort(states[priority[states] > 0])
+            if not len(states):
+                break
+            _, backed_up = greedy(list(_action_values(mdp, gamma, value, states)))
+            difference = np.abs(backed_up - value[states])
+            value[states] = backed_up
+            priority[states] = 0.0
+            priority += gamma * _spread(mdp, states, difference)
+        return improved._replace(extra=plan.extra | {"iterate": value})
+
+    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
+        """`Q(s, a)`, `[S, A]`."""
+        return action_values(mdp, discount(self.gamma, mdp), plan.value)
+
+
+def _action_values(mdp: MDP, gamma: float, value: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """`Q(s, a)` of some states, `[A, n]`."""
+    if mdp.is_sparse:
+        rows = np.arange(mdp.n_actions)[:, None] * mdp.n_states + states
+        expected = (mdp.transition[rows.ravel()] @ value).reshape(rows.shape)
+    else:
+        expected = (mdp.transition[states] @ value).T
+    return mdp.expected_reward[states].T + gamma * expected
+
+
+def _spread(mdp: MDP, states: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """`max_a Σ_{s' in states} P(s' | s, a) change(s')` for every s, `[S]`."""
+    if not mdp.is_sparse:
+        return (mdp.transition[:, :, states] @ change).max(axis=1)
+    lists = once(mdp, "predecessors", lambda: [_predecessors(mdp, action) for action in range(mdp.n_actions)])
+    return np.max([change @ predecessors[states] for predecessors in lists], axis=0)
+
+
+def _predecessors(mdp: MDP, action: int) -> Any:
+    """`P(s' | s, a)` with row s' and column s, in float32, which is enough for an order."""
+    forward = rows_between(mdp.transition, action * mdp.n_states, (action + 1) * mdp.n_states)
+    narrow = sparse.csr_array(
+        (forward.data.astype(np.float32), forward.indices, forward.indptr), shape=forward.shape
+    )
+    return narrow.tocsc().T

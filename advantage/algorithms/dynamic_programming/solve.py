@@ -1,0 +1,79 @@
+"""Solve a known Markov decision process."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
+from advantage.algorithms.dynamic_programming.plan import Plan, Solver
+from advantage.environments.tabular.mdp import MDP
+
+PATIENCE = 100  # iterations in which rounding alone may move the values, before that is all there is to come
+
+
+class Solution(NamedTuple):
+    """What `solve` found.
+
+    Attributes:
+        value: float64 `[S]`, or `[T + 1, S]` for a finite horizon; the bias for the average reward.
+        action_value: float64 `[S, A]`, `r(s, a) + gamma Σ_s' P(s' | s, a) value(s')`.
+        policy: int32 `[S]`, or `[T, S]` for a finite horizon.
+        error_bound: no entry of `value` is further from the optimal one, rounding included; of the gain for the
+            average reward.
+        iterations: how many it took.
+        residuals: float64 `[iterations]`, how far each was from a fixed point; see `Plan.residual`.
+        converged: whether it is as exact as was asked for.
+        extra: what the method gives beside, "gain" or "occupancy", and what it goes on from.
+    """
+
+    value: np.ndarray
+    action_value: np.ndarray
+    policy: np.ndarray
+    error_bound: float
+    iterations: int
+    residuals: np.ndarray
+    converged: bool
+    extra: dict[str, np.ndarray]
+
+
+def solve(mdp: MDP, solver: Solver | None = None, max_iterations: int = 100_000) -> Solution:
+    """The optimal value and policy of a table.
+
+    Args:
+        mdp: the problem.
+        solver: the method, by default `ModifiedPolicyIteration()`.
+        max_iterations: where to stop if it has not converged.
+
+    Raises:
+        ValueError: `max_iterations` below 1, or a table that the method cannot solve.
+    """
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations={max_iterations} is not allowed; use a whole number of 1 or more.")
+    solver = ModifiedPolicyIteration() if solver is None else solver
+    plan, residuals = solver.start(mdp), []
+    lowest, idle = np.inf, 0
+    while not plan.converged and len(residuals) < max_iterations:
+        before, plan = plan, solver.improve(mdp, plan)
+        residuals.append(plan.residual)
+        idle = 0 if plan.residual < lowest else idle + 1
+        lowest = min(lowest, plan.residual)
+        waits = idle > PATIENCE and plan.residual <= 64 * np.spacing(np.abs(plan.value).max())
+        if waits or (plan.error_bound == before.error_bound and _same(before, plan)):
+            break  # as exact as rounding allows: nothing would change any more, or only the last digits
+    return Solution(
+        value=plan.value,
+        action_value=solver.action_value(mdp, plan),
+        policy=plan.policy,
+        error_bound=plan.error_bound,
+        iterations=len(residuals),
+        residuals=np.array(residuals),
+        converged=plan.converged,
+        extra=plan.extra,
+    )
+
+
+def _same(before: Plan, plan: Plan) -> bool:
+    pairs = [(before.value, plan.value), *((before.extra[name], plan.extra[name]) for name in plan.extra)]
+    return all(np.array_equal(*pair) for pair in pairs)

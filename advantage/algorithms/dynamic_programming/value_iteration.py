@@ -1,0 +1,59 @@
+"""Value iteration (Bellman 1957), stopped by the bounds of MacQueen and Porteus."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from advantage.algorithms.dynamic_programming.backups import action_values, bellman
+from advantage.algorithms.dynamic_programming.episodes import horizon
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.tabular.mdp import MDP
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class ValueIteration:
+    """Value iteration: the Bellman operator, over and over.
+
+        v        <- 0
+        repeat   u(s) <- max_a r(s, a) + gamma Σ_s' P(s' | s, a) v(s')        for all s, from the same v
+                 m, M <- min, max of u - v
+                 v    <- u
+        until    gamma / (1 - gamma) (M - m) / 2 <= tolerance
+        return   u + gamma / (1 - gamma) (m + M) / 2
+
+    The optimal value lies between `u + gamma / (1 - gamma) m` and `u + gamma / (1 - gamma) M`. Their distance shrinks
+    as fast as differences between states die out, the largest change `max |u - v|` only by gamma a sweep.
+
+    At a discount of 1 nothing contracts. If every policy ends, the bounds use the longest expected episode in place
+    of `gamma / (1 - gamma)`; if some policy never does, `error_bound` is infinite and the iteration ends once no
+    state changes by more than `tolerance`, which guarantees nothing.
+
+    Source: Sutton & Barto 2018, section 4.4; Puterman 1994, "Markov decision processes", sections 6.3 and 6.6.3.
+    """
+
+    gamma: float | None = ranged(None, "[0, 1]")
+    """Discount per step; None takes the table's own."""
+    tolerance: float = ranged(1e-6, "(0, inf)")
+    """Largest error of the value returned, in units of return."""
+
+    def __post_init__(self):
+        check(self)
+
+    def start(self, mdp: MDP) -> Plan:
+        """Zero everywhere."""
+        longest = horizon(mdp, discount(self.gamma, mdp))
+        return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
+
+    def improve(self, mdp: MDP, plan: Plan) -> Plan:
+        """One sweep over all states."""
+        gamma = discount(self.gamma, mdp)
+        backup = bellman(mdp, gamma, plan.extra["iterate"])
+        return bounded(mdp, gamma, self.tolerance, backup, plan.extra | {"iterate": backup.value})
+
+    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
+        """`Q(s, a)`, `[S, A]`."""
+        return action_values(mdp, discount(self.gamma, mdp), plan.value)

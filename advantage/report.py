@@ -1,0 +1,85 @@
+"""What an agent has learned about a finite world: its policy and values, in words and as a picture."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from advantage.environments.make import Environment, table_of
+from advantage.environments.tabular.mdp import MDP, reachable
+from advantage.evaluation import Agent, Evaluation
+from advantage.runs.folder import RunFolder
+from advantage.runs.grid import grid_text, plot_grid
+from advantage.theory.objectives import finite_horizon_performance
+
+LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is worth its while
+
+
+class TableReport(NamedTuple):
+    """The policy of an agent in a finite world.
+
+    Attributes:
+        mdp: the world.
+        policy: int32 `[S]`, the action it takes in each state.
+        value: `[S]`, what it thinks each state is worth.
+    """
+
+    mdp: MDP
+    policy: np.ndarray
+    value: np.ndarray
+
+    def lines(self, evaluation: Evaluation | None, verdict: str | None = None) -> list[str]:
+        """For people: the value of the start, or what else is known of it, the share of successes, the policy."""
+        lines = [verdict or f"value of the start {self.mdp.start @ self.value:.6g}"]
+        if self._is_success_or_failure():
+            lines += self._success_rate(evaluation)
+        if self.mdp.grid is not None:
+            lines += grid_text(
+                self.mdp.grid, self.policy, self.mdp.terminal, reachable(self.mdp)
+            ).splitlines()
+        return lines
+
+    def plot(self, folder: RunFolder, title: str) -> None:
+        """Draw policy.png, where the world lies in the plane."""
+        if self.mdp.grid is not None:
+            facts = self.value, self.policy, self.mdp.terminal, reachable(self.mdp)
+            plot_grid(folder.policy_path, title, self.mdp.grid, *facts)
+
+    def _success_rate(self, evaluation: Evaluation | None) -> list[str]:
+        steps, parts = self.mdp.max_episode_steps, []
+        if steps * self.mdp.n_states * self.mdp.n_actions <= LARGEST_EXACT:
+            exact = finite_horizon_performance(self.mdp, self.policy, steps)
+            parts.append(f"{exact:.1%} within {steps:,} steps, exactly")
+        if evaluation is not None:
+            parts.append(f"{evaluation.mean:.1%} of {len(evaluation.returns)} episodes played")
+        return [f"success rate {'; '.join(parts)}"] if parts else []
+
+    def _is_success_or_failure(self) -> bool:
+        """Whether an episode earns 1 when it ends well, and 0 otherwise."""
+        reward = self.mdp.reward.data if self.mdp.is_sparse and self.mdp.reward.ndim == 2 else self.mdp.reward
+        going_on = self.mdp.expected((~self.mdp.terminal).astype(float))
+        rewarded = np.asarray(self.mdp.expected_reward) > 0
+        return bool(
+            self.mdp.terminal.any() and np.isin(reward, (0, 1)).all() and (going_on[rewarded] < 1).all()
+        )
+
+
+def table_report(agent: Agent, target: Environment) -> TableReport | None:
+    """The report on an agent that keeps a table, in a world that is one; None for any other."""
+    table: Any = getattr(agent.state, "value", None)
+    if table is None:
+        table = getattr(agent.state, "q", None)
+    if table is None or not isinstance(agent.spec.observation_space, gymnasium.spaces.Discrete):
+        return None
+    try:
+        mdp = table_of(target)
+    except ValueError:
+        return None
+    table = np.asarray(table, np.float64)
+    value = table.max(axis=-1) if table.ndim == 2 else table
+    if value.shape != (mdp.n_states,):
+        return None
+    policy, _ = agent.actor.greedy(np.arange(mdp.n_states), ())
+    return TableReport(mdp, np.asarray(policy, np.int32), value)

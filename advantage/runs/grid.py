@@ -1,0 +1,119 @@
+"""The policy of a world that lies in the plane, as text and as a picture, `policy.png`."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ARROWS = {
+    (0, 0): "·", (-1, 0): "↑", (1, 0): "↓", (0, -1): "←", (0, 1): "→",
+    (-1, -1): "↖", (-1, 1): "↗", (1, -1): "↙", (1, 1): "↘",
+}  # fmt: skip
+
+
+def grid_text(grid: Any, policy: np.ndarray, terminal: np.ndarray, reached: np.ndarray) -> str:
+    """One line for each row of the grid: arrows, `#` for walls, `*` where episodes end, nothing where none leads."""
+    cells = [ARROWS.get(grid.moves[action], str(action)) for action in policy]
+    cells = np.array(cells, dtype="<U2").reshape(-1)
+    cells[~reached] = " "
+    cells[list(grid.walls)] = "#"
+    cells[terminal] = "*"
+    return "\n".join(" ".join(row) for row in cells.reshape(grid.rows, grid.columns))
+
+
+def plot_grid(
+    path: Path,
+    title: str,
+    grid: Any,
+    value: np.ndarray,
+    policy: np.ndarray,
+    terminal: np.ndarray,
+    reached: np.ndarray,
+) -> Path | None:
+    """Draw the value of each state as colour and number, and the policy as arrows.
+
+    Args:
+        path: of the picture.
+        title: above it.
+        grid: the rows, columns, moves and walls.
+        value: `[S]`.
+        policy: int `[S]`, an action for each state.
+        terminal: bool `[S]`, where episodes end.
+        reached: bool `[S]`, where they can lead.
+
+    Returns:
+        The path; None where matplotlib is not installed (`pip install "advantage[plot]"`).
+    """
+    try:
+        _draw(path, title, grid, value, policy, terminal, reached)
+    except ImportError:
+        return None
+    gc.collect()  # the parts of a figure hold each other, and megabytes
+    return path
+
+
+def _draw(
+    path: Path,
+    title: str,
+    grid: Any,
+    value: np.ndarray,
+    policy: np.ndarray,
+    terminal: np.ndarray,
+    reached: np.ndarray,
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, columns = grid.rows, grid.columns
+    size = max(0.45, min(1.0, 12 / columns))
+    figure = Figure(
+        figsize=(max(4.5, columns * size + 1), rows * size + 1),
+        dpi=100,
+        facecolor="white",
+        layout="constrained",
+    )
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shown = np.array(value, float)
+    shown[~reached] = shown[list(grid.walls)] = np.nan
+    colours: Any = axes.imshow(shown.reshape(rows, columns), cmap="YlGnBu")
+    figure.colorbar(colours, ax=axes, label="value", shrink=0.9)
+    low, high = np.nanmin(shown), np.nanmax(shown)
+    for state in range(rows * columns):
+        row, column = divmod(state, columns)
+        if state in grid.walls:
+            axes.add_patch(_square(column, row))
+        if np.isnan(shown[state]):
+            continue
+        dark = shown[state] > low + 0.6 * (high - low)
+        ink = "white" if dark and high > low else "#24292f"
+        text: Any = {"ha": "center", "va": "center", "color": ink}
+        axes.text(column, row + 0.33, f"{shown[state]:.3g}", fontsize=7 * size + 1, **text)
+        if terminal[state]:
+            axes.text(column, row - 0.08, "end", fontsize=9 * size + 1, **text)
+            continue
+        down, right = grid.moves[policy[state]]
+        if down or right:
+            length = 0.26 / np.hypot(down, right)
+            style: Any = {"arrowstyle": "-|>", "color": ink, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+            ends = np.array([right, down]) * length
+            centre = np.array([column, row - 0.12])
+            axes.annotate("", centre + ends, centre - ends, arrowprops=style)
+        else:
+            axes.plot(column, row - 0.12, "o", color=ink, markersize=3)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, loc="left", fontsize=10, color="#24292f")
+    temporary = path.with_name(f".{path.name}.tmp")
+    canvas.print_png(temporary)
+    os.replace(temporary, path)
+
+
+def _square(column: int, row: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, color="#57606a")
