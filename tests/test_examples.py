@@ -57,7 +57,8 @@ def test_every_example_is_tested_and_explains_itself():
         text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
         assert ast.get_docstring(ast.parse(text))
         assert 'if __name__ == "__main__":\n    main()\n' in text
-        assert re.search(r"def main\(\s*total_timesteps: int = [\d_]+, root: str = \"runs\"", text)
+        if "adv.train(" in text:
+            assert re.search(r"def main\(\s*total_timesteps: int = [\d_]+, root: str = \"runs\"", text)
 
 
 def test_an_environment_of_your_own(tmp_path):
@@ -70,6 +71,68 @@ def test_an_environment_of_your_own(tmp_path):
     again = adv.evaluate(run.agent, module.Centre, episodes=10, seed=run.seed)
     assert again.returns.tolist() == run.evaluation.returns.tolist()  # the reloaded agent acts bit for bit
     assert run.evaluation.mean > -10  # standing still costs 25 on average
+
+
+def test_a_table_of_your_own_is_solved_and_differentiated(capsys):
+    best, value, difference = example("exact").main()
+    printed = capsys.readouterr().out
+    assert "actions [" in printed
+    assert f"{best[0]:.3f}"[:5] in printed
+    # Creeping on forever ends after five steps; the best policy is no worse, and no policy is better than it.
+    assert best[0] >= -(1 - 0.95**5) / 0.05
+    assert (best >= value).all()
+    assert best[-1] == value[-1] == 0
+    assert np.abs(difference).max() < 1e-12
+
+
+def test_the_textbook_draws_its_figures_and_compares_its_numbers(tmp_path, capsys, monkeypatch):
+    module = example("textbook")
+    module.main(["short_corridor", "windy_grid", "--quick", "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["short_corridor.png", "windy_grid.png"]
+    table = capsys.readouterr().out
+    for name in ("short corridor", "windy grid"):
+        for label in module.PUBLISHED[name].numbers:
+            assert re.search(rf"^{re.escape(f'{name}: {label}')} .* pass  example ", table, re.MULTILINE)
+    assert "4 numbers, 0 outside" in table
+
+    wrong = module.PUBLISHED["short corridor"]._replace(half=0.0)
+    monkeypatch.setitem(module.PUBLISHED, "short corridor", wrong)
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["short_corridor", "--out", str(tmp_path)])
+    assert stopped.value.code == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_the_textbook_allows_its_means_three_standard_errors(tmp_path):
+    module = example("textbook")
+    name, reference = "cliff, episodes 101-500", module.PUBLISHED["cliff, episodes 101-500"]
+    center = list(reference.numbers.values())
+    runs = np.array(
+        [-1.0, 1.0] * 25
+    )  # as many as the reference's, so that 3 sqrt(2) standard errors are allowed
+    error = runs.std(ddof=1) / 50**0.5
+    for off, verdict in ((3.0, "pass"), (4.3, "pass"), (4.9, "FAIL"), (-4.9, "FAIL")):
+        book = module.Book(tmp_path)
+        book.compare(name, [value + runs + off * error for value in center])
+        assert [row[4] for row in book.rows] == [verdict] * 3
+        assert [row[3] for row in book.rows] == [f"{error:.2g}"] * 3
+
+
+def test_the_textbook_measures_each_episode_of_each_run(tmp_path):
+    module = example("textbook")
+    world = adv.make("jax/ShortcutMazeOpened-v0")
+    algorithm = adv.QLearning(learning_rate=jax.numpy.array([0.0, 0.5]), epsilon=1.0)
+    (total, length), state = module.play(algorithm, world, 3, 4, lambda moment: (moment.total, moment.length))
+    assert total.shape == length.shape == (2, 3, 4)
+    np.testing.assert_array_equal(total, 1.0)  # what the goal earns, whenever it is reached
+    assert length.min() >= 10
+    np.testing.assert_array_equal(*length)  # the same chances for both settings
+    assert not state.q[:3].any() and state.q[3:].any()
+    (reward, _), _ = module.play(
+        algorithm, world, 3, 200, lambda moment: (moment.reward, moment.length), "step"
+    )
+    for run, end in enumerate(np.cumsum(length[0], -1) - 1):  # the same episodes, step by step
+        assert np.flatnonzero(reward[0, run])[: (end < 200).sum()].tolist() == end[end < 200].tolist()
 
 
 NETWORKS = ("custom_network", "flax_network", "equinox_network")
