@@ -408,12 +408,13 @@ def list_everything(arguments: Sequence[str]) -> int:
 
     if arguments:
         raise ValueError(f"advantage list takes no arguments; it was given {' '.join(arguments)}.")
+    width = max(map(len, ALGORITHMS))
     print("Algorithms")
     for name, cls in ALGORITHMS.items():
-        print(f"  {name:<12} {(cls.__doc__ or '').strip().splitlines()[0]}")
+        print(f"  {name:<{width}}  {(cls.__doc__ or '').strip().splitlines()[0]}")
     print("\nPresets, used by `advantage train` unless --preset none is given")
-    for name in ALGORITHMS:
-        print(f"  {name:<12} {', '.join(presets(name)) or 'none'}")
+    for name in filter(presets, ALGORITHMS):
+        print(f"  {name:<{width}}  {', '.join(presets(name))}")
     print("\nEnvironments")
     for name in environment_names():
         print(f"  {name}")

@@ -12,7 +12,6 @@ from advantage.environments.tabular.mdp import MDP, reachable
 from advantage.evaluation import Agent, Evaluation
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import grid_text, plot_grid
-from advantage.theory.objectives import finite_horizon_performance
 
 LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is worth its while
 
@@ -48,6 +47,8 @@ class TableReport(NamedTuple):
             plot_grid(folder.policy_path, title, self.mdp.grid, *facts)
 
     def _success_rate(self, evaluation: Evaluation | None) -> list[str]:
+        from advantage.theory.objectives import finite_horizon_performance  # slow to import, seldom needed
+
         steps, parts = self.mdp.max_episode_steps, []
         if steps * self.mdp.n_states * self.mdp.n_actions <= LARGEST_EXACT:
             exact = finite_horizon_performance(self.mdp, self.policy, steps)

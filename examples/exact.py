@@ -8,8 +8,6 @@ import numpy as np
 
 import advantage as adv
 from advantage import theory
-from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration
-from advantage.algorithms.dynamic_programming.solve import solve
 
 NEAR, FAR = 0, 5  # states: the near bank, the ice further and further out, the far bank
 CREEP, RUN = 0, 1
@@ -26,7 +24,7 @@ def outcomes(s: int, a: int) -> list[tuple[float, int, float, bool]]:
 
 def main(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mdp = adv.MDP.from_function(FAR + 1, 2, outcomes, start=np.eye(FAR + 1)[NEAR], gamma=0.95)
-    best = solve(mdp, PolicyIteration())
+    best = adv.solve(mdp, adv.PolicyIteration())
     print(f"V of the best policy: {best.value.round(3)}, actions {best.policy}")
 
     theta = np.random.default_rng(seed).normal(size=(mdp.n_states, mdp.n_actions))  # logits

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from advantage.algorithms.dynamic_programming.backups import facts, follow, largest
 from advantage.algorithms.dynamic_programming.plan import refuse, rounding
 from advantage.environments.memory import free_host_bytes
 from advantage.environments.tabular.mdp import MDP
-from advantage.theory.linear import solve
 
 Method = Literal["automatic", "sweeps", "solve"]
 PATIENCE = 200  # sweeps after which a sparse system is factored instead
@@ -80,6 +78,8 @@ def _by_sweeps(
 
 def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> Evaluation:
     """Terminal states are worth 0. `(I - gamma P_π)^-1` has no negative entry, so its norm is its largest row sum."""
+    from advantage.theory.linear import solve  # takes half a second, which sweeps need not wait for
+
     states = np.flatnonzero(~mdp.terminal)
     if mdp.is_sparse:
         size, kind = _bytes_of_factors(mdp, policy), "sparse factorisation"
@@ -101,6 +101,8 @@ def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> Evaluation:
 
 def _bytes_of_factors(mdp: MDP, policy: np.ndarray) -> float:
     """What the factors take at most if the states are ordered so that successors are near: a band."""
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
     chain = mdp.rows(policy)
     order = np.empty(mdp.n_states, np.int64)
     order[reverse_cuthill_mckee(chain)] = np.arange(mdp.n_states)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import linprog
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, stacked
 from advantage.algorithms.dynamic_programming.episodes import horizon
@@ -79,6 +78,8 @@ class LinearProgramming:
         shape = mdp.n_actions, mdp.n_states
         going = np.flatnonzero(np.tile(~mdp.terminal, mdp.n_actions))
         here = sparse.csr_array(sparse.vstack([sparse.eye_array(mdp.n_states)] * mdp.n_actions))
+        from scipy.optimize import linprog  # takes a quarter of a second that other methods need not wait
+
         result: Any = linprog(
             np.full(mdp.n_states, 1 / mdp.n_states),
             A_ub=(gamma * stacked(mdp) - here).tocsr()[going],
