@@ -14,6 +14,7 @@ DEMO_OUT := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 endif
 
 PYTEST_OPTIONS ?=
+PARALLEL := --numprocesses auto --maxprocesses 4
 BENCH_OPTIONS ?=
 
 .NOTPARALLEL:
@@ -104,14 +105,14 @@ format: setup
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_OPTIONS)
 
 # Warnings of old versions are not ours to mend, so here they are only shown.
 test-lowest: $(LOWEST)/.lowest
-	$(LOWEST)/bin/python -m pytest -o filterwarnings=default $(PYTEST_OPTIONS)
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -o filterwarnings=default $(PYTEST_OPTIONS)
 
 bench: $(BENCH)/.bench
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_OPTIONS)

@@ -292,6 +292,17 @@ def test_episode_books_do_not_mix_episodes():
     assert episodes.returns.tolist() == [1e30, 1.0 + 0.1, 0.2 - 1e20, 0.3]
 
 
+def test_the_books_of_many_seeds_are_those_of_each():
+    rng = np.random.default_rng(1)
+    together, alone = EpisodeBook(2, num_seeds=3), [EpisodeBook(2) for _ in range(3)]
+    for first_step in (0, 80, 160):
+        reward, done = rng.normal(size=(40, 3, 2)).astype(np.float32), rng.random((40, 3, 2)) < 0.1
+        for seed, episodes in enumerate(together.record_seeds(reward, done, first_step)):
+            assert_same(episodes, alone[seed].record(reward[:, seed], done[:, seed], first_step))
+    for seed, book in enumerate(alone):
+        assert_same(together.records(seed), book.records())
+
+
 def test_episode_books_can_be_put_away():
     rng = np.random.default_rng(0)
     reward, done = rng.normal(size=(30, 3)), rng.random((30, 3)) < 0.1

@@ -21,14 +21,15 @@ PLACES = re.compile(
     r"|/(?:root|work|Users)[/]|/home[/]\w|file[:]//"
 )
 
-# What a page's script imports on its first line: runs a command line as a shell would, through this Python.
+# What a page's script imports on its first line: runs a command line as a shell would, but in the page's process.
 SHELL = """
-import glob, shlex, subprocess, sys
+import glob, shlex
+from advantage.cli import main
 
 def _run(line):
     words = [word for given in shlex.split(line, comments=True) for word in sorted(glob.glob(given)) or [given]]
     print("$", line, flush=True)
-    subprocess.run([sys.executable, "-m", *words], check=True)
+    assert main(words[1:]) == 0
 """
 
 

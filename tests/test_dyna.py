@@ -520,11 +520,12 @@ RUNS = [
     ),
     (adv.PrioritisedSweeping(), TabularWorld(dyna_maze()), 3000, 1.0),
     (adv.Dyna(gamma=1.0, learning_rate=1.0), "CliffWalking-v1", 2000, -13.0),
-    (
+    pytest.param(
         adv.Dyna(model="frequencies", epsilon=adv.Linear(1.0, 0.1), planning_steps=20),
         "FrozenLake-v1",
         4000,
         0.5,
+        marks=pytest.mark.slow,
     ),
 ]
 

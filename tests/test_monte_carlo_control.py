@@ -77,7 +77,7 @@ def assert_mean(samples, expected):
 # --- Blackjack ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("visits", ["first", "every"])
+@pytest.mark.parametrize("visits", ["first", pytest.param("every", marks=pytest.mark.slow)])
 def test_sticking_on_20_is_worth_what_it_is(visits):
     value = exact(stick_on_20())
     assert BLACKJACK.start @ value == pytest.approx(-0.353554, abs=1e-6)
@@ -90,6 +90,7 @@ def test_sticking_on_20_is_worth_what_it_is(visits):
         assert_mean(state.v[:, s], value[s])
 
 
+@pytest.mark.slow
 def test_one_hand_of_blackjack_from_the_play_of_another():
     """Sutton & Barto 2018, example 5.4: weighted sampling errs less at first, ordinary sampling is unbiased."""
     value = exact(stick_on_20())[SOFT_13]

@@ -490,6 +490,7 @@ def small_world():
     return TabularWorld(random_mdp(np.random.default_rng(11), 4, 3, gamma=0.8, ends=True, by_successor=True))
 
 
+slow = pytest.mark.slow
 SLOWER = dict(gamma=0.8, epsilon=0.5, learning_rate=1.0, learning_rate_power=0.7)
 MEANS = dict(SLOWER, learning_rate_power=1.0, n_steps=250, max_episode=40)
 
@@ -499,14 +500,14 @@ MEANS = dict(SLOWER, learning_rate_power=1.0, n_steps=250, max_episode=40)
     [
         (adv.QLearning(**SLOWER), 0.0),
         (adv.DoubleQLearning(**SLOWER), 0.0),
-        (changed(adv.WatkinsQLambda(lam=0.5), **SLOWER), 0.0),
-        (changed(adv.TreeBackup(n=3), **SLOWER), 0.0),
-        (changed(adv.MonteCarloControl("weighted"), **MEANS), 0.0),
-        (changed(adv.MonteCarloControl("ordinary"), **MEANS), 0.0),
-        (changed(adv.Sarsa(), **SLOWER), 0.5),
+        pytest.param(changed(adv.WatkinsQLambda(lam=0.5), **SLOWER), 0.0, marks=slow),
+        pytest.param(changed(adv.TreeBackup(n=3), **SLOWER), 0.0, marks=slow),
+        pytest.param(changed(adv.MonteCarloControl("weighted"), **MEANS), 0.0, marks=slow),
+        pytest.param(changed(adv.MonteCarloControl("ordinary"), **MEANS), 0.0, marks=slow),
+        pytest.param(changed(adv.Sarsa(), **SLOWER), 0.5, marks=slow),
         (changed(adv.Sarsa(n=3), **SLOWER), 0.5),
         (adv.ExpectedSarsa(**SLOWER), 0.5),
-        (changed(adv.SarsaLambda(lam=0.5), **SLOWER), 0.5),
+        pytest.param(changed(adv.SarsaLambda(lam=0.5), **SLOWER), 0.5, marks=slow),
         (changed(adv.SarsaLambda(lam=0.5, trace="dutch"), **SLOWER), 0.5),
         (changed(adv.MonteCarloControl(), **MEANS), 0.5),
     ],
@@ -601,7 +602,13 @@ def test_promise_11_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, algorith
     assert type(adv.load(whole.path).algorithm) is type(algorithm)
 
 
-@pytest.mark.parametrize("algorithm", [algorithm for algorithm, _ in AS_RUN])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(algorithm, marks=[slow] if place > 2 else [])
+        for place, (algorithm, _) in enumerate(AS_RUN)
+    ],
+)
 def test_promise_2_host_and_device_learn_the_same_and_evaluation_works(tmp_path, monkeypatch, algorithm):
     """The cliff has no chance in it; the device trains two seeds at once."""
     options = QUIET | dict(total_timesteps=1024, num_envs=2, seed=3)

@@ -395,9 +395,16 @@ EXACT = np.arange(1, 6) / 6
         TDLambda(lam=0.8, learning_rate=0.5, learning_rate_power=0.7, gamma=1.0, trace="replacing"),
         TDLambda(lam=0.8, learning_rate=0.5, learning_rate_power=0.7, gamma=1.0, trace="dutch"),
         TDLambda(lam=0.8, learning_rate=0.5, learning_rate_power=0.7, gamma=1.0, online=False),
-        OfflineLambdaReturn(lam=0.8, learning_rate=0.5, learning_rate_power=0.7, gamma=1.0, max_episode=100),
+        pytest.param(
+            OfflineLambdaReturn(
+                lam=0.8, learning_rate=0.5, learning_rate_power=0.7, gamma=1.0, max_episode=100
+            ),
+            marks=pytest.mark.slow,
+        ),
         MonteCarloPrediction(gamma=1.0, max_episode=100),
-        MonteCarloPrediction(gamma=1.0, visits="every", max_episode=100),
+        pytest.param(
+            MonteCarloPrediction(gamma=1.0, visits="every", max_episode=100), marks=pytest.mark.slow
+        ),
     ],
     ids=lambda a: "-".join(
         str(part)
