@@ -23,7 +23,7 @@ INTERNAL = {
     "solve",
     "ending",
     "name_classes",
-    "refuse_large",
+    "refuse_array",
 }  # what only the room itself, or a solver, calls
 
 

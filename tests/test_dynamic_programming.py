@@ -9,9 +9,10 @@ from random_tables import as_rows, random_mdp
 from scipy import sparse
 
 import advantage as adv
-from advantage.algorithms.dynamic_programming import backups, evaluation, plan
+from advantage.algorithms.dynamic_programming import backups, evaluation
 from advantage.algorithms.dynamic_programming.episodes import horizon, proper_policy
 from advantage.algorithms.dynamic_programming.evaluation import evaluate
+from advantage.environments import memory
 from advantage.environments.tabular.registry import table
 
 DISCOUNTED = (
@@ -508,7 +509,7 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
     mdp = table("FrozenLake-v1")
     with pytest.raises(ValueError, match=r"10_000_000_000_000 steps in 16 states takes .* TiB"):
         adv.solve(mdp, adv.BackwardInduction(horizon=10**13))
-    monkeypatch.setattr(plan, "free_host_bytes", lambda: 100)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 100)
     wide = random_mdp(np.random.default_rng(0), as_sparse=True)
     for solver, what in (
         (adv.LinearProgramming(), "linear programme"),
@@ -517,7 +518,7 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(monkeypatch):
     ):
         with pytest.raises(ValueError, match=rf"{what}.*takes .*, and 100 bytes of memory are free; "):
             adv.solve(wide, solver)
-    monkeypatch.setattr(plan, "free_host_bytes", lambda: None)  # a system that does not say
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: None)  # a system that does not say
     assert adv.solve(wide, adv.LinearProgramming()).converged
 
 

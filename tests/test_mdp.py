@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from advantage.environments import memory
 from advantage.environments.tabular import mdp as module
 from advantage.environments.tabular.mdp import MDP, POMDP, Grid, MarkovChain, reachable
 from advantage.environments.tabular.random_mdp import random_mdp
@@ -483,12 +484,12 @@ def test_a_table_that_would_not_fit_is_refused_before_it_is_made(monkeypatch):
     def never(state: int, action: int) -> list[module.Outcome]:
         raise AssertionError("asked for outcomes")
 
-    monkeypatch.setattr(module, "free_host_bytes", lambda: 2**20)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 2**20)
     words = r"A dense table of 1_000 states and 2 actions takes 30\.5 MiB, and 1 MiB of memory are free"
     with pytest.raises(ValueError, match=words):
         MDP.from_function(1000, 2, never, as_sparse=False)
     MDP.from_function(3, 2, two_steps)
-    monkeypatch.setattr(module, "free_host_bytes", lambda: None)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: None)
     with pytest.raises(AssertionError, match="asked for outcomes"):
         MDP.from_function(1000, 2, never, as_sparse=False)
 

@@ -13,6 +13,7 @@ import pytest
 from gymnasium.envs.toy_text import blackjack as gymnasium_blackjack
 from scipy import sparse
 
+from advantage.environments import memory
 from advantage.environments.check import check_environment
 from advantage.environments.make import environment_names, make
 from advantage.environments.tabular.blackjack import blackjack_state
@@ -656,3 +657,11 @@ def test_the_clock_is_the_tables(name):
 
 def test_one_world_for_one_name():
     assert make("jax/Cliff-v0") is make("jax/Cliff-v0")
+
+
+def test_a_random_table_that_would_not_fit_is_refused_before_it_is_drawn(monkeypatch):
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 2**20)
+    with pytest.raises(
+        ValueError, match=r"100_000 states, 4 actions and 5 successors takes 61 MiB, and 1 MiB of"
+    ):
+        random_mdp(100_000, as_sparse=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from random_tables import random_mdp
 
+from advantage.environments import memory
 from advantage.environments.tabular.mdp import MDP, POMDP
 from advantage.environments.tabular.tiger import tiger as environments_tiger
-from advantage.theory import memory
 from advantage.theory.beliefs import (
     alpha_vectors,
     belief_mdp,

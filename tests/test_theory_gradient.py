@@ -9,11 +9,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from random_tables import random_mdp
 
-from advantage.environments.tabular import mdp as tables
+from advantage.environments import memory
 from advantage.environments.tabular.mdp import MDP
 from advantage.environments.tabular.two_arms import two_arms
 from advantage.policies.networks import MLP, linear, linear_init
-from advantage.theory import memory
 from advantage.theory.evaluation import action_values, advantages, expected_visits, performance, values
 from advantage.theory.gradient import (
     finite_horizon_gradient,
@@ -142,7 +141,7 @@ def test_arrays_that_do_not_fit_are_refused(monkeypatch):
     monkeypatch.setattr(memory, "free_host_bytes", lambda: 18**2 * 8)
     fisher_matrix(mdp, jax.nn.softmax, theta)
     sparse = random_mdp(np.random.default_rng(0), N_STATES, N_ACTIONS, as_sparse=True)
-    monkeypatch.setattr(tables, "free_host_bytes", lambda: 6 * 6 * 3 * 8 - 1)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 6 * 6 * 3 * 8 - 1)
     with pytest.raises(
         ValueError, match=r"A dense table of 6 states and 3 actions takes 864 bytes, and 863 bytes"
     ):

@@ -17,3 +17,19 @@ def free_host_bytes() -> int | None:
         return int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
+
+
+def refuse_large(what: str, size: float, remedy: str, free: int | None = None) -> None:
+    """Raises ValueError for what would not fit into memory, before it is allocated; where nobody knows, that will tell.
+
+    Args:
+        what: its name, for the message.
+        size: in bytes.
+        remedy: what to do instead.
+        free: bytes that are free, by default this machine's.
+    """
+    free = free_host_bytes() if free is None else free
+    if free is not None and size > free:
+        raise ValueError(
+            f"{what} takes {readable(int(size))}, and {readable(free)} of memory are free; {remedy}."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from advantage.environments.memory import free_host_bytes, readable
+from advantage.environments.memory import free_host_bytes, refuse_large
 from advantage.rollout.stepper import buffer_bytes, buffer_shapes
 from advantage.types import Algorithm, Spec
 
@@ -17,11 +17,9 @@ def rollout_bytes(algorithm: Algorithm, spec: Spec, num_seeds: int = 1) -> int:
 
 def refuse_what_does_not_fit(size: int, free: int | None, n_steps: int, num_envs: int) -> None:
     """Raises ValueError for a rollout of more bytes than are free; where nobody knows, the allocation will tell."""
-    if free is not None and size > free:
-        raise ValueError(
-            f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments takes {readable(size)}, and "
-            f"{readable(free)} of memory are free; use fewer steps or environments."
-        )
+    if free is not None:
+        what = f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments"
+        refuse_large(what, size, "use fewer steps or environments", free)
 
 
 def free_device_bytes() -> int | None:

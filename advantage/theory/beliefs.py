@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from advantage.environments.tabular.mdp import MDP, POMDP, Outcome
-from advantage.theory.memory import refuse_large
+from advantage.theory.memory import refuse_array
 
 TOLERANCE = 1e-9  # relative to the largest value: a vector that is ahead by less is not needed
 DIGITS = 10  # beliefs that agree in these are one
@@ -252,7 +252,7 @@ def _plans_after(pomdp: POMDP, action: int, vectors: np.ndarray) -> np.ndarray:
     for likelihood in pomdp.emission[:, action].T:
         parts = pomdp.mdp.gamma * (follow @ (likelihood * vectors).T).T
         parts = parts[prune(parts)]
-        refuse_large(
+        refuse_array(
             "Γ", (len(plans) * len(parts), plans.shape[1]), "use a shorter horizon or a smaller world"
         )
         plans = (plans[:, None] + parts).reshape(-1, plans.shape[1])

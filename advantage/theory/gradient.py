@@ -28,7 +28,7 @@ from jax.flatten_util import ravel_pytree
 from advantage.environments.tabular.mdp import MDP, refuse_dense
 from advantage.theory.chains import stationary_distribution
 from advantage.theory.evaluation import action_values, ending, expected_visits, values
-from advantage.theory.memory import refuse_large
+from advantage.theory.memory import refuse_array
 from advantage.theory.objectives import (
     differential_action_values,
     finite_horizon_action_values,
@@ -149,7 +149,7 @@ def fisher_matrix(mdp: MDP, policy: Policy, theta: Pytree) -> np.ndarray:
     pi = probabilities(policy, theta)
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(theta))
     for what, shape in (("∇π", (*pi.shape, count)), ("F", (count, count))):
-        refuse_large(what, shape, "use fewer parameters")
+        refuse_array(what, shape, "use fewer parameters")
     weight = ((1 - mdp.gamma) or 1.0) * expected_visits(mdp, pi)
     with jax.enable_x64(True):
         slope = np.asarray(_jacobian(policy, _float64(theta)))

@@ -10,7 +10,7 @@ from scipy.special import expit, rel_entr
 
 from advantage.environments.tabular.mdp import MDP
 from advantage.theory.evaluation import advantages, expected_visits, performance
-from advantage.theory.memory import refuse_large
+from advantage.theory.memory import refuse_array
 
 SMALLEST_RADIUS, LARGEST_RADIUS = 1e-24, 300.0  # of the KL divergence; beyond these float64 sees no change
 SMALLEST = float(np.finfo(float).tiny)
@@ -171,7 +171,7 @@ def guaranteed_policy_iteration(mdp: MDP, policy: Any = None, iterations: int = 
 
     Source: Schulman et al. 2015, "Trust region policy optimization", algorithm 1.
     """
-    refuse_large("policies", (iterations + 1, mdp.n_states, mdp.n_actions), "use fewer iterations")
+    refuse_array("policies", (iterations + 1, mdp.n_states, mdp.n_actions), "use fewer iterations")
     uniform = np.full((mdp.n_states, mdp.n_actions), 1 / mdp.n_actions)
     policies = [mdp.probabilities(uniform if policy is None else policy)]
     for _ in range(iterations):

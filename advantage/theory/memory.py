@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from advantage.environments.memory import free_host_bytes, readable
+from advantage.environments.memory import refuse_large
 
 
-def refuse_large(what: str, shape: tuple[int, ...], remedy: str) -> None:
+def refuse_array(what: str, shape: tuple[int, ...], remedy: str) -> None:
     """Raises ValueError for float64 numbers that would not fit into memory; names both sizes.
 
     Args:
@@ -15,9 +15,4 @@ def refuse_large(what: str, shape: tuple[int, ...], remedy: str) -> None:
         shape: of the array.
         remedy: what to do instead.
     """
-    size, free = 8 * math.prod(shape), free_host_bytes()
-    if free is not None and size > free:
-        raise ValueError(
-            f"{what} has shape {list(shape)} and takes {readable(size)}, and {readable(free)} of memory are free; "
-            f"{remedy}."
-        )
+    refuse_large(f"{what} has shape {list(shape)} and", 8 * math.prod(shape), remedy)

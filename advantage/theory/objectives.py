@@ -10,7 +10,7 @@ from advantage.environments.tabular.mdp import MDP
 from advantage.theory.chains import stationary_distribution
 from advantage.theory.evaluation import expected_rewards
 from advantage.theory.linear import solve
-from advantage.theory.memory import refuse_large
+from advantage.theory.memory import refuse_array
 
 
 def finite_horizon_values(mdp: MDP, policy: Any, horizon: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def finite_horizon_values(mdp: MDP, policy: Any, horizon: int) -> np.ndarray:
     """
     if horizon < 1:
         raise ValueError(f"horizon={horizon} is not allowed; use 1 step or more.")
-    refuse_large("V", (horizon + 1, mdp.n_states), "use a shorter horizon")
+    refuse_array("V", (horizon + 1, mdp.n_states), "use a shorter horizon")
     policy = np.asarray(policy)
     if policy.ndim == 3 and len(policy) != horizon:
         raise ValueError(f"policy is for {len(policy)} steps and horizon={horizon}; give one table for each.")
@@ -52,7 +52,7 @@ def finite_horizon_action_values(mdp: MDP, value: np.ndarray) -> np.ndarray:
 
     Source: Puterman 1994, "Markov decision processes", section 4.2.
     """
-    refuse_large("Q", (len(value) - 1, mdp.n_states, mdp.n_actions), "use a shorter horizon")
+    refuse_array("Q", (len(value) - 1, mdp.n_states, mdp.n_actions), "use a shorter horizon")
     return np.array([mdp.expected_reward + mdp.expected(later) for later in value[1:]])
 
 

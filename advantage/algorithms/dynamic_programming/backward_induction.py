@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, facts
-from advantage.algorithms.dynamic_programming.plan import Plan, discount, refuse, rounding
+from advantage.algorithms.dynamic_programming.plan import Plan, discount, rounding
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.memory import refuse_large
 from advantage.environments.tabular.mdp import MDP
 
 
@@ -38,11 +39,8 @@ class BackwardInduction:
     def start(self, mdp: MDP) -> Plan:
         """Nothing to go: worth nothing."""
         steps = mdp.max_episode_steps if self.horizon is None else self.horizon
-        refuse(
-            12 * (steps + 1) * mdp.n_states,
-            f"Values and actions of {steps:_} steps in {mdp.n_states:_} states",
-            "use a smaller horizon",
-        )
+        what = f"A plan of {steps:_} steps in {mdp.n_states:_} states"
+        refuse_large(what, 12 * (steps + 1) * mdp.n_states, "use a smaller horizon")
         policy = np.zeros((steps, mdp.n_states), np.int32)
         return Plan(np.zeros((steps + 1, mdp.n_states)), policy, np.inf, np.inf, False, {})
 

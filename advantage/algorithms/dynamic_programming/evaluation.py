@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import facts, follow, largest
-from advantage.algorithms.dynamic_programming.plan import refuse, rounding
-from advantage.environments.memory import free_host_bytes
+from advantage.algorithms.dynamic_programming.plan import rounding
+from advantage.environments.memory import free_host_bytes, refuse_large
 from advantage.environments.tabular.mdp import MDP
 
 Method = Literal["automatic", "sweeps", "solve"]
@@ -85,7 +85,8 @@ def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> Evaluation:
         size, kind = _bytes_of_factors(mdp, policy), "sparse factorisation"
     else:
         size, kind = 4 * 8 * len(states) ** 2, "dense system"
-    refuse(size, f"A {kind} of {len(states):_} states", "evaluate by sweeps, or use ModifiedPolicyIteration")
+    remedy = "evaluate by sweeps, or use ModifiedPolicyIteration"
+    refuse_large(f"A {kind} of {len(states):_} states", size, remedy)
     rows = mdp.rows(policy)[states]
     rows = rows if len(states) == mdp.n_states else rows[:, states]
     reward = mdp.expected_reward[states, policy[states]]

@@ -11,8 +11,9 @@ from scipy import sparse
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, stacked
 from advantage.algorithms.dynamic_programming.episodes import horizon
 from advantage.algorithms.dynamic_programming.evaluation import evaluate
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount, refuse
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.memory import refuse_large
 from advantage.environments.tabular.mdp import MDP
 
 COPIES = 6  # of the constraints, in bytes of a sparse table: SciPy's, the solver's by rows and columns, its factors
@@ -49,11 +50,9 @@ class LinearProgramming:
     def start(self, mdp: MDP) -> Plan:
         """Nothing but room for the programme."""
         entries = mdp.transition.nnz if mdp.is_sparse else mdp.transition.size
-        refuse(
-            COPIES * 12 * (entries + mdp.n_states * mdp.n_actions),
-            f"A linear programme of {mdp.n_states:_} states and {mdp.n_actions} actions",
-            "use ModifiedPolicyIteration",
-        )
+        what = f"A linear programme of {mdp.n_states:_} states and {mdp.n_actions} actions"
+        size = COPIES * 12 * (entries + mdp.n_states * mdp.n_actions)
+        refuse_large(what, size, "use ModifiedPolicyIteration")
         longest = horizon(mdp, discount(self.gamma, mdp))
         return blank(mdp, occupancy=np.zeros((mdp.n_states, mdp.n_actions)), horizon=longest)
 

@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import ROUNDING, Backup, facts, largest
-from advantage.environments.memory import free_host_bytes, readable
 from advantage.environments.tabular.mdp import MDP
 
 
@@ -118,12 +117,3 @@ def blank(mdp: MDP, **extra: np.ndarray | float) -> Plan:
     zeros = np.zeros(mdp.n_states)
     named = {name: np.asarray(value) for name, value in extra.items()}
     return Plan(zeros, np.zeros(mdp.n_states, np.int32), np.inf, np.inf, False, named)
-
-
-def refuse(size: float, what: str, instead: str) -> None:
-    """Raises ValueError for what would not fit into memory, before it is allocated."""
-    free = free_host_bytes()
-    if free is not None and size > free:
-        raise ValueError(
-            f"{what} takes {readable(int(size))}, and {readable(free)} of memory are free; {instead}."
-        )

@@ -16,8 +16,9 @@ from advantage.algorithms.dynamic_programming.backups import (
     rows_between,
 )
 from advantage.algorithms.dynamic_programming.episodes import horizon
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount, refuse
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.environments.memory import refuse_large
 from advantage.environments.tabular.mdp import MDP
 
 
@@ -62,7 +63,9 @@ class PrioritisedValueIteration:
         """Zero everywhere."""
         if mdp.is_sparse:
             size = 8 * mdp.transition.nnz
-            refuse(size, f"A list of {mdp.transition.nnz:_} predecessors", "use ModifiedPolicyIteration")
+            refuse_large(
+                f"A list of {mdp.transition.nnz:_} predecessors", size, "use ModifiedPolicyIteration"
+            )
         longest = horizon(mdp, discount(self.gamma, mdp))
         return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.tabular.table import Sizes
-from advantage.environments.memory import free_host_bytes, readable
+from advantage.environments.memory import readable, refuse_large
 from advantage.types import Array
 
 
@@ -77,13 +77,9 @@ def frequencies(sizes: Sizes) -> Frequencies:
         ValueError: the counts would not fit into memory; says how many bytes they take and how many are free.
     """
     shape = sizes.n_states, sizes.actions, sizes.n_states + 1
-    size, free = 4 * shape[0] * shape[1] * shape[2], free_host_bytes()
-    if free is not None and size > free:
-        raise ValueError(
-            f"Counts of where {shape[0]:_} states and {shape[1]} actions lead take {size:_} bytes, "
-            f"{readable(size)}, and {readable(free)} of memory are free; use model='last', which takes "
-            f"{readable(8 * shape[0] * shape[1])}."
-        )
+    what = f"A count of where {shape[0]:_} states and {shape[1]} actions lead"
+    less = readable(8 * shape[0] * shape[1])
+    refuse_large(what, 4 * shape[0] * shape[1] * shape[2], f"use model='last', which takes {less}")
     return Frequencies(jnp.zeros(shape, jnp.int32), jnp.zeros(shape[:2], jnp.float32))
 
 

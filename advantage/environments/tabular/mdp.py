@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from scipy import sparse
 
-from advantage.environments.memory import free_host_bytes, readable
+from advantage.environments.memory import refuse_large
 
 TOLERANCE = 1e-8  # by which a row of probabilities may miss one
 LARGEST_DENSE = 2**21  # entries up to which a table that may be either is dense
@@ -513,12 +513,11 @@ def _ends(
 
 def refuse_dense(n_states: int, n_actions: int, tables: int = 1) -> None:
     """Raises ValueError for dense tables that would not fit into memory, before they are allocated."""
-    size, free = 8 * tables * n_states * n_actions * n_states, free_host_bytes()
-    if free is not None and size > free:
-        raise ValueError(
-            f"A dense table of {n_states:_} states and {n_actions} actions takes {readable(size)}, and "
-            f"{readable(free)} of memory are free; use a sparse one."
-        )
+    what, size = (
+        f"A dense table of {n_states:_} states and {n_actions} actions",
+        n_states * n_actions * n_states,
+    )
+    refuse_large(what, 8 * tables * size, "use a sparse one")
 
 
 def _set(self: Any, **values: Any) -> None:

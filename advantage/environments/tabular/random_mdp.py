@@ -7,7 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
+from advantage.environments.memory import refuse_large
 from advantage.environments.tabular.mdp import LARGEST_DENSE, MDP, refuse_dense
+
+BYTES_TO_DRAW = 32  # for each entry, about: its number and place, and what they are drawn from
 
 
 def random_mdp(
@@ -35,7 +38,7 @@ def random_mdp(
         gamma, max_episode_steps: as in `MDP`.
 
     Raises:
-        ValueError: a size that is not allowed, or a dense table that would not fit into memory.
+        ValueError: a size that is not allowed, or a table that would not fit into memory.
 
     Source: Archibald, McKinnon & Thomas 1995, "On the generation of Markov decision processes".
     """
@@ -50,6 +53,9 @@ def random_mdp(
         as_sparse = n_states * n_actions * n_states > LARGEST_DENSE
     if not as_sparse:
         refuse_dense(n_states, n_actions, tables=2)
+    entries = n_states * n_actions * branching
+    what = f"Drawing a table of {n_states:_} states, {n_actions} actions and {branching} successors"
+    refuse_large(what, BYTES_TO_DRAW * entries, "use fewer")
     rng, rows = np.random.default_rng(seed), n_actions * n_states
     successor = _subsets(rng, rows, n_states, branching)
     probability = rng.standard_exponential((rows, branching))  # normalised: gaps between uniform numbers
