@@ -14,7 +14,7 @@ DEMO_OUT := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 endif
 
 PYTEST_OPTIONS ?=
-PARALLEL := --numprocesses auto --maxprocesses 4
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 BENCH_OPTIONS ?=
 
 .NOTPARALLEL:
@@ -108,7 +108,8 @@ test: lint
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_OPTIONS)
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_OPTIONS)
+	XLA_FLAGS= $(BIN)/python -m pytest -k promise $(PARALLEL) $(PYTEST_OPTIONS)
 
 # Warnings of old versions are not ours to mend, so here they are only shown.
 test-lowest: $(LOWEST)/.lowest

@@ -9,6 +9,10 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"  # pygame draws without a screen
 os.environ["SDL_AUDIODRIVER"] = "dummy"
 os.environ["MPLBACKEND"] = "Agg"
 
+# Compiling is half of the time that these tests take, so it does not optimise; `make test-slow` runs the slow tests,
+# and those of the promises, on programs as users have them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # Compiled programs are kept between test runs.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advantage" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))

@@ -432,9 +432,9 @@ BERNOULLI = Fixed(A, kind="bernoulli", max_episode_steps=50)
     ("algorithm", "environment"),
     [
         (ALL[1], GAUSSIAN),
-        (adv.UCB(), GAUSSIAN),
-        (adv.Thompson("bernoulli"), BERNOULLI),
-        (adv.Thompson(reward_std=0.2), on_host),
+        pytest.param(adv.UCB(), GAUSSIAN, marks=slow),
+        pytest.param(adv.Thompson("bernoulli"), BERNOULLI, marks=slow),
+        pytest.param(adv.Thompson(reward_std=0.2), on_host, marks=slow),
         (adv.GradientBandit(learning_rate=0.4), on_host),
     ],
 )

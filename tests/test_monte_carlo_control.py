@@ -293,7 +293,9 @@ def row_on_host():
     "algorithm",
     [
         adv.MonteCarloControl(n_steps=16, max_episode=12, epsilon=0.3),
-        adv.MonteCarloControl("weighted", n_steps=16, max_episode=12, epsilon=0.3),
+        pytest.param(
+            adv.MonteCarloControl("weighted", n_steps=16, max_episode=12, epsilon=0.3), marks=pytest.mark.slow
+        ),
         adv.MonteCarloControl(exploring_starts=True, n_steps=1, max_episode=12),
         adv.MonteCarloOffPolicy(n_steps=16, max_episode=12, policy=[[0.2, 0.2, 0.6]] * 8),
     ],

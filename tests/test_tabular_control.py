@@ -590,7 +590,10 @@ AS_RUN = [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "environment"), AS_RUN)
+@pytest.mark.parametrize(
+    ("algorithm", "environment"),
+    [pytest.param(*case, marks=[slow] if place in (1, 4) else []) for place, case in enumerate(AS_RUN)],
+)
 def test_promise_11_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, algorithm, environment):
     options = QUIET | dict(checkpoint_every=300, total_timesteps=600, num_envs=2, workers=0)
     whole = adv.train(algorithm, environment, out=tmp_path / "whole", **options)
