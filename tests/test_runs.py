@@ -398,8 +398,9 @@ def test_sigkill_at_any_moment_leaves_whole_checkpoints(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    newest = [line.rsplit("step_", 1)[-1] for line in lines[:-1]]
-    assert len(newest) == 12 and newest[-1].isdigit() and newest == sorted(newest)
+    newest = [line.rpartition("step_")[2] for line in lines[:-1]]
+    steps = [int(step) if step.isdigit() else -1 for step in newest]  # a slow machine may have none at first
+    assert len(steps) == 12 and steps[-1] >= 0 and steps == sorted(steps)
     assert lines[-1] == "[]"  # what the kills left behind was removed by the next save
 
 
