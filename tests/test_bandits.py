@@ -313,6 +313,7 @@ def play(algorithm, num_seeds=2000, kind="gaussian"):
         pytest.param(adv.EpsilonGreedyBandit(0.0, 0.1, 5.0), 1.49, 0.86, marks=slow),
     ],
 )
+@pytest.mark.slow
 def test_the_ten_armed_testbed(algorithm, reward, share):
     """Within three standard errors of the difference of two means of 2,000 runs.
 
@@ -332,6 +333,7 @@ def test_the_ten_armed_testbed(algorithm, reward, share):
         (adv.GradientBandit(), "gaussian", 1.38, 0.7),
     ],
 )
+@pytest.mark.slow
 def test_the_others_find_good_arms_too(algorithm, kind, least, share):
     """The best of ten arms pays 1.539 on average, or 10 / 11."""
     runs = 1000 if kind == "gaussian" else 200  # a beta variate takes long to draw

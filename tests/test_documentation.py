@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LONG = {"worlds", "prediction", "control", "dyna", "bandits"}  # train a dozen agents each
 NOT_RUN = "<!-- not run -->"
 FENCE = re.compile(r"^( *)(`{3,})\s*(\w*)[^`]*$")
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)[^)]*\)")
@@ -84,7 +85,11 @@ def _run_script(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.stem in LONG else []) for page in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_code_of_the_page_runs(page: Path, tmp_path: Path):
     done = _run_script(_script(page.read_text(encoding="utf-8")), tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]

@@ -481,6 +481,7 @@ def after_the_change(algorithm, before, after, steps, num_seeds=50):
     return np.array(last), goals.sum(1)
 
 
+@pytest.mark.slow
 def test_the_bonus_finds_the_short_cut():
     """Dyna-Q goes on walking 16 steps where 10 would do; Dyna-Q+ tries again what it has not tried for long.
 

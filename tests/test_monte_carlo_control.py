@@ -78,6 +78,7 @@ def assert_mean(samples, expected):
 
 
 @pytest.mark.parametrize("visits", ["first", pytest.param("every", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_sticking_on_20_is_worth_what_it_is(visits):
     value = exact(stick_on_20())
     assert BLACKJACK.start @ value == pytest.approx(-0.353554, abs=1e-6)
@@ -115,6 +116,7 @@ def best_of(q):
     return np.array([BLACKJACK.start @ exact(values.argmax(1)) for values in q])
 
 
+@pytest.mark.slow
 def test_exploring_starts_find_the_best_policy_of_blackjack():
     """Without exploring anywhere but at an episode's start; and without that, nothing of the kind is found."""
     algorithm = adv.MonteCarloControl(

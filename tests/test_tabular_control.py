@@ -508,8 +508,8 @@ MEANS = dict(SLOWER, learning_rate_power=1.0, n_steps=250, max_episode=40)
         (changed(adv.Sarsa(n=3), **SLOWER), 0.5),
         (adv.ExpectedSarsa(**SLOWER), 0.5),
         pytest.param(changed(adv.SarsaLambda(lam=0.5), **SLOWER), 0.5, marks=slow),
-        (changed(adv.SarsaLambda(lam=0.5, trace="dutch"), **SLOWER), 0.5),
-        (changed(adv.MonteCarloControl(), **MEANS), 0.5),
+        pytest.param(changed(adv.SarsaLambda(lam=0.5, trace="dutch"), **SLOWER), 0.5, marks=slow),
+        pytest.param(changed(adv.MonteCarloControl(), **MEANS), 0.5, marks=slow),
     ],
 )
 def test_the_values_become_the_exact_ones(algorithm, epsilon):
@@ -535,6 +535,7 @@ CLIFF = dict(learning_rate=0.5, epsilon=0.1, gamma=1.0)
         (adv.ExpectedSarsa(**CLIFF), 11_264, -21.0),
     ],
 )
+@pytest.mark.slow
 def test_the_return_while_learning_on_the_cliff(algorithm, steps, published):
     """Sutton & Barto 2018, example 6.6 and figure 6.3: episodes 101 to 500, mean of 50 runs."""
     _, returns = played(algorithm, "jax/Cliff-v0", steps, num_seeds=50)
@@ -563,6 +564,7 @@ def test_sarsa_finds_the_shortest_way_across_the_wind(name, shortest):
     assert lengths.mean() < shortest + 1.5
 
 
+@pytest.mark.slow
 def test_double_q_learning_is_not_drawn_to_noise():
     """Sutton & Barto 2018, example 6.7 and figure 6.5; exploring alone goes left in a twentieth of the episodes."""
     fields = dict(learning_rate=0.1, epsilon=0.1, gamma=1.0)
@@ -592,7 +594,7 @@ AS_RUN = [
 
 @pytest.mark.parametrize(
     ("algorithm", "environment"),
-    [pytest.param(*case, marks=[slow] if place in (1, 4) else []) for place, case in enumerate(AS_RUN)],
+    [pytest.param(*case, marks=[slow] if place in (1, 3, 4, 5) else []) for place, case in enumerate(AS_RUN)],
 )
 def test_promise_11_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, algorithm, environment):
     options = QUIET | dict(checkpoint_every=300, total_timesteps=600, num_envs=2, workers=0)
@@ -607,10 +609,7 @@ def test_promise_11_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, algorith
 
 @pytest.mark.parametrize(
     "algorithm",
-    [
-        pytest.param(algorithm, marks=[slow] if place > 2 else [])
-        for place, (algorithm, _) in enumerate(AS_RUN)
-    ],
+    [pytest.param(algorithm, marks=[slow] if place else []) for place, (algorithm, _) in enumerate(AS_RUN)],
 )
 def test_promise_2_host_and_device_learn_the_same_and_evaluation_works(tmp_path, monkeypatch, algorithm):
     """The cliff has no chance in it; the device trains two seeds at once."""

@@ -356,6 +356,7 @@ def geometric(lengths):
     )
 
 
+@pytest.mark.slow
 def test_first_visits_are_unbiased_and_every_visit_is_not_but_converges():
     """Lengths are geometric with mean 2; by the mean over visits, one episode of T steps says (T + 1) / 2."""
     rng, runs = np.random.default_rng(0), 4000
@@ -461,6 +462,7 @@ def walks(runs, n_steps, seed):
     ],
     ids=["TD-0.1", "TD-0.05", "Monte-Carlo-0.02"],
 )
+@pytest.mark.slow
 def test_the_curves_of_the_textbook(algorithm, published):
     """Sutton & Barto 2018, example 6.2: the error after 10, 25, 50 and 100 episodes, over 100 runs from 1/2."""
     runs = 100
@@ -709,7 +711,14 @@ def row_on_host():
     return gymnasium.wrappers.TimeLimit(TabularEnv(ROW), ROW.max_episode_steps)
 
 
-@METHODS
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if place in (0, 2) else [])
+        for place, one in enumerate(FOUR)
+    ],
+    ids=lambda algorithm: type(algorithm).__name__,
+)
 def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "plot_curve", lambda folder: None)
     algorithm = dataclasses.replace(algorithm, gamma=1.0, policy=[[0.4, 0.4, 0.2]] * 8)
@@ -732,6 +741,7 @@ def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, 
     assert left.act(3) == 0
 
 
+@pytest.mark.slow
 def test_many_seeds_at_once_and_gymnasium(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "plot_curve", lambda folder: None)
     options = {"eval_episodes": 0, "tensorboard": False, "workers": 0}
