@@ -520,7 +520,9 @@ RUNS = [
         0.0,
     ),
     (adv.PrioritisedSweeping(), TabularWorld(dyna_maze()), 3000, 1.0),
-    (adv.Dyna(gamma=1.0, learning_rate=1.0), "CliffWalking-v1", 2000, -13.0),
+    pytest.param(
+        adv.Dyna(gamma=1.0, learning_rate=1.0), "CliffWalking-v1", 2000, -13.0, marks=pytest.mark.slow
+    ),
     pytest.param(
         adv.Dyna(model="frequencies", epsilon=adv.Linear(1.0, 0.1), planning_steps=20),
         "FrozenLake-v1",
@@ -548,6 +550,7 @@ def test_promise_11_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, algorith
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_one_seed_alone_is_that_seed_among_many(tmp_path):
     options = {"total_timesteps": 600, "num_envs": 2, "tensorboard": False, "eval_episodes": 0}
     algorithm, environment, *_ = RUNS[1]

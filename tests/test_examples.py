@@ -162,6 +162,7 @@ for name, path in zip(test_examples.NETWORKS, sys.argv[1:], strict=True):
 """
 
 
+@pytest.mark.slow
 def test_networks_of_your_own_are_trained_saved_and_restored_bit_for_bit(tmp_path):
     paths, expected = [], []
     for name in NETWORKS:
@@ -204,6 +205,7 @@ def test_a_callback_stops_early_and_the_run_can_be_resumed(tmp_path, capsys):
     assert resumed.path == run.path
 
 
+@pytest.mark.slow
 def test_many_seeds_train_at_once(tmp_path):
     runs = example("many_seeds").main(total_timesteps=ITERATION, root=tmp_path, num_seeds=3)
     assert [run.seed for run in runs] == [0, 1, 2]

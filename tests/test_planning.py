@@ -59,7 +59,7 @@ def test_every_solver_is_trained_like_an_agent(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "solver", [adv.ValueIteration(), adv.PolicyIteration(), adv.RelativeValueIteration()]
+    "solver", [adv.ValueIteration(), pytest.param(adv.RelativeValueIteration(), marks=pytest.mark.slow)]
 )
 def test_an_interrupted_solver_goes_on_bit_for_bit(solver, tmp_path):
     whole = adv.train(solver, "jax/CliffWalking-v1", out=tmp_path / "whole", eval_episodes=0)
@@ -132,6 +132,7 @@ def test_a_table_is_found_behind_every_kind_of_environment():
         assert isinstance(table_of(resolve(name)), adv.MDP)
 
 
+@pytest.mark.slow
 def test_only_tables_in_finite_worlds_are_reported(tmp_path):
     small = {"total_timesteps": 64, "eval_episodes": 0}
     ppo = adv.train(

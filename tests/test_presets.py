@@ -54,6 +54,7 @@ def test_presets_are_switched_off(flags, tmp_path, capsys):
     assert "Defaults from" not in said
 
 
+@pytest.mark.slow
 def test_the_preset_of_another_environment(tmp_path, capsys):
     hyperparameters, _, said = trained(tmp_path, capsys, "--preset", "Acrobot-v1")
     assert hyperparameters["gae_lambda"] == adv.preset("ppo", "Acrobot-v1").algorithm.gae_lambda

@@ -96,7 +96,10 @@ def jitted_step(world):
 
 @functools.cache
 def batched_step(world):
-    return jax.jit(jax.vmap(world.step, in_axes=(0, 0, None)))
+    optimised = {
+        "xla_backend_optimization_level": 3
+    }  # as users have it: each compiles its own rounding errors
+    return jax.jit(jax.vmap(world.step, in_axes=(0, 0, None)), compiler_options=optimised)
 
 
 @functools.cache
