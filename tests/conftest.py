@@ -11,7 +11,8 @@ os.environ["MPLBACKEND"] = "Agg"
 
 # Compiling is half of the time that these tests take, so it does not optimise; `make test-slow` runs the slow tests,
 # and those of the promises, on programs as users have them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 # Compiled programs are kept between test runs.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advantage" / "tests"
