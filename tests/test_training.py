@@ -1,6 +1,8 @@
 """What a training promises whatever the algorithm: budget, schedules, seeds, evaluation, callbacks, run folder."""
 
+import errno
 import functools
+import io
 import json
 import math
 import os
@@ -667,13 +669,20 @@ def test_a_value_that_is_not_finite_stops_the_run(environment, tmp_path):
     assert math.isfinite(episodes.sum()) and (episodes <= good.step).all()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+class Full(io.FileIO):
+    """A file on a disk that is full."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("name", ["progress.csv", "episodes.csv"])
 def test_a_disk_that_fills_up_is_named_and_leaves_the_last_checkpoint(name, tmp_path, monkeypatch):
     listener, opened = Listener(), Path.open
 
     def open_file(path, *args, **kwargs):
-        return opened(Path("/dev/full") if path.name == name and args[0] == "ab" else path, *args, **kwargs)
+        is_full = path.name == name and args[:1] == ("ab",)
+        return Full(path, "ab") if is_full else opened(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", open_file)
     with pytest.raises(OSError, match=rf"No space left on device: '.*{name}'"):
