@@ -12,12 +12,15 @@ from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparam
 from advantage.algorithms.tabular.table import (
     EpsilonGreedy,
     Sizes,
+    act_by_table,
     decayed,
+    greedy_by_table,
+    noise_of_choices,
+    one_step,
     progress_of,
     sizes_of,
-    uniform_noise,
 )
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 class DoubleQLearningState(NamedTuple):
@@ -89,30 +92,13 @@ class DoubleQLearning:
             state.sizes, state.q.sum(0), decayed(epsilon, state.visits.sum((0, -1)), self.epsilon_power)
         )
 
-    def noise(self, actor: EpsilonGreedy, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
-
-    def act(
-        self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree, noise: Array
-    ) -> tuple[Array, Pytree, Pytree]:
-        """Explore, or take the best: `-> action, memory, extras`."""
-        return actor.sample(obs, noise), memory, ()
-
-    def greedy(self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The best action: `-> action, memory`."""
-        return actor.best(obs), memory
+    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
 
     def update(
         self, state: DoubleQLearningState, rollout: Rollout, key: Key
     ) -> tuple[DoubleQLearningState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        s, a, r, next_s = (
-            state.sizes.index(rollout.obs)[0],
-            rollout.action[0],
-            rollout.reward[0].astype(jnp.float32),
-            state.sizes.index(rollout.next_obs)[0],
-        )
+        s, a, r, next_s = one_step(state.sizes, rollout)
         chosen = jax.random.bernoulli(key, 0.5, s.shape).astype(jnp.int32)
         best = state.q[chosen, next_s].argmax(-1)
         discount = self.gamma * (1 - rollout.terminated[0])

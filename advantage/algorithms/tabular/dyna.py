@@ -11,16 +11,18 @@ import jax.numpy as jnp
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.tabular.model import Frequencies, LastOutcome, frequencies, last_outcome, repeats
 from advantage.algorithms.tabular.table import (
-    EpsilonGreedy,
     Sizes,
+    act_by_table,
     decayed,
     epsilon_greedy,
     epsilon_greedy_probabilities,
+    exploring_actor,
+    greedy_by_table,
+    noise_of_choices,
     progress_of,
     sizes_of,
-    uniform_noise,
 )
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 class DynaState(NamedTuple):
@@ -115,29 +117,12 @@ class Dyna:
             jnp.asarray(spec.total_timesteps, jnp.uint32),
         )
 
-    def actor(self, state: DynaState) -> EpsilonGreedy:
-        """The table and how much to explore."""
-        epsilon = at(self.epsilon, progress_of(state))
-        return EpsilonGreedy(state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), self.epsilon_power))
-
-    def noise(self, actor: EpsilonGreedy, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
-
-    def act(
-        self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree, noise: Array
-    ) -> tuple[Array, Pytree, Pytree]:
-        """Explore, or take the best: `-> action, memory, extras`."""
-        return actor.sample(obs, noise), memory, ()
-
-    def greedy(self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The best action: `-> action, memory`."""
-        return actor.best(obs), memory
+    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
 
     def update(self, state: DynaState, rollout: Rollout, key: Key) -> tuple[DynaState, dict[str, Array]]:
         """One real step in each environment, and `planning_steps` imagined ones for each: `-> state, metrics`."""
         n_states, n_actions = state.q.shape
-        s, a, r, s_next = (
+        s, a, r, next_s = (
             state.sizes.index(rollout.obs)[0],
             rollout.action[0],
             rollout.reward[0].astype(jnp.float32),
@@ -150,7 +135,7 @@ class Dyna:
         step = state.step + jnp.uint32(r.size)
         known = state._replace(
             visits=state.visits.at[s, a].add(1),
-            model=state.model.learned(s, a, r, s_next),
+            model=state.model.learned(s, a, r, next_s),
             observed=state.observed.at[place].set(entry, mode="drop"),
             n_observed=state.n_observed + new.sum(dtype=jnp.int32),
             tried=None if state.tried is None else state.tried.at[s, a].set(step),
@@ -159,21 +144,21 @@ class Dyna:
         epsilon = jnp.broadcast_to(self.actor(state).epsilon, (n_states,))
         key_real, key_imagined = jax.random.split(key)
 
-        def learn(q, s, a, r, s_next, alpha, epsilon, noise):
+        def learn(q, s, a, r, next_s, alpha, epsilon, noise):
             """One update of the table for each entry of the others: `-> q, delta`."""
-            delta = r + self.gamma * self._value(q, s_next, epsilon, noise) - q[s, a]
+            delta = r + self.gamma * self._value(q, next_s, epsilon, noise) - q[s, a]
             return q.at[s, a].add(alpha * delta), delta
 
-        def rates(s, a, s_next):
+        def rates(s, a, next_s):
             alpha = decayed(learning_rate, known.visits[s, a], self.learning_rate_power)
-            return jnp.broadcast_to(alpha, s.shape), epsilon.at[s_next].get(mode="clip")
+            return jnp.broadcast_to(alpha, s.shape), epsilon.at[next_s].get(mode="clip")
 
-        alpha, explore = rates(s, a, s_next)
-        q, delta = learn(state.q, s, a, r, s_next, alpha, explore, jax.random.uniform(key_real, r.shape))
+        alpha, explore = rates(s, a, next_s)
+        q, delta = learn(state.q, s, a, r, next_s, alpha, explore, jax.random.uniform(key_real, r.shape))
         metrics = {"td_error": jnp.abs(delta).mean(), "learning_rate": alpha.mean()}
         if self.planning_steps:
-            s, a, r, s_next, noise = self._imagine(known, step, key_imagined, r.size * self.planning_steps)
-            imagined = s, a, r, s_next, *rates(s, a, s_next), noise
+            s, a, r, next_s, noise = self._imagine(known, step, key_imagined, r.size * self.planning_steps)
+            imagined = s, a, r, next_s, *rates(s, a, next_s), noise
             q, _ = jax.lax.scan(lambda q, one: (learn(q, *one)[0], None), q, imagined)
         return known._replace(q=q, step=step), metrics
 
@@ -189,10 +174,10 @@ class Dyna:
         which = jnp.minimum((jax.random.uniform(key_pair, (size,)) * n_pairs).astype(jnp.int32), n_pairs - 1)
         pair = state.observed[which // together] * together + which % together
         s, a = jnp.divmod(pair, n_actions)
-        r, s_next = state.model.imagine(s, a, jax.random.uniform(key_outcome, (size,)))
+        r, next_s = state.model.imagine(s, a, jax.random.uniform(key_outcome, (size,)))
         if state.tried is not None and self.exploration_bonus is not None:
             r += self.exploration_bonus * jnp.sqrt((step - state.tried[s, a]).astype(jnp.float32))
-        return s, a, r, s_next, jax.random.uniform(key_action, (size,))
+        return s, a, r, next_s, jax.random.uniform(key_action, (size,))
 
     def _value(self, q: Array, s: Array, epsilon: Array, noise: Array) -> Array:
         """What follows from `s`, by the target; 0 from the end, which is no row of the table."""

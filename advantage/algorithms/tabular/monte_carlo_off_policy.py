@@ -19,9 +19,15 @@ from advantage.algorithms.tabular.episodes import (
 )
 from advantage.algorithms.tabular.given_policy import Follow, GivenPolicy, PolicyTable, follow, given
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
-from advantage.algorithms.tabular.table import Sizes, sizes_of, uniform_noise
+from advantage.algorithms.tabular.table import (
+    Sizes,
+    act_by_table,
+    greedy_by_table,
+    noise_of_choices,
+    sizes_of,
+)
 from advantage.estimators.credit import discounted_returns
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 class MonteCarloOffPolicyState(NamedTuple):
@@ -108,17 +114,7 @@ class MonteCarloOffPolicy:
         """The behaviour."""
         return state.behaviour
 
-    def noise(self, actor: Follow, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
-
-    def act(self, actor: Follow, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
-        """Draw from the behaviour: `-> action, memory, extras`."""
-        return actor.sample(obs, noise), memory, ()
-
-    def greedy(self, actor: Follow, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The behaviour's most probable action: `-> action, memory`."""
-        return actor.best(obs), memory
+    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
 
     def update(
         self, state: MonteCarloOffPolicyState, rollout: Rollout, key: Key

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.tabular.model import LastOutcome, last_outcome
 from advantage.algorithms.tabular.table import (
-    EpsilonGreedy,
     Sizes,
-    decayed,
+    act_by_table,
+    exploring_actor,
+    greedy_by_table,
+    noise_of_choices,
     progress_of,
     sizes_of,
-    uniform_noise,
 )
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 class PrioritisedSweepingState(NamedTuple):
@@ -96,38 +97,21 @@ class PrioritisedSweeping:
             jnp.asarray(spec.total_timesteps, jnp.uint32),
         )
 
-    def actor(self, state: PrioritisedSweepingState) -> EpsilonGreedy:
-        """The table and how much to explore."""
-        epsilon = at(self.epsilon, progress_of(state))
-        return EpsilonGreedy(state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), self.epsilon_power))
-
-    def noise(self, actor: EpsilonGreedy, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
-
-    def act(
-        self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree, noise: Array
-    ) -> tuple[Array, Pytree, Pytree]:
-        """Explore, or take the best: `-> action, memory, extras`."""
-        return actor.sample(obs, noise), memory, ()
-
-    def greedy(self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The best action: `-> action, memory`."""
-        return actor.best(obs), memory
+    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
 
     def update(
         self, state: PrioritisedSweepingState, rollout: Rollout, key: Key
     ) -> tuple[PrioritisedSweepingState, dict[str, Array]]:
         """One step in each environment, and at most `planning_steps` updates for each: `-> state, metrics`."""
         n_states, n_actions = state.q.shape
-        s, a, r, s_next = (
+        s, a, r, next_s = (
             state.sizes.index(rollout.obs)[0],
             rollout.action[0],
             rollout.reward[0].astype(jnp.float32),
             jnp.where(rollout.terminated[0], n_states, state.sizes.index(rollout.next_obs)[0]),
         )
         alpha = at(self.learning_rate, progress_of(state))
-        model, visits = state.model.learned(s, a, r, s_next), state.visits.at[s, a].add(1)
+        model, visits = state.model.learned(s, a, r, next_s), state.visits.at[s, a].add(1)
 
         def error(q, s, a):
             """By the model; the end is no row of the table, and its value is 0."""

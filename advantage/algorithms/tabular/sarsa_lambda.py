@@ -9,15 +9,18 @@ import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.tabular.table import (
-    EpsilonGreedy,
     Sizes,
+    act_by_table,
     counted,
     decayed,
+    exploring_actor,
+    greedy_by_table,
+    noise_of_choices,
+    one_step,
     progress_of,
     sizes_of,
-    uniform_noise,
 )
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 class Waiting(NamedTuple):
@@ -115,35 +118,13 @@ class SarsaLambda:
             jnp.asarray(spec.total_timesteps, jnp.uint32),
         )
 
-    def actor(self, state: SarsaLambdaState) -> EpsilonGreedy:
-        """The table and how much to explore."""
-        epsilon = at(self.epsilon, progress_of(state))
-        return EpsilonGreedy(state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), self.epsilon_power))
-
-    def noise(self, actor: EpsilonGreedy, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
-
-    def act(
-        self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree, noise: Array
-    ) -> tuple[Array, Pytree, Pytree]:
-        """Explore, or take the best: `-> action, memory, extras`."""
-        return actor.sample(obs, noise), memory, ()
-
-    def greedy(self, actor: EpsilonGreedy, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The best action: `-> action, memory`."""
-        return actor.best(obs), memory
+    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
 
     def update(
         self, state: SarsaLambdaState, rollout: Rollout, key: Key
     ) -> tuple[SarsaLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        s, a, r, next_s = (
-            state.sizes.index(rollout.obs)[0],
-            rollout.action[0],
-            rollout.reward[0].astype(jnp.float32),
-            state.sizes.index(rollout.next_obs)[0],
-        )
+        s, a, r, next_s = one_step(state.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
 
         def learn(q, trace, last, discount, following, now):

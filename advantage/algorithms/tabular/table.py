@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.types import Array, Key, Pytree, Spec
+from advantage.algorithms.hyperparameters import at
+from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
 class Sizes(NamedTuple):
@@ -114,6 +115,51 @@ def progress_of(state: Any) -> Array:
 def uniform_noise(key: Key, shape: tuple[int, ...]) -> Array:
     """One number in [0, 1) for each choice, float32 `shape`: enough to explore and to break ties."""
     return jax.random.uniform(key, shape)
+
+
+def exploring_actor(algorithm: Any, state: Any) -> EpsilonGreedy:
+    """The table `q` and how much to explore; the `actor` of a method with `epsilon` and `epsilon_power`."""
+    epsilon = at(algorithm.epsilon, progress_of(state))
+    return EpsilonGreedy(
+        state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), algorithm.epsilon_power)
+    )
+
+
+def noise_of_choices(algorithm: Any, actor: Any, key: Key, shape: tuple[int, ...]) -> Array:
+    """What `act_by_table` will consume; an algorithm's `noise`."""
+    return uniform_noise(key, shape)
+
+
+def act_by_table(
+    algorithm: Any, actor: Any, obs: Pytree, memory: Pytree, noise: Array
+) -> tuple[Array, Pytree, Pytree]:
+    """Draw from the actor's policy: `-> action, memory, extras`; an algorithm's `act`."""
+    return actor.sample(obs, noise), memory, ()
+
+
+def greedy_by_table(algorithm: Any, actor: Any, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+    """The actor's best or most probable action: `-> action, memory`; an algorithm's `greedy`."""
+    return actor.best(obs), memory
+
+
+class Step(NamedTuple):
+    """One step in each environment, `[B]`: the row of the table, the action, the reward, the successor's row."""
+
+    s: Array
+    a: Array
+    r: Array
+    next_s: Array
+
+
+def one_step(sizes: Sizes, rollout: Rollout) -> Step:
+    """What a method with `n_steps = 1` learns from."""
+    index = sizes.index
+    return Step(
+        index(rollout.obs)[0],
+        rollout.action[0],
+        rollout.reward[0].astype(jnp.float32),
+        index(rollout.next_obs)[0],
+    )
 
 
 def epsilon_greedy(q: Array, epsilon: Array | float, noise: Array) -> Array:

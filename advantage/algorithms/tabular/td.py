@@ -11,8 +11,15 @@ import numpy as np
 
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
-from advantage.algorithms.tabular.table import decayed, progress_of, sizes_of, uniform_noise
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.algorithms.tabular.table import (
+    act_by_table,
+    decayed,
+    greedy_by_table,
+    noise_of_choices,
+    progress_of,
+    sizes_of,
+)
+from advantage.types import Array, Key, Rollout, Spec
 
 
 class Recent(NamedTuple):
@@ -100,17 +107,7 @@ class TD:
         """The policy."""
         return state.policy
 
-    def noise(self, actor: Follow, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
-
-    def act(self, actor: Follow, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
-        """Draw from the policy: `-> action, memory, extras`."""
-        return actor.sample(obs, noise), memory, ()
-
-    def greedy(self, actor: Follow, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The policy's most probable action: `-> action, memory`."""
-        return actor.best(obs), memory
+    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
 
     def update(self, state: TDState, rollout: Rollout, key: Key) -> tuple[TDState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
