@@ -38,7 +38,15 @@ if TYPE_CHECKING:
     from advantage.algorithms.dynamic_programming.solve import solve as solve
     from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
     from advantage.algorithms.hyperparameters import Linear as Linear
+    from advantage.algorithms.policy_gradient.a2c import A2C as A2C
+    from advantage.algorithms.policy_gradient.npg import NPG as NPG
+    from advantage.algorithms.policy_gradient.one_step_actor_critic import (
+        OneStepActorCritic as OneStepActorCritic,
+    )
     from advantage.algorithms.policy_gradient.ppo import PPO as PPO
+    from advantage.algorithms.policy_gradient.reinforce import Reinforce as Reinforce
+    from advantage.algorithms.policy_gradient.trpo import TRPO as TRPO
+    from advantage.algorithms.policy_gradient.vpg import VPG as VPG
     from advantage.algorithms.presets import Preset as Preset
     from advantage.algorithms.presets import preset as preset
     from advantage.algorithms.tabular.double_q_learning import DoubleQLearning as DoubleQLearning
@@ -89,6 +97,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Linear": "algorithms.hyperparameters",
+    "A2C": "algorithms.policy_gradient.a2c",
+    "NPG": "algorithms.policy_gradient.npg",
+    "OneStepActorCritic": "algorithms.policy_gradient.one_step_actor_critic",
+    "Reinforce": "algorithms.policy_gradient.reinforce",
+    "TRPO": "algorithms.policy_gradient.trpo",
+    "VPG": "algorithms.policy_gradient.vpg",
     "PPO": "algorithms.policy_gradient.ppo",
     "Preset": "algorithms.presets",
     "preset": "algorithms.presets",

@@ -216,7 +216,10 @@ def train(arguments: Sequence[str]) -> int:
         root: Where new run folders go.
         quiet: Print nothing but errors.
     """
-    (_, environment), parsed = _parse("train", ["ALGORITHM", "ENVIRONMENT"], flags, arguments)
+    try:
+        (_, environment), parsed = _parse("train", ["ALGORITHM", "ENVIRONMENT"], flags, arguments)
+    except ValueError as error:
+        raise ValueError(f"{error}{_who_has(str(error), wanted)}") from None
     notice = f"Defaults from the preset for {chosen} (--preset none for {wanted}'s own)." if chosen else ""
     runs = run_training(
         getattr(parsed, group),
@@ -229,6 +232,18 @@ def train(arguments: Sequence[str]) -> int:
     if not parsed.quiet:
         _summarise(runs if isinstance(runs, list) else [runs])
     return 0
+
+
+def _who_has(complaint: str, wanted: str | None) -> str:
+    """Which algorithms have an option that this one lacks, as a sentence."""
+    from advantage.algorithms.registry import ALGORITHMS
+
+    unknown = re.search(r"Unrecognized options: --([\w-]+)", complaint)
+    if not unknown:
+        return ""
+    option = unknown[1].removeprefix("no-").replace("-", "_")
+    having = [name for name, cls in ALGORITHMS.items() if option in cls.__dataclass_fields__]
+    return f" {wanted} has no --{unknown[1]}; it is an option of {', '.join(having)}." if having else ""
 
 
 def _preset(

@@ -1,8 +1,11 @@
 """Settings that every test, and every process a test starts, runs under; they must precede the import of JAX."""
 
+import gc
 import os
 import signal
 from pathlib import Path
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SDL_VIDEODRIVER"] = "dummy"  # pygame draws without a screen
@@ -33,3 +36,55 @@ jax.config.update("jax_debug_key_reuse", True)
 # A shell starts background jobs with Ctrl-C ignored, and every process under them inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tracing makes many objects, and few that only a full collection would free.
+gc.set_threshold(200_000, 50, 1000)
+
+# What repeats, on another path or with other numbers, what a quicker test beside it has shown: slow, by its name.
+REPEATS = (
+    "test_chunks.py::test_an_update_with_large_minibatches",
+    "test_cli.py::test_several_seeds",
+    "test_cli.py::test_train_eval_enjoy_resume[jax/",
+    "test_device_driver.py::test_iterations_a_call_change_no_bit[counts0",
+    "test_device_driver.py::test_promise_2_host_and_device_agree[actions that are choices",
+    "test_device_driver.py::test_several_seeds_are_each",
+    "test_documentation.py::test_code_of_the_page_runs[docs/",
+    "test_dyna.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers[algorithm1",
+    "test_dyna.py::test_steps_per_episode_in_the_maze[50",
+    "test_dyna.py::test_the_bonus_finds_the_way",
+    "test_examples.py::test_a_callback_stops_early",
+    "test_learning_by_step.py::test_promise_2_host_and_device_learn_the_same[3",
+    "test_monte_carlo_control.py::test_gymnasiums_blackjack",
+    "test_monte_carlo_control.py::test_no_option_is_dead",
+    "test_monte_carlo_control.py::test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too[exploring",
+    "test_planning.py::test_an_interrupted_solver",
+    "test_policies.py::test_a_cnn_gives_the_same_features_in_numpy_and_in_jax_and_every_input_counts[odd",
+    "test_presets.py::test_the_command_line_takes_the_preset",
+    "test_resume.py::test_a_larger_budget[jax/",
+    "test_resume.py::test_a_pickle_bomb_in_every_file[0",
+    "test_resume.py::test_a_signal_saves_and_says_how_to_go_on[SIGTERM",
+    "test_resume.py::test_killed_at_any_moment[jax/",
+    "test_resume.py::test_stopped_again_and_again[noisy_world",
+    "test_resume.py::test_stopped_at_every_step_of_every_checkpoint[point-jax/",
+    "test_resume.py::test_stopped_at_every_step_of_every_checkpoint[save_checkpoint-noisy",
+    "test_resume.py::test_stopped_by_a_callback[3",
+    "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[float64",
+    "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[image",
+    "test_tabular_control.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers[algorithm0",
+    "test_training.py::test_a_longer_evaluation_begins_with_a_shorter[jax/Pendulum",
+    "test_training.py::test_a_network_of_your_own[CartPole",
+    "test_training.py::test_promise_11_schedules_follow_the_global_step[CartPole",
+    "test_training.py::test_promise_14_numbers_do_not_depend_on_who_watches[jax/",
+    "test_training.py::test_several_seeds_are_each_what_they_are_alone[jax/",
+    "test_truncation_probe.py::test_an_end_is_an_end[host",
+    "test_truncation_probe.py::test_the_action_counts[host",
+    "test_truncation_probe.py::test_the_start_of_the_next_episode_is_no_successor[host",
+    "test_vector.py::test_promise_2_sync[NEXT_STEP-copies",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(name in item.nodeid for name in REPEATS):
+            item.add_marker(pytest.mark.slow)

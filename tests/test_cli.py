@@ -210,7 +210,12 @@ MISTAKES = {
     "an unknown algorithm": (
         ["train", "pppo", HOST],
         2,
-        r"no algorithm 'pppo'; did you mean ppo\? There are: ppo",
+        r"no algorithm 'pppo'; did you mean ppo",
+    ),
+    "another algorithm's option": (
+        ["train", "q-learning", "FrozenLake-v1", "--target-kl", "0.1"],
+        2,
+        r"q-learning has no --target-kl; it is an option of ppo, trpo, npg",
     ),
     "a strange algorithm": (["train", "zzz", HOST], 2, "no algorithm 'zzz'; There are: ppo"),
     "an unknown environment": (

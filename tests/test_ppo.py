@@ -261,6 +261,7 @@ class Reference:
         self.m, self.v = (jax.tree.map(np.zeros_like, self.params) for _ in range(2))
         self.count = 0
         self.seen, self.returns = [], []
+        self.beta = ppo.kl_coef
         self.carried = np.zeros(NUM_ENVS)
         self.trail = [self.params]  # the parameters after every step
 
@@ -291,6 +292,27 @@ class Reference:
         p = jax.nn.softmax(output)
         return jnp.log(p[np.arange(len(x)), action]), -(p * jnp.log(p)).sum(-1)
 
+    def divergence(self, params, x):
+        """KL from the policy that acted, by its definition: the mean over its actions of the difference in log."""
+        if self.gaussian:
+            node, weight = np.polynomial.hermite_e.hermegauss(12)
+            old, new = (
+                (
+                    self.features(p["actor"]["network"], x) @ p["actor"]["head"]["weight"]
+                    + p["actor"]["head"]["bias"],
+                    jnp.exp(p["actor"]["log_std"]),
+                )
+                for p in (self.old, params)
+            )
+            action = old[0][..., None] + old[1][:, None] * node
+            logs = [jax.scipy.stats.norm.logpdf(action, m[..., None], s[:, None]) for m, s in (old, new)]
+            return ((logs[0] - logs[1]) * (weight / weight.sum())).sum((-1, -2)).mean()
+        logs = [
+            jnp.stack([self.log_prob_and_entropy(p, x, np.full(len(x), a))[0] for a in range(3)])
+            for p in (self.old, params)
+        ]
+        return (jnp.exp(logs[0]) * (logs[0] - logs[1])).sum(0).mean()
+
     def loss(self, params, data):
         ppo = self.ppo
         advantage = data["advantage"]
@@ -302,6 +324,10 @@ class Reference:
         surrogate = jnp.where(
             advantage >= 0, jnp.minimum(ratio, high) * advantage, jnp.maximum(ratio, low) * advantage
         )
+        if ppo.objective != "clip":
+            surrogate = ratio * advantage
+        if "kl" in ppo.objective:
+            surrogate -= self.beta * self.divergence(params, data["x"])
         value = self.value(params, data["x"])
         error = (value - data["target"]) ** 2
         if ppo.clip_range_vf is not None:
@@ -345,6 +371,7 @@ class Reference:
     def update(self, rollout, orders, stop_after=None):
         """One update with the given permutations: `-> metrics, KL before each step`."""
         with jax.enable_x64(True):
+            self.old = self.params
             x, value, advantage = self.targets(rollout)
             target = advantage + value
             if self.ppo.normalize_advantage == "batch":
@@ -369,6 +396,11 @@ class Reference:
                 else:
                     continue
                 break
+            if self.ppo.objective == "adaptive-kl":
+                kl = float(self.divergence(self.params, data["x"]))
+                reports = [report | {"kl": kl, "kl_coef": self.beta} for report in reports]
+                far, near = kl > 1.5 * self.ppo.kl_target, kl < self.ppo.kl_target / 1.5
+                self.beta *= 2 if far else 0.5 if near else 1
         self.learn_statistics(rollout)
         metrics = {name: np.mean([report[name] for report in reports]) for name in reports[0]}
         metrics["explained_variance"] = 1 - np.var(target - value) / np.var(target)
@@ -426,10 +458,26 @@ REFERENCES = {
             learning_rate=1e-2,
         ),
     ),
+    "no penalty": (DISCRETE, dict(objective="none", learning_rate=1e-2, clip_range=0.05)),
+    "a fixed penalty": (
+        DISCRETE,
+        dict(objective="fixed-kl", kl_coef=3.0, learning_rate=1e-2, clip_range=0.05),
+    ),
+    "a penalty that grows": (
+        CONTINUOUS,
+        dict(objective="adaptive-kl", kl_coef=0.5, kl_target=1e-4, learning_rate=1e-2, clip_range=0.05),
+    ),
+    "a penalty that shrinks": (
+        DISCRETE,
+        dict(objective="adaptive-kl", kl_coef=0.5, kl_target=1.0, learning_rate=1e-2, clip_range=0.05),
+    ),
 }
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("shrinks") else []) for name in REFERENCES],
+)
 def test_two_updates_equal_those_of_a_second_implementation(name):
     space, options = REFERENCES[name]
     ppo = tiny(**options)
@@ -604,6 +652,8 @@ CHANGES: dict[str, Any] = {
     "n_epochs": 3,
     "gamma": 0.5,
     "gae_lambda": 0.3,
+    "kl_coef": 9.0,
+    "kl_target": 10.0,
     "clip_range": 0.01,
     "clip_range_vf": 0.01,
     "ent_coef": 0.3,
@@ -617,6 +667,9 @@ CHANGES: dict[str, Any] = {
     "adam_epsilon": 0.1,
     "network": (init_network, apply_network),
 }
+
+
+WHERE = {"kl_coef": {"objective": "fixed-kl"}, "kl_target": {"objective": "adaptive-kl"}}  # an option acts
 
 
 def alternatives(field):
@@ -643,17 +696,19 @@ def course(ppo, learned=None):
 
 
 @functools.cache
-def plain_course():
+def plain_course(objective="clip"):
     """The stages of the options as they are, and the state they end in."""
-    *_, learned = course(PPO(**LIVELY))
-    return list(course(PPO(**LIVELY), learned)), learned
+    plain = PPO(**LIVELY, objective=objective)
+    *_, learned = course(plain)
+    return list(course(plain, learned)), learned
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(PPO), ids=lambda field: field.name)
 def test_every_option_makes_a_difference(field):
-    expected, learned = plain_course()
+    where = WHERE.get(field.name, {})
+    expected, learned = plain_course(**where)
     for value in alternatives(field):
-        changed = PPO(**{**LIVELY, field.name: value})
+        changed = PPO(**{**LIVELY, **where, field.name: value})
         assert getattr(changed, field.name) != getattr(PPO(**LIVELY), field.name)
         stages = zip(course(changed, learned), expected, strict=True)
         assert any(differs(a, b) for a, b in stages), f"{field.name}={value!r} changes nothing"

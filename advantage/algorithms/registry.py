@@ -21,7 +21,13 @@ from advantage.algorithms.dynamic_programming.prioritised_value_iteration import
 from advantage.algorithms.dynamic_programming.relative_value_iteration import RelativeValueIteration
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration
 from advantage.algorithms.hyperparameters import Linear
+from advantage.algorithms.policy_gradient.a2c import A2C
+from advantage.algorithms.policy_gradient.npg import NPG
+from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepActorCritic
 from advantage.algorithms.policy_gradient.ppo import PPO
+from advantage.algorithms.policy_gradient.reinforce import Reinforce
+from advantage.algorithms.policy_gradient.trpo import TRPO
+from advantage.algorithms.policy_gradient.vpg import VPG
 from advantage.algorithms.tabular.double_q_learning import DoubleQLearning
 from advantage.algorithms.tabular.dyna import Dyna
 from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa
@@ -41,6 +47,12 @@ from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda
 
 ALGORITHMS = {
     "ppo": PPO,
+    "trpo": TRPO,
+    "npg": NPG,
+    "a2c": A2C,
+    "actor-critic": OneStepActorCritic,
+    "vpg": VPG,
+    "reinforce": Reinforce,
     "value-iteration": ValueIteration,
     "gauss-seidel": GaussSeidel,
     "prioritised-value-iteration": PrioritisedValueIteration,

@@ -21,6 +21,41 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, clip_range: Array | fl
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_range, 1 + clip_range) * advantage)
 
 
+def importance_surrogate(log_ratio: Array, weight: Array) -> Array:
+    """The loss `-rho Psi`; at `rho = 1` its gradient is that of `-log pi Psi`.
+
+    Source: Kakade & Langford 2002, "Approximately optimal approximate reinforcement learning"; Schulman et al. 2015,
+    "Trust region policy optimization", eq. 14.
+    """
+    return -jnp.exp(log_ratio) * weight
+
+
+def score_function_loss(log_prob: Array, weight: Array) -> Array:
+    """The loss `-log pi(a|s) Psi`, whose gradient is `-Psi ∇log pi(a|s)`.
+
+    Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning",
+    eq. 4, 5.
+    """
+    return -log_prob * weight
+
+
+def penalised_surrogate(log_ratio: Array, advantage: Array, kl: Array, coefficient: Array | float) -> Array:
+    """The loss `-(rho A - beta KL(pi_old(.|s) || pi(.|s)))`, `kl` `[N]` and `beta = coefficient`.
+
+    Source: Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 8.
+    """
+    return importance_surrogate(log_ratio, advantage) + coefficient * kl
+
+
+def adapted_coefficient(coefficient: Array, kl: Array, target: Array | float) -> Array:
+    """The next penalty: halved if `kl < target / 1.5`, doubled if `kl > 1.5 target`; it stays in [1e-10, 1e10].
+
+    Source: Schulman et al. 2017, section 4.
+    """
+    factor = jnp.where(kl < target / 1.5, 0.5, jnp.where(kl > 1.5 * target, 2.0, 1.0))
+    return jnp.clip(coefficient * factor, 1e-10, 1e10)
+
+
 def squared_error(value: Array, target: Array) -> Array:
     """The critic's loss `(V - G)^2 / 2`."""
     return jnp.square(value - target) / 2

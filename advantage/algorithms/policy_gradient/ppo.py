@@ -1,10 +1,10 @@
-"""Proximal policy optimization (Schulman et al. 2017), clipped surrogate."""
+"""Proximal policy optimization (Schulman et al. 2017), in its four modes."""
 
 from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,46 +14,30 @@ from jax.flatten_util import ravel_pytree
 from advantage.algorithms.chunks import map_chunks
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.permutation import random_permutation
-from advantage.estimators.credit import explained_variance, gae, standardise
-from advantage.estimators.reward_scale import (
-    RewardScale,
-    reward_scale_init,
-    reward_scale_update,
-    scale_reward,
+from advantage.algorithms.policy_gradient.learner import (
+    LearnerState,
+    PolicyOptions,
+    act_by_policy,
+    experience,
+    flat,
+    greedy_by_policy,
+    learner_init,
+    observed,
+    policy_actor,
+    policy_noise,
+    progress_of,
 )
+from advantage.estimators.credit import explained_variance, gae, standardise
 from advantage.objectives.surrogate import (
+    adapted_coefficient,
     clipped_squared_error,
     clipped_surrogate,
+    importance_surrogate,
     kl_estimate,
+    penalised_surrogate,
     squared_error,
 )
-from advantage.policies.actor_critic import ActorCritic, Bounds, Spread, actor_critic, choose_network
-from advantage.policies.networks import Activation, Initialisation
-from advantage.policies.normalisation import Moments, Normaliser, moments_init, moments_update, normaliser
 from advantage.types import Array, Key, Pytree, Rollout, Spec
-
-
-class PPOState(NamedTuple):
-    """Everything PPO knows; `policy` is static."""
-
-    policy: ActorCritic
-    params: Pytree
-    optimiser: optax.OptState
-    observations: Moments
-    rewards: RewardScale
-    step: Array
-    total_timesteps: Array
-
-
-class Actor(NamedTuple):
-    """The part that acts: the actor's parameters and the statistics it sees through."""
-
-    policy: ActorCritic
-    params: Pytree
-    normaliser: Normaliser | None
-
-    def distribution(self, obs: Pytree) -> Any:
-        return self.policy.distribution(self.params, encode(self.policy, self.normaliser, obs))
 
 
 class Batch(NamedTuple):
@@ -67,15 +51,10 @@ class Batch(NamedTuple):
     target: Array
 
 
-def encode(policy: ActorCritic, normalise: Normaliser | None, obs: Pytree) -> Pytree:
-    """What the networks see of an observation."""
-    return policy.encoder.encode(obs, normalise) if normalise else policy.encoder.encode(obs)
-
-
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class PPO:
-    """Proximal policy optimization with the clipped surrogate.
+class PPO(PolicyOptions):
+    """Proximal policy optimization, by default with the clipped surrogate.
 
     For each rollout of `n_steps` in each environment, with `theta_old` the parameters that acted:
 
@@ -89,11 +68,18 @@ class PPO:
             theta        <- Adam(theta, clip_norm(grad L, max_grad_norm))
         the statistics   <- merged with what this rollout showed; used from the next one on
 
+    The other three modes put another term in place of the first of L, and the second of them adapts its penalty:
+
+        none             -mean rho A
+        fixed-kl         -mean (rho A - beta KL(pi_old || pi_theta)),              beta = kl_coef
+        adaptive-kl      the same; after an update beta is halved where the mean KL was below kl_target / 1.5, doubled
+                         where it was above 1.5 kl_target
+
     Departures from the paper: observations and rewards are scaled by running statistics and clipped, advantages
     are normalised, weights are orthogonal, gradients are clipped by their global norm, as in the code that
     accompanied it. Each is an option.
 
-    Source: Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7, 9 and algorithm 1.
+    Source: Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 6 to 9, section 4 and algorithm 1.
     """
 
     learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
@@ -104,10 +90,14 @@ class PPO:
     """Samples in a minibatch; divides n_steps * num_envs."""
     n_epochs: int = ranged(10, "[1, inf)")
     """Passes over each rollout."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
     gae_lambda: float = ranged(0.95, "[0, 1]")
     """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
+    objective: Literal["clip", "adaptive-kl", "fixed-kl", "none"] = "clip"
+    """What keeps the new policy near the old: the clipped ratio, a penalty on the KL divergence, or nothing."""
+    kl_coef: float = ranged(1.0, "(0, inf)")
+    """The penalty's weight beta, per nat; with adaptive-kl the first one."""
+    kl_target: float = ranged(0.01, "(0, inf)")
+    """The KL of an update, in nats, that adaptive-kl aims at."""
     clip_range: float | Schedule = ranged(0.2, "(0, inf)")
     """Half-width of the interval around 1 that the ratio is rewarded in; a number or a schedule."""
     clip_range_vf: float | Schedule | None = ranged(None, "(0, inf)")
@@ -122,37 +112,15 @@ class PPO:
     """Largest global norm of a gradient; None does not clip."""
     target_kl: float | None = ranged(None, "(0, inf)")
     """Ends an update before the step at which the estimated KL, in nats, passes 1.5 times this; None never."""
-    normalize_observation: bool = True
-    """Scale observations by running mean and standard deviation."""
-    clip_observation: float = ranged(10.0, "(0, inf)")
-    """Limit of a scaled observation, in standard deviations."""
-    normalize_reward: bool = True
-    """Divide rewards by the running standard deviation of the discounted return."""
-    clip_reward: float = ranged(10.0, "(0, inf)")
-    """Limit of a scaled reward, in standard deviations of the return."""
-    hidden: tuple[int, ...] = ranged((64, 64), "[1, inf)")
-    """Widths of the hidden layers; observations with images have convolutions instead."""
-    activation: Activation = "tanh"
-    """After each hidden layer."""
-    initialisation: Initialisation = "orthogonal"
-    """Of weights: orthogonal with gains, or independent normals."""
     share_network: bool = False
     """One network for actor and critic, or one each."""
-    action_bounds: Bounds = "clip"
-    """Bounded continuous actions: clip a Gaussian's samples, or squash them by tanh."""
-    action_spread: Spread = "state-independent"
-    """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
-    log_std_init: float = ranged(0.0, "[-5, 2]")
-    """Logarithm of the first standard deviation."""
     adam_epsilon: float = ranged(1e-5, "(0, inf)")
     """Added to Adam's denominator."""
-    network: Any = None
-    """A network of your own, from Python only: a pair (init, apply), adv.MLP, adv.CNN, adv.from_flax(...)."""
 
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> PPOState:
+    def init(self, key: Key, spec: Spec) -> LearnerState:
         """Draw the first state.
 
         Raises:
@@ -166,49 +134,18 @@ class PPO:
                 f"batch_size={self.batch_size} does not divide n_steps * num_envs = {self.n_steps} * "
                 f"{spec.num_envs} = {samples}; use a divisor such as {' or '.join(map(str, near))}."
             )
-        policy = actor_critic(
-            spec.observation_space,
-            spec.action_space,
-            choose_network(
-                self.network, spec.observation_space, self.hidden, self.activation, self.initialisation
-            ),
-            shared=self.share_network,
-            initialisation=self.initialisation,
-            bounds=self.action_bounds,
-            spread=self.action_spread,
-        )
-        params = policy.init(key, self.log_std_init)
-        return PPOState(
-            policy,
-            params,
-            self._optimiser().init(ravel_pytree(params)[0]),
-            moments_init((policy.encoder.num_continuous,)),
-            reward_scale_init(spec.num_envs),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
-        )
+        state = learner_init(self, key, spec, self.share_network)
+        optimiser = self._optimiser().init(ravel_pytree(state.params)[0])
+        extra = jnp.asarray(self.kl_coef, jnp.float32) if self.objective == "adaptive-kl" else ()
+        return state._replace(optimiser=optimiser, extra=extra)
 
-    def actor(self, state: PPOState) -> Actor:
-        """The actor's parameters and the statistics under which it acts."""
-        normalise = self.normalize_observation and state.policy.encoder.num_continuous
-        scaler = normaliser(state.observations, self.clip_observation) if normalise else None
-        return Actor(state.policy, state.params["actor"], scaler)
+    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
 
-    def noise(self, actor: Actor, key: Key, shape: tuple[int, ...]) -> Pytree:
-        """What `act` will consume, `[*shape, ...]`."""
-        return actor.policy.head.noise(key, shape)
-
-    def act(self, actor: Actor, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
-        """Sample: `-> action, memory, extras`."""
-        return actor.distribution(obs).sample(noise), memory, ()
-
-    def greedy(self, actor: Actor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
-        """The mode: `-> action, memory`."""
-        return actor.distribution(obs).mode(), memory
-
-    def update(self, state: PPOState, rollout: Rollout, key: Key) -> tuple[PPOState, dict[str, Array]]:
+    def update(
+        self, state: LearnerState, rollout: Rollout, key: Key
+    ) -> tuple[LearnerState, dict[str, Array]]:
         """One rollout's worth of learning: `-> state, metrics`."""
-        progress = state.step.astype(jnp.float32) / state.total_timesteps.astype(jnp.float32)
+        progress = progress_of(state)
         learning_rate, clip_range = at(self.learning_rate, progress), at(self.clip_range, progress)
         batch = self._batch(state, rollout)
         samples = batch.advantage.shape[0]
@@ -219,7 +156,7 @@ class PPO:
             params, optimiser, stopped = carry
             if self.normalize_advantage == "minibatch":
                 minibatch = minibatch._replace(advantage=standardise(minibatch.advantage))
-            loss = partial(jax.grad(self._loss, has_aux=True), unflatten(params), state.policy, progress)
+            loss = partial(jax.grad(self._loss, has_aux=True), unflatten(params), state)
             gradient, metrics = jax.tree.map(lambda x: x.mean(0), map_chunks(loss, minibatch))
             gradient, _ = ravel_pytree(gradient)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
@@ -251,52 +188,39 @@ class PPO:
         metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
         metrics["clip_range"] = jnp.asarray(clip_range, jnp.float32)
         metrics["explained_variance"] = explained_variance(batch.value, batch.target)
-        done = rollout.terminated | rollout.truncated
-        learned = state._replace(
-            params=unflatten(params),
-            optimiser=optimiser,
-            observations=self._observe(state, rollout),
-            rewards=reward_scale_update(state.rewards, rollout.reward, done, self.gamma),
-            step=state.step + jnp.uint32(samples),
-        )
+        learned = observed(self, state, rollout)._replace(params=unflatten(params), optimiser=optimiser)
+        if self.objective == "adaptive-kl":
+            kl = self._kl(state, learned.params, batch.x)
+            learned = learned._replace(extra=adapted_coefficient(state.extra, kl, self.kl_target))
+            metrics |= {"kl": kl, "kl_coef": state.extra}
         return learned, metrics
 
-    def _batch(self, state: PPOState, rollout: Rollout) -> Batch:
+    def _batch(self, state: LearnerState, rollout: Rollout) -> Batch:
         """Log-probabilities, values and advantages under the parameters and statistics that acted, `[T * B, ...]`."""
-        policy, normalise = state.policy, self.actor(state).normaliser
-
-        def look(rows):
-            obs, next_obs, action = rows
-            x, next_x = encode(policy, normalise, obs), encode(policy, normalise, next_obs)
-            log_prob = policy.distribution(state.params["actor"], x).log_prob(action)
-            return x, policy.value(state.params, x), policy.value(state.params, next_x), log_prob
-
-        shape = rollout.reward.shape
-        rows = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (rollout.obs, rollout.next_obs, rollout.action)
-        )
-        seen = map_chunks(look, rows)
-        x, value, next_value, log_prob = jax.tree.map(
-            lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), seen
-        )
-        reward = rollout.reward
-        if self.normalize_reward:
-            reward = scale_reward(state.rewards, reward, self.clip_reward)
-        discount = self.gamma * (1 - rollout.terminated)
-        trace = self.gae_lambda * (1 - (rollout.terminated | rollout.truncated))
-        advantage = gae(reward, discount, value, next_value, trace)
-        target = advantage + value
+        seen = experience(self, state, rollout)
+        trace = self.gae_lambda * seen.trace
+        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
+        target = advantage + seen.value
         if self.normalize_advantage == "batch":
             advantage = standardise(advantage)
-        batch = Batch(x, rollout.action, log_prob, value, advantage, target)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+        return flat(Batch(seen.x, seen.action, seen.log_prob, seen.value, advantage, target))
 
-    def _loss(self, params: Pytree, policy: ActorCritic, progress: Array, batch: Batch):
+    def _loss(self, params: Pytree, state: LearnerState, batch: Batch):
         """The paper's eq. 9, to descend: `-> loss, metrics`."""
+        policy, progress = state.policy, progress_of(state)
         distribution, value = policy.distribution(params["actor"], batch.x), policy.value(params, batch.x)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
         clip_range = at(self.clip_range, progress)
-        policy_loss = clipped_surrogate(log_ratio, batch.advantage, clip_range).mean()
+        if self.objective == "clip":
+            policy_loss = clipped_surrogate(log_ratio, batch.advantage, clip_range).mean()
+        elif self.objective == "none":
+            policy_loss = importance_surrogate(log_ratio, batch.advantage).mean()
+        else:
+            old = policy.distribution(state.params["actor"], batch.x)
+            coefficient = state.extra if self.objective == "adaptive-kl" else self.kl_coef
+            policy_loss = penalised_surrogate(
+                log_ratio, batch.advantage, old.kl(distribution), coefficient
+            ).mean()
         if self.clip_range_vf is None:
             value_loss = squared_error(value, batch.target).mean()
         else:
@@ -313,10 +237,14 @@ class PPO:
             "clip_fraction": (jnp.abs(jnp.expm1(log_ratio)) > clip_range).mean(),
         }
 
-    def _observe(self, state: PPOState, rollout: Rollout) -> Moments:
-        if not (self.normalize_observation and state.policy.encoder.num_continuous):
-            return state.observations
-        return moments_update(state.observations, state.policy.encoder.continuous(rollout.obs))
+    def _kl(self, state: LearnerState, params: Pytree, x: Pytree) -> Array:
+        """The mean of `KL(pi_old || pi_new)` over a rollout's states."""
+
+        def divergence(x):
+            old, new = (state.policy.distribution(p["actor"], x) for p in (state.params, params))
+            return old.kl(new).mean()
+
+        return map_chunks(divergence, x).mean()
 
     def _optimiser(self) -> optax.GradientTransformation:
         adam = optax.scale_by_adam(eps=self.adam_epsilon)

@@ -1,0 +1,126 @@
+"""The natural policy gradient (Kakade 2001)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
+from advantage.algorithms.policy_gradient.learner import (
+    LearnerState,
+    PolicyOptions,
+    act_by_policy,
+    experience,
+    flat,
+    greedy_by_policy,
+    learner_init,
+    observed,
+    policy_actor,
+    policy_noise,
+    progress_of,
+)
+from advantage.algorithms.policy_gradient.natural_step import natural_direction, step_to, surrogate_of
+from advantage.estimators.credit import gae, standardise
+from advantage.types import Array, Key, Rollout, Spec
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class NPG(PolicyOptions):
+    """The natural policy gradient: a step along F^{-1} g, the steepest ascent per KL divergence.
+
+    For each rollout of n_steps in each environment:
+
+        A_t      <- GAE(gamma, gae_lambda);  G_t <- A_t + V(s_t)
+        g        <- mean A ∇log pi(a|s) + ent_coef ∇mean H(pi)
+        x        <- conjugate gradients on (F + cg_damping I) x = g
+        alpha    <- sqrt(2 target_kl / x^T (F + cg_damping I) x)      with step = "kl"
+                    learning_rate                                     with step = "fixed"
+        theta    <- theta + alpha x
+        V        <- critic_epochs passes of Adam over (V(s_t) - G_t)^2 / 2
+
+    It is TRPO without the line search: nothing is checked after the step.
+
+    Departures from the paper: conjugate gradients on a batch, and GAE, in place of an exact inverse and Q; a step of a
+    given KL; statistics scale observations and rewards.
+
+    Source: Kakade 2001, "A natural policy gradient", eq. 3; Rajeswaran et al. 2017, "Towards generalization and
+    simplicity in continuous control", eq. 5.
+    """
+
+    step: Literal["kl", "fixed"] = "kl"
+    """How long a step is: as long as has a KL divergence of target_kl to second order, or learning_rate times x."""
+    target_kl: float | Schedule = ranged(0.01, "(0, inf)")
+    """KL divergence of an update to second order, in nats, with step = "kl"; a number or a schedule of progress."""
+    learning_rate: float | Schedule = ranged(0.05, "[0, inf)")
+    """Step size with step = "fixed"; a number or a schedule of progress."""
+    n_steps: int = ranged(2048, "[1, inf)")
+    """Steps taken in each environment for one update."""
+    gae_lambda: float = ranged(0.95, "[0, 1]")
+    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
+    normalize_advantage: bool = True
+    """Scale each rollout's advantages to zero mean and unit variance."""
+    ent_coef: float = ranged(0.0, "[0, inf)")
+    """Weight of the entropy bonus, per nat."""
+    cg_iterations: int = ranged(10, "[1, inf)")
+    """Of conjugate gradients, at most."""
+    cg_damping: float = ranged(0.1, "[0, inf)")
+    """Added to the Fisher matrix's diagonal."""
+    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size for the value; a number or a schedule of progress."""
+    critic_epochs: int = ranged(10, "[1, inf)")
+    """Passes of the value over each rollout."""
+    critic_batch_size: int | None = ranged(128, "[1, inf)")
+    """Samples in a minibatch of the value; None takes the whole rollout."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> LearnerState:
+        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        state = learner_init(self, key, spec)
+        return state._replace(optimiser={"critic": critic_optimiser(state.params["critic"])})
+
+    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+
+    def update(
+        self, state: LearnerState, rollout: Rollout, key: Key
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """One step of the actor: `-> state, metrics`."""
+        policy, old, progress = state.policy, state.params["actor"], progress_of(state)
+        seen = experience(self, state, rollout)
+        trace = self.gae_lambda * seen.trace
+        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
+        target = advantage + seen.value
+        x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
+        if self.normalize_advantage:
+            advantage = standardise(advantage)
+
+        def surrogate(actor):
+            return surrogate_of(policy, old, actor, x, action, log_prob, advantage, self.ent_coef)
+
+        way = natural_direction(
+            policy, old, lambda actor: surrogate(actor).gain, x, self.cg_iterations, self.cg_damping
+        )
+        if self.step == "kl":
+            length = step_to(at(self.target_kl, progress), way.curvature)
+        else:
+            length = at(self.learning_rate, progress)
+        actor = way.unflatten(way.start + length * way.direction)
+        before, after, critic = surrogate(old), surrogate(actor), fit_value(self, state, x, target, key)
+        learned = observed(self, state, rollout)._replace(
+            params={"actor": actor, "critic": critic.params}, optimiser={"critic": critic.optimiser}
+        )
+        metrics = {
+            "policy_gradient_loss": before.gain - after.gain,
+            "kl": after.kl,
+            "entropy": before.entropy,
+            "gradient_norm": jnp.linalg.norm(way.gradient),
+            "cg_residual": way.residual,
+            "cg_iterations": way.iterations,
+            "step_length": jnp.asarray(length, jnp.float32),
+        }
+        return learned, metrics | critic.metrics

@@ -1,0 +1,109 @@
+"""The actor-critic of the textbooks: one-step advantages, online or by batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.ascent import actor_optimiser, ascend
+from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
+from advantage.algorithms.policy_gradient.episodes import places
+from advantage.algorithms.policy_gradient.learner import (
+    LearnerState,
+    PolicyOptions,
+    act_by_policy,
+    experience,
+    flat,
+    greedy_by_policy,
+    learner_init,
+    observed,
+    policy_actor,
+    policy_noise,
+    progress_of,
+)
+from advantage.estimators.credit import td_errors
+from advantage.types import Array, Key, Rollout, Spec
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class OneStepActorCritic(PolicyOptions):
+    """Actor-critic with one-step advantages: online with `n_steps` = 1, else by batches.
+
+    For each rollout of `n_steps` in each environment:
+
+        y_t      <- r_t + gamma V(s_{t+1})
+        V        <- critic_epochs passes of Adam over (V(s_t) - y_t)^2 / 2
+        A_t      <- r_t + gamma V(s_{t+1}) - V(s_t);  times gamma^t with discount_weighting
+        theta    <- Adam(theta, mean A_t ∇log pi(a_t | s_t) + ent_coef ∇H(pi(. | s_t)))
+
+    With one environment and one step a rollout this is the online algorithm, in which A is the error that V is about to
+    be corrected by; with longer rollouts, the batch algorithm, in which V is fitted first.
+
+    Departures from the textbooks: Adam in place of plain steps. `discount_weighting` is theirs, and off by default.
+
+    Source: Sutton & Barto 2018, section 13.5 (one-step actor-critic); Konda & Tsitsiklis 2000,
+    "Actor-critic algorithms".
+    """
+
+    learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size for the actor; a number or a schedule of progress."""
+    n_steps: int = ranged(1, "[1, inf)")
+    """Steps taken in each environment for one update; 1 is online."""
+    discount_weighting: bool = False
+    """Weigh step t of an episode with gamma^t, as the gradient of the discounted return has it."""
+    ent_coef: float = ranged(0.0, "[0, inf)")
+    """Weight of the entropy bonus, per nat."""
+    max_grad_norm: float | None = ranged(None, "(0, inf)")
+    """Largest norm of the actor's gradient; None does not clip."""
+    critic_learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
+    """Adam's step size for the value; a number or a schedule of progress."""
+    critic_epochs: int = ranged(1, "[1, inf)")
+    """Passes of the value over each rollout."""
+    critic_batch_size: int | None = ranged(None, "[1, inf)")
+    """Samples in a minibatch of the value; None takes the whole rollout."""
+    normalize_observation: bool = False
+    """Scale observations by running mean and standard deviation."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> LearnerState:
+        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        state = learner_init(self, key, spec)
+        optimiser = {
+            "actor": actor_optimiser(state.params["actor"], self.max_grad_norm),
+            "critic": critic_optimiser(state.params["critic"]),
+        }
+        return state._replace(optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
+
+    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+
+    def update(
+        self, state: LearnerState, rollout: Rollout, key: Key
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """One step of each: `-> state, metrics`; `extra` counts the steps of the running episodes."""
+        seen = experience(self, state, rollout)
+        where = places(seen.trace, state.extra)
+        target = seen.reward + seen.discount * seen.next_value
+        x, action, target = flat((seen.x, seen.action, target))
+        critic = fit_value(self, state, x, target, key)
+        fitted = state._replace(params=state.params | {"critic": critic.params})
+        online = rollout.reward.shape[0] == 1
+        judged = seen if online else experience(self, fitted, rollout)
+        advantage = td_errors(judged.reward, judged.discount, judged.value, judged.next_value)
+        if self.discount_weighting:
+            advantage *= self.gamma**where.time
+        rate, used = at(self.learning_rate, progress_of(state)), jnp.ones(len(target), bool)
+        batch = state.params["actor"], state.optimiser["actor"], x, action, advantage.ravel(), used, rate
+        actor = ascend(state.policy, *batch, self.ent_coef, self.max_grad_norm)
+        learned = observed(self, state, rollout)._replace(
+            params={"actor": actor.params, "critic": critic.params},
+            optimiser={"actor": actor.optimiser, "critic": critic.optimiser},
+            extra=where.elapsed,
+        )
+        return learned, actor.metrics | critic.metrics
