@@ -39,11 +39,17 @@ if TYPE_CHECKING:
     from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
     from advantage.algorithms.hyperparameters import Linear as Linear
     from advantage.algorithms.policy_gradient.a2c import A2C as A2C
+    from advantage.algorithms.policy_gradient.impala import Impala as Impala
     from advantage.algorithms.policy_gradient.npg import NPG as NPG
+    from advantage.algorithms.policy_gradient.off_policy_actor_critic import (
+        OffPolicyActorCritic as OffPolicyActorCritic,
+    )
+    from advantage.algorithms.policy_gradient.off_policy_pg import OffPolicyPG as OffPolicyPG
     from advantage.algorithms.policy_gradient.one_step_actor_critic import (
         OneStepActorCritic as OneStepActorCritic,
     )
     from advantage.algorithms.policy_gradient.ppo import PPO as PPO
+    from advantage.algorithms.policy_gradient.q_prop import QProp as QProp
     from advantage.algorithms.policy_gradient.reinforce import Reinforce as Reinforce
     from advantage.algorithms.policy_gradient.trpo import TRPO as TRPO
     from advantage.algorithms.policy_gradient.vpg import VPG as VPG
@@ -98,12 +104,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "Linear": "algorithms.hyperparameters",
     "A2C": "algorithms.policy_gradient.a2c",
+    "Impala": "algorithms.policy_gradient.impala",
     "NPG": "algorithms.policy_gradient.npg",
+    "OffPolicyPG": "algorithms.policy_gradient.off_policy_pg",
+    "OffPolicyActorCritic": "algorithms.policy_gradient.off_policy_actor_critic",
     "OneStepActorCritic": "algorithms.policy_gradient.one_step_actor_critic",
     "Reinforce": "algorithms.policy_gradient.reinforce",
     "TRPO": "algorithms.policy_gradient.trpo",
     "VPG": "algorithms.policy_gradient.vpg",
     "PPO": "algorithms.policy_gradient.ppo",
+    "QProp": "algorithms.policy_gradient.q_prop",
     "Preset": "algorithms.presets",
     "preset": "algorithms.presets",
     "QLearning": "algorithms.tabular.q_learning",

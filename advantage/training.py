@@ -387,7 +387,7 @@ class _Loop:
             self.driver = PlanningDriver(algorithm, table_of(target))
         elif not self.on_device:
             args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
-            self.driver = HostDriver(*args)
+            self.driver = HostDriver(*args, in_place=True)
 
     def create_folders(self, out: Path | None, root: Path) -> None:
         """Make the run folders, write their configs, begin the first episodes."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -27,15 +28,21 @@ COLUMNS = ["job", "seed", "steps", "seconds", "last_100", "stochastic", "determi
 
 
 class Job(NamedTuple):
-    """An environment, how it is trained, how many seeds and evaluation episodes, and what is published for it."""
+    """An environment, how it is trained, how many seeds and evaluation episodes, and what is published for it.
+
+    `options` are of the algorithm and, where they are none of its own, of the run.
+    """
 
     environment: str
     preset: bool
     seeds: int
     episodes: int
     reference: str
+    algorithm: str = "ppo"
+    options: tuple[tuple[str, Any], ...] = ()
 
 
+CARTPOLE = (("total_timesteps", 300_000),)
 JOBS = {
     "CartPole-v1": Job("CartPole-v1", True, 10, 100, "500 (rl-zoo), 490 ± 6 (CleanRL)"),
     "Acrobot-v1": Job("Acrobot-v1", True, 10, 100, "−73.5 (rl-zoo), −86 (CleanRL)"),
@@ -54,17 +61,49 @@ JOBS = {
     "InvertedDoublePendulum-v5": Job(
         "InvertedDoublePendulum-v5", False, 3, 20, "5626 (8M steps), 7103, 8000"
     ),
+    "reinforce CartPole-v1": Job("CartPole-v1", False, 5, 100, "500, the limit", "reinforce", CARTPOLE),
+    "vpg CartPole-v1": Job("CartPole-v1", False, 5, 100, "500, the limit", "vpg", CARTPOLE),
+    "actor-critic CartPole-v1": Job(
+        "CartPole-v1",
+        False,
+        5,
+        100,
+        "500, the limit",
+        "actor-critic",
+        (*CARTPOLE, ("num_envs", 8), ("n_steps", 64), ("critic_epochs", 10), ("learning_rate", 3e-3)),
+    ),
+    "a2c CartPole-v1": Job(
+        "CartPole-v1", False, 5, 100, "500, the limit", "a2c", (*CARTPOLE, ("num_envs", 8))
+    ),
+    "npg CartPole-v1": Job("CartPole-v1", False, 5, 100, "500, the limit", "npg", CARTPOLE),
+    "trpo CartPole-v1": Job("CartPole-v1", False, 5, 100, "500, the limit", "trpo", CARTPOLE),
+    **{
+        f"{algorithm} {environment}": Job(environment, False, 3, 20, reference, algorithm)
+        for algorithm in ("trpo", "npg")
+        for environment, reference in {
+            "HalfCheetah-v5": "1290 (baselines TRPO), 4471 (Tianshou TRPO, v3)",
+            "Hopper-v5": "1913, 2046",
+            "Walker2d-v5": "2343, 3827",
+            "Swimmer-v5": "95, 41",
+        }.items()
+    },
 }
 
 
 def learn(name: str, seed: int) -> dict[str, Any]:
     """Train once and evaluate: a row."""
     import advantage as adv
+    from advantage.algorithms.registry import algorithm_class
     from advantage.runs.folder import RunFolder
     from advantage.runs.log import read_episodes
 
     job = JOBS[name]
-    algorithm, options = adv.preset("ppo", job.environment) if job.preset else (adv.PPO(), {})
+    algorithm, options = algorithm_class(job.algorithm)(), {}
+    if job.preset:
+        algorithm, options = adv.preset(job.algorithm, job.environment)
+    own = {field.name for field in dataclasses.fields(algorithm)}
+    algorithm = dataclasses.replace(algorithm, **{name: value for name, value in job.options if name in own})
+    options = options | {name: value for name, value in job.options if name not in own}
     with tempfile.TemporaryDirectory() as root:
         begin = time.perf_counter()
         run = adv.train(

@@ -23,7 +23,10 @@ from typing import Any, NamedTuple
 
 
 class Job(NamedTuple):
-    """What is trained, how long by each library, and which libraries can."""
+    """What is trained, how long by each library, and which libraries can.
+
+    `batch_size` and `n_epochs` are PPO's; TRPO's critic has its own in the same numbers, A2C has none.
+    """
 
     environment: str
     num_envs: int
@@ -32,10 +35,16 @@ class Job(NamedTuple):
     n_epochs: int
     steps: int
     peers: tuple[str, ...]
+    algorithm: str = "ppo"
 
     @property
     def title(self) -> str:
-        return f"{self.environment}, {self.num_envs} × {self.n_steps}, batch {self.batch_size}, {self.n_epochs} epochs"
+        rollout = f"{self.algorithm.upper()}, {self.environment}, {self.num_envs} × {self.n_steps}"
+        return (
+            rollout
+            if self.algorithm == "a2c"
+            else f"{rollout}, batch {self.batch_size}, {self.n_epochs} epochs"
+        )
 
 
 HOST = ("stable-baselines3", "sbx")
@@ -43,6 +52,8 @@ JOBS = {
     "halfcheetah": Job("HalfCheetah-v5", 1, 2048, 64, 10, 20_480, HOST),
     "halfcheetah-8": Job("HalfCheetah-v5", 8, 256, 64, 10, 20_480, HOST),
     "cartpole": Job("CartPole-v1", 8, 128, 256, 4, 61_440, HOST),
+    "trpo": Job("HalfCheetah-v5", 1, 2048, 128, 10, 40_960, ("stable-baselines3",), "trpo"),
+    "a2c": Job("CartPole-v1", 8, 5, 40, 1, 102_400, ("stable-baselines3",), "a2c"),
     "device-4": Job("jax/CartPole-v1", 4, 128, 128, 4, 2**18, ("rejax",)),
     "device-64": Job("jax/CartPole-v1", 64, 128, 2048, 4, 2**20, ("rejax",)),
     "device-512": Job("jax/CartPole-v1", 512, 128, 16384, 4, 2**21, ("rejax",)),
@@ -86,7 +97,13 @@ def advantage(job: Job, cache: str) -> dict[str, float]:
     import advantage as adv
 
     os.environ["XDG_CACHE_HOME"] = cache
-    algorithm = adv.PPO(n_steps=job.n_steps, batch_size=job.batch_size, n_epochs=job.n_epochs)
+    algorithm: Any = adv.PPO(n_steps=job.n_steps, batch_size=job.batch_size, n_epochs=job.n_epochs)
+    if job.algorithm == "trpo":
+        algorithm = adv.TRPO(
+            n_steps=job.n_steps, critic_batch_size=job.batch_size, critic_epochs=job.n_epochs
+        )
+    elif job.algorithm == "a2c":
+        algorithm = adv.A2C(n_steps=job.n_steps)
     options = {"total_timesteps": job.steps, "num_envs": job.num_envs, "eval_episodes": 0}
     stamps, rows = Stamps(), {}
 
@@ -121,13 +138,26 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
         def _on_training_end(self) -> None:
             stamps.add(self.num_timesteps)
 
-    if library == "sbx":
-        from sbx import PPO
-    else:
-        from stable_baselines3 import PPO
     sizes = {"n_steps": job.n_steps, "batch_size": job.batch_size, "n_epochs": job.n_epochs}
+    if library == "sbx":
+        from sbx import PPO as method
+    elif job.algorithm == "trpo":
+        from sb3_contrib import TRPO as method
+
+        sizes = {
+            "n_steps": job.n_steps,
+            "batch_size": job.batch_size,
+            "n_critic_updates": job.n_epochs,
+            "cg_max_steps": 10,
+        }
+    elif job.algorithm == "a2c":
+        from stable_baselines3 import A2C as method
+
+        sizes = {"n_steps": job.n_steps}
+    else:
+        from stable_baselines3 import PPO as method
     envs = make_vec_env(job.environment, n_envs=job.num_envs, seed=0)
-    model: Any = PPO("MlpPolicy", envs, device="cpu", seed=0, **sizes)
+    model: Any = method("MlpPolicy", envs, device="cpu", seed=0, **sizes)
     model.learn(job.steps, callback=Clock())
     return stamps.result()
 
@@ -232,6 +262,7 @@ def main() -> None:
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
+        sys.path.pop(0)  # this folder, whose profile.py is not Python's
         print(json.dumps(measure(arguments.measure, JOBS[arguments.jobs[0]], arguments.cache)))
         return
     lines = []

@@ -22,9 +22,13 @@ from advantage.algorithms.dynamic_programming.relative_value_iteration import Re
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.policy_gradient.a2c import A2C
+from advantage.algorithms.policy_gradient.impala import Impala
 from advantage.algorithms.policy_gradient.npg import NPG
+from advantage.algorithms.policy_gradient.off_policy_actor_critic import OffPolicyActorCritic
+from advantage.algorithms.policy_gradient.off_policy_pg import OffPolicyPG
 from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepActorCritic
 from advantage.algorithms.policy_gradient.ppo import PPO
+from advantage.algorithms.policy_gradient.q_prop import QProp
 from advantage.algorithms.policy_gradient.reinforce import Reinforce
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
@@ -53,6 +57,10 @@ ALGORITHMS = {
     "actor-critic": OneStepActorCritic,
     "vpg": VPG,
     "reinforce": Reinforce,
+    "off-policy-pg": OffPolicyPG,
+    "off-policy-ac": OffPolicyActorCritic,
+    "q-prop": QProp,
+    "impala": Impala,
     "value-iteration": ValueIteration,
     "gauss-seidel": GaussSeidel,
     "prioritised-value-iteration": PrioritisedValueIteration,

@@ -11,6 +11,8 @@ Arrays are `[T, ...]`, time first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -31,14 +33,18 @@ def credit(delta: Array, discount: Array, c: Array, initial: Array | float = 0.0
 
     Source: Munos et al. 2016, "Safe and efficient off-policy reinforcement learning", eq. 3.
     """
+    initial = jnp.broadcast_to(jnp.asarray(initial, delta.dtype), delta.shape[1:])
+    return _backwards(lambda psi, delta, decay: delta + decay * psi, initial, delta, discount * c)
 
-    def step(psi, inputs):
-        delta_t, decay_t = inputs
-        psi = delta_t + decay_t * psi
+
+def _backwards(step: Callable[..., Array], last: Array, *rows: Array) -> Array:
+    """`step(psi, *rows[t])` from the last row to the first: every psi, `[T, ...]`."""
+
+    def both(psi, row):
+        psi = step(psi, *row)
         return psi, psi
 
-    initial = jnp.broadcast_to(jnp.asarray(initial, delta.dtype), delta.shape[1:])
-    return jax.lax.scan(step, initial, (delta, discount * c), reverse=True)[1]
+    return jax.lax.scan(both, last, rows, reverse=True)[1]
 
 
 def td_errors(reward: Array, discount: Array, value: Array, next_value: Array) -> Array:
@@ -57,7 +63,12 @@ def gae(reward: Array, discount: Array, value: Array, next_value: Array, trace: 
     Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation",
     eq. 16.
     """
-    return credit(td_errors(reward, discount, value, next_value), discount, trace)
+
+    def step(psi, reward, discount, value, next_value, trace):
+        return td_errors(reward, discount, value, next_value) + discount * trace * psi
+
+    # `credit` of the TD errors, which are taken row by row on the way: half the time of a pass for them before.
+    return _backwards(step, jnp.zeros_like(value[0]), reward, discount, value, next_value, trace)
 
 
 def lambda_returns(reward: Array, discount: Array, next_value: Array, trace: Array) -> Array:

@@ -168,45 +168,46 @@ def importance_weights(
 def importance_sampled_returns(
     reward: Array,
     discount: Array,
+    value: Array,
     next_value: Array,
     log_ratio: Array,
     trace: Array,
     form: Form,
     largest_ratio: Array | float = jnp.inf,
-    baseline: Array | float = 0.0,
 ) -> Array:
     """`Psi_t` for the gradient `Σ_t Psi_t ∇log pi(a_t | s_t)` of another policy than the one that acted, `[T, ...]`.
 
-    With `w` of `importance_weights`:
+    With `w` of `importance_weights` and `delta_t = r_t + discount_t V(s_{t+1}) - V(s_t)`:
 
-        trajectory      w (G_t - b_t),                          w = Π_k rho_k over the episode
-        per-decision    Σ_{u>=t} gamma^{u-t} w_u r_u - w_t b_t,   w_u = Π_{k<=u} rho_k
-        action          w_t (G_t - b_t),                        w_t = rho_t
+        trajectory      w (G_t - V(s_t)),               w = Π_k rho_k over the episode
+        per-decision    Σ_{u>=t} gamma^{u-t} w_u delta_u,   w_u = Π_{k<=u} rho_k
+        action          w_t (G_t - V(s_t)),             w_t = rho_t
 
-    The first two are unbiased for whole episodes, the second with less variance; the third leaves out that both
-    policies visit other states and earn other rewards later. A baseline that does not depend on `a_t` or on what comes
-    after it changes no expectation: the mean of its weight over what comes after is `Π_{k<=t} rho_k`, or `rho_t`, and
-    `E_mu[rho_t ∇log pi(a_t | s_t) | s_t] = Σ_a ∇pi(a | s_t) = 0`.
+    The first two are unbiased for whole episodes, whatever V; the third leaves out that both policies visit other
+    states and earn other rewards later. V takes no part in any expectation: `E_mu[rho_u | s_u] = 1`, so in the second
+    `w_u V(s_u)` and `w_{u-1} V(s_u)` cancel for u > t, and what is left in each form is V(s_t) with a weight whose
+    mean over what comes later is `Π_{k<=t} rho_k`, or `rho_t`; and `E_mu[rho_t ∇log pi(a_t | s_t) | s_t] = 0`. With
+    V = 0 they are the plain forms, the second `Σ_u gamma^{u-t} w_u r_u`.
 
     An episode cut by the rollout's end is worth `next_value` from there on.
 
     Args:
-        reward, discount, next_value: `[T, ...]`.
+        reward, discount: `[T, ...]`.
+        value, next_value: `[T, ...]`, V or 0; `next_value` of a row is `value` of the next within an episode.
         log_ratio, trace, form, largest_ratio: as for `importance_weights`; the cut makes every form biased.
-        baseline: `b_t`, `[T, ...]`.
 
     Raises:
         ValueError: an unknown form.
 
-    Source: Precup, Sutton & Singh 2000, "Eligibility traces for off-policy policy evaluation", section 3; Degris, White
-    & Sutton 2012, "Off-policy actor-critic", for the third; the baselines derived as above.
+    Source: Precup, Sutton & Singh 2000, "Eligibility traces for off-policy policy evaluation", section 3; Jiang & Li
+    2016, "Doubly robust off-policy value evaluation for reinforcement learning", for V in the second; Degris, White &
+    Sutton 2012, "Off-policy actor-critic", for the third.
     """
     weight = importance_weights(log_ratio, trace, form, largest_ratio)
-    within = trace.at[-1].set(0.0)  # the rollout's end bootstraps as a truncated step does
-    earned = reward + discount * (1 - within) * next_value
+    delta = td_errors(reward, discount, value, next_value)
     if form == "per-decision":
-        return credit(weight * earned, discount, within) - weight * baseline
-    return weight * (credit(earned, discount, within) - baseline)
+        return credit(weight * delta, discount, trace)
+    return weight * credit(delta, discount, trace)
 
 
 def past_sums(x: Array, trace: Array) -> Array:

@@ -59,9 +59,10 @@ def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Solved(NamedTuple):
-    """`x` with `|A x - b| = residual` after `iterations`."""
+    """`x`, its `image` `A x`, and `residual`, `|A x - b|`, after `iterations`."""
 
     x: Array
+    image: Array
     residual: Array
     iterations: Array
 
@@ -94,8 +95,9 @@ def conjugate_gradient(
         return x, residual, residual + (new / squared) * direction, new, done + 1
 
     start = jnp.zeros_like(b), b, b, b @ b, jnp.int32(0)
-    x, _, _, squared, done = jax.lax.while_loop(more, step, start)
-    return Solved(x, jnp.sqrt(squared), done)
+    x, *_, done = jax.lax.while_loop(more, step, start)
+    image = product(x)  # the recursion's own residual drifts from the true one
+    return Solved(x, image, jnp.linalg.norm(image - b), done)
 
 
 class Searched(NamedTuple):
@@ -109,7 +111,7 @@ class Searched(NamedTuple):
 def backtracking(
     acceptable: Callable[[Array], Array], start: Array, step: Array, shrink: Array | float, attempts: int
 ) -> Searched:
-    """The first of `start + shrink^k step`, k = 0 .. attempts - 1, that is acceptable; else `start` itself.
+    """The first of `start + shrink^k step`, k = 0 .. attempts - 1, that is acceptable and finite; else `start`.
 
     Args:
         acceptable: `point -> bool`.
@@ -128,7 +130,7 @@ def backtracking(
     def shorten(carry):
         k, _, _ = carry
         point = start + shrink**k * step
-        return k + 1, acceptable(point), point
+        return k + 1, acceptable(point) & jnp.isfinite(point).all(), point
 
     k, accepted, point = jax.lax.while_loop(more, shorten, (jnp.int32(0), jnp.asarray(False), start))
     return Searched(jnp.where(accepted, point, start), accepted, k - 1)

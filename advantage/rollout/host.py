@@ -42,9 +42,11 @@ _draw = partial(jax.jit, static_argnames="shape")(draw)
 _draw_block = partial(jax.jit, static_argnames="num_envs")(draw_block)
 
 
-@jax.jit
 def _update(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> Any:
     return algorithm.update(state, rollout, key)
+
+
+_updates = {False: jax.jit(_update), True: jax.jit(_update, donate_argnames="state")}  # in place or not
 
 
 class Parts(NamedTuple):
@@ -70,7 +72,6 @@ def _choose(
     return algorithm.act(algorithm.actor(state), obs, memory, noise)
 
 
-@partial(jax.jit, static_argnames="structure")
 def _update_and_choose(
     structure: Any,
     leaves: list[Array],
@@ -91,6 +92,12 @@ def _update_and_choose(
     return state, sums, _choose(structure, leaves, state, next_block, iteration + 1, obs, memory)
 
 
+_step_updates = {
+    False: jax.jit(_update_and_choose, static_argnames="structure"),
+    True: jax.jit(_update_and_choose, static_argnames="structure", donate_argnames="state"),
+}
+
+
 class HostDriver:
     """Steps `spec.num_envs` environments, in this process or over worker processes, and updates.
 
@@ -101,6 +108,8 @@ class HostDriver:
         seed: of the run; every episode is reset with `episode_seed(seed, environment, episode)`.
         workers: number of worker processes; 0 steps in this process; "auto" measures a step and picks.
         worker_timeout: seconds after which a worker counts as hung.
+        in_place: an update may write into the state that it is given, which is gone then. A large state, such as one
+            with a replay ring, is else copied by every update.
 
     The numbers do not depend on `workers`.
     """
@@ -113,8 +122,9 @@ class HostDriver:
         seed: int,
         workers: int | Literal["auto"] = 0,
         worker_timeout: float = 60.0,
+        in_place: bool = False,
     ):
-        self.algorithm, self.spec = algorithm, spec
+        self.algorithm, self.spec, self.in_place = algorithm, spec, in_place
         check_spaces(spec.observation_space, spec.action_space, 0)
         self.per_row = self.chunk = iterations_per_row(algorithm, spec)
         n_steps = algorithm.n_steps * self.chunk
@@ -176,7 +186,7 @@ class HostDriver:
         actor, draws = _draw(self.algorithm, state, run_key, np.uint32(iteration), shape)
         rollout = self.collect(HostActor(self.algorithm, actor), jax.device_get(draws.noise), n_steps)
         episodes = self._enter(rollout.reward, rollout.terminated, rollout.truncated, first_step)
-        state, metrics = _update(self.algorithm, state, rollout, draws.key_update)
+        state, metrics = _updates[self.in_place](self.algorithm, state, rollout, draws.key_update)
         return state, jax.device_get(metrics), episodes
 
     def _iterate_by_step(
@@ -207,7 +217,7 @@ class HostDriver:
             if (iteration + t + 1) % BLOCK == 0:
                 blocks = block, _draw_block(self.algorithm, state, run_key, now + 1, num_envs)
             args = state, step, sums, blocks, now, obs, self.memory
-            state, sums, choice = _update_and_choose(*self.parts, *args)
+            state, sums, choice = _step_updates[self.in_place](*self.parts, *args)
             block = blocks[1]
         self.row = count
         defect = first_non_finite(buffers, self.spec.observation_space, count)

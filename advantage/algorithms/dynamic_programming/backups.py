@@ -16,6 +16,7 @@ from scipy import sparse
 from advantage.environments.tabular.mdp import MDP
 
 CACHED = 2**14  # states whose action values stay in a core's cache
+FEW = 8  # a policy that changed in no more than one state of so many
 LARGE = 2**20  # probabilities from which several cores pay
 ROUNDING = 2.0**-53  # the largest relative error of one operation
 
@@ -130,32 +131,77 @@ def follow(
     """
     old, new = np.empty(mdp.n_states), np.empty(mdp.n_states)
 
-    def select(block: Block) -> tuple[slice, Any, np.ndarray]:
-        here = block.states
-        state, action = np.arange(here.start, here.stop), policy[here].astype(np.int64)
-        rows = (
-            mdp.transition[action * mdp.n_states + state] if mdp.is_sparse else mdp.transition[state, action]
-        )
-        return here, rows, mdp.expected_reward[state, action]
-
-    def back_up(part: tuple[slice, Any, np.ndarray]) -> tuple[float, float]:
-        here, rows, reward = part
-        result = rows @ value
+    def back_up(chain: Chain) -> tuple[float, float]:
+        here = chain.states
+        result = chain.expected(value)
         result *= gamma
-        result += reward
+        result += chain.reward
         new[here] = result
         result -= value[here]
         return result.min(), result.max()
 
     with cores(mdp) as apply:
-        parts = apply(select, blocks(mdp))
+        chains = _chains(mdp, policy, apply)
         for _ in range(sweeps):
-            lowest, highest = map(list, zip(*apply(back_up, parts), strict=True))
+            lowest, highest = map(list, zip(*apply(back_up, chains), strict=True))
             low, high = float(min(lowest)), float(max(highest))
             value, new, old = new, old, new
             if high - low <= enough:
                 break
     return Followed(value, low, high)
+
+
+class Chain(NamedTuple):
+    """The rows of one policy for a range of states; those of the few where it has changed since lie beside.
+
+    Attributes:
+        states: which.
+        policy: int `[n]`, that `rows` were chosen by.
+        rows: `[n, S]`.
+        reward: `[n]`, of the policy as it is now.
+        changed: int `[k]`, where it differs from `policy`.
+        patch: `[k, S]`, the rows there.
+    """
+
+    states: slice
+    policy: np.ndarray
+    rows: Any
+    reward: np.ndarray
+    changed: np.ndarray
+    patch: Any
+
+    def expected(self, value: np.ndarray) -> np.ndarray:
+        """`Σ_s' P_π(s' | s) value(s')`, `[n]`."""
+        expected = self.rows @ value
+        if len(self.changed):
+            expected[self.changed] = self.patch @ value
+        return expected
+
+
+def _chains(mdp: MDP, policy: np.ndarray, apply: Apply) -> list[Chain]:
+    """The rows of a policy, block by block. Choosing rows costs as much as two sweeps, so they are kept."""
+    kept: dict[int, Chain] = once(mdp, "chains", dict)
+
+    def rows(here: slice, place: np.ndarray, action: np.ndarray) -> Any:
+        state = here.start + place
+        return (
+            mdp.transition[action * mdp.n_states + state] if mdp.is_sparse else mdp.transition[state, action]
+        )
+
+    def choose(block: Block) -> Chain:
+        here = block.states
+        action, place = policy[here].astype(np.int64), np.arange(here.stop - here.start)
+        reward = mdp.expected_reward[here][place, action]
+        last = kept.get(here.start)
+        changed = place if last is None else np.flatnonzero(last.policy != action)
+        if last is None or FEW * len(changed) > len(place):
+            last = Chain(here, action, rows(here, place, action), reward, place[:0], None)
+            changed = place[:0]
+        patch = rows(here, changed, action[changed]) if len(changed) else None
+        kept[here.start] = last._replace(reward=reward, changed=changed, patch=patch)
+        return kept[here.start]
+
+    return apply(choose, blocks(mdp))
 
 
 def action_values(mdp: MDP, gamma: float, value: np.ndarray) -> np.ndarray:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.ascent import actor_critic_loss
 from advantage.algorithms.policy_gradient.learner import (
     LearnerState,
     PolicyOptions,
@@ -24,8 +24,8 @@ from advantage.algorithms.policy_gradient.learner import (
     policy_noise,
     progress_of,
 )
+from advantage.algorithms.policy_gradient.optimisers import Optimiser, optimiser_of
 from advantage.estimators.credit import explained_variance, gae, standardise
-from advantage.objectives.surrogate import score_function_loss, squared_error
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -61,7 +61,7 @@ class A2C(PolicyOptions):
     """Weight of the critic's loss."""
     max_grad_norm: float | None = ranged(0.5, "(0, inf)")
     """Largest global norm of a gradient; None does not clip."""
-    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
+    optimiser: Optimiser = "rmsprop"
     """RMSProp as in the paper, or Adam."""
     rms_decay: float = ranged(0.99, "[0, 1)")
     """How much RMSProp keeps of its mean square in each step."""
@@ -99,14 +99,8 @@ class A2C(PolicyOptions):
         start, unflatten = ravel_pytree(state.params)
 
         def loss(params):
-            params = unflatten(params)
-            distribution = policy.distribution(params["actor"], x)
-            policy_loss = score_function_loss(distribution.log_prob(action), advantage).mean()
-            value_loss = squared_error(policy.value(params, x), target).mean()
-            entropy = distribution.entropy().mean()
-            total = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
-            metrics = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-            return total, metrics | {"loss": total}
+            batch = x, action, advantage, target
+            return actor_critic_loss(policy, unflatten(params), *batch, self.vf_coef, self.ent_coef)
 
         gradient, metrics = jax.grad(loss, has_aux=True)(start)
         metrics["gradient_norm"] = jnp.linalg.norm(gradient)
@@ -116,11 +110,5 @@ class A2C(PolicyOptions):
         params = unflatten(start - learning_rate * updates)
         return observed(self, state, rollout)._replace(params=params, optimiser=optimiser), metrics
 
-    def _optimiser(self) -> optax.GradientTransformation:
-        if self.optimiser == "adam":
-            scale = optax.scale_by_adam(eps=self.optimiser_epsilon)
-        else:
-            scale = optax.scale_by_rms(self.rms_decay, self.optimiser_epsilon)
-        if self.max_grad_norm is None:
-            return scale
-        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), scale)
+    def _optimiser(self):
+        return optimiser_of(self.optimiser, self.rms_decay, self.optimiser_epsilon, self.max_grad_norm)

@@ -1,4 +1,4 @@
-"""One step of an actor along `mean Psi ∇log pi`."""
+"""Steps of an actor along `mean Psi ∇log pi`, alone or together with a critic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from advantage.objectives.surrogate import score_function_loss
+from advantage.algorithms.policy_gradient.optimisers import clipped
+from advantage.objectives.surrogate import score_function_loss, squared_error
 from advantage.policies.actor_critic import ActorCritic
 from advantage.types import Array, Pytree
 
@@ -24,7 +25,7 @@ class Ascended(NamedTuple):
 
 def actor_optimiser(actor: Pytree, max_grad_norm: Any = None) -> optax.OptState:
     """Adam's first state for the actor's parameters."""
-    return _adam(max_grad_norm).init(ravel_pytree(actor)[0])
+    return clipped(optax.scale_by_adam(), max_grad_norm).init(ravel_pytree(actor)[0])
 
 
 def ascend(
@@ -68,7 +69,7 @@ def ascend(
     metrics["gradient_norm"] = jnp.linalg.norm(gradient)
     metrics["steps_used"] = used.mean()
     updates: Any
-    updates, new = _adam(max_grad_norm).update(gradient, optimiser)
+    updates, new = clipped(optax.scale_by_adam(), max_grad_norm).update(gradient, optimiser)
     some = used.any()
     moved = jnp.where(some, start - learning_rate * updates, start)
     optimiser = jax.tree.map(lambda old, new: jnp.where(some, new, old), optimiser, new)
@@ -86,7 +87,30 @@ def scores(policy: ActorCritic, actor: Pytree, x: Pytree, action: Pytree) -> Arr
     return jax.vmap(jax.grad(log_prob), (None, 0, 0))(start, x, action)
 
 
-def _adam(max_grad_norm: Any) -> optax.GradientTransformation:
-    if max_grad_norm is None:
-        return optax.scale_by_adam()
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam())
+def actor_critic_loss(
+    policy: ActorCritic,
+    params: Pytree,
+    x: Pytree,
+    action: Pytree,
+    advantage: Array,
+    target: Array,
+    vf_coef: Array | float,
+    ent_coef: Array | float,
+) -> tuple[Array, dict[str, Array]]:
+    """`-mean A log pi(a|s) + vf_coef mean (V - G)^2 / 2 - ent_coef mean H(pi)`: `-> loss, metrics`.
+
+    Args:
+        policy, params: the networks, actor and critic.
+        x, action: `[N, ...]`.
+        advantage, target: A and G, `[N]`.
+        vf_coef, ent_coef: weights.
+
+    Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", section 4.
+    """
+    distribution = policy.distribution(params["actor"], x)
+    policy_loss = score_function_loss(distribution.log_prob(action), advantage).mean()
+    value_loss = squared_error(policy.value(params, x), target).mean()
+    entropy = distribution.entropy().mean()
+    loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
+    metrics = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    return loss, metrics | {"loss": loss}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from advantage.objectives.natural import conjugate_gradient, fisher_vector_product
+from advantage.objectives.natural import backtracking, conjugate_gradient, fisher_vector_product
 from advantage.objectives.surrogate import importance_surrogate
 from advantage.policies.actor_critic import ActorCritic
 from advantage.types import Array, Pytree
@@ -92,7 +92,7 @@ def natural_direction(
         return fisher_vector_product(distribution_of, start, vector) + damping * vector
 
     solved = conjugate_gradient(product, gradient, iterations)
-    curvature = solved.x @ product(solved.x)
+    curvature = solved.x @ solved.image
     return NaturalDirection(
         start, unflatten, gradient, solved.x, curvature, solved.residual, solved.iterations
     )
@@ -101,3 +101,52 @@ def natural_direction(
 def step_to(kl: Array | float, curvature: Array) -> Array:
     """The length whose KL divergence is `kl` to second order: `sqrt(2 kl / x^T F x)`; 0 where nothing is curved."""
     return jnp.where(curvature > 0, jnp.sqrt(2 * kl / jnp.where(curvature > 0, curvature, 1.0)), 0.0)
+
+
+def trust_region_step(
+    algorithm: Any,
+    policy: ActorCritic,
+    old: Pytree,
+    surrogate: Callable[[Pytree], Surrogate],
+    x: Pytree,
+    limit: Array | float,
+) -> tuple[Pytree, dict[str, Array]]:
+    """The largest natural step within `KL <= limit` that raises the surrogate: `-> actor, metrics`; else `old` itself.
+
+    Args:
+        algorithm: with `cg_iterations`, `cg_damping`, `line_search_attempts` and `line_search_shrink`.
+        policy, old: the network and the actor's parameters.
+        surrogate: of the actor's parameters, on the batch that `old` acted.
+        x: the batch's states, `[N, ...]`.
+        limit: largest mean KL divergence, in nats.
+
+    Source: Schulman et al. 2015, "Trust region policy optimization", eq. 14 and appendix C.
+    """
+    options = algorithm.cg_iterations, algorithm.cg_damping
+    way = natural_direction(policy, old, lambda actor: surrogate(actor).gain, x, *options)
+    before = surrogate(old)
+
+    def acceptable(point: Array) -> Array:
+        now = surrogate(way.unflatten(point))
+        return (now.kl <= limit) & (now.gain > before.gain)
+
+    step = step_to(limit, way.curvature) * way.direction
+    search = algorithm.line_search_shrink, algorithm.line_search_attempts
+    found = backtracking(acceptable, way.start, step, *search)
+    actor = way.unflatten(found.point)
+    return actor, step_metrics(way, before, surrogate(actor)) | {
+        "line_search_accepted": found.accepted,
+        "line_search_shortened": found.shortened,
+    }
+
+
+def step_metrics(way: NaturalDirection, before: Surrogate, after: Surrogate) -> dict[str, Array]:
+    """What a natural step reports."""
+    return {
+        "policy_gradient_loss": before.gain - after.gain,
+        "kl": after.kl,
+        "entropy": before.entropy,
+        "gradient_norm": jnp.linalg.norm(way.gradient),
+        "cg_residual": way.residual,
+        "cg_iterations": way.iterations,
+    }

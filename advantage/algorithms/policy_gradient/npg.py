@@ -22,7 +22,12 @@ from advantage.algorithms.policy_gradient.learner import (
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.natural_step import natural_direction, step_to, surrogate_of
+from advantage.algorithms.policy_gradient.natural_step import (
+    natural_direction,
+    step_metrics,
+    step_to,
+    surrogate_of,
+)
 from advantage.estimators.credit import gae, standardise
 from advantage.types import Array, Key, Rollout, Spec
 
@@ -114,13 +119,6 @@ class NPG(PolicyOptions):
         learned = observed(self, state, rollout)._replace(
             params={"actor": actor, "critic": critic.params}, optimiser={"critic": critic.optimiser}
         )
-        metrics = {
-            "policy_gradient_loss": before.gain - after.gain,
-            "kl": after.kl,
-            "entropy": before.entropy,
-            "gradient_norm": jnp.linalg.norm(way.gradient),
-            "cg_residual": way.residual,
-            "cg_iterations": way.iterations,
-            "step_length": jnp.asarray(length, jnp.float32),
-        }
+        metrics = step_metrics(way, before, after)
+        metrics["step_length"] = jnp.asarray(length, jnp.float32)
         return learned, metrics | critic.metrics

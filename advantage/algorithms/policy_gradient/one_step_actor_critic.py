@@ -93,8 +93,7 @@ class OneStepActorCritic(PolicyOptions):
         x, action, target = flat((seen.x, seen.action, target))
         critic = fit_value(self, state, x, target, key)
         fitted = state._replace(params=state.params | {"critic": critic.params})
-        online = rollout.reward.shape[0] == 1
-        judged = seen if online else experience(self, fitted, rollout)
+        judged = seen if self.n_steps == 1 else experience(self, fitted, rollout)
         advantage = td_errors(judged.reward, judged.discount, judged.value, judged.next_value)
         if self.discount_weighting:
             advantage *= self.gamma**where.time

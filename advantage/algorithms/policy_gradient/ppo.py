@@ -27,6 +27,7 @@ from advantage.algorithms.policy_gradient.learner import (
     policy_noise,
     progress_of,
 )
+from advantage.algorithms.policy_gradient.optimisers import clipped
 from advantage.estimators.credit import explained_variance, gae, standardise
 from advantage.objectives.surrogate import (
     adapted_coefficient,
@@ -247,7 +248,4 @@ class PPO(PolicyOptions):
         return map_chunks(divergence, x).mean()
 
     def _optimiser(self) -> optax.GradientTransformation:
-        adam = optax.scale_by_adam(eps=self.adam_epsilon)
-        if self.max_grad_norm is None:
-            return adam
-        return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), adam)
+        return clipped(optax.scale_by_adam(eps=self.adam_epsilon), self.max_grad_norm)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
 from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
 from advantage.algorithms.policy_gradient.learner import (
@@ -21,9 +19,8 @@ from advantage.algorithms.policy_gradient.learner import (
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.natural_step import natural_direction, step_to, surrogate_of
+from advantage.algorithms.policy_gradient.natural_step import surrogate_of, trust_region_step
 from advantage.estimators.credit import gae, standardise
-from advantage.objectives.natural import backtracking
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -101,30 +98,9 @@ class TRPO(PolicyOptions):
         def surrogate(actor):
             return surrogate_of(policy, old, actor, x, action, log_prob, advantage, self.ent_coef)
 
-        way = natural_direction(
-            policy, old, lambda actor: surrogate(actor).gain, x, self.cg_iterations, self.cg_damping
-        )
-        before = surrogate(old)
-
-        def acceptable(point):
-            now = surrogate(way.unflatten(point))
-            return (now.kl <= limit) & (now.gain > before.gain)
-
-        step = step_to(limit, way.curvature) * way.direction
-        found = backtracking(acceptable, way.start, step, self.line_search_shrink, self.line_search_attempts)
-        actor = way.unflatten(found.point)
-        after, critic = surrogate(actor), fit_value(self, state, x, target, key)
+        actor, metrics = trust_region_step(self, policy, old, surrogate, x, limit)
+        critic = fit_value(self, state, x, target, key)
         learned = observed(self, state, rollout)._replace(
             params={"actor": actor, "critic": critic.params}, optimiser={"critic": critic.optimiser}
         )
-        metrics = {
-            "policy_gradient_loss": before.gain - after.gain,
-            "kl": after.kl,
-            "entropy": before.entropy,
-            "gradient_norm": jnp.linalg.norm(way.gradient),
-            "cg_residual": way.residual,
-            "cg_iterations": way.iterations,
-            "line_search_accepted": found.accepted,
-            "line_search_shortened": found.shortened,
-        }
         return learned, metrics | critic.metrics

@@ -28,7 +28,7 @@ from advantage.algorithms.policy_gradient.learner import (
     progress_of,
 )
 from advantage.estimators.baselines import mean_baseline, optimal_baseline, time_mean_baseline
-from advantage.estimators.credit import gae, lambda_returns, n_step_returns, standardise, td_errors
+from advantage.estimators.credit import gae, lambda_returns, n_step_returns, td_errors
 from advantage.policies.action_value import action_value
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
@@ -192,7 +192,7 @@ class VPG(PolicyOptions):
         else:
             psi *= weighting
         if self.normalize_advantage:
-            psi = standardise(psi)
+            psi = jnp.where(used, (psi - psi.mean(where=used)) / (psi.std(where=used) + 1e-8), 0)
         rate = at(self.learning_rate, progress_of(state))
         batch = state.params["actor"], state.optimiser["actor"], x, action, psi, used, rate
         actor = ascend(policy, *batch, self.ent_coef, self.max_grad_norm)

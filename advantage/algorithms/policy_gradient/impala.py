@@ -1,0 +1,198 @@
+"""IMPALA (Espeholt et al. 2018): actors that lag behind the learner, and V-trace, which corrects for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.ascent import actor_critic_loss
+from advantage.algorithms.policy_gradient.learner import (
+    Actor,
+    LearnerState,
+    PolicyOptions,
+    experience,
+    flat,
+    greedy_by_policy,
+    learner_init,
+    observed,
+    policy_actor,
+    policy_noise,
+    progress_of,
+)
+from advantage.algorithms.policy_gradient.optimisers import Optimiser, optimiser_of
+from advantage.estimators.credit import explained_variance
+from advantage.estimators.off_policy import effective_sample_size, vtrace
+from advantage.objectives.surrogate import kl_estimate
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class LaggingActor(NamedTuple):
+    """`acting` gathers experience; `newest` is what has been learned, and what an evaluation plays."""
+
+    acting: Actor
+    newest: Actor
+
+    def distribution(self, obs: Pytree) -> Any:
+        return self.newest.distribution(obs)
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class Impala(PolicyOptions):
+    """Actor-critic on the experience of an older policy, corrected by V-trace.
+
+    Experience is gathered by mu, the policy of `lag` updates ago (the first one until there are so many), as where
+    many actors fetch their parameters from a learner now and then. For each rollout of n_steps in each environment:
+
+        rho      <- pi(a|s) / mu(a|s)                 mu(a|s) as it was noted when acting
+        v, A     <- V-trace(rho, lam, rho_clip, c_clip)
+        L        <- -mean A log pi(a|s) + vf_coef mean (V - v)^2 / 2 - ent_coef mean H(pi)
+        theta    <- RMSProp(theta, clip_norm(grad L, max_grad_norm))
+
+    `correction` = "none" takes rho = 1, which is right with lag = 0; "ignored" does so with any lag, to see what it
+    costs. The greedy policy, and with it evaluation, is that of the newest parameters; actions are drawn by mu.
+
+    Departures from the paper: the lag is exact and on one machine; gradients are means, not sums; an episode that the
+    clock ended is bootstrapped; networks are apart by default.
+
+    Source: Espeholt et al. 2018, "IMPALA: scalable distributed deep-RL with importance weighted actor-learner
+    architectures", section 4.
+    """
+
+    learning_rate: float | Schedule = ranged(2e-3, "[0, inf)")
+    """The optimiser's step size; a number or a schedule of progress."""
+    n_steps: int = ranged(20, "[1, inf)")
+    """Steps taken in each environment for one update."""
+    lag: int = ranged(0, "[0, inf)")
+    """Updates by which the policy that acts is older than the one that learns."""
+    correction: Literal["vtrace", "none", "ignored"] = "vtrace"
+    """What is done about the lag: V-trace; nothing, as there is no lag; or nothing, though there is one."""
+    lam: float = ranged(1.0, "[0, 1]")
+    """Reach of credit in V-trace: 0 is one step, 1 goes to the rollout's end as in the paper."""
+    rho_clip: float = ranged(1.0, "(0, inf)")
+    """Largest rho of a TD error and of an action's weight; below infinity the values are those of a policy between."""
+    c_clip: float = ranged(1.0, "(0, inf)")
+    """Largest rho by which credit is handed on to the step before; at most rho_clip."""
+    ent_coef: float = ranged(0.01, "[0, inf)")
+    """Weight of the entropy bonus, per nat."""
+    vf_coef: float = ranged(0.5, "[0, inf)")
+    """Weight of the critic's loss."""
+    max_grad_norm: float | None = ranged(0.5, "(0, inf)")
+    """Largest global norm of a gradient; None does not clip."""
+    optimiser: Optimiser = "rmsprop"
+    """RMSProp as in the paper, or Adam."""
+    rms_decay: float = ranged(0.99, "[0, 1)")
+    """How much RMSProp keeps of its mean square in each step."""
+    optimiser_epsilon: float = ranged(1e-5, "(0, inf)")
+    """Added in the optimiser's denominator."""
+    share_network: bool = False
+    """One network for actor and critic, or one each."""
+    normalize_observation: bool = False
+    """Scale observations by running mean and standard deviation."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+
+    def __post_init__(self):
+        check(self)
+        if self.correction == "none" and self.lag > 0:
+            raise ValueError(
+                f"correction='none' with lag={self.lag} is not allowed: the policy that acts is not the one that "
+                "learns, and without importance weights its gradient is biased; use correction='vtrace', or "
+                "correction='ignored' to see what that costs."
+            )
+        known = not isinstance(self.rho_clip, jax.Array) and not isinstance(self.c_clip, jax.Array)
+        if known and self.rho_clip < self.c_clip:
+            raise ValueError(
+                f"rho_clip={self.rho_clip} with c_clip={self.c_clip} is not allowed: V-trace converges only where "
+                f"rho_clip is at least c_clip; use c_clip={self.rho_clip} or less."
+            )
+
+    def init(self, key: Key, spec: Spec) -> LearnerState:
+        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        state = learner_init(self, key, spec, self.share_network)
+        first = policy_actor(self, state)
+        return state._replace(
+            optimiser=self._optimiser().init(ravel_pytree(state.params)[0]),
+            extra=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.lag, *leaf.shape)), first),
+        )
+
+    def actor(self, state: LearnerState) -> LaggingActor:
+        """Who acts, the policy of `lag` updates ago, and the newest."""
+        oldest = jax.tree.map(lambda leaf: leaf[0], self._actors(state))
+        return LaggingActor(oldest, policy_actor(self, state))
+
+    def noise(self, actor: LaggingActor, key: Key, shape: tuple[int, ...]) -> Pytree:
+        """What `act` will consume, `[*shape, ...]`."""
+        return policy_noise(self, actor.acting, key, shape)
+
+    def act(
+        self, actor: LaggingActor, obs: Pytree, memory: Pytree, noise: Pytree
+    ) -> tuple[Pytree, Pytree, Pytree]:
+        """Sample from mu: `-> action, memory, log mu(a|s)`."""
+        distribution = actor.acting.distribution(obs)
+        action = distribution.sample(noise)
+        return action, memory, distribution.log_prob(action)
+
+    def greedy(self, actor: LaggingActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
+        """The newest policy's mode: `-> action, memory`."""
+        return greedy_by_policy(self, actor.newest, obs, memory)
+
+    def update(
+        self, state: LearnerState, rollout: Rollout, key: Key
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """One step: `-> state, metrics`; `extra` holds the last `lag` actors, the oldest first.
+
+        Raises:
+            ValueError: a rollout without the log-probabilities that `act` returns.
+        """
+        if not jax.tree.leaves(rollout.extras):
+            raise ValueError(
+                "The rollout's extras are empty: IMPALA needs log mu(a|s) of every action, which Impala.act returns as "
+                "extras; gather the rollout with it."
+            )
+        policy, learning_rate = state.policy, at(self.learning_rate, progress_of(state))
+        seen = experience(self, state, rollout)
+        log_ratio = seen.log_prob - rollout.extras
+        rho = jnp.exp(log_ratio)
+        facts = seen.reward, seen.discount, seen.value, seen.next_value
+        if self.correction == "vtrace":
+            corrected = vtrace(*facts, rho, seen.trace, self.lam, self.rho_clip, self.c_clip)
+        else:
+            corrected = vtrace(*facts, jnp.ones_like(rho), seen.trace, self.lam)
+        x, action, value, (target, advantage) = flat((seen.x, seen.action, seen.value, corrected))
+        start, unflatten = ravel_pytree(state.params)
+
+        def loss(params):
+            batch = x, action, advantage, target
+            return actor_critic_loss(policy, unflatten(params), *batch, self.vf_coef, self.ent_coef)
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(start)
+        updates: Any
+        updates, optimiser = self._optimiser().update(gradient, state.optimiser)
+        metrics |= {
+            "gradient_norm": jnp.linalg.norm(gradient),
+            "explained_variance": explained_variance(value, target),
+            "ratio": rho.mean(),
+            "clip_fraction": (rho > self.rho_clip).mean(),
+            "approx_kl": kl_estimate(log_ratio).mean(),
+            "effective_sample_size": effective_sample_size(rho),
+        }
+        learned = observed(self, state, rollout)._replace(
+            params=unflatten(start - learning_rate * updates),
+            optimiser=optimiser,
+            extra=jax.tree.map(lambda leaf: leaf[1:], self._actors(state)),
+        )
+        return learned, metrics
+
+    def _actors(self, state: LearnerState) -> Actor:
+        """The last `lag` actors and the newest, the oldest first, `[lag + 1, ...]`."""
+        newest = policy_actor(self, state)
+        return jax.tree.map(lambda old, new: jnp.concatenate([old, new[None]]), state.extra, newest)
+
+    def _optimiser(self):
+        return optimiser_of(self.optimiser, self.rms_decay, self.optimiser_epsilon, self.max_grad_norm)

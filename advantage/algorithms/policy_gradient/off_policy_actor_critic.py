@@ -1,0 +1,237 @@
+"""Off-policy actor-critic with a replay ring."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.learner import (
+    LearnerState,
+    PolicyOptions,
+    act_by_policy,
+    greedy_by_policy,
+    learner_init,
+    observed,
+    policy_actor,
+    policy_noise,
+    progress_of,
+)
+from advantage.algorithms.policy_gradient.optimisers import clipped
+from advantage.algorithms.policy_gradient.replayed_critic import (
+    fit_action_value,
+    polyak,
+    repeat,
+    replayed_batch,
+    replayed_critic_init,
+)
+from advantage.objectives.surrogate import score_function_loss
+from advantage.policies.action_value import action_value
+from advantage.policies.actor_critic import ActorCritic, GaussianHead, Head, ProductHead
+from advantage.policies.networks import Activation
+from advantage.rollout.replay import replay_add
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class Learned(NamedTuple):
+    """What a gradient step changes."""
+
+    params: Pytree
+    optimiser: Pytree
+    target: Pytree
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class OffPolicyActorCritic(PolicyOptions):
+    """Off-policy actor-critic: both learn from a ring of past transitions, with actions of the policy as it is now.
+
+    Each rollout of n_steps in each environment goes into the ring. Then gradient_steps times for each environment, with
+    batch_size transitions (s, a, r, s') drawn from the ring:
+
+        y        <- r + gamma (1 - terminated) Q'(s', a'),  a' ~ pi(.|s')
+        Q        <- Adam on mean (Q(s, a) - y)^2 / 2
+        g        <- mean (Q(s, a^pi) - b(s)) ∇log pi(a^pi|s),  a^pi ~ pi(.|s)     gradient = score
+                    mean ∇ Q(s, mu(s) + std(s) noise)                            gradient = pathwise
+        theta    <- Adam along g + ent_coef mean ∇H(pi(.|s))
+        Q'       <- (1 - tau) Q' + tau Q
+
+    The actor's actions are drawn anew, action_samples of them in each state: the stored ones are an older policy's.
+    The baseline b is the expectation of Q where actions are Discrete, the mean over the state's other draws where they
+    are not, and 0 for a single draw. Of Discrete actions the expectation over a' is exact too.
+
+    The ring keeps observations and rewards as they came; statistics are applied when they are used.
+
+    Departures from the paper: a critic of actions from a replay ring with a slow target takes the place of importance
+    weights and gradient TD, the states' weights are the ring's.
+
+    Source: Degris, White & Sutton 2012, "Off-policy actor-critic"; Silver et al. 2014, "Deterministic policy gradient
+    algorithms", section 2.4; Heess et al. 2015, "Learning continuous control policies by stochastic value gradients",
+    section 4, for the pathwise form.
+    """
+
+    gradient: Literal["score", "pathwise"] = "score"
+    """The actor's gradient: of log-probabilities, for any action; or through Q, for continuous actions."""
+    learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
+    """Adam's step size for the actor; a number or a schedule of progress."""
+    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size for Q; a number or a schedule of progress."""
+    n_steps: int = ranged(40, "[1, inf)")
+    """Steps taken in each environment between updates."""
+    gradient_steps: int = ranged(40, "[1, inf)")
+    """Steps of Adam for each n_steps of one environment: with the same number, one for each transition."""
+    batch_size: int = ranged(128, "[1, inf)")
+    """Transitions in a gradient step."""
+    buffer_size: int = ranged(1_000_000, "[1, inf)")
+    """Transitions that the ring holds."""
+    learning_starts: int = ranged(1000, "[0, inf)")
+    """Environment steps before the first gradient step; they count as part of the budget."""
+    tau: float = ranged(0.005, "(0, 1]")
+    """How far the target moves towards Q in each gradient step."""
+    action_samples: int = ranged(8, "[1, inf)")
+    """Actions drawn in each state for the actor's gradient."""
+    ent_coef: float = ranged(0.1, "[0, inf)")
+    """Weight of the entropy bonus, in rewards per nat; without one the policy may stop exploring."""
+    max_grad_norm: float | None = ranged(None, "(0, inf)")
+    """Largest norm of the actor's gradient; None does not clip."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    activation: Activation = "relu"
+    """After each hidden layer."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> LearnerState:
+        """Draw the first state.
+
+        Raises:
+            ValueError: a space that no policy covers, a pathwise gradient of actions that are not continuous, or a ring
+                that does not fit into memory.
+        """
+        key_policy, key_critic = jax.random.split(key)
+        state = learner_init(self, key_policy, spec)
+        if self.gradient == "pathwise" and not _continuous(state.policy.head):
+            raise ValueError(
+                f"gradient='pathwise' needs continuous actions, and the action space is {spec.action_space}; use "
+                "gradient='score'."
+            )
+        actor = state.params["actor"]
+        moments = self._optimiser().init(ravel_pytree(actor)[0])
+        state = state._replace(params={"actor": actor}, optimiser={"actor": moments})
+        return replayed_critic_init(self, key_critic, state, spec)
+
+    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+
+    def update(
+        self, state: LearnerState, rollout: Rollout, key: Key
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """Store the rollout and take its gradient steps: `-> state, metrics`."""
+        replay, progress = replay_add(state.extra.replay, rollout), progress_of(state)
+        size = rollout.reward.size
+        begun = state.step + jnp.uint32(size) >= jnp.uint32(self.learning_starts)
+        count = jnp.where(begun, self.gradient_steps * size // self.n_steps, 0)
+        rates = at(self.learning_rate, progress), at(self.critic_learning_rate, progress)
+
+        def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
+            key_batch, key_target, key_actor = jax.random.split(key, 3)
+            batch = replayed_batch(self, state, replay, key_batch, self.batch_size)
+            params, optimiser, target = learned
+            critic = fit_action_value(
+                state,
+                params["actor"],
+                params["action_value"],
+                optimiser["action_value"],
+                target,
+                batch,
+                key_target,
+                rates[1],
+            )
+            actor, moments, metrics = self._ascend(
+                state.policy,
+                params["actor"],
+                optimiser["actor"],
+                critic.params,
+                batch.x,
+                key_actor,
+                rates[0],
+            )
+            learned = Learned(
+                {"actor": actor, "action_value": critic.params},
+                {"actor": moments, "action_value": critic.optimiser},
+                polyak(target, critic.params, self.tau),
+            )
+            return learned, metrics | {"action_value_loss": critic.metrics["value_loss"]}
+
+        before = Learned(state.params, state.optimiser, state.extra.target)
+        (params, optimiser, target), metrics = repeat(step, before, count, key)
+        learned = observed(self, state, rollout)._replace(
+            params=params, optimiser=optimiser, extra=state.extra._replace(target=target, replay=replay)
+        )
+        return learned, metrics | {"gradient_steps": count}
+
+    def _ascend(
+        self,
+        policy: ActorCritic,
+        actor: Pytree,
+        optimiser: Any,
+        critic: Pytree,
+        x: Pytree,
+        key: Key,
+        rate: Array | float,
+    ) -> tuple[Pytree, Any, dict[str, Array]]:
+        """One step of Adam for the actor: `-> parameters, optimiser, metrics`."""
+        start, unflatten = ravel_pytree(actor)
+        size = jax.tree.leaves(x)[0].shape[0]
+        noise = policy.head.noise(key, (self.action_samples, size))
+
+        form = pathwise_form if self.gradient == "pathwise" else score_form
+
+        def loss(actor):
+            distribution = policy.distribution(unflatten(actor), x)
+            gain, entropy = form(policy, distribution, critic, x, noise), distribution.entropy().mean()
+            return -gain - self.ent_coef * entropy, {"policy_gradient_loss": -gain, "entropy": entropy}
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(start)
+        metrics["gradient_norm"] = jnp.linalg.norm(gradient)
+        updates: Any
+        updates, optimiser = self._optimiser().update(gradient, optimiser)
+        return unflatten(start - rate * updates), optimiser, metrics
+
+    def _optimiser(self) -> optax.GradientTransformation:
+        return clipped(optax.scale_by_adam(), self.max_grad_norm)
+
+
+def score_form(policy: ActorCritic, distribution: Any, critic: Pytree, x: Pytree, noise: Pytree) -> Array:
+    """`mean (Q(s, a) - b(s)) log pi(a|s)` over actions that are drawn here and then held fixed.
+
+    Args:
+        policy, critic: the networks, and the parameters of Q.
+        distribution: pi, over the states `x`, `[N]`.
+        noise: what `distribution.sample` consumes, `[K, N, ...]`, for K actions in each state.
+    """
+    q, fixed = action_value(policy), jax.lax.stop_gradient(distribution)
+    action = jax.vmap(fixed.sample)(noise)
+    value = jax.vmap(q.value, (None, None, 0))(critic, x, action)
+    if q.is_discrete:
+        baseline = q.expected(critic, x, fixed, None)
+    else:
+        baseline = (value.sum(0) - value) / max(len(value) - 1, 1)  # of the other draws
+    return -score_function_loss(distribution.log_prob(action), value - baseline).mean()
+
+
+def pathwise_form(policy: ActorCritic, distribution: Any, critic: Pytree, x: Pytree, noise: Pytree) -> Array:
+    """`mean Q(s, a)` over actions that move with the policy; arguments as for `score_form`."""
+    action = jax.vmap(distribution.sample)(noise)
+    return jax.vmap(action_value(policy).value, (None, None, 0))(critic, x, action).mean()
+
+
+def _continuous(head: Head) -> bool:
+    if isinstance(head, ProductHead):
+        return all(map(_continuous, head.parts))
+    return isinstance(head, GaussianHead)

@@ -1,0 +1,207 @@
+"""Q-Prop (Gu et al. 2017)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
+from advantage.algorithms.policy_gradient.learner import (
+    LearnerState,
+    PolicyOptions,
+    act_by_policy,
+    experience,
+    flat,
+    greedy_by_policy,
+    learner_init,
+    observed,
+    policy_actor,
+    policy_noise,
+    progress_of,
+)
+from advantage.algorithms.policy_gradient.natural_step import surrogate_of, trust_region_step
+from advantage.algorithms.policy_gradient.replayed_critic import (
+    fit_action_value,
+    polyak,
+    repeat,
+    replayed_batch,
+    replayed_critic_init,
+)
+from advantage.estimators.control_variate import Eta, control_variate, control_weight, expected_control
+from advantage.estimators.credit import gae
+from advantage.policies.action_value import action_value
+from advantage.policies.actor_critic import CategoricalHead, GaussianHead
+from advantage.rollout.replay import Replay, replay_add
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+class Learned(NamedTuple):
+    """What a gradient step of Q changes."""
+
+    params: Pytree
+    optimiser: Pytree
+    target: Pytree
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class QProp(PolicyOptions):
+    """Q-Prop: an on-policy gradient of which an off-policy critic computes what it can, so that less is sampled.
+
+    For each rollout of n_steps in each environment, which also goes into a ring, with theta_old the parameters that
+    acted, and V and Q as they were before it:
+
+        A        <- GAE(gamma, gae_lambda);  G <- A + V(s)
+        Abar     <- ∇_a Q(s, mu(s)) (a - mu(s))              Gaussian policies
+                    Q(s, a) - Σ_b pi(b|s) Q(s, b)            Discrete actions
+        L(theta) =  mean pi_theta(a|s) / pi_old(a|s) (A - eta Abar) + mean eta Qbar(theta) + ent_coef mean H(pi_theta)
+                    with Qbar = ∇_a Q(s, mu_old(s)) mu_theta(s)  or  Σ_a pi_theta(a|s) Q(s, a)
+        theta    <- the largest natural step with KL <= target_kl and L(theta) > L(theta_old), as in TRPO
+        V        <- critic_epochs passes of Adam over (V(s) - G)^2 / 2
+        Q        <- gradient_steps times for each environment, on transitions from the ring:
+                        y <- r + gamma (1 - terminated) Q'(s', a'),  a' ~ pi(.|s')
+                        Adam on mean (Q(s, a) - y)^2 / 2;  Q' <- (1 - tau) Q' + tau Q
+
+    The gradient of L at theta_old is that of GAE in expectation whatever Q is, with eta = one. The other two choose
+    eta(s, a) by the sign of A Abar: 1 or 0 (conservative), 1 or -1 (aggressive).
+
+    A, Abar and Qbar are divided by one number, the standard deviation of A, and A's mean is subtracted.
+
+    Departures from the paper: the target of Q draws a' where the paper takes the mean; Q learns after the step that it
+    serves, so that it has not seen the actions of which it explains the gradient.
+
+    Source: Gu et al. 2017, "Q-Prop: sample-efficient policy gradient with an off-policy critic", algorithm 1 and
+    section 3.3.
+    """
+
+    n_steps: int = ranged(1000, "[1, inf)")
+    """Steps taken in each environment for one update."""
+    target_kl: float | Schedule = ranged(0.01, "(0, inf)")
+    """Largest mean KL divergence of an update, in nats; a number or a schedule of progress."""
+    gae_lambda: float = ranged(0.95, "[0, 1]")
+    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
+    eta: Eta = "conservative"
+    """How much of the control variate is used: all of it, or by the sign of its covariance with the advantage."""
+    normalize_advantage: bool = True
+    """Scale each rollout's advantages to zero mean and unit variance, and the control variate with them."""
+    ent_coef: float = ranged(0.0, "[0, inf)")
+    """Weight of the entropy bonus, per nat."""
+    cg_iterations: int = ranged(10, "[1, inf)")
+    """Of conjugate gradients, at most."""
+    cg_damping: float = ranged(0.1, "[0, inf)")
+    """Added to the Fisher matrix's diagonal."""
+    line_search_attempts: int = ranged(10, "[1, inf)")
+    """How many step lengths are tried."""
+    line_search_shrink: float = ranged(0.8, "(0, 1)")
+    """Each is this share of the one before."""
+    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size for V; a number or a schedule of progress."""
+    critic_epochs: int = ranged(10, "[1, inf)")
+    """Passes of V over each rollout."""
+    critic_batch_size: int | None = ranged(128, "[1, inf)")
+    """Samples in a minibatch of V; None takes the whole rollout."""
+    learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size for Q; a number or a schedule of progress."""
+    gradient_steps: int = ranged(1000, "[1, inf)")
+    """Steps of Adam for Q for each n_steps of one environment."""
+    batch_size: int = ranged(64, "[1, inf)")
+    """Transitions in a gradient step of Q."""
+    buffer_size: int = ranged(1_000_000, "[1, inf)")
+    """Transitions that the ring holds."""
+    tau: float = ranged(0.005, "(0, 1]")
+    """How far Q's target moves towards Q in each gradient step."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> LearnerState:
+        """Draw the first state.
+
+        Raises:
+            ValueError: actions that are neither Discrete nor a Gaussian's, or a ring that does not fit into memory.
+        """
+        key_policy, key_critic = jax.random.split(key)
+        state = learner_init(self, key_policy, spec)
+        head = state.policy.head
+        if isinstance(head, GaussianHead) and head.bounds is not None:
+            raise ValueError(
+                "action_bounds='squash' has no control variate: the mean action of a squashed Gaussian is not known; "
+                "use action_bounds='clip'."
+            )
+        if not isinstance(head, GaussianHead | CategoricalHead):
+            raise ValueError(
+                f"Q-Prop has no control variate for the action space {spec.action_space}; allowed are Discrete and Box "
+                "of floats. Use trpo, or flatten the actions with gymnasium.wrappers.TransformAction."
+            )
+        state = state._replace(optimiser={"critic": critic_optimiser(state.params["critic"])})
+        return replayed_critic_init(self, key_critic, state, spec)
+
+    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+
+    def update(
+        self, state: LearnerState, rollout: Rollout, key: Key
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """One step of the actor within the region, then both critics: `-> state, metrics`."""
+        key_value, key_action_value = jax.random.split(key)
+        policy, old, limit = state.policy, state.params["actor"], at(self.target_kl, progress_of(state))
+        seen = experience(self, state, rollout)
+        trace = self.gae_lambda * seen.trace
+        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
+        target = advantage + seen.value
+        x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
+
+        def q(action: Array) -> Array:
+            return action_value(policy).value(state.params["action_value"], x, action)
+
+        control = control_variate(q, policy.distribution(old, x), action)
+        if self.normalize_advantage:
+            scale = 1 / (advantage.std() + 1e-8)
+            advantage = scale * (advantage - advantage.mean())
+            control = jax.tree.map(lambda leaf: scale * leaf, control)
+        eta = control_weight(self.eta, advantage, control.advantage)
+        residual = advantage - eta * control.advantage
+
+        def surrogate(actor):
+            now = surrogate_of(policy, old, actor, x, action, log_prob, residual, self.ent_coef)
+            computed = eta * expected_control(control, policy.distribution(actor, x))
+            return now._replace(gain=now.gain + computed.mean())
+
+        actor, metrics = trust_region_step(self, policy, old, surrogate, x, limit)
+        critic = fit_value(self, state, x, target, key_value)
+        replay = replay_add(state.extra.replay, rollout)
+        (params, optimiser, slow), losses = self._learn_action_value(
+            state, actor, replay, rollout, key_action_value
+        )
+        learned = observed(self, state, rollout)._replace(
+            params={"actor": actor, "critic": critic.params, "action_value": params},
+            optimiser={"critic": critic.optimiser, "action_value": optimiser},
+            extra=state.extra._replace(target=slow, replay=replay),
+        )
+        metrics |= {
+            "eta": eta.mean(),
+            "variance_explained": 1 - residual.var() / (advantage.var() + 1e-8),
+        }
+        return learned, metrics | critic.metrics | losses
+
+    def _learn_action_value(
+        self, state: LearnerState, actor: Pytree, replay: Replay, rollout: Rollout, key: Key
+    ) -> tuple[Learned, dict[str, Array]]:
+        """The gradient steps of Q under the policy as it is now."""
+        rate = at(self.learning_rate, progress_of(state))
+
+        def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
+            key_batch, key_target = jax.random.split(key)
+            batch = replayed_batch(self, state, replay, key_batch, self.batch_size)
+            fitted = fit_action_value(state, actor, *learned, batch, key_target, rate)
+            slow = polyak(learned.target, fitted.params, self.tau)
+            return Learned(fitted.params, fitted.optimiser, slow), {
+                "action_value_loss": fitted.metrics["value_loss"]
+            }
+
+        before = Learned(state.params["action_value"], state.optimiser["action_value"], state.extra.target)
+        count = jnp.int32(self.gradient_steps * rollout.reward.size // self.n_steps)
+        return repeat(step, before, count, key)

@@ -1,0 +1,162 @@
+"""Generalised advantages beside other libraries, microseconds, all from one run of this script.
+
+python benchmarks/gae.py [--repeats 200]
+
+`compiled` is a call of a compiled function with arrays that lie ready; `within` is the same inside a larger compiled
+program, as updates have it. Libraries that are not installed show a dash: rlax (vmapped and compiled), rlox, the loop
+over NumPy rows of stable-baselines3's rollout buffer, and, as a limit, a plain loop compiled by numba. Every figure is
+the least of the repeats, and all results are compared with ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from advantage.estimators.credit import gae
+
+SHAPES = (2048, 1), (128, 1024), (1024, 4096)
+GAMMA, LAM = 0.99, 0.95
+
+
+def facts(shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Rewards, values and ends of a rollout; `next_value` is the row below, as every library but ours wants it."""
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=(shape[0] + 1, shape[1])).astype(np.float32)
+    done = rng.random(shape) < 0.01
+    return {"reward": rng.normal(size=shape).astype(np.float32), "value": value, "done": done}
+
+
+def ours(reward: Any, value: Any, done: Any) -> Any:
+    discount = GAMMA * (1 - done)
+    return gae(reward, discount, value[:-1], value[1:], LAM * (1 - done))
+
+
+def compiled(facts: dict[str, np.ndarray]) -> Callable[[], Any]:
+    arrays = jax.device_put([facts["reward"], facts["value"], facts["done"].astype(np.float32)])
+    function = jax.jit(ours)
+    return lambda: function(*arrays).block_until_ready()
+
+
+def within(facts: dict[str, np.ndarray], times: int) -> Callable[[], Any]:
+    """`times` of them in one program, each with another reward so that none is left out."""
+    reward, value, done = jax.device_put([facts["reward"], facts["value"], facts["done"].astype(np.float32)])
+
+    @jax.jit
+    def program(reward, value, done):
+        return jax.lax.fori_loop(
+            0, times, lambda _, last: ours(reward + 1e-30 * last[:1, :1], value, done), reward
+        )
+
+    return lambda: program(reward, value, done).block_until_ready()
+
+
+def rlax(facts: dict[str, np.ndarray]) -> Callable[[], Any]:
+    import rlax
+
+    arrays = jax.device_put([facts["reward"], GAMMA * (1 - facts["done"].astype(np.float32)), facts["value"]])
+    estimate = partial(rlax.truncated_generalized_advantage_estimation, lambda_=LAM)
+    function = jax.jit(jax.vmap(lambda r, d, v: estimate(r, d, values=v), 1, 1))
+    return lambda: function(*arrays).block_until_ready()
+
+
+def rlox(facts: dict[str, np.ndarray]) -> Callable[[], Any]:
+    import rlox
+
+    steps, envs = facts["reward"].shape
+    columns = [
+        np.ascontiguousarray(x.T.ravel(), np.float64)
+        for x in (facts["reward"], facts["value"][:-1], facts["done"])
+    ]
+    last = facts["value"][-1].astype(np.float64)
+    if envs == 1:
+        return lambda: rlox.compute_gae(*columns, float(last[0]), GAMMA, LAM)[0][:, None]
+    return lambda: rlox.compute_gae_batched(*columns, last, steps, GAMMA, LAM)[0].reshape(envs, steps).T
+
+
+def stable_baselines3(facts: dict[str, np.ndarray]) -> Callable[[], Any]:
+    import gymnasium
+    import torch
+    from stable_baselines3.common.buffers import RolloutBuffer
+
+    steps, envs = facts["reward"].shape
+    space = gymnasium.spaces.Box(-1, 1, (1,))
+    buffer = RolloutBuffer(steps, space, space, gae_lambda=LAM, gamma=GAMMA, n_envs=envs)
+    buffer.rewards[:], buffer.values[:] = facts["reward"], facts["value"][:-1]
+    buffer.episode_starts[1:] = facts["done"][:-1]
+    last = torch.as_tensor(facts["value"][-1])
+
+    def call():
+        buffer.compute_returns_and_advantage(last, facts["done"][-1])
+        return buffer.advantages
+
+    return call
+
+
+def numba(facts: dict[str, np.ndarray]) -> Callable[[], Any]:
+    from numba import njit
+
+    @njit(fastmath=True)
+    def loop(reward, value, done, result):
+        last = np.zeros(reward.shape[1], np.float32)
+        for t in range(reward.shape[0] - 1, -1, -1):
+            for n in range(reward.shape[1]):
+                goes_on = np.float32(0) if done[t, n] else np.float32(GAMMA)
+                delta = reward[t, n] + goes_on * value[t + 1, n] - value[t, n]
+                last[n] = delta + goes_on * np.float32(LAM) * last[n]
+                result[t, n] = last[n]
+        return result
+
+    result = np.empty_like(facts["reward"])
+    return lambda: loop(facts["reward"], facts["value"], facts["done"], result)
+
+
+PEERS = {"rlax": rlax, "rlox": rlox, "stable_baselines3": stable_baselines3, "numba": numba}
+
+
+def least(call: Callable[[], Any], repeats: int) -> float:
+    """Microseconds of the fastest call; at most five seconds of them."""
+    call()
+    times, until = [], time.perf_counter() + 5
+    while len(times) < repeats and time.perf_counter() < until:
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return 1e6 * min(times)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=200)
+    arguments = parser.parse_args()
+    print(
+        "| T × B | advantage, within | advantage, compiled | " + " | ".join(PEERS) + " | fastest / within |"
+    )
+    print("|---|---:|---:|" + "---:|" * (len(PEERS) + 1))
+    for shape in SHAPES:
+        mine = facts(shape)
+        expected, times = np.asarray(compiled(mine)()), max(2, 400_000 // (shape[0] * shape[1]))
+        inside = least(within(mine, times), arguments.repeats) / times
+        cells, peers = [f"{inside:,.1f}", f"{least(compiled(mine), arguments.repeats):,.1f}"], []
+        for name, make in PEERS.items():
+            if not importlib.util.find_spec(name):
+                cells.append("–")
+                continue
+            call = make(mine)
+            assert np.allclose(call(), expected, atol=1e-3), name
+            peers.append(least(call, arguments.repeats))
+            cells.append(f"{peers[-1]:,.1f}")
+        ratio = f"{min(peers) / inside:.2f}×" if peers else "–"
+        print(f"| {shape[0]} × {shape[1]} | " + " | ".join([*cells, ratio]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
