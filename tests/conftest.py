@@ -26,11 +26,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402
 from jax.experimental.key_reuse import _core as key_reuse  # noqa: E402
 
-# Using a key twice is an error, in the tests' own process. JAX 0.10 takes transposing an array of keys for a use,
-# which vmap over a scan does, so it is taught better. Indexing keys with a traced index, stacking them, and
-# `jnp.where` on them count as uses too: where that is meant, wrap it in `with jax.debug_key_reuse(False)`.
+# Using a key twice is an error in the tests' own process, where programs are optimised: counting takes an eighth of the
+# quick tests' time, and `test_keys.py` reads every algorithm's program for it. JAX 0.10 takes transposing an array of
+# keys for a use, which vmap over a scan does, so it is taught better. Indexing keys with a traced index, stacking them,
+# and `jnp.where` on them count as uses too: where that is meant, wrap it in `with jax.debug_key_reuse(False)`.
 key_reuse.key_reuse_signatures[jax.lax.transpose_p] = key_reuse.KeyReuseSignature(key_reuse.Forward(0, 0))
-jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_debug_key_reuse", os.environ["XLA_FLAGS"] != QUICK)
 
 
 # A shell starts background jobs with Ctrl-C ignored, and every process under them inherits that.
@@ -42,24 +43,34 @@ gc.set_threshold(200_000, 50, 1000)
 
 # What repeats, on another path or with other numbers, what a quicker test beside it has shown: slow, by its name.
 REPEATS = (
+    "test_bandits.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers[algorithm0",
     "test_chunks.py::test_an_update_with_large_minibatches",
+    "test_cli.py::test_a_live_line_on_a_terminal",
     "test_cli.py::test_several_seeds",
     "test_cli.py::test_train_eval_enjoy_resume[jax/",
     "test_device_driver.py::test_iterations_a_call_change_no_bit[counts0",
     "test_device_driver.py::test_promise_2_host_and_device_agree[actions that are choices",
     "test_device_driver.py::test_several_seeds_are_each",
-    "test_documentation.py::test_code_of_the_page_runs[docs/",
     "test_dyna.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers[algorithm1",
     "test_dyna.py::test_steps_per_episode_in_the_maze[50",
     "test_dyna.py::test_the_bonus_finds_the_way",
+    "test_dynamic_programming.py::test_a_run_that_is_resumed_ends_as_one_that_was_not",
+    "test_dynamic_programming.py::test_blocks_and_cores_change_nothing[BackwardInduction",
     "test_examples.py::test_a_callback_stops_early",
+    "test_impala.py::test_both_drivers_and_every_seed_learn_the_same",
     "test_learning_by_step.py::test_promise_2_host_and_device_learn_the_same[3",
     "test_monte_carlo_control.py::test_gymnasiums_blackjack",
     "test_monte_carlo_control.py::test_no_option_is_dead",
+    "test_monte_carlo_control.py::test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too[control",
     "test_monte_carlo_control.py::test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too[exploring",
     "test_planning.py::test_an_interrupted_solver",
     "test_policies.py::test_a_cnn_gives_the_same_features_in_numpy_and_in_jax_and_every_input_counts[odd",
+    "test_ppo.py::test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environments[1]",
+    "test_ppo.py::test_the_policy_learns_what_each_observation_asks_for",
+    "test_presets.py::test_presets_are_switched_off[flags0",
     "test_presets.py::test_the_command_line_takes_the_preset",
+    "test_q_prop.py::test_promise_1_a_truncated_step",
+    "test_q_prop.py::test_seeds_side_by_side",
     "test_resume.py::test_a_larger_budget[jax/",
     "test_resume.py::test_a_pickle_bomb_in_every_file[0",
     "test_resume.py::test_a_signal_saves_and_says_how_to_go_on[SIGTERM",
@@ -67,10 +78,13 @@ REPEATS = (
     "test_resume.py::test_stopped_again_and_again[noisy_world",
     "test_resume.py::test_stopped_at_every_step_of_every_checkpoint[point-jax/",
     "test_resume.py::test_stopped_at_every_step_of_every_checkpoint[save_checkpoint-noisy",
+    "test_resume.py::test_stopped_by_a_callback[1-jax/",
     "test_resume.py::test_stopped_by_a_callback[3",
     "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[float64",
     "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[image",
-    "test_tabular_control.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers[algorithm0",
+    "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[large image",
+    "test_tabular_control.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers",
+    "test_tabular_control.py::test_promise_2_host_and_device_learn_the_same_and_evaluation_works",
     "test_training.py::test_a_longer_evaluation_begins_with_a_shorter[jax/Pendulum",
     "test_training.py::test_a_network_of_your_own[CartPole",
     "test_training.py::test_promise_11_schedules_follow_the_global_step[CartPole",

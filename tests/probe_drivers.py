@@ -68,21 +68,21 @@ def play(
     driver: Any, iterations: int = 1, first: int = 0, n_steps: int | None = None, state: Any = None
 ) -> Played:
     """Let a host driver iterate, and keep copies of its rollouts, one behind the other."""
-    rollouts, finished, collect = [], [], type(driver).collect
+    rollouts, finished, rollout = [], [], type(driver)._rollout
     n_steps = n_steps or driver.algorithm.n_steps
 
     def keep(*args):
-        rollouts.append(jax.tree.map(np.copy, collect(driver, *args)))
+        rollouts.append(jax.tree.map(np.copy, rollout(driver, *args)))
         return rollouts[-1]
 
-    driver.collect = keep
+    driver._rollout = keep
     if state is None:
         state = driver.algorithm.init(jax.random.key(7), driver.spec)
     for iteration in range(first, first + iterations):
         first_step = iteration * n_steps * driver.spec.num_envs
         state, _, episodes = driver.iterate(state, jax.random.key(0), iteration, 1, first_step, n_steps)
         finished.append(episodes)
-    del driver.collect
+    del driver._rollout
     return Played(
         jax.tree.map(lambda *leaves: np.concatenate(leaves), *rollouts),
         Episodes(*(np.concatenate(columns) for columns in zip(*finished, strict=True))),

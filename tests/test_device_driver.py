@@ -95,6 +95,13 @@ def test_the_clock_runs_on_from_rollout_to_rollout():
 # -- the same rollout as on the host ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def keys_are_counted():
+    with jax.debug_key_reuse(True):
+        yield
+
+
+@pytest.mark.usefixtures("keys_are_counted")
 @pytest.mark.parametrize(
     "world",
     [Spiral(), CartPole(start_range=0.0, max_episode_steps=12)],
@@ -105,7 +112,6 @@ def test_promise_2_host_and_device_agree(world):
 
     Each key is used once, on both drivers: JAX counts the uses while it traces.
     """
-    assert jax.config.jax_debug_key_reuse
     num_envs, algorithm = 3, adv.PPO(n_steps=32, batch_size=48, hidden=(16,), n_epochs=2)
     spec = spec_of(world, num_envs)
     state = jax.jit(functools.partial(algorithm.init, spec=spec))(jax.random.key(7))

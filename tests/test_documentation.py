@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LONG = {"worlds", "prediction", "control", "dyna", "bandits"}  # train a dozen agents each
 NOT_RUN = "<!-- not run -->"
 FENCE = re.compile(r"^( *)(`{3,})\s*(\w*)[^`]*$")
+BUDGET = re.compile(r"(--total-timesteps )([\d_]+)")
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)[^)]*\)")
 
 # Addresses and paths that hold for one place only. Written so that this file does not match itself.
@@ -51,8 +51,11 @@ def _blocks(text: str) -> list[tuple[str, int, list[str]]]:
     return blocks
 
 
-def _script(text: str) -> str:
-    """One Python script for a page: code stands on the line that it has in the page, so tracebacks point there."""
+def _script(text: str, share: int = 1) -> str:
+    """One Python script for a page: code stands on the line that it has in the page, so tracebacks point there.
+
+    Budgets on command lines are divided by `share`.
+    """
     script = ["from _shell import _run"] + [""] * text.count("\n")
     for language, start, lines in _blocks(text):
         if language == "python":
@@ -64,6 +67,7 @@ def _script(text: str) -> str:
                 while line.endswith("\\"):
                     number += 1
                     line = line[:-1] + lines[number].strip()
+                line = BUDGET.sub(lambda given: given[1] + str(int(given[2]) // share), line)
                 if line.startswith("advantage "):
                     script[start + first] = f"_run({line!r})"
                 number += 1
@@ -85,11 +89,13 @@ def _run_script(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=[pytest.mark.slow] if page.stem in LONG else []) for page in PAGES],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
+def test_the_readmes_commands_run_with_a_tenth_of_their_budgets(tmp_path: Path):
+    done = _run_script(_script((ROOT / "README.md").read_text(encoding="utf-8"), share=10), tmp_path)
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_of_the_page_runs(page: Path, tmp_path: Path):
     done = _run_script(_script(page.read_text(encoding="utf-8")), tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]

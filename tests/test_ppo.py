@@ -951,7 +951,7 @@ def test_what_only_python_can_give_is_an_error_that_says_to_give_it_again():
         ("ppo", {"learning_rate": {"linear": ["a", 0]}}, ["learning_rate=", "use a finite number"]),
         ("ppo", {"learning_rate": {"linear": [1, 2, 3]}}, ["learning_rate"]),
         ("ppo", {"gamma": [0.9]}, ["gamma=", "use a finite number"]),
-        ("pop", {}, ["There is no algorithm 'pop'", "did you mean ppo", "There are: "]),
+        ("pop", {}, ["There is no algorithm 'pop'", "did you mean", " ppo ", "There are: "]),
     ],
     ids=["field", "range", "schedule", "ends", "list", "algorithm"],
 )

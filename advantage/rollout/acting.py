@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advantage.rollout.staging import Staged, Unsupported, stage
@@ -49,6 +50,26 @@ def _staged(
         return None
 
 
+def pack(tree: Pytree) -> dict[str, Any]:
+    """All leaves of one dtype in a row, by the dtype's name: one transfer instead of many."""
+    rows: dict[str, list[Any]] = {}
+    for leaf in jax.tree.leaves(tree):
+        rows.setdefault(str(leaf.dtype), []).append(leaf.ravel())
+    return {dtype: jnp.concatenate(parts) for dtype, parts in rows.items()}
+
+
+def unpack(packed: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """The leaves again, as NumPy views."""
+    rows, places = {dtype: np.asarray(row) for dtype, row in packed.items()}, dict.fromkeys(packed, 0)
+    leaves = []
+    for shape in shapes:
+        dtype = str(shape.dtype)
+        begin = places[dtype]
+        places[dtype] = begin + shape.size
+        leaves.append(rows[dtype][begin : begin + shape.size].reshape(shape.shape))
+    return leaves
+
+
 class HostActor:
     """An actor whose calls take and return NumPy arrays with a leading batch axis."""
 
@@ -77,10 +98,25 @@ class HostActor:
             return program
 
     def _bind(self, function: Callable, *inputs: Pytree) -> Callable:
-        leaves, structure = jax.tree.flatten((self.constants, *inputs))
-        shapes = tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
-        staged = _staged(function, structure, shapes)
+        staged = self._stage(function, *inputs)
         if staged is not None:
             return staged.bind(self.constants)
         constants = self.algorithm, self.actor
         return lambda *inputs: jax.tree.map(np.asarray, _compiled[function](constants, *inputs))
+
+    def _stage(self, function: Callable, *inputs: Pytree) -> Staged | None:
+        leaves, structure = jax.tree.flatten((self.constants, *inputs))
+        return _staged(function, structure, tuple((np.shape(x), np.asarray(x).dtype) for x in leaves))
+
+    def renewable(self, obs: Pytree, memory: Pytree, noise: Pytree) -> Callable[[list[np.ndarray]], Callable]:
+        """Makes `act` for inputs of these shapes from the leaves of an actor that has learned since."""
+        staged, structure = self._stage(_act, obs, memory, noise), jax.tree.structure(self.actor)
+        if staged is not None:
+            algorithm = jax.tree.leaves(self.constants[0])
+            return lambda leaves: staged.bind([*algorithm, *leaves])
+
+        def compiled(leaves: list[np.ndarray]) -> Callable:
+            constants = self.algorithm, structure.unflatten(list(map(jnp.asarray, leaves)))
+            return lambda *inputs: jax.tree.map(np.asarray, _compiled[_act](constants, *inputs))
+
+        return compiled

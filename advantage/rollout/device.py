@@ -85,7 +85,7 @@ def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, row
 
     `-> state, worlds, metrics [rows, S], (reward, done) [iterations, S, T, B]`; a row is the mean of its iterations.
     """
-    by_block, num_envs = per_row > 1, worlds.elapsed.shape[1]
+    by_block, num_envs = per_row > 1 and algorithm.n_steps == 1, worlds.elapsed.shape[1]
 
     @partial(jax.vmap, in_axes=(0, 0, None))
     def next_block(state, run_key, iteration):

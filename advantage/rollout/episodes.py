@@ -10,7 +10,8 @@ from scipy import sparse
 
 from advantage.types import Algorithm, Spec
 
-ROW_STEPS = 256  # environment steps, about, that a row of metrics covers when every step is an iteration
+ROW_STEPS = 256  # environment steps, about, that a row of metrics covers where iterations are shorter
+SHORT = 8  # steps below which they are
 
 
 class Episodes(NamedTuple):
@@ -105,5 +106,6 @@ def _sums(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 
 def iterations_per_row(algorithm: Algorithm, spec: Spec) -> int:
-    """Iterations that a row of metrics is the mean of: 1, or more for an algorithm that learns at every step."""
-    return max(1, ROW_STEPS // spec.num_envs) if algorithm.n_steps == 1 else 1
+    """Iterations that a row of metrics is the mean of: 1, or more for an algorithm that learns every few steps."""
+    size = algorithm.n_steps * spec.num_envs
+    return max(1, ROW_STEPS // size) if algorithm.n_steps < SHORT else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from advantage.environments.check import check_spaces
 from advantage.environments.memory import free_host_bytes
 from advantage.environments.spaces import environment_action, equal, leaf_spaces, read, take, write
-from advantage.rollout.acting import HostActor
+from advantage.rollout.acting import HostActor, pack, unpack
 from advantage.rollout.draws import BLOCK, Draws, draw, draw_block, of_block
 from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
 from advantage.rollout.memory import refuse_what_does_not_fit, rollout_bytes
@@ -92,6 +92,42 @@ def _update_and_choose(
     return state, sums, _choose(structure, leaves, state, next_block, iteration + 1, obs, memory)
 
 
+def _begin(
+    structure: Any, leaves: list[Array], state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, int]
+) -> Any:
+    """What an iteration acts with: `-> (actor, noise), the update's key`."""
+    actor, draws = draw(structure.unflatten(leaves), state, run_key, iteration, shape)
+    return (actor, draws.noise), draws.key_update
+
+
+@partial(jax.jit, static_argnames=("structure", "shape"))
+def _begin_packed(
+    structure: Any, leaves: list[Array], state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, int]
+) -> Any:
+    acting, key_update = _begin(structure, leaves, state, run_key, iteration, shape)
+    return pack(acting), key_update
+
+
+def _update_and_begin(
+    structure: Any,
+    leaves: list[Array],
+    state: Pytree,
+    rollout: Rollout,
+    key_update: Key,
+    run_key: Key,
+    iteration: Any,
+    shape: tuple[int, int],
+) -> Any:
+    """End an iteration and begin the next: `-> state, metrics, packed (actor, noise), key`."""
+    state, metrics = structure.unflatten(leaves).update(state, rollout, key_update)
+    acting, key_update = _begin(structure, leaves, state, run_key, iteration + 1, shape)
+    return state, metrics, pack(acting), key_update
+
+
+_short_updates = {
+    False: jax.jit(_update_and_begin, static_argnames=("structure", "shape")),
+    True: jax.jit(_update_and_begin, static_argnames=("structure", "shape"), donate_argnames="state"),
+}
 _step_updates = {
     False: jax.jit(_update_and_choose, static_argnames="structure"),
     True: jax.jit(_update_and_choose, static_argnames="structure", donate_argnames="state"),
@@ -152,6 +188,7 @@ class HostDriver:
         self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
         leaves, structure = jax.tree.flatten(algorithm)
         self.parts = Parts(structure, [jnp.asarray(leaf) for leaf in leaves])
+        self.acting: dict[tuple[int, int], Any] = {}  # shapes of an actor and its noise, by that of a rollout
         self.row = 0  # of the observation buffer that holds what to act on next
         self.memory: Pytree = ()
 
@@ -180,8 +217,10 @@ class HostDriver:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
-        if self.chunk > 1:
+        if self.chunk > 1 and self.algorithm.n_steps == 1:
             return self._iterate_by_step(state, run_key, iteration, count, first_step)
+        if self.chunk > 1:
+            return self._iterate_short(state, run_key, iteration, count, first_step, n_steps)
         shape = n_steps, self.spec.num_envs
         actor, draws = _draw(self.algorithm, state, run_key, np.uint32(iteration), shape)
         rollout = self.collect(HostActor(self.algorithm, actor), jax.device_get(draws.noise), n_steps)
@@ -189,13 +228,46 @@ class HostDriver:
         state, metrics = _updates[self.in_place](self.algorithm, state, rollout, draws.key_update)
         return state, jax.device_get(metrics), episodes
 
+    def _iterate_short(
+        self, state: Pytree, run_key: Key, iteration: int, count: int, first_step: int, n_steps: int
+    ) -> tuple[Pytree, dict, Episodes]:
+        """Iterations of a few steps: the update, the next actor and its noise are one compiled call."""
+        buffers, collected, shape = self.buffers, [], (n_steps, self.spec.num_envs)
+        self._go_on()
+        now = np.uint32(iteration)
+        packed, key_update = _begin_packed(*self.parts, state, run_key, now, shape=shape)
+        if shape not in self.acting:
+            (actor, noise), _ = jax.eval_shape(
+                lambda state: _begin(self.parts.structure, self.parts.leaves, state, run_key, now, shape),
+                state,
+            )
+            self.acting[shape] = jax.tree.flatten(actor), jax.tree.flatten(noise)
+        (of_actor, actor), (of_noise, noise) = self.acting[shape]
+        renew = None
+        for i in range(count):
+            leaves = unpack(packed, [*of_actor, *of_noise])
+            numbers, drawn = leaves[: len(of_actor)], noise.unflatten(leaves[len(of_actor) :])
+            if renew is None:
+                first = HostActor(self.algorithm, actor.unflatten(numbers))
+                renew = first.renewable(read(buffers.obs, 0), self.memory, read(drawn, 0))
+            rows = slice(i * n_steps, (i + 1) * n_steps)
+            actions, extras = self._gather(renew(numbers), drawn, rows)
+            rollout, now = self._rollout(actions, extras, rows), np.uint32(iteration + i)
+            args = state, rollout, key_update, run_key, now, shape
+            state, metrics, packed, key_update = _short_updates[self.in_place](*self.parts, *args)
+            collected.append(metrics)
+        self.row = past = count * n_steps
+        self._refuse_non_finite()
+        facts = buffers.reward[:past], buffers.terminated[:past], buffers.truncated[:past]
+        episodes, collected = self._enter(*facts, first_step), jax.device_get(collected)
+        return state, {name: np.mean([row[name] for row in collected]) for name in collected[0]}, episodes
+
     def _iterate_by_step(
         self, state: Pytree, run_key: Key, iteration: int, count: int, first_step: int
     ) -> tuple[Pytree, dict, Episodes]:
         """Iterations of one step: the update and the choice of the next action are one compiled call."""
         buffers, space, sums = self.buffers, self.spec.action_space, {}
-        if self.row:
-            write(buffers.obs, 0, read(buffers.obs, self.row))
+        self._go_on()
         obs = read(buffers.obs, 0)
         now, num_envs = np.uint32(iteration), self.spec.num_envs
         block = _draw_block(self.algorithm, state, run_key, now, num_envs)
@@ -220,42 +292,53 @@ class HostDriver:
             state, sums, choice = _step_updates[self.in_place](*self.parts, *args)
             block = blocks[1]
         self.row = count
-        defect = first_non_finite(buffers, self.spec.observation_space, count)
-        if defect is not None:
-            raise defect
+        self._refuse_non_finite()
         facts = buffers.reward[:count], buffers.terminated[:count], buffers.truncated[:count]
         episodes = self._enter(*facts, first_step)
         return state, {name: value / count for name, value in jax.device_get(sums).items()}, episodes
 
     def collect(self, actor: HostActor, noise: Pytree, n_steps: int) -> Rollout:
         """Act for `n_steps` in every environment; the arrays are views that the next call overwrites."""
-        buffers, space = self.buffers, self.spec.action_space
-        if self.row:
-            write(buffers.obs, 0, read(buffers.obs, self.row))
+        self._go_on()
         if isinstance(self.stepper, VectorStepper) and self.stepper.skips_resets:
-            actions, extras = self.stepper.collect(actor, noise, n_steps, space)
+            actions, extras = self.stepper.collect(actor, noise, n_steps, self.spec.action_space)
         else:
-            actions, extras = [], []
-            act = actor.program(read(buffers.obs, 0), self.memory, read(noise, 0))
-            for t in range(n_steps):
-                action, self.memory, extra = act(read(buffers.obs, t), self.memory, read(noise, t))
-                write(buffers.action, t, environment_action(space, action))
-                self.stepper.step(t)
-                actions.append(action)
-                extras.append(extra)
-            actions, extras = _stack(actions), _stack(extras)
+            act = actor.program(read(self.buffers.obs, 0), self.memory, read(noise, 0))
+            actions, extras = self._gather(act, noise, slice(0, n_steps))
         self.row = n_steps
-        defect = first_non_finite(buffers, self.spec.observation_space, n_steps)
+        self._refuse_non_finite()
+        return self._rollout(actions, extras, slice(0, n_steps))
+
+    def _go_on(self) -> None:
+        """What is to be acted on next goes to the first row."""
+        if self.row:
+            write(self.buffers.obs, 0, read(self.buffers.obs, self.row))
+
+    def _gather(self, act: Callable, noise: Pytree, rows: slice) -> tuple[Pytree, Pytree]:
+        """Act and step, row by row of the buffers: `-> actions, extras`, `[T, B, ...]`."""
+        buffers, space, actions, extras = self.buffers, self.spec.action_space, [], []
+        for n, t in enumerate(range(rows.start, rows.stop)):
+            action, self.memory, extra = act(read(buffers.obs, t), self.memory, read(noise, n))
+            write(buffers.action, t, environment_action(space, action))
+            self.stepper.step(t)
+            actions.append(action)
+            extras.append(extra)
+        return _stack(actions), _stack(extras)
+
+    def _refuse_non_finite(self) -> None:
+        defect = first_non_finite(self.buffers, self.spec.observation_space, self.row)
         if defect is not None:
             raise defect
-        past = slice(0, n_steps)
+
+    def _rollout(self, actions: Pytree, extras: Pytree, rows: slice) -> Rollout:
+        buffers = self.buffers
         return Rollout(
-            read(buffers.obs, past),
+            read(buffers.obs, rows),
             actions,
-            buffers.reward[past],
-            read(buffers.next_obs, past),
-            buffers.terminated[past],
-            buffers.truncated[past],
+            buffers.reward[rows],
+            read(buffers.next_obs, rows),
+            buffers.terminated[rows],
+            buffers.truncated[rows],
             extras,
         )
 

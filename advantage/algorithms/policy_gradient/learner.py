@@ -212,13 +212,15 @@ def flat(tree: Pytree) -> Pytree:
 
 def observed(algorithm: Any, state: LearnerState, rollout: Rollout) -> LearnerState:
     """The state with its clock moved on and the rollout merged into its statistics, for the next one to use."""
-    observations = state.observations
+    observations, rewards = state.observations, state.rewards
     if _normalises(algorithm, state):
         observations = moments_update(observations, state.policy.encoder.continuous(rollout.obs))
-    done = rollout.terminated | rollout.truncated
+    if algorithm.normalize_reward:
+        done = rollout.terminated | rollout.truncated
+        rewards = reward_scale_update(rewards, rollout.reward, done, algorithm.gamma)
     return state._replace(
         observations=observations,
-        rewards=reward_scale_update(state.rewards, rollout.reward, done, algorithm.gamma),
+        rewards=rewards,
         step=state.step + jnp.uint32(rollout.reward.size),
     )
 

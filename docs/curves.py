@@ -1,7 +1,8 @@
-"""Draw curves.png from the CSV files beside this script; given run folders, write their CSV file first.
+"""Draw learning curves from the CSV files of a folder; given run folders, write such a file first.
 
-python docs/ppo/plot.py
-python docs/ppo/plot.py HalfCheetah-v5 100 runs/HalfCheetah-v5__ppo__*      # 100 rows, one column a seed
+python docs/curves.py docs/ppo                                                            # curves.png, all panels
+python docs/curves.py docs/ppo HalfCheetah-v5 100 runs/HalfCheetah-v5__ppo__*             # 100 rows, a column a seed
+python docs/curves.py docs/policy_gradient trpo 50 runs/jax-CartPole-v1__trpo__*          # and trpo.png alone
 """
 
 import csv
@@ -13,11 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-HERE = Path(__file__).parent
 INK, GREY, BLUE = "#24292f", "#8c959f", "#1f6feb"
 
 
-def gather(name: str, rows: int, runs: list[str]) -> None:
+def gather(folder: Path, name: str, rows: int, runs: list[str]) -> None:
     """Write name.csv: the mean return of the episodes that ended in each of `rows` parts of the budget."""
     columns = {}
     for run in runs:
@@ -29,22 +29,22 @@ def gather(name: str, rows: int, runs: list[str]) -> None:
         columns[f"seed_{config['seed']}"] = [
             f"{episodes['r'][part == n].mean():.2f}" if np.any(part == n) else "" for n in range(rows)
         ]
-    with open(HERE / f"{name}.csv", "w", newline="") as file:
+    with open(folder / f"{name}.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
 
 
-def draw(names: tuple[str, ...] = ("CartPole-v1", "HalfCheetah-v5")) -> None:
-    """Draw every seed and their median, one panel an environment."""
-    figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
-        table = np.genfromtxt(HERE / f"{name}.csv", delimiter=",", names=True)
+def draw(folder: Path, names: list[str], file: str) -> None:
+    """Draw every seed and their median, one panel a name."""
+    figure = Figure(figsize=(5.5 * len(names), 4.2), dpi=120, layout="constrained")
+    for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
+        table = np.genfromtxt(folder / f"{name}.csv", delimiter=",", names=True)
         seeds = np.array([table[column] for column in table.dtype.names[1:]])
         for number, seed in enumerate(seeds):
             label = f"each of {len(seeds)} seeds" if number == 0 else None
             axes.plot(table["step"], seed, color=GREY, linewidth=0.9, label=label)
-        axes.plot(table["step"], np.median(seeds, axis=0), color=BLUE, linewidth=2.2, label="median")
+        axes.plot(table["step"], np.nanmedian(seeds, axis=0), color=BLUE, linewidth=2.2, label="median")
         axes.set_title(name, color=INK)
         axes.set_xlabel("environment steps", color=INK)
         axes.set_ylabel("return of training episodes", color=INK)
@@ -53,10 +53,15 @@ def draw(names: tuple[str, ...] = ("CartPole-v1", "HalfCheetah-v5")) -> None:
         axes.grid(color="#d0d7de", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="lower right")
-    figure.savefig(HERE / "curves.png")
+    figure.savefig(folder / file)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        gather(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-    draw()
+    folder, *rest = sys.argv[1:]
+    place = Path(folder)
+    if rest:
+        name, rows, *runs = rest
+        gather(place, name, int(rows), runs)
+        draw(place, [name], f"{name}.png")
+    else:
+        draw(place, sorted(file.stem for file in place.glob("*.csv")), "curves.png")

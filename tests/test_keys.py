@@ -1,0 +1,62 @@
+"""Every algorithm uses each random key once: in one rollout and update, by reading the program, without running it.
+
+`make test-slow` also runs its tests under JAX's own check.
+"""
+
+import jax
+import pytest
+from jax.errors import KeyReuseError
+from jax.experimental.key_reuse import _core
+
+import advantage as adv
+from advantage.algorithms.registry import ALGORITHMS
+from advantage.rollout.device import iterate_on_device, start
+from advantage.rollout.draws import draw
+from advantage.types import Spec
+
+TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
+VARIANTS = [
+    *(cls() for cls in ALGORITHMS.values() if hasattr(cls, "update")),
+    adv.VPG(critic="q", weight="advantage", n_steps=8),
+    adv.OffPolicyActorCritic(gradient="pathwise", n_steps=8),
+    adv.PPO(objective="adaptive-kl", n_steps=8, batch_size=8),
+    adv.Dyna(target="sarsa", model="frequencies"),
+]
+
+
+def world_of(algorithm):
+    name = next(name for name, cls in ALGORITHMS.items() if cls is type(algorithm))
+    if name in TESTBED:
+        return adv.make("jax/Testbed-v0")
+    if "tabular" in type(algorithm).__module__:
+        return adv.make("jax/Cliff-v0")
+    return adv.make(
+        "jax/Pendulum-v1" if getattr(algorithm, "gradient", "") == "pathwise" else "jax/CartPole-v1"
+    )
+
+
+def program(algorithm, world):
+    """One iteration, from a run's key."""
+    spec = Spec(world.observation_space, world.action_space, 2, 1000)
+    shape = min(algorithm.n_steps, 8), 2
+
+    def iterate(key):
+        key_init, key_worlds, run_key = jax.random.split(key, 3)
+        state, worlds = algorithm.init(key_init, spec), start(world, key_worlds, 2)
+        actor, draws = draw(algorithm, state, run_key, 0, shape)
+        return iterate_on_device(algorithm, world, state, worlds, actor, draws)[0].step
+
+    return jax.make_jaxpr(iterate)(jax.random.key(0))
+
+
+@pytest.mark.parametrize("algorithm", VARIANTS, ids=lambda algorithm: type(algorithm).__name__)
+def test_every_key_is_used_once(algorithm):
+    _core.check_key_reuse_jaxpr(program(algorithm, world_of(algorithm)).jaxpr)
+
+
+def test_a_key_that_is_used_twice_is_found():
+    def careless(key):
+        return jax.random.normal(key) + jax.random.uniform(key)
+
+    with pytest.raises(KeyReuseError):
+        _core.check_key_reuse_jaxpr(jax.make_jaxpr(careless)(jax.random.key(0)).jaxpr)
