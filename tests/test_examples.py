@@ -451,10 +451,11 @@ def test_the_page_has_every_hyperparameter_with_its_default_and_what_is_allowed(
     rows = re.findall(
         r"^\| `(\w+)` \| `(.*?)` \| (.*?) \| (.*?) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
     )
-    fields = dataclasses.fields(adv.PPO)
-    assert [name for name, *_ in rows] == [field.name for field in fields]
+    fields = {field.name: field for field in dataclasses.fields(adv.PPO)}
+    assert sorted(name for name, *_ in rows) == sorted(fields)
     hints = get_type_hints(adv.PPO)
-    for (name, default, allowed, effect), field in zip(rows, fields, strict=True):
+    for name, default, allowed, effect in rows:
+        field = fields[name]
         assert ast.literal_eval(default) == field.default, name
         hint = hints[name]
         if "interval" in field.metadata:
