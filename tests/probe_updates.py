@@ -18,11 +18,11 @@ def batch_of(space: gymnasium.Space, rng: np.random.Generator, shape: tuple[int,
     """Random members of a space in its own structure, `[*shape, ...]`."""
     if isinstance(space, spaces.Dict):
         return {name: batch_of(part, rng, shape) for name, part in space.spaces.items()}
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return rng.normal(2, 2, (*shape, *space.shape)).astype(space.dtype)
-    if isinstance(space, spaces.Box):
-        return rng.integers(space.low, space.high, (*shape, *space.shape)).astype(space.dtype)
-    raise NotImplementedError(space)
+    assert isinstance(space, spaces.Box)
+    size = *shape, *space.shape
+    if np.issubdtype(space.dtype, np.floating):
+        return rng.normal(2, 2, size).astype(space.dtype)
+    return rng.integers(space.low, space.high, size).astype(space.dtype)
 
 
 def made_up_rollout(
