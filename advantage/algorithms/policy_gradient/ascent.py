@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from advantage.algorithms.policy_gradient.optimisers import clipped
+from advantage.algorithms.hyperparameters import at
+from advantage.algorithms.policy_gradient.learner import LearnerState, progress_of
+from advantage.algorithms.policy_gradient.optimisers import clipped, optimiser_of
 from advantage.objectives.surrogate import score_function_loss, squared_error
 from advantage.policies.actor_critic import ActorCritic
 from advantage.types import Array, Pytree
 
 
 class Ascended(NamedTuple):
-    """The actor's new parameters and optimiser, and what to report."""
+    """The new parameters and optimiser, and what to report."""
 
     params: Pytree
     optimiser: optax.OptState
@@ -114,3 +116,34 @@ def actor_critic_loss(
     loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
     metrics = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
     return loss, metrics | {"loss": loss}
+
+
+def actor_critic_step(
+    algorithm: Any,
+    state: LearnerState,
+    x: Pytree,
+    action: Pytree,
+    advantage: Array,
+    target: Array,
+) -> Ascended:
+    """One step of a method's optimiser down `actor_critic_loss`, for all of `state.params`.
+
+    Args:
+        algorithm: with `learning_rate`, `vf_coef`, `ent_coef` and the fields that `optimiser_of` takes.
+        state: of the method.
+        x, action, advantage, target: as for `actor_critic_loss`.
+    """
+    start, unflatten = ravel_pytree(state.params)
+
+    def loss(params):
+        batch = x, action, advantage, target
+        return actor_critic_loss(
+            state.policy, unflatten(params), *batch, algorithm.vf_coef, algorithm.ent_coef
+        )
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(start)
+    metrics["gradient_norm"] = jnp.linalg.norm(gradient)
+    updates: Any
+    updates, optimiser = optimiser_of(algorithm).update(gradient, state.optimiser)
+    learning_rate = at(algorithm.learning_rate, progress_of(state))
+    return Ascended(unflatten(start - learning_rate * updates), optimiser, metrics)

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.hyperparameters import at
 from advantage.algorithms.permutation import random_permutation
+from advantage.algorithms.policy_gradient.ascent import actor_optimiser
 from advantage.algorithms.policy_gradient.learner import LearnerState, progress_of
 from advantage.estimators.credit import explained_variance
 from advantage.objectives.surrogate import squared_error
@@ -28,6 +29,14 @@ class Fitted(NamedTuple):
 def critic_optimiser(critic: Pytree) -> optax.OptState:
     """Adam's first state for a critic's parameters."""
     return optax.scale_by_adam().init(ravel_pytree(critic)[0])
+
+
+def actor_and_critic_optimisers(params: Pytree, max_grad_norm: Any = None) -> dict[str, optax.OptState]:
+    """Adam's first states for `params["actor"]` and `params["critic"]`."""
+    return {
+        "actor": actor_optimiser(params["actor"], max_grad_norm),
+        "critic": critic_optimiser(params["critic"]),
+    }
 
 
 def fit(

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import actor_critic_loss
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
+from advantage.algorithms.policy_gradient.ascent import actor_critic_step
 from advantage.algorithms.policy_gradient.learner import (
     Actor,
     LearnerState,
@@ -22,9 +22,8 @@ from advantage.algorithms.policy_gradient.learner import (
     observed,
     policy_actor,
     policy_noise,
-    progress_of,
 )
-from advantage.algorithms.policy_gradient.optimisers import Optimiser, optimiser_of
+from advantage.algorithms.policy_gradient.optimisers import OptimiserOptions, optimiser_of
 from advantage.estimators.credit import explained_variance
 from advantage.estimators.off_policy import effective_sample_size, vtrace
 from advantage.objectives.surrogate import kl_estimate
@@ -43,7 +42,7 @@ class LaggingActor(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class Impala(PolicyOptions):
+class Impala(OptimiserOptions, PolicyOptions):
     """Actor-critic on the experience of an older policy, corrected by V-trace.
 
     Experience is gathered by mu, the policy of `lag` updates ago (the first one until there are so many), as where
@@ -82,14 +81,6 @@ class Impala(PolicyOptions):
     """Weight of the entropy bonus, per nat."""
     vf_coef: float = ranged(0.5, "[0, inf)")
     """Weight of the critic's loss."""
-    max_grad_norm: float | None = ranged(0.5, "(0, inf)")
-    """Largest global norm of a gradient; None does not clip."""
-    optimiser: Optimiser = "rmsprop"
-    """RMSProp as in the paper, or Adam."""
-    rms_decay: float = ranged(0.99, "[0, 1)")
-    """How much RMSProp keeps of its mean square in each step."""
-    optimiser_epsilon: float = ranged(1e-5, "(0, inf)")
-    """Added in the optimiser's denominator."""
     share_network: bool = False
     """One network for actor and critic, or one each."""
     normalize_observation: bool = False
@@ -117,7 +108,7 @@ class Impala(PolicyOptions):
         state = learner_init(self, key, spec, self.share_network)
         first = policy_actor(self, state)
         return state._replace(
-            optimiser=self._optimiser().init(ravel_pytree(state.params)[0]),
+            optimiser=optimiser_of(self).init(ravel_pytree(state.params)[0]),
             extra=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.lag, *leaf.shape)), first),
         )
 
@@ -155,7 +146,6 @@ class Impala(PolicyOptions):
                 "The rollout's extras are empty: IMPALA needs log mu(a|s) of every action, which Impala.act returns as "
                 "extras; gather the rollout with it."
             )
-        policy, learning_rate = state.policy, at(self.learning_rate, progress_of(state))
         seen = experience(self, state, rollout)
         log_ratio = seen.log_prob - rollout.extras
         rho = jnp.exp(log_ratio)
@@ -165,17 +155,8 @@ class Impala(PolicyOptions):
         else:
             corrected = vtrace(*facts, jnp.ones_like(rho), seen.trace, self.lam)
         x, action, value, (target, advantage) = flat((seen.x, seen.action, seen.value, corrected))
-        start, unflatten = ravel_pytree(state.params)
-
-        def loss(params):
-            batch = x, action, advantage, target
-            return actor_critic_loss(policy, unflatten(params), *batch, self.vf_coef, self.ent_coef)
-
-        gradient, metrics = jax.grad(loss, has_aux=True)(start)
-        updates: Any
-        updates, optimiser = self._optimiser().update(gradient, state.optimiser)
+        params, optimiser, metrics = actor_critic_step(self, state, x, action, advantage, target)
         metrics |= {
-            "gradient_norm": jnp.linalg.norm(gradient),
             "explained_variance": explained_variance(value, target),
             "ratio": rho.mean(),
             "clip_fraction": (rho > self.rho_clip).mean(),
@@ -183,7 +164,7 @@ class Impala(PolicyOptions):
             "effective_sample_size": effective_sample_size(rho),
         }
         learned = observed(self, state, rollout)._replace(
-            params=unflatten(start - learning_rate * updates),
+            params=params,
             optimiser=optimiser,
             extra=jax.tree.map(lambda leaf: leaf[1:], self._actors(state)),
         )
@@ -193,6 +174,3 @@ class Impala(PolicyOptions):
         """The last `lag` actors and the newest, the oldest first, `[lag + 1, ...]`."""
         newest = policy_actor(self, state)
         return jax.tree.map(lambda old, new: jnp.concatenate([old, new[None]]), state.extra, newest)
-
-    def _optimiser(self):
-        return optimiser_of(self.optimiser, self.rms_decay, self.optimiser_epsilon, self.max_grad_norm)

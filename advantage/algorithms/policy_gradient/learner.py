@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from advantage.algorithms.chunks import map_chunks
 from advantage.algorithms.hyperparameters import ranged
+from advantage.estimators.credit import gae
 from advantage.estimators.reward_scale import (
     RewardScale,
     reward_scale_init,
@@ -203,6 +204,13 @@ def experience(
     discount = algorithm.gamma * (1 - rollout.terminated)
     trace = 1.0 - (rollout.terminated | rollout.truncated)
     return Experience(x, rollout.action, log_prob, value, next_value, reward, discount, trace)
+
+
+def advantage_and_target(algorithm: Any, seen: Experience) -> tuple[Array, Array]:
+    """`A_t` by GAE with the method's `gae_lambda`, and the critic's target `G_t = A_t + V(s_t)`, `[T, B]`."""
+    trace = algorithm.gae_lambda * seen.trace
+    advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
+    return advantage, advantage + seen.value
 
 
 def flat(tree: Pytree) -> Pytree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,10 +10,48 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from advantage.algorithms.hyperparameters import Schedule, ranged
+from advantage.algorithms.policy_gradient.learner import PolicyOptions
 from advantage.objectives.natural import backtracking, conjugate_gradient, fisher_vector_product
 from advantage.objectives.surrogate import importance_surrogate
 from advantage.policies.actor_critic import ActorCritic
 from advantage.types import Array, Pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class NaturalOptions(PolicyOptions):
+    """Fields of a method whose actor takes a natural step and whose V is fitted after it; nothing but fields."""
+
+    n_steps: int = ranged(2048, "[1, inf)")
+    """Steps taken in each environment for one update."""
+    target_kl: float | Schedule = ranged(0.01, "(0, inf)")
+    """Largest mean KL divergence of an update, in nats; a number or a schedule of progress."""
+    gae_lambda: float = ranged(0.95, "[0, 1]")
+    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
+    normalize_advantage: bool = True
+    """Scale each rollout's advantages to zero mean and unit variance."""
+    ent_coef: float = ranged(0.0, "[0, inf)")
+    """Weight of the entropy bonus, per nat."""
+    cg_iterations: int = ranged(10, "[1, inf)")
+    """Of conjugate gradients, at most."""
+    cg_damping: float = ranged(0.1, "[0, inf)")
+    """Added to the Fisher matrix's diagonal."""
+    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size for V; a number or a schedule of progress."""
+    critic_epochs: int = ranged(10, "[1, inf)")
+    """Passes of V over each rollout."""
+    critic_batch_size: int | None = ranged(128, "[1, inf)")
+    """Samples in a minibatch of V; None takes the whole rollout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegionOptions(NaturalOptions):
+    """Fields of a method that looks along its natural step for the longest within the region; nothing but fields."""
+
+    line_search_attempts: int = ranged(10, "[1, inf)")
+    """How many step lengths are tried."""
+    line_search_shrink: float = ranged(0.8, "(0, 1)")
+    """Each is this share of the one before."""
 
 
 class NaturalDirection(NamedTuple):

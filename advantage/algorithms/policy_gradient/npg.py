@@ -11,8 +11,8 @@ from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparam
 from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
 from advantage.algorithms.policy_gradient.learner import (
     LearnerState,
-    PolicyOptions,
     act_by_policy,
+    advantage_and_target,
     experience,
     flat,
     greedy_by_policy,
@@ -23,18 +23,19 @@ from advantage.algorithms.policy_gradient.learner import (
     progress_of,
 )
 from advantage.algorithms.policy_gradient.natural_step import (
+    NaturalOptions,
     natural_direction,
     step_metrics,
     step_to,
     surrogate_of,
 )
-from advantage.estimators.credit import gae, standardise
+from advantage.estimators.credit import standardise
 from advantage.types import Array, Key, Rollout, Spec
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class NPG(PolicyOptions):
+class NPG(NaturalOptions):
     """The natural policy gradient: a step along F^{-1} g, the steepest ascent per KL divergence.
 
     For each rollout of n_steps in each environment:
@@ -62,24 +63,6 @@ class NPG(PolicyOptions):
     """KL divergence of an update to second order, in nats, with step = "kl"; a number or a schedule of progress."""
     learning_rate: float | Schedule = ranged(0.05, "[0, inf)")
     """Step size with step = "fixed"; a number or a schedule of progress."""
-    n_steps: int = ranged(2048, "[1, inf)")
-    """Steps taken in each environment for one update."""
-    gae_lambda: float = ranged(0.95, "[0, 1]")
-    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
-    normalize_advantage: bool = True
-    """Scale each rollout's advantages to zero mean and unit variance."""
-    ent_coef: float = ranged(0.0, "[0, inf)")
-    """Weight of the entropy bonus, per nat."""
-    cg_iterations: int = ranged(10, "[1, inf)")
-    """Of conjugate gradients, at most."""
-    cg_damping: float = ranged(0.1, "[0, inf)")
-    """Added to the Fisher matrix's diagonal."""
-    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
-    """Adam's step size for the value; a number or a schedule of progress."""
-    critic_epochs: int = ranged(10, "[1, inf)")
-    """Passes of the value over each rollout."""
-    critic_batch_size: int | None = ranged(128, "[1, inf)")
-    """Samples in a minibatch of the value; None takes the whole rollout."""
 
     def __post_init__(self):
         check(self)
@@ -97,9 +80,7 @@ class NPG(PolicyOptions):
         """One step of the actor: `-> state, metrics`."""
         policy, old, progress = state.policy, state.params["actor"], progress_of(state)
         seen = experience(self, state, rollout)
-        trace = self.gae_lambda * seen.trace
-        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
-        target = advantage + seen.value
+        advantage, target = advantage_and_target(self, seen)
         x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
         if self.normalize_advantage:
             advantage = standardise(advantage)

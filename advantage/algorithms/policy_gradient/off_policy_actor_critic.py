@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from advantage.algorithms.policy_gradient.learner import (
 )
 from advantage.algorithms.policy_gradient.optimisers import clipped
 from advantage.algorithms.policy_gradient.replayed_critic import (
+    Learned,
     fit_action_value,
     polyak,
     repeat,
@@ -36,14 +37,6 @@ from advantage.policies.actor_critic import ActorCritic, GaussianHead, Head, Pro
 from advantage.policies.networks import Activation
 from advantage.rollout.replay import replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
-
-
-class Learned(NamedTuple):
-    """What a gradient step changes."""
-
-    params: Pytree
-    optimiser: Pytree
-    target: Pytree
 
 
 @hyperparameters

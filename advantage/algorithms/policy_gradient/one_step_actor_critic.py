@@ -7,8 +7,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import actor_optimiser, ascend
-from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
+from advantage.algorithms.policy_gradient.ascent import ascend
+from advantage.algorithms.policy_gradient.critic import actor_and_critic_optimisers, fit_value
 from advantage.algorithms.policy_gradient.episodes import places
 from advantage.algorithms.policy_gradient.learner import (
     LearnerState,
@@ -75,10 +75,7 @@ class OneStepActorCritic(PolicyOptions):
     def init(self, key: Key, spec: Spec) -> LearnerState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
         state = learner_init(self, key, spec)
-        optimiser = {
-            "actor": actor_optimiser(state.params["actor"], self.max_grad_norm),
-            "critic": critic_optimiser(state.params["critic"]),
-        }
+        optimiser = actor_and_critic_optimisers(state.params, self.max_grad_norm)
         return state._replace(optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
 
     actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy

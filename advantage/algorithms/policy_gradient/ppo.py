@@ -18,6 +18,7 @@ from advantage.algorithms.policy_gradient.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advantage_and_target,
     experience,
     flat,
     greedy_by_policy,
@@ -28,7 +29,7 @@ from advantage.algorithms.policy_gradient.learner import (
     progress_of,
 )
 from advantage.algorithms.policy_gradient.optimisers import clipped
-from advantage.estimators.credit import explained_variance, gae, standardise
+from advantage.estimators.credit import explained_variance, standardise
 from advantage.objectives.surrogate import (
     adapted_coefficient,
     clipped_squared_error,
@@ -199,9 +200,7 @@ class PPO(PolicyOptions):
     def _batch(self, state: LearnerState, rollout: Rollout) -> Batch:
         """Log-probabilities, values and advantages under the parameters and statistics that acted, `[T * B, ...]`."""
         seen = experience(self, state, rollout)
-        trace = self.gae_lambda * seen.trace
-        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
-        target = advantage + seen.value
+        advantage, target = advantage_and_target(self, seen)
         if self.normalize_advantage == "batch":
             advantage = standardise(advantage)
         return flat(Batch(seen.x, seen.action, seen.log_prob, seen.value, advantage, target))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparam
 from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
 from advantage.algorithms.policy_gradient.learner import (
     LearnerState,
-    PolicyOptions,
     act_by_policy,
+    advantage_and_target,
     experience,
     flat,
     greedy_by_policy,
@@ -23,8 +22,13 @@ from advantage.algorithms.policy_gradient.learner import (
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.natural_step import surrogate_of, trust_region_step
+from advantage.algorithms.policy_gradient.natural_step import (
+    TrustRegionOptions,
+    surrogate_of,
+    trust_region_step,
+)
 from advantage.algorithms.policy_gradient.replayed_critic import (
+    Learned,
     fit_action_value,
     polyak,
     repeat,
@@ -32,24 +36,15 @@ from advantage.algorithms.policy_gradient.replayed_critic import (
     replayed_critic_init,
 )
 from advantage.estimators.control_variate import Eta, control_variate, control_weight, expected_control
-from advantage.estimators.credit import gae
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import CategoricalHead, GaussianHead
 from advantage.rollout.replay import Replay, replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
-class Learned(NamedTuple):
-    """What a gradient step of Q changes."""
-
-    params: Pytree
-    optimiser: Pytree
-    target: Pytree
-
-
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class QProp(PolicyOptions):
+class QProp(TrustRegionOptions):
     """Q-Prop: an on-policy gradient of which an off-policy critic computes what it can, so that less is sampled.
 
     For each rollout of n_steps in each environment, which also goes into a ring, with theta_old the parameters that
@@ -80,30 +75,10 @@ class QProp(PolicyOptions):
 
     n_steps: int = ranged(1000, "[1, inf)")
     """Steps taken in each environment for one update."""
-    target_kl: float | Schedule = ranged(0.01, "(0, inf)")
-    """Largest mean KL divergence of an update, in nats; a number or a schedule of progress."""
-    gae_lambda: float = ranged(0.95, "[0, 1]")
-    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
     eta: Eta = "conservative"
     """How much of the control variate is used: all of it, or by the sign of its covariance with the advantage."""
     normalize_advantage: bool = True
     """Scale each rollout's advantages to zero mean and unit variance, and the control variate with them."""
-    ent_coef: float = ranged(0.0, "[0, inf)")
-    """Weight of the entropy bonus, per nat."""
-    cg_iterations: int = ranged(10, "[1, inf)")
-    """Of conjugate gradients, at most."""
-    cg_damping: float = ranged(0.1, "[0, inf)")
-    """Added to the Fisher matrix's diagonal."""
-    line_search_attempts: int = ranged(10, "[1, inf)")
-    """How many step lengths are tried."""
-    line_search_shrink: float = ranged(0.8, "(0, 1)")
-    """Each is this share of the one before."""
-    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
-    """Adam's step size for V; a number or a schedule of progress."""
-    critic_epochs: int = ranged(10, "[1, inf)")
-    """Passes of V over each rollout."""
-    critic_batch_size: int | None = ranged(128, "[1, inf)")
-    """Samples in a minibatch of V; None takes the whole rollout."""
     learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
     """Adam's step size for Q; a number or a schedule of progress."""
     gradient_steps: int = ranged(1000, "[1, inf)")
@@ -149,9 +124,7 @@ class QProp(PolicyOptions):
         key_value, key_action_value = jax.random.split(key)
         policy, old, limit = state.policy, state.params["actor"], at(self.target_kl, progress_of(state))
         seen = experience(self, state, rollout)
-        trace = self.gae_lambda * seen.trace
-        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
-        target = advantage + seen.value
+        advantage, target = advantage_and_target(self, seen)
         x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
 
         def q(action: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,13 @@ from advantage.policies.action_value import action_value
 from advantage.rollout.replay import Replay, Transition, replay_init, replay_sample
 from advantage.types import Array, Key, Pytree, Spec
 
-Learned = TypeVar("Learned")
+
+class Learned(NamedTuple):
+    """What a gradient step changes: parameters, their optimiser, and the target's parameters."""
+
+    params: Pytree
+    optimiser: Pytree
+    target: Pytree
 
 
 class Memory(NamedTuple):

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import actor_optimiser, ascend, scores
-from advantage.algorithms.policy_gradient.critic import Fitted, critic_optimiser, fit, fit_value
+from advantage.algorithms.policy_gradient.ascent import ascend, scores
+from advantage.algorithms.policy_gradient.critic import Fitted, actor_and_critic_optimisers, fit, fit_value
 from advantage.algorithms.policy_gradient.episodes import Places, places, whole_returns
 from advantage.algorithms.policy_gradient.learner import (
     Experience,
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advantage_and_target,
     encode,
     experience,
     flat,
@@ -159,10 +160,7 @@ class VPG(PolicyOptions):
         if self.critic == "q":
             example = encode(state.policy, None, state.policy.encoder.example())
             params = params | {"critic": action_value(state.policy).init(jax.random.fold_in(key, 1), example)}
-        optimiser = {
-            "actor": actor_optimiser(params["actor"], self.max_grad_norm),
-            "critic": critic_optimiser(params["critic"]),
-        }
+        optimiser = actor_and_critic_optimisers(params, self.max_grad_norm)
         return state._replace(params=params, optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
 
     actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
@@ -174,8 +172,7 @@ class VPG(PolicyOptions):
         policy, (key_critic, key_actions) = state.policy, jax.random.split(key)
         seen, q = self._look(state, rollout, key_actions)
         where = places(seen.trace, state.extra)
-        trace = self.gae_lambda * seen.trace
-        target = seen.value + gae(seen.reward, seen.discount, seen.value, seen.next_value, trace)
+        _, target = advantage_and_target(self, seen)
         psi = self._psi(seen, q, where)
         x, action, psi, target = flat((seen.x, seen.action, psi, target))
         used, episode, time = (part.ravel() for part in (where.complete, where.episode, where.time))
