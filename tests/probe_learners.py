@@ -1,11 +1,15 @@
-"""A made-up environment for updates by themselves, and ways to compare what comes of them."""
+"""Made-up rollouts for updates by themselves, small worlds for whole runs, and ways to compare what comes of them."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import typing
+from typing import Any, Literal, get_args, get_origin
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
@@ -19,26 +23,48 @@ CONTINUOUS = spaces.Box(np.float32(-1), np.float32(1), (2,))
 NUM_ENVS = 2
 
 
-def begin(algorithm, action_space=DISCRETE, seed=0):
-    """The first state."""
-    return algorithm.init(jax.random.key(seed), Spec(OBS, action_space, NUM_ENVS, 160))
+def batch_of(space: gymnasium.Space, rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """Random members of a space in its own structure, `[*shape, ...]`."""
+    if isinstance(space, spaces.Dict):
+        return {name: batch_of(part, rng, shape) for name, part in space.spaces.items()}
+    assert isinstance(space, spaces.Box)
+    size = *shape, *space.shape
+    if np.issubdtype(space.dtype, np.floating):
+        return rng.normal(2, 2, size).astype(space.dtype)
+    return rng.integers(space.low, space.high, size).astype(space.dtype)
 
 
-def play(algorithm, state, seed):
-    """A rollout: observations far from zero, large rewards, all kinds of ends."""
+def made_up_rollout(
+    algorithm: Any, state: Any, space: gymnasium.Space, seed: int, shape: tuple[int, int]
+) -> Rollout:
+    """Random observations, large rewards, all kinds of ends, and the actions that the state's actor chooses."""
     rng = np.random.default_rng(seed)
-    shape = algorithm.n_steps, NUM_ENVS
-    terminated, truncated = rng.uniform(size=(2, *shape)) < 0.15
-    obs, fresh = (np.array([0, 4, -6]) + 2 * rng.normal(size=(2, shape[0] + 1, NUM_ENVS, 3))).astype(
-        np.float32
-    )
-    next_obs = obs[1:].copy()
-    obs[1:] = np.where((terminated | truncated)[..., None], fresh[1:], obs[1:])
-    reward = (1 + 5 * rng.normal(size=shape)).astype(np.float32)
+    obs, fresh = (batch_of(space, rng, (shape[0] + 1, shape[1])) for _ in range(2))
+    terminated, truncated = rng.random((2, *shape)) < 0.15
+    done = terminated | truncated
+    next_obs = jax.tree.map(lambda leaf: leaf[1:].copy(), obs)
+
+    def reset(leaf, new):
+        spread = done[:-1].reshape(shape[0] - 1, shape[1], *(1,) * (leaf.ndim - 2))
+        return np.concatenate([leaf[:1], np.where(spread, new[1:-1], leaf[1:-1])])
+
+    obs = jax.tree.map(reset, obs, fresh)
     actor = jax.device_get(algorithm.actor(state))
     noise = jax.device_get(algorithm.noise(actor, jax.random.key(100 + seed), shape))
-    action, _, extras = algorithm.act(actor, obs[:-1], (), noise)
-    return Rollout(obs[:-1], action, reward, next_obs, terminated, truncated, extras)
+    action, _, extras = algorithm.act(actor, obs, (), noise)
+    reward = rng.normal(1, 5, shape).astype(np.float32)
+    return Rollout(obs, action, reward, next_obs, terminated, truncated, extras)
+
+
+def begin(algorithm, action_space=DISCRETE, seed=0, num_envs=NUM_ENVS, total_timesteps=160):
+    """The first state."""
+    return algorithm.init(jax.random.key(seed), Spec(OBS, action_space, num_envs, total_timesteps))
+
+
+def play(algorithm, state, seed, num_steps=None):
+    """A made-up rollout over OBS."""
+    shape = num_steps or algorithm.n_steps, state.rewards.running_return.shape[0]
+    return made_up_rollout(algorithm, state, OBS, seed, shape)
 
 
 @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -62,13 +88,48 @@ def differs(left, right, threshold=1e-4):
     if jax.tree.structure(left) != jax.tree.structure(right):
         return True
     pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
-    return any(a.shape != b.shape or np.max(np.abs(a - b), initial=0) > threshold for a, b in pairs)
+    exact = np.float64
+    return any(
+        a.shape != b.shape or np.max(np.abs(exact(a) - exact(b)), initial=0) > threshold for a, b in pairs
+    )
 
 
 def same_bits(left, right):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def assert_finite(tree: Any) -> None:
+    """Fails at the first leaf with a number that is not finite."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        assert np.isfinite(leaf).all(), f"{jax.tree_util.keystr(path)} is {leaf}"
+
+
+def alternatives(algorithm: Any, field: dataclasses.Field, changes: dict[str, Any]) -> list[Any]:
+    """Every other value of a choice, and that of `changes` for a number."""
+    hint = typing.get_type_hints(type(algorithm))[field.name]
+    if hint is bool:
+        return [not getattr(algorithm, field.name)]
+    if get_origin(hint) is Literal:
+        return [value for value in get_args(hint) if value != getattr(algorithm, field.name)]
+    assert field.name in changes, f"say which value of {field.name} shows what it does"
+    return [changes[field.name]]
+
+
+def seeds_side_by_side_are_each_alone(algorithm, action_space):
+    """Two seeds in one program: the parameters and rings of each are those that it has by itself."""
+    states = [begin(algorithm, action_space, seed=seed) for seed in (0, 1)]
+    rollouts = [play(algorithm, state, seed) for seed, state in enumerate(states)]
+    stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    keys = jax.vmap(jax.random.key)(np.arange(2))
+    together, _ = jax.jit(jax.vmap(algorithm.update))(stack(*states), stack(*rollouts), keys)
+    for seed in (0, 1):
+        alone, _ = update(algorithm, states[seed], rollouts[seed], jax.random.key(seed))
+        one = jax.tree.map(lambda leaf, seed=seed: leaf[seed], together)
+        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(alone.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+        same_bits(one.extra.replay, alone.extra.replay)
 
 
 def outcomes(state, action):

@@ -11,6 +11,19 @@ import pytest
 from gymnasium import spaces
 from jax.flatten_util import ravel_pytree
 from probe_drivers import OnHost, Spiral
+from probe_learners import (
+    CONTINUOUS,
+    DISCRETE,
+    NUM_ENVS,
+    OBS,
+    begin,
+    differs,
+    learn,
+    play,
+    same_bits,
+    seeds_side_by_side_are_each_alone,
+    update,
+)
 from probe_runs import stop_at
 
 import advantage as adv
@@ -26,9 +39,6 @@ from advantage.policies.action_value import action_value
 from advantage.rollout.replay import replay_add
 from advantage.types import Rollout, Spec
 
-OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,), np.float32)
-NUM_ENVS = 2
 BASE = dict(
     n_steps=4,
     hidden=(8,),
@@ -49,48 +59,11 @@ def tiny(**changes):
     return OffPolicyActorCritic(**{**BASE, **changes})
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def init(algorithm, box, num_envs, key):
-    return algorithm.init(key, Spec(OBS, BOX if box else DISCRETE, num_envs, 160))
-
-
-def begin(algorithm, space=BOX, seed=0, num_envs=NUM_ENVS):
-    return init(algorithm, space is BOX, num_envs, jax.random.key(seed))
-
-
-def play(algorithm, state, seed, steps=None, num_envs=NUM_ENVS):
-    """A rollout of a made-up environment with all kinds of ends."""
-    rng, shape = np.random.default_rng(seed), (steps or algorithm.n_steps, num_envs)
-    terminated, truncated = rng.uniform(size=(2, *shape)) < 0.2
-    obs, next_obs = (4 + 2 * rng.normal(size=(2, *shape, 3))).astype(np.float32)
-    reward = (1 + 5 * rng.normal(size=shape)).astype(np.float32)
-    actor = jax.device_get(algorithm.actor(state))
-    noise = jax.device_get(algorithm.noise(actor, jax.random.key(100 + seed), shape))
-    action = algorithm.act(actor, obs, (), noise)[0]
-    return Rollout(obs, action, reward, next_obs, terminated, truncated)
-
-
-@jax.jit
-def update(algorithm, state, rollout, key):
-    return algorithm.update(state, rollout, key)
-
-
-def learn(algorithm, space=BOX, updates=3):
-    state, reports = begin(algorithm, space), []
-    for i in range(updates):
-        state, metrics = update(algorithm, state, play(algorithm, state, i), jax.random.key(i))
-        reports.append(jax.device_get(metrics))
-    return state, reports
-
-
-def differs(left, right):
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return any(a.shape != b.shape or np.max(np.abs(a - b), initial=0) > 1e-6 for a, b in pairs)
-
-
-def assert_same_bits(left, right):
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_array_equal(a, b)
+@functools.cache
+def course(algorithm, box=True, updates=3):
+    """The state after some updates, and what they reported."""
+    states, _, reports = learn(algorithm, begin(algorithm, CONTINUOUS if box else DISCRETE), updates)
+    return states[-1], reports
 
 
 # --- the critic ---------------------------------------------------------------------------------------------
@@ -98,7 +71,7 @@ def assert_same_bits(left, right):
 
 def test_a_batch_is_rows_as_they_came_seen_through_the_statistics_of_now():
     algorithm = tiny(clip_reward=1.5, gamma=0.9)
-    state, _ = learn(algorithm, updates=2)
+    state, _ = course(algorithm, updates=2)
     state = jax.device_get(state)
     batch = jax.jit(replayed_batch, static_argnums=4)(
         algorithm, state, state.extra.replay, jax.random.key(0), 4
@@ -168,13 +141,13 @@ def test_promise_1_a_truncated_step_bootstraps_and_a_terminated_one_does_not(ter
 
 
 def test_the_target_follows_slowly():
-    before = begin(tiny())
+    before = begin(tiny(), CONTINUOUS)
     still, _ = update(tiny(tau=1e-6), before, play(tiny(), before, 0), jax.random.key(0))
     at_once, _ = update(tiny(tau=1.0), before, play(tiny(), before, 0), jax.random.key(0))
     np.testing.assert_allclose(
         ravel_pytree(still.extra.target)[0], ravel_pytree(before.extra.target)[0], atol=1e-5
     )
-    assert_same_bits(at_once.extra.target, at_once.params["action_value"])
+    same_bits(at_once.extra.target, at_once.params["action_value"])
     assert differs(at_once.extra.target, before.extra.target)
 
 
@@ -184,7 +157,7 @@ def test_the_target_follows_slowly():
 @functools.cache
 def gradients(form, box, samples=20_000):
     """The mean over many draws of what a form gives in two states, and its standard error; beside pi and Q."""
-    state = jax.device_get(begin(tiny(), BOX if box else DISCRETE))
+    state = jax.device_get(begin(tiny(), CONTINUOUS if box else DISCRETE))
     policy, x = state.policy, np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     start, unflatten = ravel_pytree(state.params["actor"])
     critic = state.params["action_value"]
@@ -221,7 +194,7 @@ def test_both_forms_have_the_same_mean_and_the_pathwise_one_less_variance():
 
 @pytest.mark.slow
 def test_actions_of_every_kind_have_a_score_form():
-    space = spaces.Tuple((DISCRETE, BOX, spaces.MultiBinary(2)))
+    space = spaces.Tuple((DISCRETE, CONTINUOUS, spaces.MultiBinary(2)))
     algorithm = tiny()
     state = jax.jit(lambda key: algorithm.init(key, Spec(OBS, space, NUM_ENVS, 160)))(jax.random.key(0))
     learned, metrics = update(algorithm, state, play(algorithm, state, 0), jax.random.key(0))
@@ -229,7 +202,9 @@ def test_actions_of_every_kind_have_a_score_form():
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-@pytest.mark.parametrize("space", [DISCRETE, spaces.MultiBinary(2), spaces.Tuple((BOX, DISCRETE))], ids=str)
+@pytest.mark.parametrize(
+    "space", [DISCRETE, spaces.MultiBinary(2), spaces.Tuple((CONTINUOUS, DISCRETE))], ids=str
+)
 def test_promise_5_a_pathwise_gradient_needs_continuous_actions(space):
     with pytest.raises(
         ValueError, match=r"gradient='pathwise' needs continuous actions, .* use gradient='score'"
@@ -243,9 +218,9 @@ def test_promise_5_a_pathwise_gradient_needs_continuous_actions(space):
 
 def test_nothing_is_learned_before_learning_starts():
     algorithm = tiny(learning_starts=24)
-    state, reports = learn(algorithm, updates=2)
-    first = begin(algorithm)
-    assert_same_bits(
+    state, reports = course(algorithm, updates=2)
+    first = begin(algorithm, CONTINUOUS)
+    same_bits(
         (state.params, state.optimiser, state.extra.target),
         (first.params, first.optimiser, first.extra.target),
     )
@@ -258,8 +233,8 @@ def test_nothing_is_learned_before_learning_starts():
 def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environments():
     counts = []
     for num_envs, steps in ((1, 4), (2, 4)):
-        state = begin(tiny(), num_envs=num_envs)
-        rollout = play(tiny(), state, 0, steps, num_envs)
+        state = begin(tiny(), CONTINUOUS, num_envs=num_envs)
+        rollout = play(tiny(), state, 0, steps)
         new, metrics = update(tiny(), state, rollout, jax.random.key(0))
         assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
         counts.append(float(metrics["gradient_steps"]))
@@ -268,12 +243,12 @@ def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environ
 
 def test_the_ring_holds_what_the_rollouts_brought():
     algorithm = tiny()
-    state, replay = begin(algorithm), begin(algorithm).extra.replay
+    state, replay = begin(algorithm, CONTINUOUS), begin(algorithm, CONTINUOUS).extra.replay
     for i in range(3):
         rollout = play(algorithm, state, i)
         replay = jax.jit(replay_add)(replay, rollout)
         state, _ = update(algorithm, state, rollout, jax.random.key(i))
-    assert_same_bits(state.extra.replay, replay)
+    same_bits(state.extra.replay, replay)
 
 
 def test_pixels_are_kept_as_bytes():
@@ -288,7 +263,7 @@ def test_a_ring_that_does_not_fit_is_refused_before_training():
     with pytest.raises(
         ValueError, match=r"replay ring of 1_000_000_000_000 transitions of 37 bytes each takes"
     ):
-        tiny(buffer_size=10**12).init(jax.random.key(0), Spec(OBS, BOX))
+        tiny(buffer_size=10**12).init(jax.random.key(0), Spec(OBS, CONTINUOUS))
 
 
 OPTIONS = dict(
@@ -321,14 +296,14 @@ STATIC = {
 
 @functools.cache
 def reference():
-    return learn(tiny())[0].params
+    return course(tiny())[0].params
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in STATIC)) for name in OPTIONS]
 )
 def test_every_option_of_learning_makes_a_difference(name):
-    assert differs(learn(tiny(**{name: OPTIONS[name]}))[0].params, reference())
+    assert differs(course(tiny(**{name: OPTIONS[name]}))[0].params, reference(), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -349,19 +324,7 @@ def test_a_wrong_option_is_named(name, value):
 
 
 def test_seeds_side_by_side_are_each_alone():
-    algorithm = tiny()
-    states = [begin(algorithm, seed=seed) for seed in (0, 1)]
-    rollouts = [play(algorithm, state, seed) for seed, state in enumerate(states)]
-    stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
-    keys = jax.vmap(jax.random.key)(np.arange(2))
-    together, _ = jax.jit(jax.vmap(algorithm.update))(stack(*states), stack(*rollouts), keys)
-    for seed in (0, 1):
-        alone, _ = update(algorithm, states[seed], rollouts[seed], jax.random.key(seed))
-        one = jax.tree.map(lambda leaf, seed=seed: leaf[seed], together)
-        np.testing.assert_allclose(
-            ravel_pytree(one.params)[0], ravel_pytree(alone.params)[0], rtol=1e-4, atol=1e-5
-        )
-        assert_same_bits(one.extra.replay, alone.extra.replay)
+    seeds_side_by_side_are_each_alone(tiny(), CONTINUOUS)
 
 
 # --- whole runs ---------------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import typing
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from probe_learners import (
     CONTINUOUS,
     WORLD,
     a_stopped_run_goes_on_bit_for_bit,
+    alternatives,
     begin,
     both_drivers_and_every_seed_learn_the_same,
     differs,
@@ -213,15 +213,6 @@ def outcome(**changes):
     return states[0].params, [rollout.action for rollout in rollouts], states[-1].params
 
 
-def alternatives(field):
-    hint, present = typing.get_type_hints(OffPolicyPG)[field.name], LIVELY.get(field.name, field.default)
-    if hint is bool:
-        return [not present]
-    if get_origin(hint) is Literal:
-        return [value for value in get_args(hint) if value != present]
-    return [CHANGES[field.name]]
-
-
 @pytest.mark.parametrize(
     "field",
     [
@@ -231,7 +222,7 @@ def alternatives(field):
     ids=lambda field: field.name,
 )
 def test_every_option_makes_a_difference(field):
-    for value in alternatives(field):
+    for value in alternatives(OffPolicyPG(**LIVELY), field, CHANGES):
         changed = outcome(**{field.name: "given" if field.name == "network" else value})
         assert differs(changed, outcome()), f"{field.name}={value!r} changes nothing"
 

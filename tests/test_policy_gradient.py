@@ -13,9 +13,8 @@ import optax
 import pytest
 from gymnasium import spaces
 from jax.flatten_util import ravel_pytree
-from probe_learners import differs, same_bits
+from probe_learners import alternatives, assert_finite, differs, made_up_rollout, same_bits
 from probe_runs import stop_at
-from probe_updates import alternatives, assert_finite, made_up_rollout
 from random_tables import random_mdp
 
 import advantage as adv

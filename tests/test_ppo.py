@@ -4,14 +4,25 @@ import dataclasses
 import functools
 import json
 import operator
-import typing
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from probe_learners import (
+    CONTINUOUS,
+    DISCRETE,
+    NUM_ENVS,
+    OBS,
+    alternatives,
+    assert_finite,
+    begin,
+    differs,
+    play,
+    same_bits,
+)
 
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.permutation import random_permutation
@@ -25,13 +36,9 @@ from advantage.objectives.surrogate import (
 )
 from advantage.rollout.device import iterate_on_device, start
 from advantage.rollout.draws import draw
-from advantage.types import Rollout, Spec
+from advantage.types import Spec
 
-OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-DISCRETE = spaces.Discrete(3)
-CONTINUOUS = spaces.Box(np.float32(-1), np.float32(1), (2,))
 MIXED = spaces.Tuple((DISCRETE, CONTINUOUS))
-NUM_ENVS = 2
 
 
 # One program serves most tests: limits that nothing reaches stand in for None, which would compile another.
@@ -50,28 +57,6 @@ BASE = dict(
 
 def tiny(**changes):
     return PPO(**{**BASE, **changes})
-
-
-def begin(ppo, action_space=DISCRETE, num_envs=NUM_ENVS, total_timesteps=160, seed=0):
-    """The first state."""
-    return ppo.init(jax.random.key(seed), Spec(OBS, action_space, num_envs, total_timesteps))
-
-
-def play(ppo, state, seed, num_steps=None, change=lambda facts: facts):
-    """A rollout of a made-up environment: observations far from zero, large rewards, all kinds of ends."""
-    rng = np.random.default_rng(seed)
-    shape = (num_steps or ppo.n_steps, state.rewards.running_return.shape[0])
-    terminated, truncated = rng.uniform(size=(2, *shape)) < 0.15
-    obs, fresh = (np.array([0, 4, -6]) + 2 * rng.normal(size=(2, shape[0] + 1, shape[1], 3))).astype(
-        np.float32
-    )
-    next_obs = obs[1:].copy()
-    obs[1:] = np.where((terminated | truncated)[..., None], fresh[1:], obs[1:])
-    reward = (1 + 5 * rng.normal(size=shape)).astype(np.float32)
-    actor = jax.device_get(ppo.actor(state))
-    noise = jax.device_get(ppo.noise(actor, jax.random.key(100 + seed), shape))
-    action = ppo.act(actor, obs[:-1], (), noise)[0]
-    return Rollout(obs[:-1], action, reward, next_obs, terminated, truncated)
 
 
 # Tests wait for the compiler, not for the program.
@@ -95,25 +80,6 @@ def train(ppo, state, updates=2, **options):
         state, metrics = update(ppo, state, play(ppo, state, i, **options), jax.random.key(i))
         reports.append(jax.device_get(metrics))
     return state, reports
-
-
-def differs(left, right, threshold=1e-4):
-    """Whether two pytrees of arrays differ by more than rounding."""
-    if jax.tree.structure(left) != jax.tree.structure(right):
-        return True
-    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
-    return any(a.shape != b.shape or np.max(np.abs(a - b), initial=0) > threshold for a, b in pairs)
-
-
-def same_bits(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def assert_finite(tree):
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        assert np.isfinite(leaf).all(), f"{jax.tree_util.keystr(path)} is {leaf}"
 
 
 # --- the objective ------------------------------------------------------------------------------------------
@@ -672,17 +638,6 @@ CHANGES: dict[str, Any] = {
 WHERE = {"kl_coef": {"objective": "fixed-kl"}, "kl_target": {"objective": "adaptive-kl"}}  # an option acts
 
 
-def alternatives(field):
-    """Every other value of a choice, and the one given above of a number."""
-    hint = typing.get_type_hints(PPO)[field.name]
-    if hint is bool:
-        return [not getattr(PPO(), field.name)]
-    if get_origin(hint) is Literal:
-        return [value for value in get_args(hint) if value != getattr(PPO(), field.name)]
-    assert field.name in CHANGES, f"give CHANGES a value of {field.name} that shows what it does"
-    return [CHANGES[field.name]]
-
-
 def course(ppo, learned=None):
     """What comes of a seed, in stages: parameters, actions, an update; then targets with statistics learned."""
     state = begin(ppo, CONTINUOUS)
@@ -707,7 +662,7 @@ def plain_course(objective="clip"):
 def test_every_option_makes_a_difference(field):
     where = WHERE.get(field.name, {})
     expected, learned = plain_course(**where)
-    for value in alternatives(field):
+    for value in alternatives(PPO(**LIVELY, **where), field, CHANGES):
         changed = PPO(**{**LIVELY, **where, field.name: value})
         assert getattr(changed, field.name) != getattr(PPO(**LIVELY), field.name)
         stages = zip(course(changed, learned), expected, strict=True)
@@ -925,7 +880,7 @@ def through_json(algorithm):
 def test_hyperparameters_come_back_from_json_as_they_were():
     assert through_json(PPO()) == PPO()
     for field in dataclasses.fields(PPO):
-        for value in alternatives(field) if field.name != "network" else []:
+        for value in alternatives(PPO(), field, CHANGES) if field.name != "network" else []:
             changed = PPO(**{field.name: value})
             assert changed != PPO()
             assert through_json(changed) == changed

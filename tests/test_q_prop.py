@@ -8,8 +8,25 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from jax.flatten_util import ravel_pytree
+from probe_learners import (
+    CONTINUOUS,
+    DISCRETE,
+    NUM_ENVS,
+    OBS,
+    WORLD,
+    a_stopped_run_goes_on_bit_for_bit,
+    begin,
+    both_drivers_and_every_seed_learn_the_same,
+    differs,
+    learn,
+    on_host,
+    play,
+    seeds_side_by_side_are_each_alone,
+    update,
+)
 from random_tables import random_mdp
 
+from advantage import training
 from advantage.algorithms.policy_gradient.learner import encode, policy_actor
 from advantage.algorithms.policy_gradient.q_prop import QProp
 from advantage.estimators.control_variate import control_variate, control_weight, expected_control
@@ -165,9 +182,6 @@ def test_other_distributions_have_no_control_variate():
 
 # --- the update ---------------------------------------------------------------------------------------------
 
-OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,), np.float32)
-NUM_ENVS = 2
 BASE = dict(
     n_steps=8,
     hidden=(8,),
@@ -186,38 +200,11 @@ def tiny(**changes):
     return QProp(**{**BASE, **changes})
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def init(algorithm, box, key):
-    return algorithm.init(key, Spec(OBS, BOX if box else DISCRETE, NUM_ENVS, 160))
-
-
-def begin(algorithm, space=BOX, seed=0):
-    return init(algorithm, space is BOX, jax.random.key(seed))
-
-
-def play(algorithm, state, seed, steps=8):
-    rng = np.random.default_rng(seed)
-    shape = (steps, NUM_ENVS)
-    terminated, truncated = rng.uniform(size=(2, *shape)) < 0.2
-    obs, next_obs = (4 + 2 * rng.normal(size=(2, *shape, 3))).astype(np.float32)
-    reward = (1 + 5 * rng.normal(size=shape)).astype(np.float32)
-    actor = jax.device_get(algorithm.actor(state))
-    noise = jax.device_get(algorithm.noise(actor, jax.random.key(100 + seed), shape))
-    action = algorithm.act(actor, obs, (), noise)[0]
-    return Rollout(obs, action, reward, next_obs, terminated, truncated)
-
-
-@jax.jit
-def update(algorithm, state, rollout, key):
-    return algorithm.update(state, rollout, key)
-
-
-def learn(algorithm, space=BOX, updates=2):
-    state, reports = begin(algorithm, space), []
-    for i in range(updates):
-        state, metrics = update(algorithm, state, play(algorithm, state, i), jax.random.key(i))
-        reports.append(jax.device_get(metrics))
-    return state, reports
+@functools.cache
+def course(algorithm, box=True, updates=2):
+    """The state after some updates, and what they reported."""
+    states, _, reports = learn(algorithm, begin(algorithm, CONTINUOUS if box else DISCRETE), updates)
+    return states[-1], reports
 
 
 def advantages_by_loops(algorithm, state, rollout):
@@ -243,11 +230,11 @@ def advantages_by_loops(algorithm, state, rollout):
     return result.ravel()
 
 
-@pytest.mark.parametrize("space", [DISCRETE, BOX], ids=["discrete", "box"])
+@pytest.mark.parametrize("space", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
 def test_the_gradient_is_that_of_the_definition(space):
     """The reported norm, of an update after the statistics have seen something."""
     algorithm = tiny(eta="aggressive")
-    state, _ = learn(algorithm, space, updates=1)
+    state, _ = course(algorithm, space is CONTINUOUS, updates=1)
     rollout = play(algorithm, state, 7)
     _, metrics = update(algorithm, state, rollout, jax.random.key(3))
     state, algorithm = jax.device_get((state, algorithm))
@@ -285,11 +272,6 @@ def test_the_gradient_is_that_of_the_definition(space):
     assert metrics["kl"] <= 0.01
 
 
-def differs(left, right):
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return any(a.shape != b.shape or np.max(np.abs(a - b), initial=0) > 1e-6 for a, b in pairs)
-
-
 OPTIONS = dict(
     gamma=0.5,
     normalize_reward=False,
@@ -311,8 +293,7 @@ OPTIONS = dict(
 
 @functools.cache
 def reference():
-    state, _ = learn(tiny())
-    return state.params
+    return course(tiny())[0].params
 
 
 STATIC = {"normalize_reward", "normalize_advantage", "gradient_steps", "batch_size", "buffer_size"}
@@ -322,8 +303,7 @@ STATIC = {"normalize_reward", "normalize_advantage", "gradient_steps", "batch_si
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in STATIC)) for name in OPTIONS]
 )
 def test_every_option_of_learning_makes_a_difference(name):
-    state, _ = learn(tiny(**{name: OPTIONS[name]}))
-    assert differs(state.params, reference())
+    assert differs(course(tiny(**{name: OPTIONS[name]}))[0].params, reference(), 1e-6)
 
 
 def test_promise_1_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
@@ -366,7 +346,7 @@ def _always(actor, action):
             r"no control variate for the action space MultiDiscrete.*Discrete and Box",
         ),
         (
-            BOX,
+            CONTINUOUS,
             {"action_bounds": "squash"},
             r"action_bounds='squash' has no control variate.*use action_bounds='clip'",
         ),
@@ -393,19 +373,24 @@ def test_a_wrong_option_is_named(name, value):
         tiny(**{name: value})
 
 
+# --- drivers, seeds, resuming -------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+
+
 def test_seeds_side_by_side_are_each_alone():
-    algorithm = tiny()
-    states = [begin(algorithm, seed=seed) for seed in (0, 1)]
-    rollouts = [play(algorithm, state, seed) for seed, state in enumerate(states)]
-    stacked = (
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *rollouts),
-    )
-    keys = jax.vmap(jax.random.key)(np.arange(2))
-    together, _ = jax.jit(jax.vmap(algorithm.update))(*stacked, keys)
-    for seed in (0, 1):
-        alone, _ = update(algorithm, states[seed], rollouts[seed], jax.random.key(seed))
-        one = jax.tree.map(lambda leaf, seed=seed: leaf[seed], together)
-        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(alone.params), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-        np.testing.assert_array_equal(one.extra.replay.rows.reward, alone.extra.replay.rows.reward)
+    seeds_side_by_side_are_each_alone(tiny(), CONTINUOUS)
+
+
+def test_both_drivers_and_every_seed_learn_the_same(tmp_path):
+    both_drivers_and_every_seed_learn_the_same(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "environment", [pytest.param(on_host, marks=pytest.mark.slow), WORLD], ids=["host", "device"]
+)
+def test_a_stopped_run_goes_on_to_the_same_numbers_its_ring_included(tmp_path, environment):
+    a_stopped_run_goes_on_bit_for_bit(tiny(), environment, tmp_path)
