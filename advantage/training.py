@@ -32,7 +32,7 @@ from advantage.evaluation import (
     restore_config,
 )
 from advantage.report import table_report
-from advantage.rollout.device import DeviceDriver
+from advantage.rollout.device import DeviceDriver, share_cores
 from advantage.rollout.episodes import Episodes
 from advantage.rollout.host import HostDriver
 from advantage.rollout.planning import PlanningDriver
@@ -234,6 +234,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, algorithm = _options(options), playable(algorithm)
+    share_cores(settings.num_seeds)
     target = resolve(environment)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=environment.num_envs)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import gymnasium
 import imageio.v2 as imageio
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -26,6 +27,7 @@ from advantage import training
 from advantage.algorithms.registry import ALGORITHMS
 from advantage.cli import COMMANDS, main
 from advantage.environments.make import WORLDS
+from advantage.rollout.workers import available_cores
 
 ROOT = Path(__file__).parents[1]
 TINY = shlex.split(
@@ -519,6 +521,21 @@ def test_several_seeds(folder, capsys):
     out = capsys.readouterr().out
     assert "seeds 5 to 6 at once" in out and "Seed 5: 64 steps" in out and "Seed 6: 64 steps" in out
     assert {path.name for path in Path("many").iterdir()} == {"seed_5", "seed_6"}
+
+
+def test_seeds_share_the_cores_and_learn_what_they_learn_on_one(folder):
+    """Three seeds on two devices, on a machine of one core on one; in this process on one."""
+    options = ["--total-timesteps", "2048", "--num-seeds", "3", "--eval-episodes", "0", "--quiet"]
+    code, _, err = command("train", "q-learning", "jax/Cliff-v0", *options, "--out", "shared")
+    assert code == 0, err
+    assert len(jax.devices()) == 1
+    adv.train(adv.QLearning(), "jax/Cliff-v0", total_timesteps=2048, num_seeds=3, eval_episodes=0, out="alone")
+    for seed in range(3):
+        for file in ("episodes.csv", "last/state.safetensors"):
+            one, other = (Path(root, f"seed_{seed}", file).read_bytes() for root in ("shared", "alone"))
+            assert one == other
+        config = json.loads(Path("shared", f"seed_{seed}", "config.json").read_text())
+        assert len(config["host"]["devices"]) == min(3, available_cores())
 
 
 def test_check(folder, capsys):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from advantage.environments.spaces import environment_action
 from advantage.rollout.draws import BLOCK, Draws, draw, draw_block, of_block
 from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
 from advantage.rollout.memory import free_device_bytes, refuse_what_does_not_fit, rollout_bytes
+from advantage.rollout.workers import available_cores
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, World
 
 CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports, in each seed
 ALL_CHUNK_STEPS = 2**22  # in all seeds together
 MAX_CHUNK = 64  # rows of metrics
+SEEDS = "seeds"
 
 
 class WorldState(NamedTuple):
@@ -27,6 +31,13 @@ class WorldState(NamedTuple):
     obs: Pytree
     elapsed: Array
     memory: Pytree
+
+
+def share_cores(num_seeds: int) -> None:
+    """Let a CPU's cores be devices of their own, which share the seeds; nothing if JAX has begun or the user chose."""
+    if num_seeds > 1 and jax.config.values["jax_num_cpu_devices"] < 1:
+        with contextlib.suppress(RuntimeError):  # JAX has begun
+            jax.config.update("jax_num_cpu_devices", min(num_seeds, available_cores()))
 
 
 def start(world: World, key: Key, num_envs: int) -> WorldState:
@@ -79,12 +90,25 @@ def iterate_on_device(
     return state, worlds, metrics, (rollout.reward, rollout.terminated | rollout.truncated)
 
 
-@partial(jax.jit, static_argnames=("world", "n_steps", "rows", "per_row"))
-def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, rows, per_row):
+@partial(jax.jit, static_argnames=("world", "n_steps", "rows", "per_row", "mesh"))
+def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, rows, per_row, mesh):
     """`count` of at most `rows * per_row` iterations, for every seed in the leading axis of the arrays.
 
     `-> state, worlds, metrics [rows, S], (reward, done) [iterations, S, T, B]`; a row is the mean of its iterations.
     """
+    sizes = n_steps, rows, per_row
+
+    def run(algorithm, state, worlds, run_keys, first, count):
+        return _iterations(algorithm, world, state, worlds, run_keys, first, count, *sizes)
+
+    if mesh is not None:  # each device has its seeds to itself, and none waits for another
+        one, each, later = PartitionSpec(), PartitionSpec(SEEDS), PartitionSpec(None, SEEDS)
+        places = (one, each, each, each, one, one), (each, each, later, later)
+        run = jax.shard_map(run, mesh=mesh, in_specs=places[0], out_specs=places[1], check_vma=False)
+    return run(algorithm, state, worlds, run_keys, first, count)
+
+
+def _iterations(algorithm, world, state, worlds, run_keys, first, count, n_steps, rows, per_row):
     by_block, num_envs = per_row > 1 and algorithm.n_steps == 1, worlds.elapsed.shape[1]
 
     @partial(jax.vmap, in_axes=(0, 0, None))
@@ -146,7 +170,8 @@ def _by_time(facts: np.ndarray) -> np.ndarray:
 class DeviceDriver:
     """Runs whole iterations on the device, for one seed or for many at once.
 
-    Every array of the state has a leading axis of seeds; each seed's numbers are those that it has alone.
+    Every array of the state has a leading axis of seeds; each seed's numbers are those that it has alone. Where JAX
+    has several devices they share the seeds; if some get one fewer, the first seeds run twice and once is thrown away.
     """
 
     def __init__(self, algorithm: Algorithm, world: World, spec: Spec, num_seeds: int = 1):
@@ -158,6 +183,9 @@ class DeviceDriver:
         steps = algorithm.n_steps * spec.num_envs * self.per_row
         self.rows = int(np.clip(min(CHUNK_STEPS, ALL_CHUNK_STEPS // num_seeds) // steps, 1, MAX_CHUNK))
         self.chunk = self.rows * self.per_row
+        (here,) = jnp.zeros(()).devices()
+        self.num_seeds, devices = num_seeds, jax.devices(here.platform)[:num_seeds]
+        self.mesh = Mesh(np.array(devices), (SEEDS,)) if len(devices) > 1 else None
         self.worlds: Any = None
 
     def start(self, keys: Key) -> None:
@@ -187,12 +215,28 @@ class DeviceDriver:
         self, state: Pytree, run_keys: Key, iteration: int, count: int, first_step: int, n_steps: int
     ) -> tuple[Pytree, dict[str, np.ndarray], list[Episodes]]:
         """`count` iterations: `-> state, metrics [S, rows], episodes of each seed`."""
-        sizes = n_steps, self.rows, self.per_row
-        state, worlds, metrics, facts = _chunk(
-            self.algorithm, self.world, state, self.worlds, run_keys, iteration, count, *sizes
+        sizes = n_steps, self.rows, self.per_row, self.mesh
+        inputs = self._spread((state, self.worlds, run_keys))
+        state, self.worlds, metrics, facts = _chunk(
+            self.algorithm, self.world, *inputs, iteration, count, *sizes
         )
-        metrics, (reward, done) = jax.device_get((metrics, facts))
-        self.worlds = worlds
+        metrics, (reward, done) = jax.tree.map(
+            lambda x: x[:, : self.num_seeds], jax.device_get((metrics, facts))
+        )
+        if self.mesh is not None:
+            state, self.worlds = jax.tree.map(lambda x: x[: self.num_seeds], (state, self.worlds))
         reward, done = (_by_time(fact[:count]) for fact in (reward, done))
         episodes, rows = self.book.record_seeds(reward, done, first_step), -(-count // self.per_row)
         return state, {name: value[:rows].T for name, value in metrics.items()}, episodes
+
+    def _spread(self, tree: Pytree) -> Pytree:
+        """Seeds on the devices that run them, as many on each."""
+        if self.mesh is None:
+            return tree
+        devices = self.mesh.size
+        size = -(-self.num_seeds // devices) * devices
+        rows = np.arange(size) % self.num_seeds
+        return jax.device_put(
+            jax.tree.map(lambda x: x if size == self.num_seeds else x[rows], tree),
+            NamedSharding(self.mesh, PartitionSpec(SEEDS)),
+        )

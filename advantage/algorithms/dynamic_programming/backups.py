@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from advantage.environments.tabular.mdp import MDP
+from advantage.rollout.workers import available_cores
 
 CACHED = 2**14  # states whose action values stay in a core's cache
 FEW = 8  # a policy that changed in no more than one state of so many
@@ -308,7 +308,7 @@ def rows_between(table: Any, first: int, last: int) -> Any:
 @contextmanager
 def cores(mdp: MDP) -> Iterator[Apply]:
     """What applies a function to every block: here, or on all cores where the table is sparse and large."""
-    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = available_cores()
     if not mdp.is_sparse or mdp.transition.nnz < LARGE or number == 1:
         yield lambda function, items: [function(item) for item in items]
         return

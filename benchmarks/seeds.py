@@ -1,0 +1,72 @@
+"""What several seeds cost beside one: PPO on jax/CartPole-v1, milliseconds an iteration within the compiled program.
+
+python benchmarks/seeds.py [--num-envs 4] [--seeds 1 2 3 4 8]
+
+An iteration is 128 steps in each environment and 4 epochs of 4 minibatches, for every seed. Every row is a process of
+its own; the least of five calls of 64 iterations counts. "Shared" is what `advantage train --num-seeds` does: each core
+is a device, and the devices share the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+
+def measure(num_seeds: int, num_envs: int, devices: int) -> float:
+    """Milliseconds an iteration."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    import advantage as adv
+    from advantage.environments.cartpole import CartPole
+    from advantage.rollout.device import DeviceDriver
+    from advantage.types import Spec
+
+    world = CartPole()
+    algorithm = adv.PPO(n_steps=128, batch_size=32 * num_envs, n_epochs=4)
+    spec = Spec(world.observation_space, world.action_space, num_envs, 10**6)
+    keys = jax.random.split(jax.random.key(0), num_seeds)
+    state = jax.jit(jax.vmap(lambda key: algorithm.init(key, spec)))(keys)
+    driver = DeviceDriver(algorithm, world, spec, num_seeds)
+    driver.start(keys)
+    seconds = []
+    for call in range(6):
+        begin = time.perf_counter()
+        state, *_ = driver.iterate(state, keys, 64 * call, 64, 0, 128)
+        jax.block_until_ready(state)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds[1:]) / 64 * 1000
+
+
+def main() -> None:
+    from advantage.rollout.workers import available_cores
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--num-envs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 8])
+    parser.add_argument("--one", type=int, nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(measure(*arguments.one))
+        return
+    print("| seeds | one device | beside one seed | cores shared | beside one seed |")
+    print("|---:|---:|---:|---:|---:|")
+    alone = 0.0
+    for seeds in arguments.seeds:
+        cells = []
+        for devices in (1, min(seeds, available_cores())):
+            command = [sys.executable, __file__, "--one", *map(str, (seeds, arguments.num_envs, devices))]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            milliseconds = float(done.stdout.splitlines()[-1])
+            alone = alone or milliseconds
+            cells += [f"{milliseconds:.2f} ms", f"{milliseconds / alone:.2f}×"]
+        print(f"| {seeds} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
