@@ -76,7 +76,8 @@ def bracket(mdp: MDP, gamma: float, horizon: float, backup: Backup) -> tuple[flo
 
     where each row sums to one; `gamma` times the smallest or largest sum takes the place of `gamma` where it does
     not quite. At a discount of 1, `horizon`, the largest expected number of steps to the end of an episode under any
-    policy, takes the place of `gamma / (1 - gamma)`, and `min(m, 0)` and `max(M, 0)` those of m and M.
+    policy, takes the place of `gamma / (1 - gamma)`; shorter ones stay within as `m <= 0 <= M`: a terminal state's
+    value does not change.
 
     Source: MacQueen 1966, "A modified dynamic programming method for Markovian decision problems"; Porteus 1971,
     "Some bounds for discounted sequential decision processes"; Puterman 1994, "Markov decision processes", theorem
@@ -85,7 +86,6 @@ def bracket(mdp: MDP, gamma: float, horizon: float, backup: Backup) -> tuple[flo
     slack = rounding(mdp, gamma, backup.size)
     low, high = backup.lowest - slack, backup.highest + slack
     if gamma == 1:
-        low, high = min(low, 0.0), max(high, 0.0)
         weights = [horizon]
     else:
         rates = [gamma * total for total in (facts(mdp).least, facts(mdp).most)]
