@@ -71,7 +71,6 @@ REPEATS = (
     "test_normalisation.py::test_a_hundred_million_samples_leave_the_mean_and_the_variance_right[True",
     "test_off_policy_actor_critic.py::test_seeds_side_by_side",
     "test_off_policy_pg.py::test_both_drivers_and_every_seed_learn_the_same",
-    "test_planning.py::test_an_interrupted_solver",
     "test_planning.py::test_every_solver_is_trained_like_an_agent[gauss-seidel",
     "test_planning.py::test_every_solver_is_trained_like_an_agent[modified",
     "test_planning.py::test_every_solver_is_trained_like_an_agent[policy-iteration",

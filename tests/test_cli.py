@@ -529,7 +529,9 @@ def test_seeds_share_the_cores_and_learn_what_they_learn_on_one(folder):
     code, _, err = command("train", "q-learning", "jax/Cliff-v0", *options, "--out", "shared")
     assert code == 0, err
     assert len(jax.devices()) == 1
-    adv.train(adv.QLearning(), "jax/Cliff-v0", total_timesteps=2048, num_seeds=3, eval_episodes=0, out="alone")
+    adv.train(
+        adv.QLearning(), "jax/Cliff-v0", total_timesteps=2048, num_seeds=3, eval_episodes=0, out="alone"
+    )
     for seed in range(3):
         for file in ("episodes.csv", "last/state.safetensors"):
             one, other = (Path(root, f"seed_{seed}", file).read_bytes() for root in ("shared", "alone"))

@@ -59,7 +59,14 @@ def test_every_solver_is_trained_like_an_agent(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "solver", [adv.ValueIteration(), pytest.param(adv.RelativeValueIteration(), marks=pytest.mark.slow)]
+    "solver",
+    [
+        adv.ModifiedPolicyIteration(),
+        *(
+            pytest.param(solver(), marks=pytest.mark.slow)
+            for solver in (adv.ValueIteration, adv.RelativeValueIteration)
+        ),
+    ],
 )
 def test_an_interrupted_solver_goes_on_bit_for_bit(solver, tmp_path):
     whole = adv.train(solver, "jax/CliffWalking-v1", out=tmp_path / "whole", eval_episodes=0)
