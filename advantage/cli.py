@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ usage: advantage COMMAND ...
   resume RUN                     go on where it stopped   advantage resume runs/...
   eval RUN                       play episodes, report    advantage eval runs/... --episodes 100
   enjoy RUN                      watch it play            advantage enjoy runs/... --video out.mp4
+  lab SECTION                    estimators, measured     advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
   list                           algorithms and environments found
 
@@ -466,11 +467,126 @@ def _summarise(runs: list[Any]) -> None:
     print(f"\nNext: advantage eval {path} --episodes 100\n      advantage enjoy {path} --video {video}")
 
 
+SECTIONS = ("gradient", "advantage", "off-policy", "quadratic")
+
+
+def lab(arguments: Sequence[str]) -> int:
+    """Measure estimators against exact answers."""
+    section = next((argument for argument in arguments[:1] if not argument.startswith("-")), "")
+    if section and section not in (*SECTIONS, "report"):
+        raise ValueError(
+            f"There is no section {section!r}; there are {', '.join(SECTIONS)}, and report for all."
+        )
+    flags = dataclasses.make_dataclass(
+        "Lab",
+        [
+            ("world", str, "random"),
+            ("policy", str, "random"),
+            ("n_states", int, 50),
+            ("n_actions", int, 4),
+            ("gamma", float | None, None),
+            ("horizon", int | None, None),
+            ("episodes", int, 10_000),
+            ("value_error", float, 0.5),
+            ("discount_weighting", bool, True),
+            ("seed", int, 0),
+            ("out", Path, Path("lab")),
+        ],
+    )
+    flags.__doc__ = """Measure estimators against exact answers: bias, variance, direction and cost.
+
+    Args:
+        world: A finite world such as jax/RandomWalk-v0 or FrozenLake-v1, or random.
+        policy: Whose gradient: random or uniform, or a run folder of an agent trained on this world.
+        n_states: Of a random world.
+        n_actions: Of a random world.
+        gamma: Discount per step; the world's own if not given.
+        horizon: Steps after which an episode ends, at most 50 if not given.
+        episodes: How many are drawn for each figure.
+        value_error: What the critic is off by, in units of the spread of V; 0 is exact.
+        discount_weighting: Step t counts gamma^t, so that the target is the gradient of J.
+        seed: Of the random world and policy, and of the episodes.
+        out: Where the tables and pictures go.
+    """
+    (section,), parsed = _parse("lab", ["SECTION"], flags, arguments)
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from advantage.laboratory import report
+
+    tables = [run() for run in _experiments(section, parsed)]
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for table in tables:
+        looks: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": SIMPLE_HEAD}
+        shown = Table(title=table.title, caption=table.remark, pad_edge=False, **looks)
+        for name, cell in zip(table.columns, table.rows[0], strict=True):
+            shown.add_column(name, justify="left" if isinstance(cell, str) else "right", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*map(report.text, row))
+        console.print(shown)
+        report.write_table(table, parsed.out / f"{table.name}.csv")
+        with contextlib.suppress(ImportError):
+            report.draw_table(table, parsed.out / f"{table.name}.png")
+    print(f"Tables and pictures: {parsed.out}")
+    return 0
+
+
+def _experiments(section: str, parsed: Any) -> list[Callable[[], Any]]:
+    """What a section of the laboratory runs."""
+    from advantage.laboratory import report
+    from advantage.laboratory.quadratic import example
+
+    size, seed, off = parsed.episodes, parsed.seed, parsed.value_error
+    quadratic = lambda: report.quadratic_report(example(), size, seed)  # noqa: E731
+    if section == "quadratic":
+        return [quadratic]
+    problem = _problem(parsed)
+    experiments = {
+        "gradient": [lambda: report.gradient_report(problem, size, off, parsed.discount_weighting, seed)],
+        "advantage": [lambda: report.credit_report(problem, size, off, seed)],
+        "off-policy": [
+            lambda: report.distance_report(problem, size, seed),
+            lambda: report.horizon_report(problem, size, seed),
+            lambda: report.trace_report(problem, size, seed),
+        ],
+        "quadratic": [quadratic],
+    }
+    wanted = SECTIONS if section == "report" else (section,)
+    return [run for name in wanted for run in experiments[name]]
+
+
+def _problem(parsed: Any) -> Any:
+    """The world and the policy that a section of the laboratory is about."""
+    import numpy as np
+
+    from advantage.environments.make import resolve, table_of
+    from advantage.environments.tabular.random_mdp import random_mdp
+    from advantage.evaluation import load
+    from advantage.laboratory.problem import Problem
+    from advantage.theory.actors import actor_probabilities
+
+    if parsed.world == "random":
+        mdp = random_mdp(parsed.n_states, parsed.n_actions, min(5, parsed.n_states), parsed.seed)
+    else:
+        mdp = table_of(resolve(parsed.world))
+    mdp = dataclasses.replace(mdp, gamma=mdp.gamma if parsed.gamma is None else parsed.gamma)
+    shape = mdp.n_states, mdp.n_actions
+    if parsed.policy in ("random", "uniform"):
+        logits = np.random.default_rng(parsed.seed).normal(size=shape) * (parsed.policy == "random")
+    else:
+        logits = np.log(np.maximum(actor_probabilities(mdp, load(parsed.policy).actor.actor), 1e-12))
+    horizon = min(mdp.max_episode_steps, 50) if parsed.horizon is None else parsed.horizon
+    return Problem(mdp, logits, horizon)
+
+
 COMMANDS = {
     "train": train,
     "resume": resume,
     "eval": evaluate,
     "enjoy": enjoy,
     "check": check,
+    "lab": lab,
     "list": list_everything,
 }

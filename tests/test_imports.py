@@ -22,6 +22,7 @@ ROOMS = [
     "estimators",
     "objectives",
     "theory",
+    "laboratory",
     "algorithms",
     "runs",
     "evaluation",

@@ -1,0 +1,1 @@
+"""The laboratory: estimators measured against worlds whose answers are known."""
