@@ -733,6 +733,31 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero():
     assert surrogate.gain == pytest.approx(0.5 + 0.5 * surrogate.entropy, rel=1e-5)
 
 
+def test_the_divergence_is_that_of_the_new_policy_from_the_one_that_acted():
+    """`mean over states of Σ_a old(a|s) log(old(a|s) / new(a|s))`, by a double loop."""
+    state = begin(TRPO(**LIVELY[TRPO]), spaces.Discrete(3))
+    old, rng = state.params["actor"], np.random.default_rng(0)
+    new = jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32), old)
+    x = rng.normal(size=(5, *OBS.shape)).astype(np.float32)
+    before, after = (
+        np.exp(np.asarray(state.policy.distribution(actor, x).logits, float)) for actor in (old, new)
+    )
+    expected = np.mean(
+        [
+            sum(p * np.log(p / q) for p, q in zip(b / b.sum(), a / a.sum(), strict=True))
+            for b, a in zip(before, after, strict=True)
+        ]
+    )
+    action, log_prob = np.zeros(5, np.int32), np.zeros(5, np.float32)
+    found = surrogate_of(state.policy, old, new, x, action, log_prob, log_prob, 0.0)
+    assert float(found.kl) == pytest.approx(expected, rel=1e-4)
+
+
+def test_trpo_scales_the_advantages():
+    plain = plain_course(TRPO)
+    assert differs(course(TRPO(**LIVELY[TRPO] | dict(normalize_advantage=False))), plain)
+
+
 @pytest.mark.parametrize(("target", "error"), [(1e-6, 0.05), (1e-5, 0.1), (1e-4, 0.3)])
 def test_a_small_natural_step_has_the_kl_that_was_asked_for(target, error):
     """The smaller, the more nearly."""
