@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from advantage.algorithms.tabular.td_lambda import TDLambda as TDLambda
     from advantage.algorithms.tabular.tree_backup import TreeBackup as TreeBackup
     from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
+    from advantage.comparison.compare import Comparison as Comparison
+    from advantage.comparison.compare import compare as compare
     from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
     from advantage.environments.check import check_environment as check_environment
     from advantage.environments.make import MissingExtra as MissingExtra
@@ -145,6 +147,8 @@ _HOMES = {
     "LinearProgramming": "algorithms.dynamic_programming.linear_programming",
     "Solution": "algorithms.dynamic_programming.solve",
     "solve": "algorithms.dynamic_programming.solve",
+    "Comparison": "comparison.compare",
+    "compare": "comparison.compare",
     "MDP": "environments.tabular.mdp",
     "POMDP": "environments.tabular.mdp",
     "MarkovChain": "environments.tabular.mdp",

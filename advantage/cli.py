@@ -23,6 +23,7 @@ usage: advantage COMMAND ...
   resume RUN                     go on where it stopped   advantage resume runs/...
   eval RUN                       play episodes, report    advantage eval runs/... --episodes 100
   enjoy RUN                      watch it play            advantage enjoy runs/... --video out.mp4
+  compare RUN...                 runs beside each other   advantage compare runs/ppo runs/a2c
   lab SECTION                    estimators, measured     advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
   list                           algorithms and environments found
@@ -382,6 +383,63 @@ def _prepare_display(to_file: bool) -> None:
         raise ValueError("There is no screen to open a window on; write a file instead: --video play.mp4")
 
 
+def compare(arguments: Sequence[str]) -> int:
+    """Put runs beside each other, with intervals over their seeds."""
+    from advantage.comparison.compare import compare as compare_runs
+
+    fields = [("out", Path | None, None), ("threshold", float | None, None)]
+    fields += [("environment", str | None, None), ("json", bool, False)]
+    flags = dataclasses.make_dataclass("Compare", fields)
+    flags.__doc__ = """Compare runs of one environment: curves, final scores, who is better how often, and how soon.
+
+    RUN is a run folder, a folder of run folders, or a pattern. Runs that differ in their seed alone belong together;
+    intervals need three seeds or more. Runs that cannot be used are listed, and the others are compared.
+
+    Args:
+        out: Where comparison.html, comparison.png and comparison.csv go; by default a new folder comparison.
+        threshold: A return; tells after how many steps and seconds it was reached.
+        environment: Compare the runs of this one only.
+        json: Print one JSON object instead of tables.
+    """
+    runs = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    runs, parsed = _parse("compare", runs or ["RUN..."], flags, arguments)
+    result = compare_runs(runs, threshold=parsed.threshold, environment=parsed.environment)
+    files, missing = result.write(parsed.out)
+    if parsed.json:
+        import json
+
+        print(json.dumps(result.to_json() | {"files": [str(file) for file in files]}))
+        return 0
+    _show(result)
+    for line in (
+        *(f"Note: {note}" for note in result.notes),
+        *missing,
+        f"Wrote {', '.join(map(str, files))}",
+    ):
+        print(line)
+    return 0
+
+
+def _show(result: Any) -> None:
+    """The tables of a comparison."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    console.print(f"Comparison on {result.environment}", highlight=False, markup=False)
+    for table in result.tables():
+        shown = Table(
+            box=SIMPLE_HEAD, title=Text(table.title), title_justify="left", title_style="bold", pad_edge=False
+        )
+        for name, numeric in zip(table.header, table.numeric, strict=True):
+            shown.add_column(Text(name), overflow="fold", justify="right" if numeric else "left")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
+
+
 def check(arguments: Sequence[str]) -> int:
     """Find what is wrong with an environment."""
     from advantage.environments.check import check_environment, describe
@@ -586,6 +644,7 @@ COMMANDS = {
     "resume": resume,
     "eval": evaluate,
     "enjoy": enjoy,
+    "compare": compare,
     "check": check,
     "lab": lab,
     "list": list_everything,

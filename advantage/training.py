@@ -333,6 +333,20 @@ def _device(device: str | None) -> Iterator[None]:
         yield
 
 
+def _remedy(algorithm: Algorithm) -> str:
+    """Which of its options keep a method's steps small, as a sentence."""
+    options = {
+        name: getattr(algorithm, name, ()) for name in ("learning_rate", "critic_learning_rate", "target_kl")
+    }
+    lower = [name for name, value in options.items() if value not in ((), None)]
+    bound = [name for name in ("max_grad_norm", "target_kl") if getattr(algorithm, name, ()) is None]
+    parts = ([f"lower {' or '.join(lower)}"] if lower else []) + (
+        [f"set {' or '.join(bound)}"] if bound else []
+    )
+    advice = ", or ".join(parts) or "check the rewards and observations of the environment"
+    return advice[0].upper() + advice[1:] + "."
+
+
 @dataclasses.dataclass
 class _Journal:
     """What one seed's run has written and seen."""
@@ -586,8 +600,7 @@ class _Loop:
             raise NonFiniteUpdate(
                 f"The update after step {self.step + (late + 1) * size:_} (iteration {self.iteration + late}, "
                 f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
-                f"checkpoint is {self.journals[place].folder.last}. Lower learning_rate, or set max_grad_norm or "
-                "target_kl."
+                f"checkpoint is {self.journals[place].folder.last}. {_remedy(self.algorithm)}"
             )
         self.state = state
         return metrics, episodes

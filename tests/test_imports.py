@@ -25,6 +25,7 @@ ROOMS = [
     "laboratory",
     "algorithms",
     "runs",
+    "comparison",
     "evaluation",
     "report",
     "training",
@@ -32,7 +33,7 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-LOADED_ON_DEMAND = {"matplotlib", "imageio", "mujoco", "ale_py", "flax", "equinox", "pygame"}
+LOADED_ON_DEMAND = {"matplotlib", "plotly", "imageio", "mujoco", "ale_py", "flax", "equinox", "pygame"}
 EXECUTES_WHAT_IT_LOADS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 HEAVY = {"jax", "jaxlib", "numpy", "gymnasium", "optax", "scipy", "matplotlib", "tensorboardX"}
 

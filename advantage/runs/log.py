@@ -123,14 +123,17 @@ class Logger:
             self.flush()
 
 
-def read_progress(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The columns of progress.csv, NaN where a cell is empty; no columns if there is no file yet."""
-    return _read(folder.progress_path, [])
+def read_progress(folder: RunFolder, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The columns of progress.csv, NaN where a cell is empty; no columns if there is no file yet.
+
+    Of those `wanted`, the ones that are there: cells of the others are not looked at.
+    """
+    return _read(folder.progress_path, [], wanted)
 
 
-def read_episodes(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The columns of episodes.csv, empty if there is no file yet."""
-    return _read(folder.episodes_path, EPISODES)
+def read_episodes(folder: RunFolder, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The columns of episodes.csv, or those `wanted`; empty if there is no file yet."""
+    return _read(folder.episodes_path, EPISODES, wanted)
 
 
 def read_evaluations(folder: RunFolder) -> dict[str, np.ndarray]:
@@ -217,20 +220,18 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, lines[:-1]  # what follows the last line end is nothing, or half a line
 
 
-def _parse(path: Path, columns: Sequence[str], lines: Sequence[str]) -> dict[str, np.ndarray]:
+def _parse(
+    path: Path, columns: Sequence[str], lines: Sequence[str], wanted: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
     """The columns as arrays: int64 for counts, float64 for the rest, NaN for an empty cell."""
-    rows = []
+    places = [place for place, name in enumerate(columns) if wanted is None or name in wanted]
     for number, line in enumerate(lines, 2):
-        try:
-            rows.append([float(cell or "nan") for cell in line.split(",")])
-        except ValueError as error:
-            raise CheckpointError(f"{path}: line {number}: {error}; {_REMEDY}.") from None
-        if len(rows[-1]) != len(columns):
-            found, expected = f"{len(rows[-1])} cells", f"{len(columns)} as in the header"
+        if line.count(",") != len(columns) - 1:
+            found, expected = f"{line.count(',') + 1} cells", f"{len(columns)} as in the header"
             raise CheckpointError.of(path, f"line {number}", found=found, expected=expected, remedy=_REMEDY)
-    table = np.array(rows, np.float64).reshape(len(rows), len(columns))
-    parsed: dict[str, np.ndarray] = dict(zip(columns, table.T, strict=True))
-    for name in _COUNTS.intersection(columns):
+    table = _numbers(path, lines, places)
+    parsed: dict[str, np.ndarray] = dict(zip((columns[place] for place in places), table.T, strict=True))
+    for name in _COUNTS.intersection(parsed):
         wrong = np.flatnonzero(~(np.isfinite(parsed[name]) & (parsed[name] == np.trunc(parsed[name]))))
         if wrong.size:
             field, found = f"line {wrong[0] + 2}, column {name}", parsed[name][wrong[0]]
@@ -239,5 +240,22 @@ def _parse(path: Path, columns: Sequence[str], lines: Sequence[str]) -> dict[str
     return parsed
 
 
-def _read(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    return _parse(path, *_lines(path, columns))
+def _numbers(path: Path, lines: Sequence[str], places: Sequence[int]) -> np.ndarray:
+    """The cells at `places` of every line: `[lines, places]`."""
+    if lines and places:
+        with contextlib.suppress(ValueError):  # an empty cell, or one that the loop below names
+            table = np.loadtxt(lines, delimiter=",", comments=None, usecols=places, ndmin=2)
+            if len(table) == len(lines):  # it skips lines that are blank
+                return table
+    rows = []
+    for number, line in enumerate(lines, 2):
+        cells = line.split(",")
+        try:
+            rows.append([float(cells[place] or "nan") for place in places])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: line {number}: {error}; {_REMEDY}.") from None
+    return np.array(rows, np.float64).reshape(len(lines), len(places))
+
+
+def _read(path: Path, columns: Sequence[str], wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    return _parse(path, *_lines(path, columns), wanted)
