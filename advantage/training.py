@@ -596,14 +596,22 @@ class _Loop:
         if wrong:
             place, late = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
             names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, late]))
-            size, late = n_steps * self.settings.num_envs, int(late) * self.driver.per_row
-            raise NonFiniteUpdate(
-                f"The update after step {self.step + (late + 1) * size:_} (iteration {self.iteration + late}, "
-                f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
-                f"checkpoint is {self.journals[place].folder.last}. {_remedy(self.algorithm)}"
-            )
+            self._refuse(place, min((int(late) + 1) * self.driver.per_row, count), n_steps, names)
+        for leaf in jax.tree.leaves(getattr(state, "params", ())):  # not every metric sees them
+            if not np.isfinite(leaf).all():
+                place = int(np.argwhere(~np.isfinite(leaf))[0][0]) if self.on_device else 0
+                self._refuse(place, count, n_steps, "parameters")
         self.state = state
         return metrics, episodes
+
+    def _refuse(self, place: int, iterations: int, n_steps: int, names: str) -> None:
+        """Say what came out of the last of so many iterations, and that it was not applied."""
+        last = self.iteration + iterations - 1
+        raise NonFiniteUpdate(
+            f"The update after step {self.step + iterations * n_steps * self.settings.num_envs:_} (iteration {last}, "
+            f"seed {self.seeds[place]}) gave a value that is not finite: {names}. It was not applied; the last "
+            f"checkpoint is {self.journals[place].folder.last}. {_remedy(self.algorithm)}"
+        )
 
     def _report(self, place, metrics, episodes: Episodes, before: int, size: int, count: int, times) -> bool:
         journal, stop = self.journals[place], False

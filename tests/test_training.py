@@ -649,6 +649,26 @@ def test_a_batch_that_does_not_divide_the_rollout(tmp_path):
 
 
 @PATHS
+def test_parameters_that_are_not_finite_are_never_saved(environment, tmp_path, monkeypatch):
+    """Even where no metric shows it."""
+    honest = adv.PPO.update
+
+    def broken(self, state, rollout, key):
+        learned, _ = honest(self, state, rollout, key)
+        late = learned.step > 3 * SIZE
+        params = jax.tree.map(lambda leaf: jax.numpy.where(late, np.nan, leaf), learned.params)
+        return learned._replace(params=params), {"loss": 0 * learned.step.astype(np.float32)}
+
+    monkeypatch.setattr(adv.PPO, "update", broken)
+    options = {"total_timesteps": 8 * SIZE, "checkpoint_every": SIZE, "eval_episodes": 0}
+    with pytest.raises(adv.NonFiniteUpdate, match=r"not finite: parameters. It was not applied; .*Lower"):
+        train(environment, tmp_path / "run", tiny(), **options)
+    good = adv.load(tmp_path / "run")
+    assert 0 < good.step <= 4 * SIZE
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.state))
+
+
+@PATHS
 def test_a_value_that_is_not_finite_stops_the_run(environment, tmp_path):
     listener = Listener()
     options = {"total_timesteps": 8 * SIZE, "checkpoint_every": SIZE, "eval_episodes": 2}
