@@ -18,7 +18,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 BENCH_OPTIONS ?=
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow test-lowest lint format bench docs clean
+.PHONY: help setup demo test test-slow test-lowest lint format bench ablation docs clean
 
 help:
 	@echo 'make setup        install the package and its development tools into $(VENV)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make lint         check style and types'
 	@echo 'make format       put the code into the style that lint checks'
 	@echo 'make bench        compare speed with other libraries, in an environment of its own'
+	@echo 'make ablation     the PPO paper'\''s table of surrogates again: nights, and goes on where it stopped'
 	@echo 'make docs         build the documentation into site/'
 	@echo 'make clean        remove environments, caches and site/; runs/ stays'
 
@@ -117,6 +118,9 @@ test-lowest: $(LOWEST)/.lowest
 
 bench: $(BENCH)/.bench
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_OPTIONS)
+
+ablation: $(VENV)/.dev
+	$(BIN)/python benchmarks/ablation.py $(BENCH_OPTIONS)
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

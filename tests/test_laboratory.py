@@ -97,14 +97,16 @@ def test_intervals_hold_what_they_should(bias):
     rng, truth = np.random.default_rng(0), np.array([2.0, -1.0, 0.5])
     root = rng.normal(size=(3, 3))
     size = np.linalg.norm(truth)
-    covered, spread = [], []
+    covered, spread, nothing = [], [], []
     for _ in range(300):
         samples = truth + bias * np.array([1, 0, 0]) + rng.normal(size=(400, 3)) @ root.T
         one = measured(samples, truth)
+        nothing.append(one.bias.figure == 0)
         covered.append(one.bias.low <= bias / size <= one.bias.high)
         spread.append(one.variance.low <= np.trace(root @ root.T) / size**2 <= one.variance.high)
     assert np.mean(covered) >= 0.91  # where there is no bias, more
     assert bias == 0 or np.mean(covered) <= 0.995
+    assert bias > 0 or 0.3 < np.mean(nothing) < 0.8  # as often below as above
     assert 0.91 <= np.mean(spread) <= 0.99, np.mean(spread)
 
 
@@ -236,6 +238,16 @@ def test_corrected_targets_contract_and_the_uncorrected_one_does_not():
     assert away["Q(lambda), uncorrected"].bias.low > away["Retrace"].bias.high
 
 
+def test_what_noise_adds_to_a_bias_is_taken_off():
+    """Ten small samples of an unbiased target: in some of them none is seen."""
+    one = problem(horizon=6)
+    off = np.random.default_rng(0).normal(size=(6, 3)) * one.action_value[0].std()
+    found = [
+        measure_traces(one, one.policy, 300, off, seed=seed)["importance sampling"] for seed in range(10)
+    ]
+    assert sum(result.bias.figure == 0 for result in found) >= 2
+
+
 def test_a_behaviour_without_all_actions_is_refused():
     with pytest.raises(ValueError, match=r"distance=1.0 is not allowed; use 0 .* and less than 1"):
         behaviour(problem(), 1.0)
@@ -251,6 +263,14 @@ def test_the_quadratic_worlds_performance_is_the_mean_of_its_episodes():
     returns = reward @ world.gamma ** np.arange(world.horizon)
     exact = float(world.performance(jnp.asarray(world.theta)))
     assert abs(returns.mean() - exact) < 4 * returns.std() / np.sqrt(20_000)
+
+
+def test_the_quadratic_worlds_values_are_those_of_its_performance():
+    """`E V_0(s_0) = J` with `s_0 ~ N(0, I)`: the values of the unit vectors, less that of the origin."""
+    world = dataclasses.replace(example(), horizon=6)
+    starts = np.concatenate([np.eye(2), np.zeros((1, 2))])
+    first = [float(world._value(world.theta, jnp.tile(s, (6, 1)))[0]) for s in starts]
+    assert first[0] + first[1] - first[2] == pytest.approx(float(world.performance(world.theta)), rel=1e-4)
 
 
 def test_the_path_beats_the_score_function():

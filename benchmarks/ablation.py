@@ -1,0 +1,105 @@
+"""The PPO paper's table 1 again: eleven surrogates on seven MuJoCo tasks, a million steps each.
+
+python benchmarks/ablation.py [--seeds 3] [--processes 2] [--table]
+
+Every run is a row of benchmarks/learning.csv, and none is repeated, so it goes on where it was stopped; `--table`
+trains nothing and prints what is there. As in the paper a run's score is the mean of its last 100 episodes, scaled so
+that an untrained policy has 0 and the best setting's mean has 1 on each task, and then averaged over tasks and seeds.
+
+Source: Schulman et al. 2017, "Proximal policy optimization algorithms", section 6.1 and table 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from learning import ABLATION, MUJOCO, results, run
+
+PAPER = {
+    "no clip": -0.39,
+    "clip 0.1": 0.76,
+    "clip 0.2": 0.82,
+    "clip 0.3": 0.70,
+    "adaptive KL 0.003": 0.68,
+    "adaptive KL 0.01": 0.74,
+    "adaptive KL 0.03": 0.71,
+    "fixed KL 0.3": 0.62,
+    "fixed KL 1": 0.71,
+    "fixed KL 3": 0.72,
+    "fixed KL 10": 0.69,
+}
+
+
+def untrained(environment: str) -> float:
+    """The mean return of 100 episodes of policies that have learned nothing, ten draws of weights."""
+    import jax
+
+    import advantage as adv
+    from advantage.evaluation import Agent
+
+    def agent(seed: int) -> Agent:
+        made, algorithm = adv.make(environment), adv.PPO()
+        spec = adv.types.Spec(made.observation_space, made.action_space, 1, 1)
+        return Agent(algorithm, algorithm.init(jax.random.key(seed), spec), spec, environment, 0)
+
+    each = [adv.evaluate(agent(n), episodes=10, seed=n, deterministic=False).mean for n in range(10)]
+    return float(np.mean(each))
+
+
+def scores() -> dict[str, dict[str, list[float]]]:
+    """`setting -> task -> the last 100 episodes' mean of each seed`."""
+    rows, found = results(), {name: {task: [] for task in MUJOCO} for name in PAPER}
+    for name in PAPER:
+        for task in MUJOCO:
+            job = task if name == "clip 0.2" else f"{name}, {task}"
+            found[name][task] = [float(row["last_100"]) for row in rows if row["job"] == job]
+    return found
+
+
+def table() -> None:
+    found = scores()
+    zero = {task: untrained(task) for task in MUJOCO}
+    best = {
+        task: max((np.mean(found[name][task]) for name in PAPER if found[name][task]), default=np.nan)
+        for task in MUJOCO
+    }
+    print(
+        "| setting | paper | ours | seeds | " + " | ".join(task.removesuffix("-v5") for task in MUJOCO) + " |"
+    )
+    print("|---|---:|---:|---:|" + "---:|" * len(MUJOCO))
+    for name, paper in PAPER.items():
+        parts = {
+            task: (np.array(values) - zero[task]) / (best[task] - zero[task])
+            for task, values in found[name].items()
+            if values
+        }
+        whole = np.mean([part.mean() for part in parts.values()]) if len(parts) == len(MUJOCO) else np.nan
+        cells = [f"{parts[task].mean():.2f}" if task in parts else "–" for task in MUJOCO]
+        seeds = min(len(values) for values in found[name].values())
+        print(
+            f"| {name} | {paper:.2f} | {'–' if np.isnan(whole) else f'{whole:.2f}'} | {seeds} | {' | '.join(cells)} |"
+        )
+    print("\nuntrained: " + ", ".join(f"{task} {value:.4g}" for task, value in zero.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        done = {(row["job"], int(row["seed"])) for row in results()}
+        plain = [(task, seed) for seed in range(arguments.seeds) for task in MUJOCO]
+        wanted = [(name, seed) for seed in range(arguments.seeds) for name in ABLATION]
+        with ThreadPoolExecutor(arguments.processes) as pool:
+            list(pool.map(lambda job: run(*job), [job for job in plain + wanted if job not in done]))
+    table()
+
+
+if __name__ == "__main__":
+    main()
