@@ -116,6 +116,8 @@ def test_the_critics_loss_is_that_of_the_definition(terminated):
     """The expectation over a' is a sum; a step that the clock ended bootstraps."""
     algorithm = dataclasses.replace(ALONE, critic_learning_rate=0.0)
     state, rng = begin(algorithm, DISCRETE), np.random.default_rng(0)
+    head = state.params["actor"]["head"]
+    head["weight"] = 300 * head["weight"]  # a policy that is not the same everywhere
     obs, next_obs = rng.normal(size=(2, 3)).astype(np.float32)
     rollout = alone(obs, np.int32(2), np.float32(1.7), next_obs, terminated)
     _, metrics = update(algorithm, state, rollout, jax.random.key(0))
