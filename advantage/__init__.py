@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from advantage.evaluation import Evaluation as Evaluation
     from advantage.evaluation import evaluate as evaluate
     from advantage.evaluation import load as load
+    from advantage.experiment import run_experiment as run_experiment
     from advantage.policies.adapters import from_equinox as from_equinox
     from advantage.policies.adapters import from_flax as from_flax
     from advantage.policies.networks import CNN as CNN
@@ -161,6 +162,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
     "load": "evaluation",
+    "run_experiment": "experiment",
     "from_equinox": "policies.adapters",
     "from_flax": "policies.adapters",
     "CNN": "policies.networks",

@@ -24,6 +24,7 @@ usage: advantage COMMAND ...
   eval RUN                       play episodes, report    advantage eval runs/... --episodes 100
   enjoy RUN                      watch it play            advantage enjoy runs/... --video out.mp4
   compare RUN...                 runs beside each other   advantage compare runs/ppo runs/a2c
+  experiment FILE                train a declared grid    advantage experiment grid.toml
   lab SECTION                    estimators, measured     advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
   list                           algorithms and environments found
@@ -440,6 +441,28 @@ def _show(result: Any) -> None:
         console.print(shown)
 
 
+def experiment(arguments: Sequence[str]) -> int:
+    """Train a declared grid over the cores."""
+    from advantage.experiment import run_experiment
+
+    flags = dataclasses.make_dataclass("Experiment", [("processes", int | None, None)])
+    flags.__doc__ = """Train every run that a TOML file declares and that has not finished; go on where it stopped.
+
+    Args:
+        processes: How many runs at once; by default as many as there are cores.
+    """
+    (file,), parsed = _parse("experiment", ["FILE"], flags, arguments)
+    outcome = run_experiment(file, processes=parsed.processes, say=lambda text: print(text, flush=True))
+    print(f"\n{len(outcome.finished)} runs have finished, {len(outcome.failed)} failed.")
+    for path, error in outcome.failed.items():
+        print(f"  {path}: {error}")
+    if outcome.failed:
+        print("The same command tries the failed ones again.")
+    for command in outcome.commands:
+        print(f"Next: {command}")
+    return 1 if outcome.failed else 0
+
+
 def check(arguments: Sequence[str]) -> int:
     """Find what is wrong with an environment."""
     from advantage.environments.check import check_environment, describe
@@ -645,6 +668,7 @@ COMMANDS = {
     "eval": evaluate,
     "enjoy": enjoy,
     "compare": compare,
+    "experiment": experiment,
     "check": check,
     "lab": lab,
     "list": list_everything,

@@ -29,6 +29,7 @@ ROOMS = [
     "evaluation",
     "report",
     "training",
+    "experiment",
     "cluster",
     "cli",
     "__main__",

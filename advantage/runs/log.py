@@ -8,6 +8,7 @@ writing. TensorBoard's files, which cost a disk's attention at each flush, are f
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -225,9 +226,12 @@ def _parse(
 ) -> dict[str, np.ndarray]:
     """The columns as arrays: int64 for counts, float64 for the rest, NaN for an empty cell."""
     places = [place for place, name in enumerate(columns) if wanted is None or name in wanted]
-    for number, line in enumerate(lines, 2):
-        if line.count(",") != len(columns) - 1:
-            found, expected = f"{line.count(',') + 1} cells", f"{len(columns)} as in the header"
+    cells = [commas + 1 for commas in map(str.count, lines, itertools.repeat(","))]
+    if set(cells) - {len(columns)}:
+        for number, count in enumerate(cells, 2):
+            if count == len(columns):
+                continue
+            found, expected = f"{count} cells", f"{len(columns)} as in the header"
             raise CheckpointError.of(path, f"line {number}", found=found, expected=expected, remedy=_REMEDY)
     table = _numbers(path, lines, places)
     parsed: dict[str, np.ndarray] = dict(zip((columns[place] for place in places), table.T, strict=True))

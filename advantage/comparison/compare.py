@@ -1,0 +1,386 @@
+"""The comparison of runs: curves, final scores, who is better how often, and how soon, with intervals over seeds."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advantage.comparison.runs import Group, LeftOut, find_runs, group_runs, read_runs
+from advantage.comparison.statistics import (
+    FEWEST_SEEDS,
+    LEVEL,
+    Interval,
+    improvement_interval,
+    interquartile_mean,
+    interquartile_mean_interval,
+    probability_of_improvement,
+)
+from advantage.runs.folder import write_atomically
+from advantage.runs.plot import WINDOW
+
+POINTS = 200  # of a curve
+CURVE_RESAMPLES = 2_000
+
+
+class Curve(NamedTuple):
+    """A learning curve: steps `[T]`, interquartile mean `[T]`, its interval, and each seed `[seeds, T]`."""
+
+    label: str
+    step: np.ndarray
+    mean: np.ndarray
+    interval: Interval | None
+    seeds: np.ndarray
+
+
+class Score(NamedTuple):
+    """Final scores of a group: their interquartile mean, its interval, their range, and what the training took."""
+
+    label: str
+    seeds: int
+    mean: float
+    interval: Interval | None
+    lowest: float
+    highest: float
+    steps: int
+    seconds: float
+
+
+class Improvement(NamedTuple):
+    """How likely a run of `better` ends above a run of `worse`, and its interval."""
+
+    better: str
+    worse: str
+    probability: float
+    interval: Interval | None
+
+
+class Reached(NamedTuple):
+    """How many seeds of a group reached the threshold; medians over all seeds, infinite where most did not."""
+
+    label: str
+    seeds: int
+    reached: int
+    steps: float
+    seconds: float
+
+
+class Table(NamedTuple):
+    """What a terminal and a page show."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        columns = zip(*self.rows, strict=True)
+        return [any(cell.lstrip("[-")[:1].isdigit() for cell in column) for column in columns]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs of one environment beside each other.
+
+    Attributes:
+        environment: which.
+        curves: one for each group of runs, the best first, as in `scores`.
+        scores: final scores.
+        score_of: of what the final scores are.
+        improvements: of each pair of groups, the higher score first.
+        threshold: the return whose time and steps are told, if one was given.
+        reached: when each group reached it.
+        left_out: runs that could not be used, and why.
+        notes: what a reader must know before believing the numbers.
+        command: that makes this comparison again.
+    """
+
+    environment: str
+    curves: list[Curve]
+    scores: list[Score]
+    score_of: str
+    improvements: list[Improvement]
+    threshold: float | None
+    reached: list[Reached]
+    left_out: list[LeftOut]
+    notes: list[str]
+    command: str
+
+    def tables(self) -> list[Table]:
+        """The numbers as text."""
+        level = f"{LEVEL:.0%} interval"
+        head = ("runs", "seeds", "interquartile mean", level, "lowest to highest", "steps", "seconds")
+        rows = [
+            (row.label, f"{row.seeds}", number(row.mean), _interval(row.interval),
+             f"{number(row.lowest)} to {number(row.highest)}", f"{row.steps:,}", _seconds(row.seconds))
+            for row in self.scores
+        ]  # fmt: skip
+        tables = [Table(f"Final scores: {self.score_of}", head, rows)]
+        if self.improvements:
+            rows = [
+                (row.better, row.worse, f"{row.probability:.2f}", _interval(row.interval, "{:.2f}".format))
+                for row in self.improvements
+            ]
+            title = "Probability that a run of one ends above a run of the other"
+            tables.append(Table(title, ("one", "the other", "probability", level), rows))
+        if self.reached:
+            rows = [
+                (row.label, f"{row.reached} of {row.seeds}", _steps(row.steps), _seconds(row.seconds))
+                for row in self.reached
+            ]
+            title = (
+                f"Time to a mean of {self.threshold:g} over {WINDOW} training episodes, medians of all seeds"
+            )
+            tables.append(Table(title, ("runs", "seeds that reached it", "steps", "seconds"), rows))
+        if self.left_out:
+            rows = [(str(path), reason) for path, reason in self.left_out]
+            tables.append(Table("Left out", ("run", "why, and what to do"), rows))
+        return tables
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the curves, as JSON has it: what is not finite is null."""
+        kept = (
+            "environment",
+            "score_of",
+            "scores",
+            "improvements",
+            "threshold",
+            "reached",
+            "left_out",
+            "notes",
+            "command",
+        )
+        return {name: _plain(getattr(self, name)) for name in kept}
+
+    def to_csv(self) -> str:
+        """The curves: a row for each group and step, empty cells where there is nothing yet, or no interval."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["runs", "seeds", "step", "interquartile_mean", "low", "high"])
+        for curve in self.curves:
+            ends = curve.interval or (np.nan, np.nan)
+            low, high = (np.broadcast_to(end, curve.mean.shape) for end in ends)
+            for step, *values in zip(curve.step, curve.mean, low, high, strict=True):
+                cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
+                writer.writerow([curve.label, len(curve.seeds), step, *cells])
+        return text.getvalue()
+
+    def write(self, folder: str | Path | None = None) -> tuple[list[Path], list[str]]:
+        """Write comparison.csv, and comparison.png and comparison.html where their libraries are installed.
+
+        Args:
+            folder: made if absent; by default `comparison` below the current folder, or `comparison-2`, and so on.
+
+        Returns:
+            The files that were written, and what to install for those that were not.
+
+        Raises:
+            FileExistsError: the folder exists and is not empty.
+        """
+        from advantage.comparison.page import page
+        from advantage.comparison.picture import draw
+
+        folder = _free_folder() if folder is None else Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(
+                f"{folder} exists already and is not an empty folder; choose another one: --out."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        files, missing = [folder / "comparison.csv"], []
+        write_atomically(files[0], self.to_csv())
+        try:
+            files.append(draw(self, folder / "comparison.png"))
+        except ImportError:
+            missing.append('The picture needs matplotlib: pip install "advantage[plot]"')
+        try:
+            text = page(self)
+        except ImportError:
+            missing.append('The page needs plotly: pip install "advantage[page]"')
+        else:
+            files.append(folder / "comparison.html")
+            write_atomically(files[-1], text)
+        return files, missing
+
+
+def compare(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    threshold: float | None = None,
+    environment: str | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compare runs of one environment: seeds are put together, what they say is told with its uncertainty.
+
+    Runs belong together that differ in their seed alone. Curves are the interquartile mean over seeds of the mean
+    return of the last 100 training episodes; a final score is the mean return of a run's last evaluation, or, unless
+    every run has one after its last step, of its last 100 training episodes. Intervals are percentiles of a bootstrap
+    over seeds, and are given for three seeds or more.
+
+    Args:
+        runs: run folders, folders of run folders, or patterns (`runs/*__ppo__*`).
+        threshold: a return; tells when each group reached it.
+        environment: takes only the runs of this one.
+        seed: of the bootstrap.
+
+    Returns:
+        A `Comparison`; `comparison.write(folder)` makes the picture, the page and the table of it.
+
+    Raises:
+        ValueError: no run could be used, or they are of different environments; the message says what to do.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold={threshold} is not allowed; use a finite return.")
+    found, lost = find_runs(given)
+    records, unusable = read_runs(found, environment)
+    left_out = lost + unusable
+    if not records:
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in left_out)
+        wanted = f" of {environment}" if environment is not None else ""
+        raise ValueError(
+            f"None of the {len(found)} folders found holds a run{wanted} that can be compared; give run folders, "
+            f"or a folder of them.{reasons}"
+        )
+    names = sorted({record.environment for record in records})
+    if len(names) > 1:
+        counts = ", ".join(f"{name} ({sum(r.environment == name for r in records)} runs)" for name in names)
+        raise ValueError(
+            f"These runs are of different environments, whose returns cannot be compared: {counts}. Compare one at "
+            f"a time: --environment {names[0]} (environment=)."
+        )
+    evaluated = all(record.evaluation is not None for record in records)
+    score_of = (
+        "mean return of the evaluation after the last step"
+        if evaluated
+        else f"mean return of the last {WINDOW} training episodes"
+    )
+    groups = group_runs(records)
+    final = {
+        group.label: np.array([r.evaluation if evaluated else r.recent[-1] for r in group.records])
+        for group in groups
+    }
+    groups.sort(key=lambda group: -interquartile_mean(final[group.label]))
+    longest = max(record.total_timesteps for record in records)
+    grid = np.unique(np.linspace(0, longest, POINTS + 1).round().astype(np.int64))[1:]
+    pairs = itertools.combinations((group.label for group in groups), 2)
+    improvements = [_improvement(a, b, final[a], final[b], seed) for a, b in pairs]
+    return Comparison(
+        environment=names[0],
+        curves=[_curve(group, grid, seed) for group in groups],
+        scores=[_score(group, final[group.label], seed) for group in groups],
+        score_of=score_of,
+        improvements=improvements,
+        threshold=threshold,
+        reached=[] if threshold is None else [_reached(group, threshold) for group in groups],
+        left_out=left_out,
+        notes=_notes(groups, evaluated, improvements),
+        command=_command(given, threshold, environment),
+    )
+
+
+def _curve(group: Group, grid: np.ndarray, seed: int) -> Curve:
+    seeds = np.array([record.curve(grid) for record in group.records])
+    known = ~np.isnan(seeds).any(axis=0)
+    interval = None
+    if len(seeds) >= FEWEST_SEEDS:
+        low, high = np.full((2, len(grid)), np.nan)
+        low[known], high[known] = interquartile_mean_interval(
+            [seeds.T[known]], seed=seed, resamples=CURVE_RESAMPLES
+        )
+        interval = Interval(low, high)
+    return Curve(group.label, grid, interquartile_mean(seeds.T), interval, seeds)
+
+
+def _score(group: Group, final: np.ndarray, seed: int) -> Score:
+    interval = None
+    if len(final) >= FEWEST_SEEDS:
+        interval = Interval(*map(float, interquartile_mean_interval([final], seed=seed)))
+    total = group.records[0].total_timesteps
+    seconds = float(np.median([record.seconds(total) for record in group.records]))
+    mean, low, high = float(interquartile_mean(final)), float(final.min()), float(final.max())
+    return Score(group.label, len(final), mean, interval, low, high, total, seconds)
+
+
+def _improvement(better: str, worse: str, x: np.ndarray, y: np.ndarray, seed: int) -> Improvement:
+    interval = improvement_interval([x], [y], seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
+    return Improvement(better, worse, probability_of_improvement([x], [y]), interval)
+
+
+def _reached(group: Group, threshold: float) -> Reached:
+    steps, seconds = zip(*(record.reaches(threshold) for record in group.records), strict=True)
+    reached = int(np.isfinite(steps).sum())
+    return Reached(group.label, len(steps), reached, float(np.median(steps)), float(np.median(seconds)))
+
+
+def _notes(groups: Sequence[Group], evaluated: bool, improvements: Sequence[Improvement]) -> list[str]:
+    notes = []
+    few = [group.label for group in groups if len(group.records) < FEWEST_SEEDS]
+    if few:
+        notes.append(
+            f"Too few seeds: an interval is not meaningful below {FEWEST_SEEDS} seeds, and none is given for "
+            f"{', '.join(few)}. Train more: --num-seeds {FEWEST_SEEDS}, better 5 to 10."
+        )
+    if len({len(group.records) for group in groups}) > 1:
+        notes.append("The groups have different numbers of seeds; those with fewer are known less well.")
+    if any(row.probability == 1 and row.interval is not None for row in improvements):
+        notes.append(
+            "A probability of 1.00 with the interval [1.00, 1.00] says that every pair of these seeds was won, and no "
+            "more: resampling cannot show a loss that did not happen."
+        )
+    if len({group.records[0].total_timesteps for group in groups}) > 1:
+        notes.append("The budgets differ: final scores are after different numbers of steps.")
+    if not evaluated and any(record.evaluation is not None for group in groups for record in group.records):
+        notes.append(
+            "Not every run was evaluated after its last step, so all are scored by their training episodes."
+        )
+    return notes
+
+
+def _command(given: Sequence[str | Path], threshold: float | None, environment: str | None) -> str:
+    words = ["advantage", "compare", *map(str, given)]
+    words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
+    words += [] if environment is None else ["--environment", environment]
+    return shlex.join(words)
+
+
+def _free_folder() -> Path:
+    names = itertools.chain(["comparison"], (f"comparison-{attempt}" for attempt in itertools.count(2)))
+    return next(folder for folder in map(Path, names) if not folder.exists())
+
+
+def number(x: float) -> str:
+    """Four digits, more in front of the point where there are more: `497.3`, `12,345`, `0.0123`."""
+    if np.isnan(x):
+        return "unknown"
+    places = 3 - int(np.floor(np.log10(abs(x)))) if x else 0
+    return f"{x:,.{min(max(places, 0), 4)}f}"
+
+
+def _steps(x: float) -> str:
+    return "not reached" if np.isinf(x) else f"{x:,.0f}"
+
+
+def _seconds(x: float) -> str:
+    return "unknown" if np.isnan(x) else "not reached" if np.isinf(x) else f"{x:,.1f}"
+
+
+def _interval(interval: Interval | None, text: Any = number) -> str:
+    return "not meaningful" if interval is None else f"[{text(interval.low)}, {text(interval.high)}]"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,190 @@
+"""The comparison as one page that needs no network, `comparison.html`: curves to point at, and the tables."""
+
+from __future__ import annotations
+
+import html
+import json
+import textwrap
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advantage.comparison.picture import GREY, INK, RULE, Y_LABEL, explanation, style
+
+if TYPE_CHECKING:
+    from advantage.comparison.compare import Comparison, Table
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+  body { margin: 0 auto; max-width: 1080px; padding: 1rem; color: $ink; background: white;
+         font: 16px/1.5 system-ui, sans-serif; }
+  h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
+  h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+  p { margin: .25rem 0; color: $grey; }
+  .note { color: $ink; border-left: 4px solid #d55e00; padding-left: .75rem; margin: .75rem 0; }
+  #curves { height: 560px; margin-top: 1rem; }
+  .wide { overflow-x: auto; }
+  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { text-align: left; vertical-align: top; padding: .35rem 1.25rem .35rem 0; border-bottom: 1px solid $rule; }
+  th { font-weight: 600; color: $grey; }
+  td { overflow-wrap: anywhere; min-width: 4.5rem; }
+  .number { text-align: right; white-space: nowrap; }
+  pre { background: #f6f8fa; padding: .75rem; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
+  @media (max-width: 640px) {
+    #curves { height: ${phone}px; }
+    .wide { overflow-x: visible; }
+    table, tbody, tr, td { display: block; }
+    thead { display: none; }
+    tr { border-bottom: 1px solid $rule; padding: .5rem 0; }
+    td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; }
+    td::before { content: attr(data-label); color: $grey; flex: none; max-width: 45%; text-align: left; }
+    td:first-child { font-weight: 600; }
+    .number { white-space: normal; }
+  }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$explanation Point at a curve for its numbers; a click on a name hides it.</p>
+$notes
+<div id="curves"></div>
+$tables
+<h2>Made by</h2>
+<pre>$command</pre>
+<script>$plotly</script>
+<script>Plotly.newPlot("curves", $data, $layout, {responsive: true, displayModeBar: false});</script>
+</body>
+</html>
+""")
+
+
+def page(comparison: Comparison) -> str:
+    """The text of the page.
+
+    Raises:
+        ImportError: plotly is not installed (`pip install "advantage[page]"`).
+    """
+    from plotly.offline import get_plotlyjs
+
+    notes = "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in comparison.notes)
+    traces = _traces(comparison)
+    names = "<br>".join(trace["name"] for trace in traces if "name" in trace)
+    return _PAGE.substitute(
+        title=html.escape(f"Comparison on {comparison.environment}"),
+        explanation=html.escape(explanation(comparison)),
+        notes=notes,
+        tables="\n".join(map(_table, comparison.tables())),
+        command=html.escape(comparison.command),
+        plotly=get_plotlyjs(),
+        data=json.dumps(traces),
+        phone=400 + 22 * (names.count("<br>") + 1),  # a line of the legend has 22
+        layout=json.dumps(_layout(comparison)),
+        ink=INK,
+        grey=GREY,
+        rule=RULE,
+    )
+
+
+def _traces(comparison: Comparison) -> list[dict[str, Any]]:
+    """A band, or each seed where there is none, and above all of them a line for each curve."""
+    below, lines = [], []
+    for place, curve in enumerate(comparison.curves):
+        colour, dash = style(place)
+        group = {"mode": "lines", "legendgroup": str(place)}
+        quiet = group | {"hoverinfo": "skip", "showlegend": False}
+        steps, shown, spans = curve.step.tolist(), "%{y:,.5~g}", None
+        if curve.interval is None:
+            thin = quiet | {"line": {"color": colour, "width": 1}, "opacity": 0.6, "x": steps}
+            below += [thin | {"y": _numbers(seed)} for seed in curve.seeds]
+        else:
+            low, high = map(np.asarray, curve.interval)
+            known = ~np.isnan(low)
+            there, edge = curve.step[known].tolist(), [*_numbers(high[known]), *_numbers(low[known])[::-1]]
+            filled = {"fill": "toself", "fillcolor": _faint(colour), "line": {"width": 0}}
+            below.append(quiet | filled | {"x": there + there[::-1], "y": edge})
+            shown += " [%{customdata[0]:,.5~g}, %{customdata[1]:,.5~g}]"
+            spans = list(zip(_numbers(low), _numbers(high), strict=True))
+        line = {"color": colour, "width": 2.5, "dash": dash}
+        facts = {
+            "name": _wrapped(f"{curve.label}, {len(curve.seeds)} seed{'s' * (len(curve.seeds) > 1)}", 36),
+            "hovertemplate": f"{shown}<extra>{_wrapped(curve.label, 24)}</extra>",
+        }
+        lines.append(
+            group | facts | {"x": steps, "y": _numbers(curve.mean), "line": line, "customdata": spans}
+        )
+    return below + lines
+
+
+def _layout(comparison: Comparison) -> dict[str, Any]:
+    axis = {
+        "gridcolor": "#eaeef2",
+        "linecolor": RULE,
+        "zeroline": False,
+        "automargin": True,
+        "fixedrange": False,
+    }
+    threshold = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": comparison.threshold,
+        "y1": comparison.threshold,
+    }
+    return {
+        "margin": {"l": 50, "r": 10, "t": 10, "b": 50},
+        "font": {"family": "system-ui, sans-serif", "color": INK, "size": 13},
+        "plot_bgcolor": "white",
+        "paper_bgcolor": "white",
+        "hovermode": "x unified",
+        "hoverlabel": {"font": {"size": 11}},
+        "dragmode": False,
+        "legend": {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
+        "xaxis": axis
+        | {"title": {"text": "environment steps", "standoff": 8}, "rangemode": "tozero", "hoverformat": ",d"},
+        "yaxis": axis | {"title": {"text": Y_LABEL}},
+        "shapes": [threshold | {"line": {"color": GREY, "width": 1, "dash": "dash"}}]
+        if comparison.threshold is not None
+        else [],
+    }
+
+
+def _table(table: Table) -> str:
+    kinds = [' class="number"' if number else "" for number in table.numeric]
+    head = "".join(
+        f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(table.header, kinds, strict=True)
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td{kind} data-label="{html.escape(name)}"><span>{html.escape(cell)}</span></td>'
+            for cell, name, kind in zip(row, table.header, kinds, strict=True)
+        )
+        + "</tr>\n"
+        for row in table.rows
+    )
+    return (
+        f'<h2>{html.escape(table.title)}</h2>\n<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody></table></div>"
+    )
+
+
+def _wrapped(text: str, width: int) -> str:
+    """In lines for which a phone has room."""
+    return "<br>".join(map(html.escape, textwrap.wrap(text, width)))
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"

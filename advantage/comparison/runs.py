@@ -1,0 +1,259 @@
+"""Runs as `advantage train` left them: found, read, checked, and put together by what they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.folder import RunFolder, read_config
+from advantage.runs.log import read_episodes, read_evaluations, read_progress
+from advantage.runs.plot import WINDOW, running_mean
+
+CONFIG_FIELDS = {"algorithm": str, "environment": str, "hyperparameters": dict, "seed": int, "training": dict}
+LEARNING_OPTIONS = ("num_envs", "total_timesteps")  # the options of a training that change what it learns
+RESTORE = "restore the file as the run wrote it, or train this seed anew"
+
+
+class LeftOut(NamedTuple):
+    """A run that is not compared, and what to do about it."""
+
+    path: Path
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What one seed's run has left.
+
+    Attributes:
+        path: its folder.
+        algorithm, environment, seed: from its config.json.
+        options: hyperparameters, and the options of `LEARNING_OPTIONS`.
+        step, returns: `[N]`, when each training episode ended and its return, in order of time.
+        evaluation: mean return of the evaluation after the last step, if there was one.
+        clock_step, clock: `[M]`, steps and the seconds of training that had passed by then, pauses left out.
+    """
+
+    path: Path
+    algorithm: str
+    environment: str
+    seed: int
+    options: dict[str, Any]
+    step: np.ndarray
+    returns: np.ndarray
+    evaluation: float | None
+    clock_step: np.ndarray
+    clock: np.ndarray
+
+    @property
+    def total_timesteps(self) -> int:
+        """The budget, all of it spent."""
+        return self.options["total_timesteps"]
+
+    @functools.cached_property
+    def recent(self) -> np.ndarray:
+        """The mean return of the last 100 training episodes, of fewer at the start: `[N]`."""
+        return running_mean(self.returns, WINDOW)
+
+    def curve(self, steps: np.ndarray) -> np.ndarray:
+        """`recent` at each of `steps`; NaN before the first episode's end and after the budget's."""
+        last = np.searchsorted(self.step, steps, side="right") - 1
+        return np.where((last >= 0) & (steps <= self.total_timesteps), self.recent[last], np.nan)
+
+    def reaches(self, threshold: float) -> tuple[float, float]:
+        """Steps and seconds after which the mean of 100 episodes, no fewer, first is `threshold`; else infinity."""
+        there = np.flatnonzero(self.recent[WINDOW - 1 :] >= threshold)
+        if not there.size:
+            return np.inf, np.inf
+        steps = float(self.step[WINDOW - 1 + there[0]])
+        return steps, self.seconds(steps)
+
+    def seconds(self, steps: float) -> float:
+        """Of training until `steps`, as the next row of progress.csv has it; NaN if none has."""
+        at = np.searchsorted(self.clock_step, steps)
+        return float(self.clock[at]) if at < len(self.clock) else np.nan
+
+
+def find_runs(paths: Iterable[str | Path]) -> tuple[list[Path], list[LeftOut]]:
+    """The run folders that `paths` name, each once, and what leads nowhere.
+
+    Args:
+        paths: run folders, folders of run folders at any depth, or patterns such as `runs/*__ppo__*`.
+    """
+    found: dict[Path, Path] = {}
+    lost = []
+    for given in paths:
+        matches = sorted(glob.glob(str(given))) if glob.has_magic(str(given)) else [str(given)]
+        if not matches:
+            lost.append(LeftOut(Path(given), "no file matches this pattern; look at what `ls` finds"))
+        for match in map(Path, matches):
+            if match.is_dir():
+                found |= {
+                    folder.resolve(): folder for folder in _below(match) if folder.resolve() not in found
+                }
+            elif match == Path(given):
+                state = (
+                    "is a file; give the run folder"
+                    if match.exists()
+                    else "does not exist; see `ls` for its name"
+                )
+                lost.append(LeftOut(match, state))
+    return list(found.values()), lost
+
+
+def _below(folder: Path) -> list[Path]:
+    parts = ("config.json", "progress.csv", "episodes.csv", "checkpoints")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if any((folder / part).exists() for part in parts) or not inside:
+        return [folder]
+    return [run for path in inside for run in _below(path)]
+
+
+def read_runs(paths: Iterable[Path], environment: str | None = None) -> tuple[list[Record], list[LeftOut]]:
+    """Read run folders; those that cannot be used are listed with the reason, the others are compared.
+
+    Args:
+        paths: the folders.
+        environment: read only the runs of this one; the others are passed over.
+    """
+    records, left_out = [], []
+    seen: dict[str, Path] = {}
+    for path in paths:
+        try:
+            record = _read(RunFolder(path), environment)
+        except (CheckpointError, OSError) as error:
+            left_out.append(LeftOut(path, str(error).removeprefix(f"{path}/").removesuffix(".")))
+            continue
+        if record is None:
+            continue
+        identity = json.dumps([record.environment, record.seed, _identity(record)])
+        if identity in seen:
+            twin = f"same settings and seed as {seen[identity]}, so it is that run again and no further seed"
+            left_out.append(LeftOut(path, f"{twin}; train other seeds (--seed)"))
+            continue
+        seen[identity] = path
+        records.append(record)
+    return records, left_out
+
+
+def _read(folder: RunFolder, environment: str | None) -> Record | None:
+    if not folder.config_path.is_file():
+        empty = not any(folder.path.iterdir())
+        fault = "the folder is empty" if empty else "it has no config.json"
+        raise CheckpointError(f"{fault}; give the folder of a run, or train this seed anew")
+    config = read_config(folder, CONFIG_FIELDS)
+    for field, kind in CONFIG_FIELDS.items():
+        if type(config[field]) is not kind:
+            found = repr(config[field])[:80]
+            raise CheckpointError.of(
+                folder.config_path, field, found=found, expected=f"of type {kind.__name__}", remedy=RESTORE
+            )
+    if environment is not None and config["environment"] != environment:
+        return None
+    for option in LEARNING_OPTIONS:
+        found = config["training"].get(option)
+        if type(found) is not int or found < 1:
+            raise CheckpointError.of(
+                folder.config_path,
+                f"training/{option}",
+                found=repr(found),
+                expected="1 or more",
+                remedy=RESTORE,
+            )
+    options = config["hyperparameters"] | {name: config["training"][name] for name in LEARNING_OPTIONS}
+    progress = read_progress(folder, ("step", "time/elapsed"))
+    episodes, evaluations = read_episodes(folder, ("r", "step")), read_evaluations(folder)
+    _refuse_infinite(folder.episodes_path, "r", episodes)
+    _refuse_infinite(folder.evaluations_path, "return", evaluations)
+    if not episodes["step"].size:
+        raise CheckpointError("no training episode has ended; train longer, or compare by `advantage eval`")
+    total = options["total_timesteps"]
+    ends = [
+        int(table["step"].max())
+        for table in (progress, episodes, evaluations)
+        if table.get("step", np.zeros(0)).size
+    ]
+    if max(ends) < total:
+        raise CheckpointError(
+            f"stopped after {max(ends):,} of its {total:,} steps; go on with it: advantage resume {folder.path}"
+        )
+    order = np.argsort(episodes["step"], kind="stable")
+    last = evaluations["return"][evaluations["step"] == total]
+    elapsed = progress.get("time/elapsed", np.zeros(0))
+    return Record(
+        path=folder.path,
+        **{name: config[name] for name in ("algorithm", "environment", "seed")},
+        options=options,
+        step=episodes["step"][order],
+        returns=episodes["r"][order],
+        evaluation=float(last.mean()) if last.size else None,
+        clock_step=progress.get("step", np.zeros(0))[: len(elapsed)],
+        clock=_without_restarts(elapsed),
+    )
+
+
+def _refuse_infinite(file: Path, column: str, table: Mapping[str, np.ndarray]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(table[column]))
+    if wrong.size:
+        field, found = f"line {wrong[0] + 2}, column {column}", table[column][wrong[0]]
+        raise CheckpointError.of(file, field, found=found, expected="a finite number", remedy=RESTORE)
+
+
+def _without_restarts(elapsed: np.ndarray) -> np.ndarray:
+    """A clock that begins at zero whenever a run is resumed, as one that goes on."""
+    before = np.concatenate([[0.0], elapsed[:-1]])[: len(elapsed)]
+    return elapsed + np.cumsum(np.where(elapsed < before, before, 0.0))
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seeds alone."""
+
+    label: str
+    records: list[Record]
+
+
+def group_runs(records: Sequence[Record]) -> list[Group]:
+    """Put seeds of one algorithm with one choice of options together, in the order in which they were given.
+
+    A label is the algorithm's name and those options in which the groups differ: hyperparameters among the groups of
+    that algorithm, the options of `LEARNING_OPTIONS` among all.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_identity(record), []).append(record)
+    firsts = [group[0] for group in groups.values()]
+    labels: list[str] = []
+    for first in firsts:
+        kin = [other for other in firsts if other.algorithm == first.algorithm]
+        names = sorted({name for other in kin for name in other.options} - set(LEARNING_OPTIONS))
+        told = [name for name in names if _differ(name, kin)]
+        told += [name for name in LEARNING_OPTIONS if _differ(name, firsts)]
+        labels.append(
+            " ".join([first.algorithm, *(f"{name}={_text(first.options.get(name))}" for name in told)])
+        )
+    return [Group(label, group) for label, group in zip(labels, groups.values(), strict=True)]
+
+
+def _identity(record: Record) -> str:
+    return json.dumps([record.algorithm, record.options], sort_keys=True)
+
+
+def _differ(name: str, records: Sequence[Record]) -> bool:
+    return len({json.dumps(record.options.get(name), sort_keys=True) for record in records}) > 1
+
+
+def _text(value: Any) -> str:
+    """An option's value as it is written on the command line."""
+    if isinstance(value, dict) and len(value) == 1:
+        return ":".join([*value, *(_text(part) for part in np.ravel(next(iter(value.values()))).tolist())])
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

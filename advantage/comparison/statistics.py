@@ -1,0 +1,141 @@
+"""What may be said of few seeds: interquartile means, bootstrap intervals, the probability of improvement.
+
+Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", sections 4.1 to 4.3.
+
+A score belongs to one seed of one task. Scores come as a list with an array for each task, whose last axis is the
+seeds; tasks may differ in the number of seeds. Axes before the last, such as points of a curve, are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+FEWEST_SEEDS = 3  # with fewer an interval says nothing
+_AT_ONCE = 4_000_000  # numbers that are resampled together, 32 MB
+
+
+class Interval(NamedTuple):
+    """A percentile interval; both ends are numbers, or arrays of one shape."""
+
+    low: np.ndarray | float
+    high: np.ndarray | float
+
+
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """The mean without the lowest and the highest quarter: `[..., N] -> [...]`.
+
+        IQM(x) = 1 / (N - 2k)  sum_{i=k+1}^{N-k} x_(i),   k = floor(N / 4),   x_(1) <= ... <= x_(N)
+
+    Less moved by one lucky seed than the mean, less wasteful than the median (Agarwal et al. 2021, section 4.3).
+    Fewer than four scores are averaged as they are. NaN where a score is NaN.
+    """
+    scores = np.asarray(scores, np.float64)
+    cut = scores.shape[-1] // 4
+    middle = np.sort(scores, axis=-1)[..., cut : scores.shape[-1] - cut].mean(axis=-1)
+    return np.where(np.isnan(scores).any(axis=-1), np.nan, middle)
+
+
+def interquartile_mean_interval(
+    tasks: Sequence[np.ndarray], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Interval:
+    """Where the interquartile mean over all tasks and seeds may lie: the stratified percentile bootstrap.
+
+    From each task as many seeds are drawn, with replacement, as it has; the interquartile mean of all that were
+    drawn is one resample; the interval holds the middle `level` of them (Agarwal et al. 2021, section 4.1;
+    Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13). With one task this draws seeds. All
+    points of a curve share the draws: a seed is drawn with its whole curve.
+
+    Args:
+        tasks: arrays `[..., N_task]`.
+        seed: of the draws.
+        resamples: how many, at least 1.
+        level: of confidence, between 0 and 1.
+
+    Returns:
+        An interval of `[...]`; NaN where a score is NaN.
+
+    Raises:
+        ValueError: no task, a task without seeds, or a number out of its range.
+    """
+    arrays = _checked(tasks, resamples, level)
+    rng = np.random.default_rng(seed)
+    draws = [rng.integers(0, array.shape[-1], (resamples, array.shape[-1])) for array in arrays]
+    points = [array.reshape(-1, array.shape[-1]) for array in arrays]
+    block = max(1, _AT_ONCE // (resamples * sum(array.shape[-1] for array in arrays)))
+    ends = []
+    for begin in range(0, len(points[0]), block):
+        drawn = [point[begin : begin + block][:, draw] for point, draw in zip(points, draws, strict=True)]
+        ends.append(_percentiles(interquartile_mean(np.concatenate(drawn, axis=-1)), level))
+    low, high = np.concatenate(ends, axis=-1).reshape(2, *arrays[0].shape[:-1])
+    return Interval(low, high)
+
+
+def probability_of_improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
+    """How likely a seed of X scores above a seed of Y on the same task, averaged over the tasks.
+
+        P(X > Y) = 1/M sum_m 1 / (N_m K_m) sum_i sum_j [x_mi > y_mj] + [x_mi = y_mj] / 2
+
+    The inner sums are the U statistic of Mann and Whitney 1947, "On a test of whether one of two random variables
+    is stochastically larger than the other" (Agarwal et al. 2021, section 4.3). It says how often X wins, not by
+    how much.
+
+    Args:
+        x: an array `[N_m]` for each of the M tasks.
+        y: an array `[K_m]` for each, in the same order.
+
+    Raises:
+        ValueError: no task, a task without seeds, or different numbers of tasks.
+    """
+    return float(np.mean([wins.mean() for wins in _wins(x, y)]))
+
+
+def improvement_interval(
+    x: Sequence[np.ndarray],
+    y: Sequence[np.ndarray],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
+    """Where the probability of improvement may lie: seeds of X and of Y are drawn anew, each task for itself.
+
+    The arguments and errors are those of `probability_of_improvement` and `interquartile_mean_interval`. Where X
+    won every pair the interval is [1, 1], however few pairs there were.
+    """
+    wins = _wins(x, y)
+    _checked([pairs[:, 0] for pairs in wins], resamples, level)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(resamples)
+    for pairs in wins:  # how often each seed is drawn takes the place of which one is
+        n, k = pairs.shape
+        drawn_x, drawn_y = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (n, k))
+        total += np.einsum("rn,nk,rk->r", drawn_x, pairs, drawn_y, optimize=True) / (n * k)
+    low, high = _percentiles(total / len(wins), level)
+    return Interval(float(low), float(high))
+
+
+def _wins(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if len(x) != len(y):
+        raise ValueError(f"X has {len(x)} tasks and Y has {len(y)}; give scores on the same tasks.")
+    pairs = zip(_checked(x), _checked(y), strict=True)
+    return [(a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None]) for a, b in pairs]
+
+
+def _percentiles(resampled: np.ndarray, level: float) -> np.ndarray:
+    return np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)], axis=-1)
+
+
+def _checked(tasks: Sequence[np.ndarray], resamples: int = 1, level: float = LEVEL) -> list[np.ndarray]:
+    arrays = [np.asarray(task, np.float64) for task in tasks]
+    if not arrays or any(array.ndim == 0 or array.shape[-1] == 0 for array in arrays):
+        raise ValueError("A task has no scores; give an array with at least one seed for each task.")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples} is not allowed; use 1 or more.")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is not allowed; use a number between 0 and 1.")
+    return arrays

@@ -1,0 +1,290 @@
+"""An experiment: a declared grid of trainings, each in a process of its own, which goes on where it stopped.
+
+environments = ["jax/CartPole-v1"]
+seeds = [0, 1, 2]
+out = "runs/clipping"                  # by default runs/ and the name of the file
+
+[training]                             # options of every run
+total_timesteps = 40_960
+
+[[algorithms]]
+name = "ppo"
+options = {n_steps = 128}              # hyperparameters of every run of this algorithm
+grid = {clip_range = [0.1, 0.2]}       # and those of which every combination is tried
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from advantage.algorithms.dynamic_programming.planner import Planner, playable
+from advantage.algorithms.registry import algorithm_class, from_json, to_json
+from advantage.environments.make import resolve
+from advantage.rollout.workers import available_cores
+from advantage.runs.checkpoint import CheckpointError, read_manifest
+from advantage.runs.folder import RunFolder, read_config
+from advantage.training import Options, resume, train
+
+_FIELDS = {"environments": list, "seeds": list, "algorithms": list, "training": dict, "out": str}
+_ALGORITHM_FIELDS = {"name": str, "options": dict, "grid": dict}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training of the grid: what is trained, on what, how, and the folder of its run."""
+
+    algorithm: Any
+    environment: str
+    options: Options
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        """What the process of this cell said; locked while it runs."""
+        return self.path.with_name(f"{self.path.name}.log")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent and the last evaluation played."""
+        try:
+            metadata = read_manifest(RunFolder(self.path).last)["metadata"]
+            spent = metadata["step"] >= self.options.total_timesteps
+            return spent and (not self.options.eval_episodes or metadata["evaluated"] >= metadata["step"])
+        except (CheckpointError, KeyError):
+            return False
+
+
+class Outcome(NamedTuple):
+    """What an experiment has come to: cells that have finished, those that failed with their errors, what to type."""
+
+    finished: list[Path]
+    failed: dict[Path, str]
+    commands: list[str]
+
+
+def read_experiment(file: str | Path) -> list[Cell]:
+    """The cells that `file` declares, all of them checked before anything runs.
+
+    Raises:
+        ValueError: the file is no TOML, or names what does not exist; the message begins with file and line.
+    """
+    file = Path(file)
+    text = file.read_text(encoding="utf-8")
+    try:
+        grid = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file}: not readable as TOML: {error}.") from None
+    lines = text.splitlines()
+
+    def at(word: str, after: int = 0) -> str:
+        """`file:line` of the first line from `after` on that has the word."""
+        found = (
+            n
+            for n, line in enumerate(lines[after:], after + 1)
+            if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", line)
+        )
+        return f"{file}:{next(found, after + 1)}"
+
+    _check(grid, _FIELDS, ("environments", "seeds", "algorithms"), at, "an experiment")
+    try:
+        training = Options(**grid.get("training", {}) | {"num_seeds": 1})
+    except (TypeError, ValueError) as error:
+        name = next((name for name in grid["training"] if f"{name}" in str(error)), "training")
+        known = ", ".join(field.name for field in dataclasses.fields(Options))
+        raise ValueError(f"{at(name)}: training: {error}. Options are: {known}.") from None
+    if "workers" not in grid.get("training", {}):
+        training = dataclasses.replace(training, workers=0)  # the cores are busy with other cells
+    for environment in grid["environments"]:
+        try:
+            resolve(environment)
+        except Exception as error:
+            raise ValueError(f"{at(str(environment))}: {error}") from None
+    heads = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*algorithms\s*\]\]", line)]
+    heads += [0] * (len(grid["algorithms"]) - len(heads))
+    root = Path(grid.get("out", Path("runs") / file.stem))
+    cells = []
+    for head, entry in zip(heads, grid["algorithms"], strict=True):
+        for label, algorithm in _algorithms(entry, head, at):
+            for environment, seed in itertools.product(grid["environments"], grid["seeds"]):
+                try:
+                    options = dataclasses.replace(training, seed=seed)
+                except ValueError as error:
+                    raise ValueError(f"{at('seeds')}: {error}") from None
+                path = root / _slug(environment) / _slug(label) / f"seed_{seed}"
+                cells.append(Cell(algorithm, environment, options, path))
+    twice = {cell.path for n, cell in enumerate(cells) if cell.path in {other.path for other in cells[:n]}}
+    if twice:
+        raise ValueError(f"{file}: declares {min(twice)} twice; remove one of them.")
+    for cell in cells:
+        _refuse_others(cell, file)
+    return cells
+
+
+def _algorithms(entry: dict[str, Any], head: int, at: Callable) -> list[tuple[str, Any]]:
+    """Labels and algorithms of one entry, one for each point of its grid."""
+    _check(entry, _ALGORITHM_FIELDS, ("name",), lambda word: at(word, head), "an algorithm")
+    name, given, grid = entry["name"], entry.get("options", {}), entry.get("grid", {})
+    for option, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(
+                f"{at(option, head)}: grid: {option} must be a list of values, such as [0.1, 0.2]."
+            )
+    made = []
+    for point in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, point, strict=True))
+        try:
+            defaults = to_json(algorithm_class(name)())
+            algorithm = from_json(name, defaults | given | chosen)
+        except (TypeError, ValueError) as error:
+            word = next((option for option in given | chosen if option in str(error)), name)
+            raise ValueError(f"{at(word, head)}: {error}") from None
+        if isinstance(playable(algorithm), Planner):
+            raise ValueError(
+                f"{at(name, head)}: {name} solves a table and has no training episodes; use `adv.solve`."
+            )
+        made.append((" ".join([name, *(f"{option}={value}" for option, value in chosen.items())]), algorithm))
+    return made
+
+
+def _check(
+    table: dict[str, Any], fields: dict[str, type], required: tuple[str, ...], at: Callable, what: str
+) -> None:
+    for name, value in table.items():
+        if name not in fields:
+            raise ValueError(f"{at(name)}: {what} has no {name!r}; there are: {', '.join(fields)}.")
+        if not isinstance(value, fields[name]) or (name in required and not value):
+            kind = {list: "a list with something in it", dict: "a table", str: "a text"}[fields[name]]
+            raise ValueError(f"{at(name)}: {name} must be {kind}; it is {value!r}.")
+    for name in required:
+        if name not in table:
+            raise ValueError(f"{at('')}: {what} needs {name!r}.")
+
+
+def _refuse_others(cell: Cell, file: Path) -> None:
+    """What lies in the cell's folder must be a run of this cell."""
+    folder = RunFolder(cell.path)
+    if not folder.config_path.exists():
+        return
+    config = read_config(folder, ("hyperparameters", "environment", "training"))
+    wanted = to_json(cell.algorithm) | dataclasses.asdict(cell.options) | {"environment": cell.environment}
+    found = config["hyperparameters"] | config["training"] | {"environment": config["environment"]}
+    other = sorted(name for name in wanted if wanted[name] != found.get(name))
+    if other:
+        raise ValueError(
+            f"{file}: the run in {cell.path} has another {', '.join(other)} than the file declares; give a new `out`, "
+            "or remove that folder."
+        )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip(".-")
+
+
+def run_experiment(
+    file: str | Path, *, processes: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> Outcome:
+    """Train every cell that has not finished, and return what came of all of them.
+
+    A cell that was started goes on from its last checkpoint, by `advantage.resume`; a finished one is left alone.
+    Killed at any moment, the same call goes on. The processes of the cells stop, with a checkpoint, when this one
+    is gone; one that is started anew waits for them.
+
+    Args:
+        file: the grid, see `read_experiment`.
+        processes: how many cells at once; by default as many as there are cores.
+        say: is told what happens.
+
+    Raises:
+        ValueError: the grid is wrong; nothing has run.
+        KeyboardInterrupt: Ctrl-C; the cells were saved.
+    """
+    cells = read_experiment(file)
+    processes = available_cores() if processes is None else processes
+    if processes < 1:
+        raise ValueError(f"processes={processes} is not allowed; use 1 or more.")
+    waiting = [number for number, cell in enumerate(cells) if not cell.finished]
+    say(f"{len(cells)} runs, {len(cells) - len(waiting)} finished already, {processes} at once.")
+    running: dict[int, subprocess.Popen] = {}
+    failed: dict[Path, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                number = waiting.pop(0)
+                cells[number].path.parent.mkdir(parents=True, exist_ok=True)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "advantage.experiment",
+                    str(file),
+                    str(number),
+                    str(os.getpid()),
+                ]
+                running[number] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+            time.sleep(0.05)
+            for number in [number for number, process in running.items() if process.poll() is not None]:
+                code, cell = running.pop(number).returncode, cells[number]
+                if cell.finished:
+                    say(f"finished {cell.path}")
+                else:
+                    failed[cell.path] = _last_words(cell, code)
+                    say(f"failed   {cell.path}: {failed[cell.path]}")
+    except BaseException:
+        for process in running.values():  # Ctrl-C has reached them too; they save and stop
+            process.terminate()
+        for process in running.values():
+            process.wait()
+        raise
+    finished = [cell.path for cell in cells if cell.finished]
+    roots = sorted({str(path.parents[1]) for path in finished})
+    commands = [shlex.join(["advantage", "compare", root]) for root in roots]
+    return Outcome(finished, failed, commands)
+
+
+def _last_words(cell: Cell, code: int) -> str:
+    said = cell.log.read_text(errors="replace").split("\n") if cell.log.exists() else []
+    error = next((line for line in reversed(said) if line.strip()), "nothing was said")
+    return f"killed by signal {-code}" if code < 0 else f"{error} (all of it in {cell.log})"
+
+
+def _run_cell(file: str, number: int, parent: int) -> int:
+    """What a cell's process does: train or resume, with everything that is said going into the log."""
+    cell = read_experiment(file)[number]
+    with open(cell.log, "a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may be saving still
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            if cell.finished:
+                return 0
+            if RunFolder(cell.path).last.exists():
+                resume(cell.path, callback=lambda _: os.getppid() == parent)
+            else:
+                shutil.rmtree(cell.path, ignore_errors=True)  # killed before it had a checkpoint
+                options = dataclasses.asdict(cell.options)
+                train(
+                    cell.algorithm, cell.environment, out=cell.path,
+                    callback=lambda _: os.getppid() == parent, **options,
+                )  # fmt: skip
+        except Exception as error:
+            traceback.print_exc()
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)  # JAX ends a traceback with a remark
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_run_cell(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
