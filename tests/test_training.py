@@ -662,7 +662,7 @@ def test_parameters_that_are_not_finite_are_never_saved(environment, tmp_path, m
     monkeypatch.setattr(adv.PPO, "update", broken)
     options = {"total_timesteps": 8 * SIZE, "checkpoint_every": SIZE, "eval_episodes": 0}
     with pytest.raises(adv.NonFiniteUpdate, match=r"not finite: parameters. It was not applied; .*Lower"):
-        train(environment, tmp_path / "run", tiny(), **options)
+        train(environment, tmp_path / "run", tiny(hidden=(7,)), **options)  # not compiled before
     good = adv.load(tmp_path / "run")
     assert 0 < good.step <= 4 * SIZE
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.state))
