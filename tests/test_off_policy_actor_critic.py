@@ -215,6 +215,11 @@ def test_promise_5_a_pathwise_gradient_needs_continuous_actions(space):
     assert str(space) in str(e.value)
 
 
+def test_a_bonus_for_entropy_raises_it():
+    _, reports = course(tiny(ent_coef=20.0, learning_rate=3e-2))
+    assert reports[-1]["entropy"] > reports[0]["entropy"] + 0.1
+
+
 # --- when it learns, and how often --------------------------------------------------------------------------
 
 

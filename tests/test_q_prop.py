@@ -21,6 +21,7 @@ from probe_learners import (
     learn,
     on_host,
     play,
+    same_bits,
     seeds_side_by_side_are_each_alone,
     update,
 )
@@ -32,6 +33,7 @@ from advantage.algorithms.policy_gradient.q_prop import QProp
 from advantage.estimators.control_variate import control_variate, control_weight, expected_control
 from advantage.policies.action_value import action_value
 from advantage.policies.distributions import Bernoulli, Categorical, Gaussian
+from advantage.rollout.replay import replay_add
 from advantage.theory.evaluation import action_values, expected_visits, values
 from advantage.theory.gradient import policy_gradient, probabilities
 from advantage.types import Rollout, Spec
@@ -270,6 +272,19 @@ def test_the_gradient_is_that_of_the_definition(space):
     assert metrics["gradient_norm"] == pytest.approx(float(jnp.linalg.norm(gradient)), rel=5e-3)
     assert metrics["eta"] == pytest.approx(eta.mean(), abs=1e-5)
     assert metrics["kl"] <= 0.01
+
+
+def test_what_each_critic_learns_from():
+    """V from the rollout, Q from the ring with the rollout in it, in so many steps for each environment."""
+    algorithm = tiny()
+    state, _ = course(algorithm, updates=1)
+    rollout = play(algorithm, state, 7)
+    learned, metrics = update(algorithm, state, rollout, jax.random.key(3))
+    advantage = advantages_by_loops(algorithm, jax.device_get(state), rollout)
+    assert float(metrics["value_loss"]) == pytest.approx(np.mean(advantage**2) / 2, rel=1e-3)
+    same_bits(learned.extra.replay, replay_add(state.extra.replay, rollout))
+    counts = [leaf for leaf in jax.tree.leaves(learned.optimiser["action_value"]) if leaf.dtype == np.int32]
+    assert [int(count) for count in counts] == [2 * NUM_ENVS * algorithm.gradient_steps]  # of two updates
 
 
 OPTIONS = dict(
