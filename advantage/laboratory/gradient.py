@@ -55,7 +55,7 @@ def facts(problem: Problem, episodes: Episodes, value: np.ndarray) -> Facts:
     now, later = value[time, episodes.state], value[time + 1, episodes.next_state]
     columns = episodes.reward, gamma * trace, now, later, trace
     reward, discount, now, later, trace = (jnp.asarray(x * episodes.alive, jnp.float32) for x in columns)
-    to_go = lambda_returns(reward, discount, jnp.zeros_like(reward), trace)
+    to_go = jax.jit(lambda_returns)(reward, discount, jnp.zeros_like(reward), trace)
     earned = (gamma**time * episodes.reward * episodes.alive).sum(0) / gamma ** time.astype(float)
     exact = problem.action_value[time, episodes.state, episodes.action]
     alive = jnp.asarray(episodes.alive)

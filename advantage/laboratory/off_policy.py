@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +21,11 @@ from advantage.estimators.off_policy import (
 from advantage.laboratory.gradient import estimates, facts
 from advantage.laboratory.problem import Problem
 from advantage.laboratory.statistics import Interval, Measured, measured
+
+# Compiled once for each shape: by themselves they would be traced and compiled at every call.
+_returns = jax.jit(importance_sampled_returns, static_argnums=6)
+_weights = jax.jit(importance_weights, static_argnums=2)
+_corrected = jax.jit(corrected_action_values)
 
 FORMS: dict[str, tuple[Form, float]] = {
     "trajectory": ("trajectory", np.inf),
@@ -80,12 +86,10 @@ def measure_importance(problem: Problem, mu: np.ndarray, size: int, seed: int = 
     for name, (form, largest) in FORMS.items():
         begin = time.perf_counter()
         nothing = jnp.zeros_like(f.value)
-        psi = importance_sampled_returns(
-            f.reward, f.discount, nothing, nothing, log_ratio, f.trace, form, largest
-        )
+        psi = _returns(f.reward, f.discount, nothing, nothing, log_ratio, f.trace, form, largest)
         samples = estimates(problem, episodes, np.asarray(psi), True)
         cost = (time.perf_counter() - begin) / size * 1e6
-        weight = importance_weights(log_ratio, f.trace, form, largest)[f.alive]
+        weight = _weights(log_ratio, f.trace, form, largest)[f.alive]
         effective = float(effective_sample_size(weight)) / len(weight)
         found[name] = measured(samples, truth, effective, cost)
     return found
@@ -112,7 +116,7 @@ def measure_traces(
     scale, found = float(np.sqrt(np.mean(off**2))), {}
     for name, kind in TRACES.items():
         c = trace_coefficients(kind, rho, lam * trace, probability)
-        target = np.asarray(corrected_action_values(reward, problem.mdp.gamma * trace, q, later, c)[0], float)
+        target = np.asarray(_corrected(reward, problem.mdp.gamma * trace, q, later, c)[0], float)
         found[name] = _correction(target - truth, pair, scale)
     return found
 
