@@ -18,13 +18,14 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 BENCH_OPTIONS ?=
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow test-lowest lint format bench ablation docs clean
+.PHONY: help setup demo test test-slow test-browser test-lowest lint format bench ablation docs clean
 
 help:
 	@echo 'make setup        install the package and its development tools into $(VENV)'
 	@echo 'make demo         train PPO on CartPole-v1, evaluate it and write a video'
 	@echo 'make test         check style and types, run the quick tests'
 	@echo 'make test-slow    run the tests that take minutes'
+	@echo 'make test-browser look at the comparison page in chromium, which must be installed'
 	@echo 'make test-lowest  run the quick tests with the lowest versions of the dependencies'
 	@echo 'make lint         check style and types'
 	@echo 'make format       put the code into the style that lint checks'
@@ -107,6 +108,10 @@ format: setup
 
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
+
+test-browser: setup
+	$(BIN)/python $(PIP) --editable '.[browser]' --constraint constraints.txt
+	$(BIN)/python -m pytest -m browser $(PYTEST_OPTIONS)
 
 test-slow: setup
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_OPTIONS)

@@ -533,13 +533,13 @@ def test_the_command(runs, tmp_path, monkeypatch, capsys):
 # In a browser
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(runs, tmp_path, width):
-    playwright = pytest.importorskip("playwright.sync_api")
+    from playwright import sync_api as playwright
+
     chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium")
+    assert chromium, "install chromium, on Debian and Ubuntu `apt-get install chromium`"
     write_run(runs / "few", 0, 30.0, algorithm="a-method-with-a-long-name", clip_range=0.123456)
     (runs / "hollow").mkdir()
     files, _ = adv.compare(runs, threshold=70).write(tmp_path / "out")

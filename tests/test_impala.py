@@ -310,7 +310,6 @@ def test_a_run_is_evaluated_with_the_newest_policy(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_with_vtrace_a_lag_costs_little_and_without_it_learning_fails(tmp_path):
     def scores(name, **options):
         algorithm = Impala(learning_rate=adv.Linear(4e-3, 0.0), **options)

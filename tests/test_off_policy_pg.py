@@ -266,7 +266,6 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, environment):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("form", ["per-decision", "action"])
 def test_it_learns_to_balance_a_pole(tmp_path, form):
     algorithm = OffPolicyPG(n_steps=256, importance=form)
