@@ -135,6 +135,11 @@ def missing_extra(name: str, error: Exception) -> MissingExtra:
 
 def _world(name: str) -> World:
     if name not in WORLDS:
+        from advantage.environments.tetris import tetris_of
+
+        tetris = tetris_of(name.removeprefix("jax/"))
+        if tetris is not None:
+            return tetris
         if name not in world_names():
             raise ValueError(_unknown(name, world_names()))
         from advantage.environments.tabular import registry
@@ -149,6 +154,7 @@ def _find(name: str) -> EnvSpec:
     package, _, registered = name.rpartition(":")
     if name.startswith("advantage/"):
         importlib.import_module("advantage.environments.tabular.registry")
+        registered = _register_tetris(name) or registered
     if not package and name.startswith("ALE/"):
         package = "ale_py"
     try:
@@ -167,6 +173,16 @@ def _find(name: str) -> EnvSpec:
         raise ValueError(_unknown(name, environment_names())) from None
 
 
+def _register_tetris(name: str) -> str | None:
+    """Make `advantage/Tetris-10x20-v0`, of any size, one of Gymnasium's names; None for another name."""
+    from advantage.environments.tetris import tetris_of
+    from advantage.environments.tetris_env import register
+
+    bare = name.removeprefix("advantage/").removesuffix("-v0")
+    world = tetris_of(bare) if name.endswith("-v0") else None
+    return None if world is None else register(world)
+
+
 def _unknown(name: str, known: list[str]) -> str:
     bare = {re.sub(r"-v\d+$", "", k).split("/")[-1].lower(): k for k in known}
     wanted = re.sub(r"-v\d+$", "", name).split("/")[-1].split(":")[-1].lower()
@@ -179,13 +195,17 @@ def _unknown(name: str, known: list[str]) -> str:
 def world_names() -> list[str]:
     """Every on-device world: those with dynamics of their own, and those that are tables."""
     from advantage.environments.tabular import registry
+    from advantage.environments.tetris import STANDARD
 
-    return sorted([*WORLDS, *(f"jax/{name}" for name in (*registry.TABLES, *registry.GYMNASIUM_TABLES))])
+    names = *STANDARD, *registry.TABLES, *registry.GYMNASIUM_TABLES
+    return sorted([*WORLDS, *(f"jax/{name}" for name in names)])
 
 
 def environment_names() -> list[str]:
     """Every environment found: on-device worlds and Gymnasium's registry, newest versions only."""
     worlds = world_names()
+    for name in worlds:
+        _register_tetris(f"advantage/{name.removeprefix('jax/')}-v0")
     newest: dict[Any, Any] = {}
     for name, spec in gymnasium.registry.items():
         base = (spec.namespace, spec.name)
