@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advantage.algorithms import search as search
     from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit as EpsilonGreedyBandit
     from advantage.algorithms.bandits.gradient_bandit import GradientBandit as GradientBandit
     from advantage.algorithms.bandits.thompson import Thompson as Thompson
@@ -55,6 +56,13 @@ if TYPE_CHECKING:
     from advantage.algorithms.policy_gradient.vpg import VPG as VPG
     from advantage.algorithms.presets import Preset as Preset
     from advantage.algorithms.presets import preset as preset
+    from advantage.algorithms.search.cma_es import CMAES as CMAES
+    from advantage.algorithms.search.cross_entropy import CEM as CEM
+    from advantage.algorithms.search.evolution_strategy import EvolutionStrategy as EvolutionStrategy
+    from advantage.algorithms.search.finite_differences import FiniteDifferences as FiniteDifferences
+    from advantage.algorithms.search.genetic import GeneticAlgorithm as GeneticAlgorithm
+    from advantage.algorithms.search.pattern_search import PatternSearch as PatternSearch
+    from advantage.algorithms.search.random_search import AugmentedRandomSearch as AugmentedRandomSearch
     from advantage.algorithms.tabular.double_q_learning import DoubleQLearning as DoubleQLearning
     from advantage.algorithms.tabular.dyna import Dyna as Dyna
     from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa as ExpectedSarsa
@@ -119,6 +127,14 @@ _HOMES = {
     "QProp": "algorithms.policy_gradient.q_prop",
     "Preset": "algorithms.presets",
     "preset": "algorithms.presets",
+    "search": "algorithms",
+    "CMAES": "algorithms.search.cma_es",
+    "CEM": "algorithms.search.cross_entropy",
+    "EvolutionStrategy": "algorithms.search.evolution_strategy",
+    "FiniteDifferences": "algorithms.search.finite_differences",
+    "GeneticAlgorithm": "algorithms.search.genetic",
+    "PatternSearch": "algorithms.search.pattern_search",
+    "AugmentedRandomSearch": "algorithms.search.random_search",
     "QLearning": "algorithms.tabular.q_learning",
     "MonteCarloPrediction": "algorithms.tabular.monte_carlo_prediction",
     "TD": "algorithms.tabular.td",
@@ -183,7 +199,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'advantage' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"advantage.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"advantage.{_HOMES[name]}")
+    value = getattr(home, name, None) or importlib.import_module(f"{home.__name__}.{name}")
     globals()[name] = (
         value  # also where a submodule of the same name, such as advantage.train, took its place
     )

@@ -305,7 +305,7 @@ PLAY_HELP = """
 def evaluate(arguments: Sequence[str]) -> int:
     """Play episodes and report each."""
     from advantage.evaluation import evaluate as run_evaluation
-    from advantage.evaluation import load
+    from advantage.evaluation import load, other_agents
     from advantage.runs.compilation import enable_compilation_cache
 
     flags = _play_flags("Eval", [("json", bool, False)])
@@ -315,16 +315,23 @@ def evaluate(arguments: Sequence[str]) -> int:
     (path,), parsed = _parse("eval", ["RUN"], flags, arguments)
     enable_compilation_cache()
     options = {"episodes": parsed.episodes, "seed": parsed.seed, "deterministic": not parsed.stochastic}
-    result = run_evaluation(load(path), parsed.env, **options)
+    agent = load(path)
+    result = run_evaluation(agent, parsed.env, **options)
+    others = {
+        name: run_evaluation(other, parsed.env, **options) for name, other in other_agents(agent).items()
+    }
     if parsed.json:
         import json
 
         rows = {"returns": result.returns.tolist(), "lengths": result.lengths.tolist(), "cut": result.cut}
-        print(json.dumps(rows | {"mean": result.mean, "std": result.std} | options))
+        also = {f"{name}_candidate": other.mean for name, other in others.items()}
+        print(json.dumps(rows | {"mean": result.mean, "std": result.std} | also | options))
         return 0
     for number, (total, length) in enumerate(zip(result.returns, result.lengths, strict=True)):
         print(f"episode {number}: return {total:.2f}, length {length}")
     print(result)
+    for name, other in others.items():
+        print(f"{name} candidate: {other}")
     return 0
 
 

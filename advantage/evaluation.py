@@ -144,6 +144,17 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
     return Agent(algorithm, state, spec, environment, metadata["step"], by_name)
 
 
+def other_agents(agent: Agent) -> dict[str, Agent]:
+    """Who else a run has found, by name: of a search its best candidate beside the mean, or the other way round."""
+    algorithm: Any = agent.algorithm
+    names = [name for name in ("mean", "best") if name != getattr(algorithm, "play", name)]
+    return {
+        name: dataclasses.replace(agent, algorithm=dataclasses.replace(algorithm, play=name))
+        for name in names
+        if hasattr(algorithm, "play")
+    }
+
+
 def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None) -> tuple[Algorithm, Spec]:
     """Algorithm and spec from config.json. Raises CheckpointError that names the field."""
     _check_types(file, "", config, CONFIG_FIELDS)

@@ -28,15 +28,20 @@ from advantage.evaluation import (
     Evaluation,
     evaluate,
     load,
+    other_agents,
     restore_checkpoint,
     restore_config,
 )
 from advantage.report import table_report
 from advantage.rollout.device import DeviceDriver, share_cores
 from advantage.rollout.episodes import Episodes
+from advantage.rollout.games import DeviceGames
+from advantage.rollout.generations import SearchDriver
 from advantage.rollout.host import HostDriver
 from advantage.rollout.planning import PlanningDriver
+from advantage.rollout.players import HostGames
 from advantage.rollout.stepper import failure
+from advantage.rollout.workers import available_cores
 from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
 from advantage.runs.folder import (
@@ -234,13 +239,13 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, algorithm = _options(options), playable(algorithm)
-    share_cores(settings.num_seeds)
-    target = resolve(environment)
+    target, searching = resolve(environment), hasattr(algorithm, "propose")
+    share_cores(available_cores() if searching and target.kind == "device" else settings.num_seeds)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=environment.num_envs)
     reporter = reporter or Silent()
     seeds = [settings.seed + n for n in range(settings.num_seeds)]
-    at_once = target.kind == "device" and not isinstance(algorithm, Planner)
+    at_once = target.kind == "device" and not (isinstance(algorithm, Planner) or searching)
     groups = [seeds] if at_once else [[seed] for seed in seeds]
     runs: list[Run] = []
     for group in groups:
@@ -378,7 +383,9 @@ class _Loop:
         self.callback, self.reporter, self.started = callback, reporter, started
         self.eval_environment = resolve(eval_environment) if eval_environment is not None else target
         self.planning = isinstance(algorithm, Planner)
-        self.on_device = target.kind == "device" and not self.planning
+        propose: Any = getattr(algorithm, "propose", None)
+        self.searching = propose is not None
+        self.on_device = target.kind == "device" and not (self.planning or self.searching)
         spaces = _spaces(target)
         self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
         self.iteration, self.step = 0, 0
@@ -393,6 +400,7 @@ class _Loop:
         total = np.uint32(settings.total_timesteps)
         self.state, key_worlds, self.run_keys = begin(algorithm, np.array(seeds, np.uint32), total)
         self.journals: list[_Journal] = []
+        self.population = 0, 0  # a search's candidates, and their parameters
         if self.on_device:
             self.driver: Any = DeviceDriver(algorithm, target.source, self.spec, len(seeds))
             self.driver.start(key_worlds)
@@ -400,9 +408,33 @@ class _Loop:
             self.state, self.run_key = jax.tree.map(lambda leaf: leaf[0], (self.state, self.run_keys))
         if self.planning:
             self.driver = PlanningDriver(algorithm, table_of(target))
+        elif self.searching:
+            self.population = jax.eval_shape(propose, self.state, jax.random.key(0)).shape
+            self.driver = self._search_driver()
         elif not self.on_device:
             args = algorithm, target.source, self.spec, seeds[0], settings.workers, settings.worker_timeout
             self.driver = HostDriver(*args, in_place=True)
+
+    def _search_driver(self) -> SearchDriver:
+        target, settings = self.target, self.settings
+        algorithm: Any = self.algorithm
+        if target.kind == "vector":
+            raise ValueError(
+                "A search plays whole episodes, each begun when the last one ends, which a vector environment does not "
+                "do; give the name, class or function of a single environment."
+            )
+        if settings.num_envs != 1:
+            raise ValueError(
+                f"num_envs={settings.num_envs} is not allowed: a search plays all games of a generation side by side "
+                "on the device, and on the host one in each worker; leave num_envs away, or set workers."
+            )
+        if target.kind == "device":
+            games: Any = DeviceGames(algorithm, target.source)
+        else:
+            games = self.population[0] * algorithm.episodes
+            processes = settings.workers, settings.worker_timeout
+            games = HostGames(algorithm, target.source, self.spec, games, *processes)
+        return SearchDriver(algorithm, games, self.seeds[0], settings.total_timesteps)
 
     def create_folders(self, out: Path | None, root: Path) -> None:
         """Make the run folders, write their configs, begin the first episodes."""
@@ -478,12 +510,20 @@ class _Loop:
         if not self.step:
             self._save()  # a run that is killed early can be resumed too
         with Interrupt(self.reporter.message) as interrupt, self._last_words():
+            if self.searching:
+                self.driver.stopped = lambda: interrupt.signal is not None
             while not (self._finished or stopped or interrupt.signal is not None):
-                n_steps = min(self.algorithm.n_steps, (total - self.step) // settings.num_envs)
+                n_steps = 1 if self.searching else self.algorithm.n_steps
+                n_steps = min(n_steps, (total - self.step) // settings.num_envs)
                 size = n_steps * settings.num_envs
                 due = [_next(self.step, checkpoint_every), _next(self.step, settings.eval_every), total]
                 count = self._count(min(due) - self.step, size)
                 metrics, episodes = self._advance(n_steps, count)
+                if self.searching:
+                    size = int(episodes[0].lengths.sum())
+                    if not size:  # this generation was not told
+                        self._say_why_not()
+                        continue
                 before, self.step = self.step, self.step + count * size
                 self.iteration += count
                 seconds = time.perf_counter() - clock - (COMPILE_CLOCK.seconds - compiling)
@@ -548,7 +588,9 @@ class _Loop:
     @property
     def _finished(self) -> bool:
         """Whether the budget is spent, or a plan needs no more of it."""
-        return self.step >= self.settings.total_timesteps or (self.planning and self.driver.finished)
+        return self.step >= self.settings.total_timesteps or (
+            (self.planning or self.searching) and self.driver.finished
+        )
 
     @property
     def _evaluates(self) -> bool:
@@ -568,6 +610,8 @@ class _Loop:
             "stepping": where,
             "rollout_bytes": self.driver.rollout_bytes,
             "planning": self.planning,
+            "candidates": self.population[0],
+            "parameters": self.population[1],
             "folders": [journal.folder.path for journal in self.journals],
         }
 
@@ -603,6 +647,19 @@ class _Loop:
                 self._refuse(place, count, n_steps, "parameters")
         self.state = state
         return metrics, episodes
+
+    def _say_why_not(self) -> None:
+        """A search's generation was broken off: it does not fit into the budget, or somebody wishes to stop."""
+        total = self.settings.total_timesteps
+        if self.driver.finished and not self.step:
+            raise ValueError(
+                f"total_timesteps={total:_} does not let a first generation play to the end; give more, fewer "
+                "candidates, or fewer episodes."
+            )
+        if self.driver.finished:
+            self.reporter.message(
+                f"A further generation takes more than the {total - self.step:_} steps left."
+            )
 
     def _refuse(self, place: int, iterations: int, n_steps: int, names: str) -> None:
         """Say what came out of the last of so many iterations, and that it was not applied."""
@@ -658,7 +715,13 @@ class _Loop:
             journal.evaluation, journal.evaluated = result, self.step
             journal.logger.evaluation(self.step, result.returns, result.lengths, True, journal.seed)
             who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
+            who += f"{getattr(self.algorithm, 'play', '')}: " if self.searching else ""
             self.reporter.message(f"Evaluation at step {self.step:_}: {who}{result}")
+            for name, other in other_agents(self._agent(place)).items():
+                result = evaluate(
+                    other, self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
+                )
+                self.reporter.message(f"Evaluation at step {self.step:_}: {name}: {result}")
 
     def _agent(self, place: int) -> Agent:
         return Agent(self.algorithm, self._state_of(place), self.spec, self.target.name, self.step)
@@ -695,6 +758,7 @@ class _Loop:
                 "seed": journal.seed,
                 "evaluated": journal.evaluated,
                 "best": journal.best if np.isfinite(journal.best) else None,
+                "finished": self.settings.total_timesteps if self._finished else None,
             }
             state = self._state_of(place)
             journal.logger.flush()

@@ -96,6 +96,65 @@ class Algorithm(Protocol):
         ...
 
 
+class Played(NamedTuple):
+    """What a generation of candidates did, each in whole episodes.
+
+    Attributes:
+        returns: mean return of each candidate, undiscounted, `[n]`; not finite where an environment broke.
+        episodes, steps: how many there were of all candidates together, uint32.
+        seen, seen_mean, seen_variance: count, mean and variance `[c]` of what `seen` took of their observations.
+    """
+
+    returns: Array
+    episodes: Array
+    steps: Array
+    seen: Array
+    seen_mean: Array
+    seen_variance: Array
+
+
+class Search(Protocol):
+    """An algorithm that is told returns of whole episodes and nothing else, in place of `update` and rollouts.
+
+    `init`, `actor`, `noise`, `act` and `greedy` are those of `Algorithm`.
+    """
+
+    @property
+    def episodes(self) -> int:
+        """That each candidate plays."""
+        ...
+
+    @property
+    def common_random_numbers(self) -> bool:
+        """Whether all candidates of a generation meet the same chance."""
+        ...
+
+    @property
+    def reevaluate(self) -> int:
+        """How many of a generation's best play as many episodes again."""
+        ...
+
+    def actor(self, state: Pytree) -> Pytree: ...
+
+    def greedy(self, actor: Pytree, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]: ...
+
+    def propose(self, state: Pytree, key: Key) -> Array:
+        """The candidates of a generation, `[n, d]`."""
+        ...
+
+    def candidate(self, actor: Pytree, vector: Array) -> Pytree:
+        """The same actor with a candidate's parameters."""
+        ...
+
+    def seen(self, actor: Pytree, obs: Pytree) -> Array:
+        """What statistics take of a batch of observations, `[m, c]`."""
+        ...
+
+    def learn(self, state: Pytree, candidates: Array, played: Played) -> tuple[Pytree, dict[str, Array]]:
+        """Learn from what they earned: `-> state, metrics`."""
+        ...
+
+
 class World(Protocol):
     """An environment that lives on the device: pure functions of arrays, `jax/...` by name.
 

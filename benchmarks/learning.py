@@ -108,6 +108,16 @@ JOBS = {
             "Swimmer-v5": "95, 41",
         }.items()
     },
+    **{
+        f"{algorithm} jax/{environment}": Job(f"jax/{environment}", True, 3, 100, reference, algorithm)
+        for algorithm in ("cem", "cma-es", "ars")
+        for environment, reference in {
+            "CartPole-v1": "500, the limit",
+            "Pendulum-v1": "the optimum is −137.9 ± 1.2",
+        }.items()
+    },
+    "ars Swimmer-v5": Job("Swimmer-v5", True, 3, 20, "325 is the paper's threshold for v1", "ars"),
+    "ars HalfCheetah-v5": Job("HalfCheetah-v5", True, 3, 20, "3430 is the paper's threshold for v1", "ars"),
 }
 ABLATION = {
     f"{setting}, {environment}": Job(environment, False, 3, 20, "", options=options)

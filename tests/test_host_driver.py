@@ -62,7 +62,7 @@ def driving(make, num_envs=ENVS, n_steps=8, seed=SEED, started=True, **options):
 
 
 def pids_of(driver):
-    return [process.pid for process in getattr(driver.stepper, "processes", [])]
+    return [process.pid for process in getattr(getattr(driver.stepper, "crew", None), "processes", [])]
 
 
 def is_gone(pid):
@@ -183,7 +183,7 @@ def test_numbers_do_not_depend_on_who_else_steps(reference, workers, handing, mo
         assert f"this process and {workers} worker" in driver.where
         assert_same(play(driver, 3), reference)
         records = jax.tree.map(np.copy, driver.records())
-        pids = [process.pid for process in driver.stepper.workers.processes]
+        pids = [process.pid for process in driver.stepper.workers.crew.processes]
         after = play(driver, 1, first=3)
     with driving(Seeded, workers="auto", started=False) as driver:
         assert driver.restore(records) == []
@@ -196,7 +196,7 @@ def test_a_failure_in_this_process_or_beside_it(fatal, handing, monkeypatch):
     monkeypatch.setattr(host, "choose_workers", lambda make, num_envs: 1)
     make = functools.partial(Failing, "raise", 4, episode_seed(SEED, fatal, 1))
     with driving(make, n_steps=64, workers="auto") as driver:
-        pids = [process.pid for process in driver.stepper.workers.processes]
+        pids = [process.pid for process in driver.stepper.workers.crew.processes]
         with pytest.raises(EnvironmentFailure, match=f"environment {fatal}"):
             play(driver)
     wait_until_gone(pids, 0)
@@ -497,8 +497,8 @@ def test_making_an_environment_fails(workers):
 def test_a_worker_that_died_between_two_iterations(handing):
     with driving(Counter, workers=2) as driver:
         play(driver)
-        os.kill(driver.stepper.processes[0].pid, signal.SIGKILL)
-        driver.stepper.processes[0].wait()
+        os.kill(driver.stepper.crew.processes[0].pid, signal.SIGKILL)
+        driver.stepper.crew.processes[0].wait()
         with pytest.raises(EnvironmentFailure, match="Worker 0 .*environments 0, 1, 2.*SIGKILL"):
             driver.start()
         with pytest.raises(EnvironmentFailure, match="Worker 0 .*environments 0, 1, 2.*SIGKILL"):

@@ -163,12 +163,13 @@ def test_optional_and_slow_libraries_load_on_demand():
 
 def test_nothing_can_execute_what_it_loads():
     """cloudpickle carries environments to worker processes; no module may use it, or its like, for files."""
+    carriers = "advantage.rollout.workers", "advantage.rollout.players"
     _fail_on(
         [
             str(found)
             for found in IMPORTS
             if found.library in EXECUTES_WHAT_IT_LOADS
-            and (found.module, found.library) != ("advantage.rollout.workers", "cloudpickle")
+            and not (found.library == "cloudpickle" and found.module in carriers)
         ]
     )
     calls = []

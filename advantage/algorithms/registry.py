@@ -32,6 +32,13 @@ from advantage.algorithms.policy_gradient.q_prop import QProp
 from advantage.algorithms.policy_gradient.reinforce import Reinforce
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
+from advantage.algorithms.search.cma_es import CMAES
+from advantage.algorithms.search.cross_entropy import CEM
+from advantage.algorithms.search.evolution_strategy import EvolutionStrategy
+from advantage.algorithms.search.finite_differences import FiniteDifferences
+from advantage.algorithms.search.genetic import GeneticAlgorithm
+from advantage.algorithms.search.pattern_search import PatternSearch
+from advantage.algorithms.search.random_search import AugmentedRandomSearch
 from advantage.algorithms.tabular.double_q_learning import DoubleQLearning
 from advantage.algorithms.tabular.dyna import Dyna
 from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa
@@ -61,6 +68,13 @@ ALGORITHMS = {
     "off-policy-ac": OffPolicyActorCritic,
     "q-prop": QProp,
     "impala": Impala,
+    "cem": CEM,
+    "cma-es": CMAES,
+    "ga": GeneticAlgorithm,
+    "pattern-search": PatternSearch,
+    "es": EvolutionStrategy,
+    "ars": AugmentedRandomSearch,
+    "finite-differences": FiniteDifferences,
     "value-iteration": ValueIteration,
     "gauss-seidel": GaussSeidel,
     "prioritised-value-iteration": PrioritisedValueIteration,

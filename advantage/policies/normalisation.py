@@ -48,12 +48,16 @@ def moments_update(moments: Moments, batch: Array) -> Moments:
     count so that nothing grows.
     """
     batch = batch.reshape(-1, *moments.mean.value.shape)
-    batch_mean = batch.mean(axis=0)
-    batch_variance = jnp.square(batch - batch_mean).mean(axis=0)
-    count = compensated_add(moments.count, jnp.float32(batch.shape[0]))
-    share = batch.shape[0] / count.value
-    difference = batch_mean - moments.mean.value
-    spread = batch_variance - moments.variance.value + (1 - share) * jnp.square(difference)
+    mean = batch.mean(axis=0)
+    return moments_merge(moments, jnp.float32(batch.shape[0]), mean, jnp.square(batch - mean).mean(axis=0))
+
+
+def moments_merge(moments: Moments, number: Array, mean: Array, variance: Array) -> Moments:
+    """Merge the count, mean and variance of a batch into the statistics, as `moments_update` does; nothing if empty."""
+    count = compensated_add(moments.count, number)
+    share = number / jnp.maximum(count.value, 1)
+    difference = mean - moments.mean.value
+    spread = variance - moments.variance.value + (1 - share) * jnp.square(difference)
     return Moments(
         count,
         compensated_add(moments.mean, share * difference),

@@ -32,6 +32,9 @@ class Episodes(NamedTuple):
     numbers: np.ndarray
 
 
+NO_EPISODES = Episodes(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(4)))
+
+
 class EpisodeBook:
     """What the running episode of each environment has earned so far, for one seed or for many.
 

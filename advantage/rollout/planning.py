@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from advantage.environments.tabular.mdp import MDP
-from advantage.rollout.episodes import Episodes
+from advantage.rollout.episodes import NO_EPISODES, Episodes
 from advantage.types import Key, Pytree
-
-NO_EPISODES = Episodes(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(4)))
 
 
 class PlanningDriver:

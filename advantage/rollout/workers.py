@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -46,7 +47,107 @@ START_SECONDS = (
 PATIENCE = 1e-3  # seconds that a worker watches for the next step before it sleeps
 GLANCES = 500  # looks at a counter between looks at the clock
 LINE = 8  # words of a cache line: processes that write beside each other would slow each other down
+ERROR = b"error "  # begins an answer that tells of one
 ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFailure)}
+
+
+class Crew:
+    """Worker processes that run a module's `serve`, each behind a private pipe.
+
+    Args:
+        module: what each runs, with the number of its pipe and those of `files` as arguments.
+        holdings: what each holds, for people: `environments 0, 1`.
+        files: numbers of open files that every worker is given.
+        variables: of its environment, beside this process's own.
+
+    Raises:
+        EnvironmentFailure: a worker died, hung, or its environment raised; says what it held.
+        EnvironmentDefect: an environment returned something wrong.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        holdings: list[str],
+        files: tuple[int, ...] = (),
+        variables: dict[str, str] | None = None,
+    ):
+        self.holdings = holdings
+        self.processes: list[subprocess.Popen] = []
+        self.pipes: list[Connection] = []
+        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+        for _ in holdings:
+            ours, theirs = Pipe()
+            numbers = theirs.fileno(), *files
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, numbers)],
+                pass_fds=numbers,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path, **(variables or {})},
+            )
+            theirs.close()
+            self.processes.append(process)
+            self.pipes.append(ours)
+
+    def send(self, number: int, message: bytes | tuple, task: str) -> None:
+        data = message if isinstance(message, bytes) else cloudpickle.dumps(message)
+        try:
+            self.pipes[number].send_bytes(data)
+        except OSError as error:
+            raise self._dead(number, task) from error
+
+    def gather(self, task: str, timeout: float) -> None:
+        """Wait for an answer from each."""
+        for number in range(len(self.pipes)):
+            self.receive(number, task, timeout)
+
+    def receive(self, number: int, task: str, timeout: float) -> bytes:
+        """What a worker answers; raises what it tells of."""
+        pipe = self.pipes[number]
+        try:
+            if not pipe.poll(timeout):
+                raise self.hung(number, task, timeout)
+            answer = pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._dead(number, task) from error
+        if answer.startswith(ERROR):
+            name, *arguments = json.loads(answer.removeprefix(ERROR))
+            raise ERRORS[name](*arguments)
+        return answer
+
+    def hung(self, number: int, task: str, timeout: float) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"{self._name(number)} did not {task} within {timeout:g} seconds. Either an environment "
+            "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
+        )
+
+    def close(self) -> None:
+        """End every worker; one that does not leave within two seconds is killed."""
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            try:
+                process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.pipes, self.processes = [], []
+
+    def _dead(self, number: int, task: str) -> EnvironmentFailure:
+        try:
+            code = self.processes[number].wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = None
+        reason = "closed its pipe"
+        if code is not None:
+            reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return EnvironmentFailure(
+            f"{self._name(number)} {reason} when told to {task}. Look for a crash of the simulator or for the "
+            "operating system's memory limit; --workers 0 (workers=0) runs the environments in this process."
+        )
+
+    def _name(self, number: int) -> str:
+        return f"Worker {number} (process {self.processes[number].pid}, {self.holdings[number]})"
 
 
 class Workers:
@@ -79,30 +180,28 @@ class Workers:
         self.timeout, self.first = timeout, first
         self.shares = [part.tolist() for part in np.array_split(np.arange(first, num_envs), num_workers)]
         self.watches = watching_pays(num_workers)
-        self.processes: list[subprocess.Popen] = []
-        self.pipes: list[Connection] = []
+        holdings = [f"environments {', '.join(map(str, share))}" for share in self.shares]
         size = buffer_bytes(shapes)
         with shared_file() as file:
             file.truncate(size + 8 * LINE * (1 + num_workers))
             memory = mmap.mmap(file.fileno(), size + 8 * LINE * (1 + num_workers))
             self.buffers = allocate(shapes, memory)
             self.counters = Counters(memory, size)
-            for _ in self.shares:
-                self._spawn(file.fileno())
+            self.crew = Crew("advantage.rollout.workers", holdings, (file.fileno(),))
         try:
             for number, share in enumerate(self.shares):
                 task = cloudpickle.dumps(make), share, seed, shapes, sys.path, number
-                self._send(number, task, "start")
-            self._gather("make its environments", max(timeout, START_SECONDS))
+                self.crew.send(number, task, "start")
+            self.crew.gather("make its environments", max(timeout, START_SECONDS))
         except BaseException:
             self.close()
             raise
 
     def reset(self) -> None:
         """Begin every environment's first episode."""
-        for number in range(len(self.pipes)):
-            self._send(number, ("reset",), "reset")
-        self._gather("reset", self.timeout)
+        for number in range(len(self.shares)):
+            self.crew.send(number, ("reset",), "reset")
+        self.crew.gather("reset", self.timeout)
 
     def step(self, t: int) -> None:
         """Take row t's actions in every environment."""
@@ -112,106 +211,40 @@ class Workers:
     def begin(self, t: int) -> None:
         """Have row t's actions taken."""
         if self.watches:
-            for number in self.counters.call(t, len(self.pipes)):
-                self._send(number, WAKE, "step")
+            for number in self.counters.call(t, len(self.shares)):
+                self.crew.send(number, WAKE, "step")
         else:
             message = t.to_bytes(8, "little")
-            for number in range(len(self.pipes)):
-                self._send(number, message, "step")
+            for number in range(len(self.shares)):
+                self.crew.send(number, message, "step")
 
     def finish(self) -> None:
         """Wait until they are."""
         if not self.watches:
-            self._gather("step", self.timeout)
+            self.crew.gather("step", self.timeout)
             return
         begin = time.perf_counter()
-        for number in range(len(self.pipes)):
+        for number in range(len(self.shares)):
             while not self.counters.answered_soon(number):
                 waited = time.perf_counter() - begin
                 if waited > self.timeout:
-                    raise self._hung(number, "step", self.timeout)
-                if self.pipes[number].poll(0 if waited < PATIENCE else PATIENCE / 10):  # an error, or an end
-                    self._receive(number, "step", self.timeout)
+                    raise self.crew.hung(number, "step", self.timeout)
+                if self.crew.pipes[number].poll(
+                    0 if waited < PATIENCE else PATIENCE / 10
+                ):  # an error, or an end
+                    self.crew.receive(number, "step", self.timeout)
                 if self.counters.sleeps(number):  # it fell asleep while it was called
-                    self._send(number, WAKE, "step")
+                    self.crew.send(number, WAKE, "step")
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay an episode's first steps in the worker that has the environment."""
         number = next(n for n, share in enumerate(self.shares) if index in share)
-        self._send(number, ("restore", index, episode, actions, length), "replay an episode")
-        self._receive(number, "replay an episode", self.timeout)
+        self.crew.send(number, ("restore", index, episode, actions, length), "replay an episode")
+        self.crew.receive(number, "replay an episode", self.timeout)
 
     def close(self) -> None:
-        """End every worker; one that does not leave within two seconds is killed."""
-        for pipe in self.pipes:
-            pipe.close()
-        for process in self.processes:
-            try:
-                process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.pipes, self.processes = [], []
-
-    def _spawn(self, memory: int) -> None:
-        ours, theirs = Pipe()
-        command = [sys.executable, "-m", "advantage.rollout.workers", str(theirs.fileno()), str(memory)]
-        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-        process = subprocess.Popen(
-            command,
-            pass_fds=(theirs.fileno(), memory),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        theirs.close()
-        self.processes.append(process)
-        self.pipes.append(ours)
-
-    def _send(self, number: int, message: bytes | tuple, task: str) -> None:
-        data = message if isinstance(message, bytes) else cloudpickle.dumps(message)
-        try:
-            self.pipes[number].send_bytes(data)
-        except OSError as error:
-            raise self._dead(number, task) from error
-
-    def _gather(self, task: str, timeout: float) -> None:
-        for number in range(len(self.pipes)):
-            self._receive(number, task, timeout)
-
-    def _receive(self, number: int, task: str, timeout: float) -> None:
-        pipe = self.pipes[number]
-        try:
-            if not pipe.poll(timeout):
-                raise self._hung(number, task, timeout)
-            answer = pipe.recv_bytes()
-        except (EOFError, OSError) as error:
-            raise self._dead(number, task) from error
-        if answer:
-            name, *arguments = json.loads(answer)
-            raise ERRORS[name](*arguments)
-
-    def _hung(self, number: int, task: str, timeout: float) -> EnvironmentFailure:
-        return EnvironmentFailure(
-            f"{self._name(number)} did not {task} within {timeout:g} seconds. Either an environment "
-            "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
-        )
-
-    def _dead(self, number: int, task: str) -> EnvironmentFailure:
-        try:
-            code = self.processes[number].wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            code = None
-        reason = "closed its pipe"
-        if code is not None:
-            reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        return EnvironmentFailure(
-            f"{self._name(number)} {reason} when told to {task}. Look for a crash of the simulator or for the "
-            "operating system's memory limit; --workers 0 (workers=0) runs the environments in this process."
-        )
-
-    def _name(self, number: int) -> str:
-        indices = ", ".join(map(str, self.shares[number]))
-        return f"Worker {number} (process {self.processes[number].pid}, environments {indices})"
+        """End every worker."""
+        self.crew.close()
 
 
 class SharedStepper:
@@ -334,7 +367,7 @@ def serve(pipe: Connection, memory: int) -> None:
                     name, *arguments = cloudpickle.loads(message)
                     getattr(stepper, name)(*arguments)
             except Exception as error:
-                answer = json.dumps(describe(error)).encode()
+                answer = ERROR + json.dumps(describe(error)).encode()
             try:
                 pipe.send_bytes(answer)
             except OSError:
@@ -359,8 +392,14 @@ def leave_with(parent: int) -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
+def live(serve: Callable[..., None]) -> None:
+    """What a worker's module does when it is run: serve the pipe, and leave with the process that opened it."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group: the parent decides
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    pipe, *files = map(int, sys.argv[1:])
+    serve(Connection(pipe), *files)
+
+
+if __name__ == "__main__":
+    live(serve)

@@ -317,3 +317,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def finished_step(last: Path, total_timesteps: int) -> int | None:
+    """The step at which a run was done with this budget, which a search or a plan may not use up; None if it was not.
+
+    Raises:
+        CheckpointError: the manifest of its last checkpoint is missing or damaged.
+    """
+    metadata: Any = read_manifest(last)["metadata"]
+    done = metadata["step"] >= total_timesteps or metadata.get("finished") == total_timesteps
+    return metadata["step"] if done else None

@@ -39,6 +39,12 @@ class Terminal:
                 f"Solving {facts['environment']} with {facts['algorithm']}, whose table takes {size}, in at most "
                 f"{facts['total_timesteps']:,} iterations."
             )
+        elif facts["candidates"]:
+            self.message(
+                f"Searching with {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} "
+                f"steps, {facts['candidates']} candidate{'s' * (facts['candidates'] > 1)} of {facts['parameters']:,} "
+                f"parameters a generation, played {facts['stepping']}."
+            )
         else:
             self.message(
                 f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps "

@@ -1,0 +1,293 @@
+"""CMA-ES: evolution strategy with covariance matrix adaptation (Hansen 2016)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search.options import SearchOptions
+from advantage.algorithms.search.policy_search import (
+    search_act,
+    search_actor,
+    search_candidate,
+    search_greedy,
+    search_init,
+    search_learn,
+    search_noise,
+    search_propose,
+    search_seen,
+)
+from advantage.algorithms.search.ranking import best_first
+from advantage.environments.memory import refuse_large
+from advantage.types import Array, Key
+
+
+class CMAState(NamedTuple):
+    """The distribution that candidates are drawn from, N(mean, sigma^2 C), and the way that it has come.
+
+    Attributes:
+        mean: `[d]`.
+        sigma: the step size.
+        covariance: C, `[d, d]`; its diagonal `[d]` where it is separable.
+        factor: the upper triangular A of C = A^T A, `[d, d]`; the roots of the diagonal `[d]` where it is separable.
+        path_sigma: C^(1/2) p_sigma, `[d]`.
+        path_c: p_c, `[d]`.
+        generation: how many there were.
+    """
+
+    mean: Array
+    sigma: Array
+    covariance: Array
+    factor: Array
+    path_sigma: Array
+    path_c: Array
+    generation: Array
+
+
+class Constants(NamedTuple):
+    """Hansen's default settings for a dimension and a population.
+
+    Attributes:
+        weights: `[n]`, of the candidates from the best to the worst; the positive ones sum to one.
+        mu_eff: what the positive weights are worth in equal ones.
+        c_sigma, d_sigma: of the step size, the rate of its path and the damping.
+        c_c, c_1, c_mu: of the covariance, the rates of its path, of the path's product, and of the candidates'.
+        chi: about the expected length of N(0, I).
+        gap: for how many generations a factor of the covariance may serve.
+    """
+
+    weights: np.ndarray
+    mu_eff: float
+    c_sigma: float
+    d_sigma: float
+    c_c: float
+    c_1: float
+    c_mu: float
+    chi: float
+    gap: int
+
+
+def constants(d: int, n: int, active: bool = True, separable: bool = False) -> Constants:
+    """Weights and rates for `d` parameters and `n` candidates; the numbers are those of the tutorial's equations.
+
+    A separable covariance learns (d + 2) / 3 times as fast (Ros & Hansen 2008, section 3).
+    """
+    raw = math.log((n + 1) / 2) - np.log(np.arange(1, n + 1))  # (49)
+    good, bad = np.maximum(raw, 0), np.minimum(raw, 0)
+    mu_eff = float(good.sum() ** 2 / (good**2).sum())  # (8)
+    mu_eff_bad = float(bad.sum() ** 2 / (bad**2).sum())  # Table 1
+    c_sigma = (mu_eff + 2) / (d + mu_eff + 5)  # (55)
+    d_sigma = 1 + 2 * max(0.0, math.sqrt((mu_eff - 1) / (d + 1)) - 1) + c_sigma  # (55)
+    c_c = (4 + mu_eff / d) / (d + 4 + 2 * mu_eff / d)  # (56)
+    faster = (d + 2) / 3 if separable else 1.0
+    c_1 = faster * 2 / ((d + 1.3) ** 2 + mu_eff)  # (57)
+    c_mu = min(1 - c_1, faster * 2 * (1 / 4 + mu_eff + 1 / mu_eff - 2) / ((d + 2) ** 2 + mu_eff))  # (58)
+    total = min(
+        1 + c_1 / c_mu,  # (50)
+        1 + 2 * mu_eff_bad / (mu_eff + 2),  # (51)
+        (1 - c_1 - c_mu) / (d * c_mu),  # (52)
+    )
+    weights = good / good.sum() - (total * bad / bad.sum() if active else 0)  # (53)
+    chi = math.sqrt(d) * (1 - 1 / (4 * d) + 1 / (21 * d**2))  # Appendix A
+    gap = max(1, int(1 / (10 * d * (c_1 + c_mu))))  # Appendix B.2
+    return Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi, gap)
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class CMAES(SearchOptions):
+    """CMA-ES: draw from a normal distribution, move it to the best, stretch it along the way that it went.
+
+    With n candidates in d dimensions, i:n the i-th best of them, weights w_1 > w_2 > ..., some of which are negative,
+    and the constants of the tutorial's Table 1 (`constants`):
+
+        x_i      =  m + sigma y_i,   y_i ~ N(0, C),  i = 1..n                                           (38)-(40)
+        y        =  sum of w_i y_{i:n} over the positive w_i                                                 (41)
+        m       <-  m + sigma y                                                                        (42), (54)
+        p_sigma <-  (1 - c_sigma) p_sigma + sqrt(c_sigma (2 - c_sigma) mu_eff) C^(-1/2) y                    (43)
+        sigma   <-  sigma exp(c_sigma / d_sigma (|p_sigma| / chi - 1))                                       (44)
+        p_c     <-  (1 - c_c) p_c + h sqrt(c_c (2 - c_c) mu_eff) y     h: 0 while |p_sigma| is large, else 1 (45)
+        v_i      =  w_i if w_i >= 0 else w_i d / |C^(-1/2) y_{i:n}|^2                                        (46)
+        C       <-  (1 + (1 - h) c_1 c_c (2 - c_c) - c_1 - c_mu sum w) C
+                    + c_1 p_c p_c^T + c_mu sum v_i y_{i:n} y_{i:n}^T                                         (47)
+
+    Only the order of the costs counts, so the search is the same for f and for any increasing function of it; and in
+    any coordinates that are a linear map of these, if the first distribution is mapped too.
+
+    Departures. The tutorial takes C apart into eigenvectors, which is where a generation's time goes. Here the
+    Cholesky factor A of C = A^T A, as old as the tutorial lets its eigenvectors be, does their work for a small part of
+    it: y_i = A^T z_i for independent z_i, and |A^-T y| is |C^(-1/2) y|. The path p_sigma is kept as C^(1/2) p_sigma, a
+    vector of x's own space, and rescaled when C changes so that |p_sigma| does not; the tutorial's turns a little in
+    that space instead. One generation is the same, and a search takes as many. A covariance that rounding has made
+    indefinite starts again from its diagonal, and a generation whose numbers overflow teaches nothing.
+
+    Source: Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv:1604.00772, Appendix A and Table 1, whose
+    equation numbers these are; Ros & Hansen 2008, "A simple modification in CMA-ES achieving linear time and space
+    complexity", the separable variant; Krause, Arbonès & Igel 2016, "CMA-ES with optimal covariance update and storage
+    complexity", on Cholesky factors.
+    """
+
+    sigma: float = ranged(0.5, "(0, inf)")
+    """First standard deviation of a coordinate."""
+    candidates: int | None = ranged(None, "[2, inf)")
+    """Candidates a generation; None takes 4 + floor(3 ln d)."""
+    covariance: Literal["full", "separable"] = "full"
+    """The covariance of all parameters, which costs d^2 of memory and of time, or one variance for each."""
+    active: bool = True
+    """Let the covariance shrink along bad candidates too, by negative weights."""
+
+    def __post_init__(self):
+        check(self)
+
+    def population(self, dimension: int) -> int:
+        """How many candidates an `ask` returns."""
+        return self.candidates or 4 + int(3 * math.log(dimension))  # (48)
+
+    def begin(self, x0: Array) -> CMAState:
+        """The first state. Raises ValueError for a full covariance that memory cannot hold."""
+        one, zero = jnp.ones_like(x0), jnp.zeros_like(x0)
+        if self.covariance == "full":
+            size = (
+                6 * x0.size**2 * x0.dtype.itemsize
+            )  # covariance, factor, both anew, and what they are made of
+            refuse_large(f"A full covariance of {x0.size:,} parameters", size, "use covariance='separable'")
+            one = jnp.diag(one)
+        sigma = jnp.asarray(self.sigma, x0.dtype)
+        return CMAState(x0, sigma, one, one, zero, zero, jnp.zeros((), jnp.int32))
+
+    def ask(self, state: CMAState, key: Key) -> Array:
+        """Draws from the distribution, `[n, d]`."""
+        d = state.mean.size
+        z = jax.random.normal(key, (self.population(d), d), state.mean.dtype)  # (38)
+        y = z * state.factor if self.covariance == "separable" else z @ state.factor  # (39)
+        return state.mean + state.sigma * y  # (40)
+
+    def tell(self, state: CMAState, candidates: Array, cost: Array) -> CMAState:
+        """Move mean, step size and covariance towards the candidates of the lowest costs."""
+        (n, d), dtype = candidates.shape, state.mean.dtype
+        k = constants(d, n, self.active, self.covariance == "separable")
+        w = jnp.zeros(n, dtype).at[best_first(cost)].set(jnp.asarray(k.weights, dtype), unique_indices=True)
+        y_i = (candidates - state.mean) / state.sigma
+        y = jnp.maximum(w, 0) @ y_i  # (41)
+        mean = state.mean + state.sigma * y  # (42), (54)
+
+        push = math.sqrt(k.c_sigma * (2 - k.c_sigma) * k.mu_eff)
+        path_sigma = (1 - k.c_sigma) * state.path_sigma + push * y  # (43)
+        squares = _squared_lengths(state.factor, jnp.vstack([path_sigma, y_i]))
+        length = jnp.sqrt(squares[0])
+        sigma = state.sigma * jnp.exp(k.c_sigma / k.d_sigma * (length / k.chi - 1))  # (44)
+
+        grown = jnp.sqrt(1 - (1 - k.c_sigma) ** (2 * (state.generation + 1).astype(dtype)))
+        h = length < (1.4 + 2 / (d + 1)) * k.chi * grown  # Appendix A
+        push = math.sqrt(k.c_c * (2 - k.c_c) * k.mu_eff)
+        path_c = (1 - k.c_c) * state.path_c + h * push * y  # (45)
+        v = jnp.where(w < 0, w * d / jnp.maximum(squares[1:], jnp.finfo(dtype).eps), w)  # (46)
+        decay = k.c_1 + k.c_mu * float(k.weights.sum()) - (1 - h) * k.c_1 * k.c_c * (2 - k.c_c)
+        vectors, rates = jnp.vstack([path_c, y_i]), jnp.append(jnp.asarray(k.c_1, dtype), k.c_mu * v)
+        variance = (1 - decay) * _variances(state.covariance) + rates @ jnp.square(
+            vectors
+        )  # (47), of coordinates
+
+        is_finite = jnp.isfinite(jnp.vstack([mean, path_sigma, path_c, variance])).all() & jnp.isfinite(sigma)
+        new = mean, sigma, variance, path_sigma, path_c, decay, rates, vectors
+        old = (
+            state.mean,
+            state.sigma,
+            _variances(state.covariance),
+            state.path_sigma,
+            state.path_c,
+            0.0,
+            0.0,
+            0.0,
+        )
+        mean, sigma, variance, path_sigma, path_c, decay, rates, vectors = (
+            jnp.where(is_finite, a, b) for a, b in zip(new, old, strict=True)
+        )
+        covariance = variance
+        if self.covariance == "full":
+            covariance = (1 - decay) * state.covariance + (vectors.T * rates) @ vectors  # (47)
+        generation = state.generation + 1
+        due = generation % k.gap == 0 if k.gap > 1 else jnp.bool_(True)  # which leaves nothing to be decided
+        covariance, factor, path_sigma = _refactored(due, covariance, state.factor, path_sigma)
+        return CMAState(mean, sigma, covariance, factor, path_sigma, path_c, generation)
+
+    def spread(self, state: CMAState) -> Array:
+        """Root of the mean variance of a coordinate."""
+        return state.sigma * jnp.sqrt(_variances(state.covariance).mean())
+
+    def stop(self, state: CMAState) -> dict[str, Array]:
+        """Why nothing more is to be found from here, and whether: some of the tutorial's Appendix B.3."""
+        d, full = state.mean.size, self.covariance == "full"
+        scales = jnp.diagonal(state.factor) if full else state.factor
+        turn = state.generation % d
+        axis = state.factor[turn] if full else jnp.where(jnp.arange(d) == turn, state.factor, 0)
+        coordinate = jnp.sqrt(_variances(state.covariance))
+        return {
+            "condition": jnp.square(scales.max() / scales.min()) > 1e14,
+            "no_effect": (state.mean == state.mean + 0.1 * state.sigma * axis).all()
+            | (state.mean == state.mean + 0.2 * state.sigma * coordinate).any(),
+        }
+
+    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
+    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+
+
+def _variances(covariance: Array) -> Array:
+    return covariance if covariance.ndim == 1 else jnp.diagonal(covariance)
+
+
+def _squared_lengths(factor: Array, y: Array) -> Array:
+    """`|A^-T y|^2` of rows `[..., n, d]`."""
+    if factor.ndim < y.ndim:
+        return jnp.square(y / factor[..., None, :]).sum(-1)
+    z = jax.lax.linalg.triangular_solve(factor, y, left_side=False, lower=False)
+    return jnp.square(z).sum(-1)
+
+
+@custom_vmap
+def _refactored(due: Array, covariance: Array, factor: Array, path: Array) -> tuple[Array, Array, Array]:
+    """Where `due`, the factor of the covariance, and the path rescaled to the length that it had."""
+    return jax.lax.cond(due.any(), _factored, lambda _, *old: old, due, covariance, factor, path)
+
+
+@_refactored.def_vmap
+def _(
+    size: int, batched: list[bool], *arguments: Array
+) -> tuple[tuple[Array, Array, Array], tuple[bool, ...]]:
+    # many restarts share one condition: a vmapped one would do the work in every generation
+    pairs = zip(arguments, batched, strict=True)
+    rows = [x if has else jnp.broadcast_to(x, (size, *x.shape)) for x, has in pairs]
+    return _refactored(*rows), (True, True, True)
+
+
+def _factored(due: Array, covariance: Array, factor: Array, path: Array) -> tuple[Array, Array, Array]:
+    eps, tiny = jnp.finfo(path.dtype).eps, jnp.finfo(path.dtype).tiny
+    if covariance.ndim == path.ndim:
+        symmetric = jnp.maximum(covariance, tiny)
+        new = jnp.sqrt(symmetric)
+    else:
+        symmetric = (covariance + covariance.mT) / 2
+        variance = jnp.maximum(jnp.diagonal(symmetric, axis1=-2, axis2=-1), tiny)
+        root = jnp.sqrt(variance)
+        eye = jnp.eye(path.shape[-1], dtype=path.dtype)
+        symmetric = jnp.where(eye > 0, variance[..., None, :], symmetric)
+        correlation = symmetric / root[..., None, :] / root[..., :, None] + 4 * eps * eye
+        new = jax.lax.linalg.cholesky(correlation, symmetrize_input=False).mT * root[..., None, :]
+        sound = jnp.isfinite(new).all((-2, -1), keepdims=True)
+        new = jnp.where(sound, new, root[..., None, :] * eye)
+        symmetric = jnp.where(sound, symmetric, variance[..., None, :] * eye)
+    before, after = (jnp.sqrt(_squared_lengths(a, path[..., None, :])) for a in (factor, new))
+    rescaled = path * jnp.where(after > 0, before / after, 1)
+    here = [due.reshape(due.shape + (1,) * (x.ndim - due.ndim)) for x in (covariance, factor, path)]
+    return (
+        jnp.where(here[0], symmetric, covariance),
+        jnp.where(here[1], new, factor),
+        jnp.where(here[2], rescaled, path),
+    )

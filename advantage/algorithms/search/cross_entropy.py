@@ -1,0 +1,154 @@
+"""The cross-entropy method (Rubinstein 1999), with the extra variance of Szita & Lőrincz 2006."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search.options import SearchOptions
+from advantage.algorithms.search.policy_search import (
+    search_act,
+    search_actor,
+    search_candidate,
+    search_greedy,
+    search_init,
+    search_learn,
+    search_noise,
+    search_propose,
+    search_seen,
+)
+from advantage.algorithms.search.ranking import number_of, rank
+from advantage.environments.memory import refuse_large
+from advantage.types import Array, Key
+
+
+class CEMState(NamedTuple):
+    """The distribution that candidates are drawn from.
+
+    Attributes:
+        mean: `[d]`.
+        covariance: the variances `[d]`, or the whole matrix `[d, d]`.
+        generation: how many refits there were.
+    """
+
+    mean: Array
+    covariance: Array
+    generation: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class CEM(SearchOptions):
+    """Cross-entropy method: draw from a normal distribution, keep the best, fit the distribution to them, repeat.
+
+    In generation t = 1, 2, ..., with n candidates and m = max(1, round(elite * n)) of them the elite I:
+
+        x_i     ~  N(mu, Sigma),  i = 1..n
+        I       <- the m with the lowest cost
+        mu'     <- 1/m sum_{i in I} x_i
+        Sigma'  <- 1/m sum_{i in I} (x_i - mu')(x_i - mu')^T + Z_t 1        its diagonal with covariance = "diagonal"
+        Z_t     =  max(extra_variance - extra_variance_decay * t, 0)
+        mu      <- smoothing * mu + (1 - smoothing) * mu'
+        Sigma   <- smoothing * Sigma + (1 - smoothing) * Sigma'
+
+    mu' and Sigma' without Z are the likeliest to have drawn the elite, so the cross-entropy to it is least. Without Z
+    the variance falls fast, on a cost with noise too fast. Szita & Lőrincz's three settings: no extra variance; 4
+    for ever (`extra_variance=4`); and max(5 - t/10, 0) (`extra_variance=5, extra_variance_decay=0.1`), all with
+    n = 100, m = 10, and 100 as the first variance (`sigma=10`).
+
+    With a full covariance an elite of m <= d fits a matrix that is singular, and the search would never leave the span
+    of the elite: have more candidates, smoothing, or extra variance.
+
+    Departures from the papers: the elite has m members, however many costs equal the m-th; smoothing, which Szita &
+    Lőrincz do not have, takes the refit with its extra variance.
+
+    Source: Szita & Lőrincz 2006, "Learning Tetris using the noisy cross-entropy method"; de Boer et al. 2005, "A
+    tutorial on the cross-entropy method", on smoothing.
+    """
+
+    candidates: int = ranged(100, "[1, inf)")
+    """Candidates a generation."""
+    elite: float = ranged(0.1, "(0, 1]")
+    """Share of the candidates that the distribution is fitted to: `elite * candidates`, rounded, at least one."""
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    """One variance for each parameter, or the covariance of all, which costs d^2 of memory and d^3 of time."""
+    sigma: float = ranged(1.0, "(0, inf)")
+    """First standard deviation of a coordinate."""
+    smoothing: float = ranged(0.0, "[0, 1)")
+    """How much of the old mean and variance is kept at each refit."""
+    extra_variance: float | None = ranged(None, "[0, inf)")
+    """Added to every variance at each refit; None adds nothing."""
+    extra_variance_decay: float | None = ranged(None, "[0, inf)")
+    """By how much the extra variance falls each generation, to 0 at least; None leaves it as it is."""
+
+    def __post_init__(self):
+        check(self)
+        if self.extra_variance is None and self.extra_variance_decay is not None:
+            raise ValueError(
+                f"extra_variance_decay={self.extra_variance_decay} with extra_variance=None is not allowed: there is "
+                "nothing to decay; give extra_variance, such as 5.0, or leave extra_variance_decay out."
+            )
+        if isinstance(self.elite, float | int) and round(self.elite * self.candidates) < 1:
+            raise ValueError(
+                f"elite={self.elite} of candidates={self.candidates} is less than one; use at least "
+                f"elite={1 / self.candidates:.3g}, or more candidates."
+            )
+
+    def population(self, dimension: int) -> int:
+        """How many candidates an `ask` returns."""
+        return self.candidates
+
+    def begin(self, x0: Array) -> CEMState:
+        """The first state. Raises ValueError for a full covariance that memory cannot hold."""
+        variance = jnp.full_like(x0, jnp.square(self.sigma))
+        if self.covariance == "full":
+            size = (
+                6 * x0.size**2 * x0.dtype.itemsize
+            )  # two covariances, eigenvectors, their workspace, the root
+            refuse_large(f"A full covariance of {x0.size:,} parameters", size, "use covariance='diagonal'")
+            variance = jnp.diag(variance)
+        return CEMState(x0, variance, jnp.zeros((), jnp.int32))
+
+    def ask(self, state: CEMState, key: Key) -> Array:
+        """Draws from the distribution, `[n, d]`."""
+        noise = jax.random.normal(key, (self.candidates, state.mean.size), state.mean.dtype)
+        if self.covariance == "diagonal":
+            return state.mean + jnp.sqrt(state.covariance) * noise
+        value, vector = jnp.linalg.eigh(state.covariance)
+        return state.mean + (jnp.sqrt(jnp.maximum(value, 0)) * noise) @ vector.T
+
+    def tell(self, state: CEMState, candidates: Array, cost: Array) -> CEMState:
+        """Fit the distribution to the elite."""
+        number = number_of(self.elite, self.candidates)
+        weight = jnp.where(rank(cost) < number, 1 / number, 0).astype(state.mean.dtype)[:, None]
+        mean = (weight * candidates).sum(0)  # no matrix product: GPUs round those
+        deviation = candidates - mean
+        extra = self._extra_variance(state.generation + 1)
+        if self.covariance == "diagonal":
+            covariance = (weight * jnp.square(deviation)).sum(0) + extra
+        else:
+            covariance = deviation.T @ (weight * deviation) + extra * jnp.eye(mean.size, dtype=mean.dtype)
+        keep = self.smoothing
+        return CEMState(
+            keep * state.mean + (1 - keep) * mean,
+            keep * state.covariance + (1 - keep) * covariance,
+            state.generation + 1,
+        )
+
+    def spread(self, state: CEMState) -> Array:
+        """Root of the mean variance of a coordinate."""
+        variance = state.covariance if self.covariance == "diagonal" else jnp.diagonal(state.covariance)
+        return jnp.sqrt(variance.mean())
+
+    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
+    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+
+    def _extra_variance(self, t: Array) -> Array | float:
+        if self.extra_variance is None:
+            return 0.0
+        decay = 0.0 if self.extra_variance_decay is None else self.extra_variance_decay
+        return jnp.maximum(self.extra_variance - decay * t, 0)

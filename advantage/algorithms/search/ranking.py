@@ -1,0 +1,64 @@
+"""What methods make of costs, finite or not: an order, ranks, numbers without a scale."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from advantage.algorithms.search.options import told
+from advantage.types import Array
+
+
+def best_first(cost: Array) -> Array:
+    """Indices of the candidates from the best to the worst, `[n]`; equal ones stay in their order."""
+    return jnp.argsort(told(cost), stable=True)
+
+
+def rank(cost: Array) -> Array:
+    """How many candidates come before each one, `[n]`: 0 is the best."""
+    return jnp.argsort(best_first(cost))
+
+
+def number_of(share: Array | float, size: int) -> Array:
+    """`max(1, share * size)` to the nearest whole number, a half to the even one."""
+    return jnp.maximum(1, jnp.round(share * size))
+
+
+def centred_ranks(cost: Array) -> Array:
+    """Ranks from -1/2, the best, to 1/2, the worst, `[n]`; equal costs share the mean of theirs.
+
+    Source: Wierstra et al. 2014, "Natural evolution strategies", section 3.1, on utilities; Salimans et al. 2017,
+    "Evolution strategies as a scalable alternative to reinforcement learning", section 2.1, on ranks.
+    """
+    cost = told(cost)
+    ordered = jnp.sort(cost)
+    before = jnp.searchsorted(ordered, cost, side="left")
+    after = cost.size - jnp.searchsorted(ordered, cost, side="right")
+    return (before - after) / jnp.maximum(2 * (cost.size - 1), 1)
+
+
+def finite(cost: Array) -> Array:
+    """Costs with everything that is not finite as the largest that is; zeros where none is."""
+    is_finite = jnp.isfinite(cost)
+    worst = jnp.where(is_finite, cost, -jnp.inf).max()
+    return jnp.where(is_finite, cost, jnp.where(is_finite.any(), worst, 0))
+
+
+def scaled(cost: Array) -> Array:
+    """`finite` costs from 0, the least, to 1, the largest; equal ones are 0."""
+    cost = finite(cost) / 16  # neither the range nor its reciprocal is then beyond the numbers
+    cost -= cost.min()
+    largest = cost.max()
+    return cost / jnp.where(largest > 0, largest, 1)
+
+
+def standardised(cost: Array) -> Array:
+    """Costs less their mean, divided by their standard deviation, `[n]`; equal ones become 0."""
+    deviation = scaled(cost)
+    deviation -= deviation.mean()
+    size = deviation.std()
+    return deviation / jnp.where(size > 0, size, 1)
+
+
+def usable(gradient: Array) -> Array:
+    """The gradient; zero if its squared length is beyond the numbers there are."""
+    return jnp.where(jnp.isfinite(jnp.vdot(gradient, gradient)), gradient, 0)

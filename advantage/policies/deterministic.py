@@ -1,0 +1,141 @@
+"""Policies without chance, for searches: the best action of a network's output, or of scored actions."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from advantage.policies.actor_critic import Bounds, Head, choose_network, head
+from advantage.policies.networks import Activation, Initialisation, Network, linear, linear_init
+from advantage.policies.observations import Encoder, encoder
+from advantage.types import Array, Key, Pytree
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Deterministic:
+    """`a = mode pi(.|s)`: an encoder, a network and a linear head; parameters `{"network", "head"}`."""
+
+    encoder: Encoder
+    head: Head
+    network: Network
+    initialisation: Initialisation = "orthogonal"
+
+    @property
+    def num_continuous(self) -> int:
+        return self.encoder.num_continuous
+
+    def continuous(self, obs: Pytree) -> Array:
+        """The part of an observation that is normalised, `[..., num_continuous]`."""
+        return self.encoder.continuous(obs)
+
+    def init(self, key: Key) -> Pytree:
+        """Draw parameters; the head gets gain 0.01, so that all actions are nearly alike."""
+        key_network, key_head = jax.random.split(key)
+        x = self.encoder.encode(self.encoder.example())
+        network = self.network.init(key_network, x)
+        width = jax.eval_shape(self.network.apply, network, x).shape[-1]
+        (layer,) = linear_init(key_head, [(width, self.head.num_outputs)], [0.01], self.initialisation)
+        return {"network": network, "head": layer}
+
+    @cached_property
+    def shapes(self) -> Any:
+        """Leaves and structure of the parameters."""
+        return jax.tree.flatten(jax.eval_shape(self.init, jax.random.key(0)))
+
+    def action(self, params: Pytree, obs: Pytree, normalise: Any = None) -> Pytree:
+        """The action for each observation of a batch."""
+        x = self.encoder.encode(obs, normalise) if normalise else self.encoder.encode(obs)
+        outputs = linear(params["head"], self.network.apply(params["network"], x))
+        log_std = np.zeros(self.head.num_log_std, np.float32)
+        return self.head.distribution(outputs, log_std).mode()
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """`a = argmax w · phi(s, a)` over the actions that are possible, the first of equals; parameters `w`.
+
+    For observations with `features` `[n, k]`, one row an action, and `possible` `[n]`. If none is possible, all are.
+    """
+
+    size: int
+
+    @property
+    def num_continuous(self) -> int:
+        return self.size
+
+    def continuous(self, obs: Pytree) -> Array:
+        """The features, `[..., n, k]`."""
+        return obs["features"]
+
+    def init(self, key: Key) -> Array:
+        """Zero weights: all actions are alike."""
+        return jnp.zeros(self.size)
+
+    @cached_property
+    def shapes(self) -> Any:
+        """Leaves and structure of the parameters."""
+        return jax.tree.flatten(jax.eval_shape(self.init, jax.random.key(0)))
+
+    def action(self, params: Array, obs: Pytree, normalise: Any = None) -> Array:
+        """The action for each observation of a batch."""
+        features, possible = obs["features"], obs["possible"]
+        xp = features.__array_namespace__()
+        scores = (normalise(features) if normalise else features) @ params
+        return first_of_highest(xp.where(possible > 0, scores, -np.float32(np.inf)))
+
+
+def first_of_highest(values: Array) -> Array:
+    """What `argmax` over the last axis gives, which XLA does not compile to vectors."""
+    xp = values.__array_namespace__()
+    last = np.int32(values.shape[-1] - 1)
+    places = xp.arange(values.shape[-1], dtype=np.int32)
+    return xp.where(values == values.max(axis=-1, keepdims=True), places, last).min(axis=-1)
+
+
+def unflatten(policy: Deterministic | Scoring, vector: Array) -> Pytree:
+    """The parameters that a flat vector is, in the order of their leaves."""
+    leaves, structure = policy.shapes
+    ends = np.cumsum([leaf.size for leaf in leaves]).tolist()
+    parts = [
+        vector[end - leaf.size : end].reshape(leaf.shape) for end, leaf in zip(ends, leaves, strict=True)
+    ]
+    return structure.unflatten(parts)
+
+
+def deterministic(
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    network: Any,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    initialisation: Initialisation,
+    bounds: Bounds,
+) -> Deterministic | Scoring:
+    """The policy of a pair of spaces: scoring where observations tell what each action leads to, else a network.
+
+    A network or hidden layers that are asked for are never a scoring policy.
+
+    Raises:
+        ValueError: a space that no policy covers.
+    """
+    plain = network is None and not hidden
+    if plain and isinstance(observation_space, spaces.Dict) and isinstance(action_space, spaces.Discrete):
+        features, possible = (observation_space.spaces.get(name) for name in ("features", "possible"))
+        if (
+            features is not None
+            and possible is not None
+            and (features.shape or ())[:1] == possible.shape == (int(action_space.n),)
+        ):
+            return Scoring(int(np.prod((features.shape or ())[1:])))
+    chosen = choose_network(network, observation_space, hidden, activation, initialisation)
+    parts = encoder(observation_space), head(action_space, bounds), chosen
+    return Deterministic(*parts, initialisation)

@@ -1,0 +1,185 @@
+"""Whole episodes of many candidates on the device: all of a generation side by side in one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from advantage.environments.spaces import environment_action, read
+from advantage.policies.deterministic import Scoring, first_of_highest
+from advantage.types import Array, Key, Pytree, Search, World
+
+TICKS = 2**12  # steps of every game that one call takes before the host has a look
+FEWER = 4  # games go on in a smaller program once only one in so many is left
+GAMES = "games"
+
+
+class Games(NamedTuple):
+    """Episodes that were played, `[G]`, and sums over what was seen in each, `[G, c]`.
+
+    Attributes:
+        returns: undiscounted; not finite where an environment broke.
+        lengths: in steps.
+        sums, squares: of what the algorithm's `seen` takes of observations.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
+
+
+class Lanes(NamedTuple):
+    """Running games, `[L, ...]`; `game` says which."""
+
+    vector: Array
+    world: Pytree
+    obs: Pytree
+    key: Key
+    game: Array
+    total: Array
+    length: Array
+    done: Array
+    sums: Array
+    squares: Array
+
+
+@partial(jax.jit, static_argnames="world")
+def _begin(algorithm: Any, world: World, actor: Pytree, vectors: Array, keys: Key, game: Array) -> Lanes:
+    """Games at their starts; those numbered below 0 are none, and done."""
+
+    def begin(vector, key, game):
+        key_reset, key_steps = jax.random.split(key)
+        world_state, obs = world.reset(key_reset)
+        seen = algorithm.seen(actor, jax.tree.map(lambda leaf: leaf[None], obs))
+        obs = () if _scores(world, actor) else obs
+        zero = jnp.zeros(seen.shape[-1])
+        facts = game, jnp.float32(0), jnp.int32(0), game < 0
+        return Lanes(vector, world_state, obs, key_steps, *facts, zero, zero)
+
+    return jax.vmap(begin)(vectors, keys, game)
+
+
+@partial(jax.jit, static_argnames=("world", "mesh"))
+def _play(algorithm: Any, world: World, actor: Pytree, lanes: Lanes, left: Array, mesh: Mesh | None) -> Lanes:
+    """Play on: until all games are over, or `TICKS` steps are taken in each, or `left` in all."""
+
+    def play(algorithm, actor, lanes, left):
+        def going_on(carry):
+            lanes, ticks, steps = carry
+            return (~lanes.done).any() & (ticks < TICKS) & (steps <= left)
+
+        def tick(carry):
+            lanes, ticks, steps = carry
+            steps += (~lanes.done).sum().astype(jnp.uint32)
+            return jax.vmap(partial(_step, algorithm, world, actor))(lanes), ticks + 1, steps
+
+        return jax.lax.while_loop(going_on, tick, (lanes, jnp.int32(0), jnp.uint32(0)))[0]
+
+    if mesh is not None:  # each device has its games to itself, and none waits for another
+        one, each = PartitionSpec(), PartitionSpec(GAMES)
+        play = jax.shard_map(play, mesh=mesh, in_specs=(one, one, each, one), out_specs=each, check_vma=False)
+    return play(algorithm, actor, lanes, left)
+
+
+def _scores(world: World, actor: Pytree) -> bool:
+    """Whether the world can say by itself what a scoring policy gives each action, without observations."""
+    return hasattr(world, "values") and isinstance(actor.policy, Scoring) and actor.normaliser is None
+
+
+def _step(algorithm: Any, world: World, actor: Pytree, lane: Lanes) -> Lanes:
+    """One step of one game; a game that is over stays as it is."""
+    batch, who = jax.tree.map(lambda leaf: leaf[None], lane.obs), algorithm.candidate(actor, lane.vector)
+    seen = algorithm.seen(actor, batch)
+    if _scores(world, actor):
+        action = first_of_highest(cast(Any, world).values(lane.world, who.params))[None]
+    else:
+        action, _ = algorithm.greedy(who, batch, ())
+    given = read(environment_action(world.action_space, action), 0)
+    key = jax.random.fold_in(lane.key, lane.length)
+    world_state, obs, reward, terminated = world.step(lane.world, given, key)
+    obs = () if _scores(world, actor) else obs
+    length = lane.length + 1
+    total = lane.total + reward
+    done = terminated | (length >= world.max_episode_steps) | ~jnp.isfinite(total)
+    sums, squares = lane.sums + seen.sum(0), lane.squares + jnp.square(seen).sum(0)
+    fields = "world", "obs", "total", "length", "done", "sums", "squares"
+    after = dict(zip(fields, (world_state, obs, total, length, done, sums, squares), strict=True))
+    before = {name: getattr(lane, name) for name in fields}
+    return lane._replace(**jax.tree.map(partial(jnp.where, lane.done), before, after))
+
+
+@jax.jit
+def _keep(lanes: Lanes, rows: Array, real: Array) -> Lanes:
+    """Some of the games; those that are not real are done."""
+    kept = jax.tree.map(lambda leaf: leaf[rows], lanes)
+    return kept._replace(done=kept.done | ~real, game=jnp.where(real, kept.game, -1))
+
+
+class DeviceGames:
+    """Plays candidates in an on-device world; where JAX has several devices they share the games."""
+
+    def __init__(self, algorithm: Search, world: World):
+        self.algorithm, self.world = algorithm, world
+        (here,) = jnp.zeros(()).devices()
+        devices = jax.devices(here.platform)
+        self.mesh = Mesh(np.array(devices), (GAMES,)) if len(devices) > 1 else None
+        self.devices = len(devices)
+        self.where = f"on {here.platform}" + (f" ({len(devices)} devices)" if self.mesh else "")
+
+    def start(self) -> None:
+        """Nothing to begin: each generation begins its own games."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def play(
+        self, actor: Pytree, vectors: Array, chances: Key, left: int, stopped: Callable[[], bool]
+    ) -> Games | None:
+        """One episode of each vector `[G, d]` with the randomness of each key `[G]`.
+
+        None if they take more than `left` steps together, or `stopped()` becomes true.
+        """
+        number = len(vectors)
+        size = -(-number // self.devices) * self.devices
+        rows = np.arange(size) % number
+        game = np.where(np.arange(size) < number, rows, -1).astype(np.int32)
+        lanes = _begin(self.algorithm, self.world, actor, vectors[rows], chances[rows], game)
+        lanes = self._spread(lanes)
+        width = lanes.sums.shape[-1]
+        games = Games(np.zeros(number), np.zeros(number, np.int64), *np.zeros((2, number, width)))
+        while True:
+            limit = np.uint32(min(left - games.lengths.sum(), 2**31))
+            lanes = _play(self.algorithm, self.world, self._everywhere(actor), lanes, limit, self.mesh)
+            facts = jax.device_get((lanes.game, lanes.total, lanes.length, lanes.sums, lanes.squares))
+            game, (returns, lengths, sums, squares) = facts[0], facts[1:]
+            real = game >= 0
+            for place, found in zip(games, (returns, lengths, sums, squares), strict=True):
+                place[game[real]] = found[real]
+            if games.lengths.sum() > left or stopped():
+                return None
+            going = np.flatnonzero(~np.asarray(lanes.done))
+            if len(going) == 0:
+                return games
+            size = self.devices * 2 ** int(
+                np.ceil(np.log2(-(-len(going) // self.devices)))
+            )  # few sizes occur
+            if size * FEWER <= len(game):
+                rows = np.resize(going, size)
+                lanes = self._spread(_keep(lanes, rows, np.arange(size) < len(going)))
+
+    def _spread(self, lanes: Lanes) -> Lanes:
+        if self.mesh is None:
+            return lanes
+        return jax.device_put(lanes, NamedSharding(self.mesh, PartitionSpec(GAMES)))
+
+    def _everywhere(self, actor: Pytree) -> Pytree:
+        if self.mesh is None:
+            return actor
+        return jax.device_put(actor, NamedSharding(self.mesh, PartitionSpec()))
