@@ -35,7 +35,7 @@ from advantage.algorithms.dynamic_programming.planner import Planner, playable
 from advantage.algorithms.registry import algorithm_class, from_json, to_json
 from advantage.environments.make import resolve
 from advantage.rollout.workers import available_cores
-from advantage.runs.checkpoint import CheckpointError, read_manifest
+from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.training import Options, resume, train
 
@@ -61,9 +61,10 @@ class Cell:
     def finished(self) -> bool:
         """Whether the budget is spent and the last evaluation played."""
         try:
-            metadata = read_manifest(RunFolder(self.path).last)["metadata"]
-            spent = metadata["step"] >= self.options.total_timesteps
-            return spent and (not self.options.eval_episodes or metadata["evaluated"] >= metadata["step"])
+            last = RunFolder(self.path).last
+            step = finished_step(last, self.options.total_timesteps)
+            evaluated: Any = read_manifest(last)["metadata"]["evaluated"]
+            return step is not None and (not self.options.eval_episodes or evaluated >= step)
         except (CheckpointError, KeyError):
             return False
 

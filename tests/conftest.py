@@ -1,6 +1,7 @@
 """Settings that every test, and every process a test starts, runs under; they must precede the import of JAX."""
 
 import gc
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -123,6 +124,21 @@ REPEATS = (
     "test_vector.py::test_promise_2_sync[NEXT_STEP-copies",
     "test_vector.py::test_training_on_one",
 )
+
+
+# Linux lets a process have 65,530 maps of memory; each compiled program takes several, and past that XLA crashes.
+MOST_MAPS = 40_000
+_tests_run = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_maps_of_memory():
+    """Forget compiled programs before there are too many, in a process that runs hundreds of tests."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(_tests_run) % 16 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.checkpoint import CheckpointError, finished_step
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_evaluations, read_progress
 from advantage.runs.plot import WINDOW, running_mean
@@ -181,12 +181,13 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
         for table in (progress, episodes, evaluations)
         if table.get("step", np.zeros(0)).size
     ]
-    if max(ends) < total:
+    end = _end(folder, total, max(ends))
+    if end is None:
         raise CheckpointError(
             f"stopped after {max(ends):,} of its {total:,} steps; go on with it: advantage resume {folder.path}"
         )
     order = np.argsort(episodes["step"], kind="stable")
-    last = evaluations["return"][evaluations["step"] == total]
+    last = evaluations["return"][evaluations["step"] == end]
     elapsed = progress.get("time/elapsed", np.zeros(0))
     return Record(
         path=folder.path,
@@ -198,6 +199,13 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
         clock_step=progress.get("step", np.zeros(0))[: len(elapsed)],
         clock=_without_restarts(elapsed),
     )
+
+
+def _end(folder: RunFolder, total: int, last_row: int) -> int | None:
+    """The step at which a run was done; None where it is not. Who has only its tables may compare it too."""
+    if last_row >= total:
+        return total
+    return finished_step(folder.last, total) if folder.last.exists() else None
 
 
 def _refuse_infinite(file: Path, column: str, table: Mapping[str, np.ndarray]) -> None:
