@@ -17,7 +17,9 @@ from advantage.algorithms.registry import algorithm_name, from_json
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.make import Environment, resolve
 from advantage.environments.spaces import environment_action, read, space_from_json
+from advantage.policies.deterministic import flatten
 from advantage.rollout.acting import HostActor, actor_of
+from advantage.rollout.games import DeviceGames
 from advantage.rollout.stepper import episode_seed
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
 from advantage.runs.folder import open_run_folder, read_config
@@ -39,6 +41,7 @@ LONGEST = 30_000  # steps at which an evaluation cuts episodes that no clock doe
 BLOCK = (
     16  # on-device episodes are played so many at once, whatever their number, so that each stays the same
 )
+ANY_NUMBER = 2**62  # of steps
 
 
 class Evaluation(NamedTuple):
@@ -322,9 +325,10 @@ def _evaluate_world(
     agent: Agent, world: World, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
-    key = jax.random.key(seed)
+    key, algorithm = jax.random.key(seed), agent.algorithm
+    play = _play_search if hasattr(algorithm, "candidate") else _play_world
     blocks = [
-        jax.device_get(_play_world(agent.algorithm, world, agent.state, key, first, deterministic))
+        jax.device_get(play(algorithm, world, agent.state, key, first, deterministic))
         for first in range(0, episodes, BLOCK)
     ]
     returns, lengths = (np.concatenate(parts)[:episodes] for parts in zip(*blocks, strict=True))
@@ -362,6 +366,18 @@ def _play_world(
         return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3:5]
 
     return jax.vmap(episode)(keys)
+
+
+def _play_search(
+    algorithm: Any, world: World, state: Pytree, key: Key, first: int, deterministic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for what a search has found, which leaves nothing to chance, as its candidates play."""
+    actor = algorithm.actor(state)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(first + np.arange(BLOCK))
+    vectors = jnp.tile(flatten(actor.params), (BLOCK, 1))
+    games = DeviceGames(algorithm, world).play(actor, vectors, keys, ANY_NUMBER, lambda: False)
+    assert games is not None  # neither out of steps nor stopped
+    return games.returns, games.lengths
 
 
 def _same_spaces(agent: Agent, observation_space: Any, action_space: Any, name: str) -> None:

@@ -1,10 +1,11 @@
 """The PPO paper's table 1 again: eleven surrogates on seven MuJoCo tasks, a million steps each.
 
-python benchmarks/ablation.py [--seeds 3] [--processes 2] [--table]
+python benchmarks/ablation.py [--seeds 3] [--processes 2] [--table] [--picture docs/ablation/ablation.png]
 
 Every run is a row of benchmarks/learning.csv, and none is repeated, so it goes on where it was stopped; `--table`
-trains nothing and prints what is there. As in the paper a run's score is the mean of its last 100 episodes, scaled so
-that an untrained policy has 0 and the best setting's mean has 1 on each task, and then averaged over tasks and seeds.
+trains nothing and prints what is there, and `--picture` draws it. As in the paper a run's score is the mean of its last
+100 episodes, scaled so that an untrained policy has 0 and the best setting's mean has 1 on each task, and then averaged
+over tasks and seeds.
 
 Source: Schulman et al. 2017, "Proximal policy optimization algorithms", section 6.1 and table 1.
 """
@@ -58,30 +59,64 @@ def scores() -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def table() -> None:
+def normalised() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+    """`-> setting -> task -> scores of its seeds, 0 an untrained policy and 1 the best setting's mean; untrained`."""
     found = scores()
     zero = {task: untrained(task) for task in MUJOCO}
-    best = {
-        task: max((np.mean(found[name][task]) for name in PAPER if found[name][task]), default=np.nan)
-        for task in MUJOCO
-    }
-    print(
-        "| setting | paper | ours | seeds | " + " | ".join(task.removesuffix("-v5") for task in MUJOCO) + " |"
-    )
-    print("|---|---:|---:|---:|" + "---:|" * len(MUJOCO))
-    for name, paper in PAPER.items():
-        parts = {
+    best = {task: max(np.mean(found[name][task]) for name in PAPER if found[name][task]) for task in MUJOCO}
+    scaled = {
+        name: {
             task: (np.array(values) - zero[task]) / (best[task] - zero[task])
             for task, values in found[name].items()
             if values
         }
-        whole = np.mean([part.mean() for part in parts.values()]) if len(parts) == len(MUJOCO) else np.nan
+        for name in PAPER
+    }
+    return scaled, zero
+
+
+def mean_of_tasks(parts: dict[str, np.ndarray]) -> float:
+    """The mean over tasks of the means over seeds; nan until every task is there."""
+    return float(np.mean([part.mean() for part in parts.values()])) if len(parts) == len(MUJOCO) else np.nan
+
+
+def table() -> None:
+    scaled, zero = normalised()
+    tasks = " | ".join(task.removesuffix("-v5") for task in MUJOCO)
+    print(f"| setting | paper | ours | seeds | {tasks} |")
+    print("|---|---:|---:|---:|" + "---:|" * len(MUJOCO))
+    for name, paper in PAPER.items():
+        parts, whole = scaled[name], mean_of_tasks(scaled[name])
         cells = [f"{parts[task].mean():.2f}" if task in parts else "–" for task in MUJOCO]
-        seeds = min(len(values) for values in found[name].values())
-        print(
-            f"| {name} | {paper:.2f} | {'–' if np.isnan(whole) else f'{whole:.2f}'} | {seeds} | {' | '.join(cells)} |"
-        )
+        seeds = min(len(parts[task]) if task in parts else 0 for task in MUJOCO)
+        ours = "–" if np.isnan(whole) else f"{whole:.2f}"
+        print(f"| {name} | {paper:.2f} | {ours} | {seeds} | {' | '.join(cells)} |")
     print("\nuntrained: " + ", ".join(f"{task} {value:.4g}" for task, value in zero.items()))
+
+
+def picture(file: str) -> None:
+    """Draw the paper's score and ours for each setting, and ours on each task."""
+    from matplotlib.figure import Figure
+
+    scaled, _ = normalised()
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes, rows = figure.subplots(), np.arange(len(PAPER))
+    axes.barh(rows - 0.2, list(PAPER.values()), 0.36, color="#8c959f", label="paper, 3 seeds")
+    ours = [mean_of_tasks(scaled[name]) for name in PAPER]
+    axes.barh(rows + 0.2, ours, 0.36, color="#1f6feb", label="ours")
+    for row, name in zip(rows, PAPER, strict=True):
+        each = [part.mean() for part in scaled[name].values()]
+        label = "ours, each task" if row == 0 else None
+        axes.plot(each, [row + 0.2] * len(each), "|", color="#24292f", markersize=9, label=label)
+    axes.set_yticks(rows, list(PAPER))
+    axes.invert_yaxis()
+    axes.axvline(0, color="#24292f", linewidth=0.8)
+    axes.set_xlabel("mean normalised score; 0: untrained, 1: the best setting on each task")
+    axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9))
+    figure.savefig(file)
 
 
 def main() -> None:
@@ -91,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--picture", metavar="FILE")
     arguments = parser.parse_args()
     if not arguments.table:
         done = {(row["job"], int(row["seed"])) for row in results()}
@@ -99,6 +135,8 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.processes) as pool:
             list(pool.map(lambda job: run(*job), [job for job in plain + wanted if job not in done]))
     table()
+    if arguments.picture:
+        picture(arguments.picture)
 
 
 if __name__ == "__main__":

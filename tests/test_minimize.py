@@ -67,7 +67,7 @@ def test_the_best_of_all_that_was_asked(compiled):
 def test_it_is_the_best_even_where_later_ones_are_worse():
     recorded = Recorded(lambda x: sphere(x) if len(recorded.points) < 40 else 100.0)
     best = called(recorded, max_evaluations=100)
-    assert best.stop == "max_evaluations" and best.evaluations == len(recorded.points) == 98
+    assert best.stop == "max_evaluations" and best.evaluations == len(recorded.points) == 98 + 1
     first = int(np.argmin(recorded.values))
     assert first < 40 and best.fun == recorded.values[first]
     np.testing.assert_array_equal(best.x, recorded.points[first])
@@ -97,6 +97,24 @@ def test_a_seed_gives_its_numbers():
     assert one.fun == same.fun != other.fun
 
 
+def test_the_mean_is_asked_at_the_end():
+    """Central differences with a wide step stand at the least value, and ask for it only then."""
+    recorded = Recorded()
+    options = {"difference": "central", "width": 0.3, "learning_rate": 0.5, "max_evaluations": 2000}
+    best = called(recorded, method="finite-differences", **options)
+    assert best.stop == "flat" and best.fun == recorded.values[-1] < 1e-20 < 0.08 < min(recorded.values[:-1])
+    np.testing.assert_array_equal(best.x, best.mean)
+    assert best.evaluations == len(recorded.values) == 6 * best.generations + 1
+    compiled = minimize(jax_sphere, X0, "finite-differences", f_target=1e-3, **options)
+    assert compiled.fun < 1e-20 and compiled.stop == "f_target"
+
+
+def test_a_mean_without_a_value_is_not_the_best():
+    recorded = Recorded(lambda x: np.nan if len(recorded.points) > 70 else sphere(x))
+    best = called(recorded, max_evaluations=71)
+    assert len(recorded.points) == 71 and best.fun == min(recorded.values[:-1])
+
+
 def test_single_precision():
     seen = Recorded()
     best = called(seen, dtype="float32", max_evaluations=700)
@@ -122,12 +140,17 @@ def test_the_reason_of_an_end(stop):
     best = called(f, **options)
     assert best.stop == stop, best
     if stop == "max_evaluations":
-        assert best.evaluations == 14  # of seven candidates each
+        assert best.evaluations == 14 + 1  # of seven candidates each, and the mean
     if stop == "converged":
         assert best.fun < 1e-18
     if stop == "flat":
         assert best.generations == 1 + 10 + -(-30 * 3 // 7)
         assert best.fun == 3
+
+
+def test_a_pattern_search_that_stands_still_has_converged():
+    best = called(sphere, method="pattern-search", x_tolerance=0.0, max_evaluations=3000)
+    assert best.stop == "converged" and best.fun == 0 and best.evaluations < 1000
 
 
 def test_a_function_without_a_finite_value():
@@ -160,6 +183,42 @@ def test_nothing_is_asked_outside_of_the_bounds(name):
     assert best.fun == min(seen.values) < 40 + close
 
 
+class Placed(NamedTuple):
+    mean: Any
+
+
+class Listener:
+    """Asks for the same two points for ever, and keeps what it is told."""
+
+    host_only = True
+
+    def __init__(self):
+        self.told = []
+
+    def population(self, dimension):
+        return 2
+
+    def begin(self, x0):
+        return Placed(x0)
+
+    def ask(self, state, key):
+        return jnp.array([[1.0, 2.0, 3.0], [4.0, -2.0, 3.0]])
+
+    def tell(self, state, candidates, cost):
+        self.told.append(np.asarray(cost))
+        return state
+
+    def spread(self, state):
+        return jnp.ones(())
+
+
+def test_outside_of_the_bounds_the_distance_is_added():
+    listener = Listener()
+    best = called(sphere, method=listener, bounds=([0, 0, 0], [3, 9, 9]), max_evaluations=2)
+    np.testing.assert_array_equal(listener.told, [[14, 9 + 0 + 9 + (1 + 4)]])
+    assert best.fun == 14
+
+
 def test_bounds_compiled_and_open_on_one_side():
     best = minimize(lambda x: jnp.square(x + 2).sum(), X0, bounds=(0, None), max_evaluations=2000)
     np.testing.assert_array_equal(best.x, [0, 0, 0])
@@ -177,13 +236,15 @@ def test_twice_the_candidates_find_what_the_first_did_not():
         "f_target": 1e-8,
         "max_evaluations": 40_000,
     }
-    alone, recorded = called(rastrigin, **options), Recorded(rastrigin)
+    same, recorded = Recorded(rastrigin), Recorded(rastrigin)
+    alone = called(same, **options)
     assert alone.stop in ("converged", "flat", "no_effect") and alone.fun > 0.9
     best = called(recorded, restarts=6, **options)
     assert best.stop == "f_target" and best.restarts > 0 and best.fun <= 1e-8
     assert best.evaluations == len(recorded.values) > 2 * alone.evaluations
-    assert recorded.values[: alone.evaluations] == recorded.values[: alone.evaluations]
-    assert (best.evaluations - alone.evaluations) % 14 == 0
+    first = alone.evaluations
+    assert recorded.values[:first] == same.values
+    assert np.linalg.norm(recorded.points[first] - 3.3) < 3  # from x0 again
 
 
 def test_the_best_of_all_restarts_and_one_budget():
@@ -481,7 +542,7 @@ def test_an_optimiser_of_pycma(monkeypatch):
     monkeypatch.setitem(sys.modules, "cma", types.SimpleNamespace(CMAEvolutionStrategy=Strategy))
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     one, same, other = (minimize(jax_sphere, X0, from_pycma(0.7), seed=seed) for seed in (0, 0, 1))
-    assert one.stop == "pycma" and one.fun < 0.1 and one.evaluations == 7 * one.generations
+    assert one.stop == "pycma" and one.fun < 0.1 and one.evaluations == 7 * one.generations + 1
     np.testing.assert_array_equal(one.x, same.x)
     assert one.fun != other.fun
     after = np.random.get_state()[1]  # noqa: NPY002
@@ -489,7 +550,7 @@ def test_an_optimiser_of_pycma(monkeypatch):
     best = minimize(
         lambda x: np.nan if x[0] < 0 else sphere(x), X0, from_pycma(0.7, candidates=20), restarts=2
     )
-    assert best.restarts == 2 and best.evaluations == (20 + 40 + 80) * best.generations // 3
+    assert best.restarts == 2 and best.evaluations == (20 + 40 + 80) * best.generations // 3 + 3
     with pytest.raises(ValueError, match="runs on the host only"):
         minimize(jax_sphere, X0, from_pycma(), compiled=True)
     monkeypatch.setitem(sys.modules, "cma", None)

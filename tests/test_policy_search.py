@@ -557,3 +557,23 @@ def test_a_world_that_scores_its_actions_plays_the_same_games():
     for left, right in zip(*results, strict=True):
         np.testing.assert_array_equal(left, right)
     assert results[0].lengths.min() > 3
+
+
+def test_an_evaluation_plays_as_candidates_do():
+    """Episode n of an evaluation by the mean is that of its vector with chance n, however many are asked for."""
+    world: Any = make("jax/Tetris-6x8")
+    algorithm = tiny()
+    state = algorithm.init(jax.random.key(0), spec_of(world))
+    vector = jax.random.normal(jax.random.key(1), (14,)).round(1)
+    state = state._replace(search=state.search._replace(mean=vector), best=-vector)
+    agent = adv.evaluation.Agent(algorithm, state, spec_of(world), "jax/Tetris-6x8", 0)
+    few, many = (adv.evaluate(agent, episodes=n, seed=4) for n in (3, 20))
+    np.testing.assert_array_equal(few.returns, many.returns[:3])
+    games, _, actor = device_games(algorithm, world)
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(4), n) for n in range(20)])
+    for who, sign in ((agent, 1), (other_agents(agent)["best"], -1)):
+        direct = played(games, actor, jnp.tile(sign * vector, (20, 1)), keys)
+        found = adv.evaluate(who, episodes=20, seed=4)
+        np.testing.assert_array_equal(found.returns, direct.returns)
+        np.testing.assert_array_equal(found.lengths, direct.lengths)
+        assert len(set(found.lengths.tolist())) > 3

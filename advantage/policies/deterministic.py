@@ -101,6 +101,11 @@ def first_of_highest(values: Array) -> Array:
     return xp.where(values == values.max(axis=-1, keepdims=True), places, last).min(axis=-1)
 
 
+def flatten(params: Pytree) -> Array:
+    """All parameters as one vector, in the order of their leaves."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+
+
 def unflatten(policy: Deterministic | Scoring, vector: Array) -> Pytree:
     """The parameters that a flat vector is, in the order of their leaves."""
     leaves, structure = policy.shapes

@@ -97,10 +97,11 @@ def minimize(
         best = minimize(lambda x: jnp.sum(x**2), [3.0, 3.0], sigma=1.0, f_target=1e-9)
         best.x, best.fun, best.evaluations, best.stop
 
-    A value that is not finite is as bad as the worst. The search ends, and `stop` says why, with
+    A value that is not finite is as bad as the worst. At the end f is asked once more, for the mean of the search, if
+    `max_evaluations` allows: it may be the best of all. The search ends, and `stop` says why, with
 
         "f_target"         a value of `f_target` or below
-        "converged"        the spread of candidates fell below `x_tolerance`
+        "converged"        the spread of candidates fell to `x_tolerance`
         "flat"             all values of the last 10 + ceil(30 d / n) generations of n candidates were equal
         "diverged"         the spread grew to 1e12 times the first, or out of the numbers there are
         "condition"        CMA-ES: the covariance is too ill-conditioned for this arithmetic, beyond 1e14
@@ -165,9 +166,25 @@ def minimize(
             stop, mean = _reasons(optimiser, state)[int(book.reason)], np.asarray(state.mean)
             if float(book.fun) < best[1]:
                 best = np.asarray(book.x), float(book.fun)
+            if stop != "f_target" and spent < budget:
+                point = np.clip(mean, low, high)
+                value, spent = _value(traced, f, point), spent + 1
+                best = (point, value) if value < best[1] else best
+                stop = "f_target" if value <= target else stop
             if stop in ("f_target", "max_evaluations"):
                 break
         return Minimum(best[0], best[1], spent, generations, stop, restart, np.clip(mean, low, high))
+
+
+def _value(traced: _Traced | None, f: Callable, point: np.ndarray) -> float:
+    """What f says of one point; inf where that is not finite."""
+    value = float(_compiled_value(traced, point)) if traced else _number(f(point.copy()))
+    return value if np.isfinite(value) else np.inf
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled_value(traced: _Traced, point: Array) -> Array:
+    return traced.function(point)
 
 
 def _search(
@@ -238,7 +255,7 @@ def _learn(static, dynamic, limits, state, book, candidates, values):  # -> stat
     n, d = candidates.shape
     ends = [
         fun <= limits.f_target,
-        spread < limits.x_tolerance,
+        spread <= limits.x_tolerance,
         flat_for >= 10 + -(-30 * d // n),
         ~(spread < FARTHEST * book.first_spread),
         *(optimiser.stop(state).values() if hasattr(optimiser, "stop") else ()),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.search.options import told
-from advantage.policies.deterministic import Deterministic, Scoring, deterministic, unflatten
+from advantage.policies.deterministic import Deterministic, Scoring, deterministic, flatten, unflatten
 from advantage.policies.normalisation import Moments, Normaliser, moments_init, moments_merge, normaliser
 from advantage.types import Array, Key, Played, Pytree, Spec
 
@@ -61,7 +60,7 @@ def search_init(algorithm: Any, key: Key, spec: Spec) -> SearchState:
         algorithm.initialisation,
         algorithm.action_bounds,
     )
-    start = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(policy.init(key))])
+    start = flatten(policy.init(key))
     size = policy.num_continuous if algorithm.normalize_observation else 0
     zero = jnp.zeros((), jnp.uint32)
     return SearchState(
