@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from gymnasium import spaces
+from PIL import Image
 
 import advantage as adv
 from advantage.policies.networks import as_network
@@ -100,7 +101,7 @@ def test_the_textbook_draws_its_figures_and_compares_its_numbers(tmp_path, capsy
     with pytest.raises(SystemExit) as stopped:
         module.main(["short_corridor", "--out", str(tmp_path)])
     assert stopped.value.code == 1
-    assert "FAIL" in capsys.readouterr().out
+    assert "FAIL" in printed
 
 
 def test_the_textbook_allows_its_means_three_standard_errors(tmp_path):
@@ -133,6 +134,21 @@ def test_the_textbook_measures_each_episode_of_each_run(tmp_path):
     )
     for run, end in enumerate(np.cumsum(length[0], -1) - 1):  # the same episodes, step by step
         assert np.flatnonzero(reward[0, run])[: (end < 200).sum()].tolist() == end[end < 200].tolist()
+
+
+def test_searches_on_a_landscape_are_drawn(tmp_path, capsys):
+    file = tmp_path / "pictures" / "search.gif"
+    courses = example("search_landscape").main(["--frames", "6", "--out", str(file)])
+    printed = capsys.readouterr().out
+    for name, frames in courses.items():
+        assert len(frames) == 6
+        assert all(len(frame.candidates) == 20 for frame in frames)
+        assert f"{name:20s} {frames[-1].least:.2e} after 120" in printed
+    assert courses["pattern-search"][-1].least < 1 < courses["es"][-1].least
+    with Image.open(file) as image:
+        assert image.n_frames == 6
+        colours = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3) // 64}
+    assert {(0, 1, 3), (3, 1, 0)} <= colours  # candidates and means stand out
 
 
 NETWORKS = ("custom_network", "flax_network", "equinox_network")
@@ -198,7 +214,7 @@ def test_a_callback_stops_early_and_the_run_can_be_resumed(tmp_path, capsys):
     run = example("early_stopping").main(total_timesteps=total, root=tmp_path, target=1.0)
     assert not run.finished
     assert run.step == ITERATION  # every CartPole returns more than 1
-    assert f"{ITERATION:,} of {total:,} steps" in capsys.readouterr().out
+    assert f"{ITERATION:,} of {total:,} steps" in printed
     resumed = adv.resume(run.path)
     assert resumed.finished
     assert resumed.step == total
