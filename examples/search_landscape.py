@@ -100,8 +100,9 @@ def draw(courses: dict[str, list[Frame]], n: int, background: tuple[np.ndarray, 
         if n:
             axes.plot(*frames[n - 1].candidates.T, ".", color=GREY, markersize=3)
         axes.plot(*frames[n].candidates.T, ".", color=BLUE, markersize=4)
-        if frames[n].covariance is not None:
-            axes.plot(*ellipse(frames[n].centre, frames[n].covariance).T, color=BLUE, linewidth=1)
+        covariance = frames[n].covariance
+        if covariance is not None:
+            axes.plot(*ellipse(frames[n].centre, covariance).T, color=BLUE, linewidth=1)
         axes.plot(*frames[n].mean, "+", color=ORANGE, markersize=9, markeredgewidth=2)
         axes.plot(1, 1, "*", color=INK, markersize=6)
         axes.set_title(f"{name}: {frames[n].least:.1e}", color=INK, fontsize=10)

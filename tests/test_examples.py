@@ -101,7 +101,7 @@ def test_the_textbook_draws_its_figures_and_compares_its_numbers(tmp_path, capsy
     with pytest.raises(SystemExit) as stopped:
         module.main(["short_corridor", "--out", str(tmp_path)])
     assert stopped.value.code == 1
-    assert "FAIL" in printed
+    assert "FAIL" in capsys.readouterr().out
 
 
 def test_the_textbook_allows_its_means_three_standard_errors(tmp_path):
@@ -214,7 +214,7 @@ def test_a_callback_stops_early_and_the_run_can_be_resumed(tmp_path, capsys):
     run = example("early_stopping").main(total_timesteps=total, root=tmp_path, target=1.0)
     assert not run.finished
     assert run.step == ITERATION  # every CartPole returns more than 1
-    assert f"{ITERATION:,} of {total:,} steps" in printed
+    assert f"{ITERATION:,} of {total:,} steps" in capsys.readouterr().out
     resumed = adv.resume(run.path)
     assert resumed.finished
     assert resumed.step == total

@@ -12,18 +12,8 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.options import SearchOptions
-from advantage.algorithms.search.policy_search import (
-    search_act,
-    search_actor,
-    search_candidate,
-    search_greedy,
-    search_init,
-    search_learn,
-    search_noise,
-    search_propose,
-    search_seen,
-)
 from advantage.algorithms.search.ranking import best_first
 from advantage.environments.memory import refuse_large
 from advantage.types import Array, Key
@@ -235,8 +225,9 @@ class CMAES(SearchOptions):
             | (state.mean == state.mean + 0.2 * state.sigma * coordinate).any(),
         }
 
-    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
-    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
+    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
+    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
 
 def _variances(covariance: Array) -> Array:

@@ -9,18 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.options import SearchOptions
-from advantage.algorithms.search.policy_search import (
-    search_act,
-    search_actor,
-    search_candidate,
-    search_greedy,
-    search_init,
-    search_learn,
-    search_noise,
-    search_propose,
-    search_seen,
-)
 from advantage.algorithms.search.ranking import number_of, rank
 from advantage.environments.memory import refuse_large
 from advantage.types import Array, Key
@@ -144,8 +134,9 @@ class CEM(SearchOptions):
         variance = state.covariance if self.covariance == "diagonal" else jnp.diagonal(state.covariance)
         return jnp.sqrt(variance.mean())
 
-    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
-    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
+    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
+    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
     def _extra_variance(self, t: Array) -> Array | float:
         if self.extra_variance is None:

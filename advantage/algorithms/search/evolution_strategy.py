@@ -10,18 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.options import SearchOptions
-from advantage.algorithms.search.policy_search import (
-    search_act,
-    search_actor,
-    search_candidate,
-    search_greedy,
-    search_init,
-    search_learn,
-    search_noise,
-    search_propose,
-    search_seen,
-)
 from advantage.algorithms.search.ranking import centred_ranks, finite, standardised, usable
 from advantage.types import Array, Key
 
@@ -98,8 +88,9 @@ class EvolutionStrategy(SearchOptions):
         """The standard deviation sigma."""
         return jnp.asarray(self.sigma, state.mean.dtype)
 
-    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
-    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
+    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
+    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
 
 def smoothed_gradient(candidates: Array, score: Array, sigma: Array | float) -> Array:

@@ -8,18 +8,8 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.options import SearchOptions, told
-from advantage.algorithms.search.policy_search import (
-    search_act,
-    search_actor,
-    search_candidate,
-    search_greedy,
-    search_init,
-    search_learn,
-    search_noise,
-    search_propose,
-    search_seen,
-)
 from advantage.environments.memory import refuse_large
 from advantage.types import Array, Key
 
@@ -152,8 +142,9 @@ class PatternSearch(SearchOptions):
         """The step Delta."""
         return state.step
 
-    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
-    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
+    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
+    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
 
 def _hooke_jeeves(state: HookeJeevesState, x: Array, cost: Array, smaller: Array) -> HookeJeevesState:

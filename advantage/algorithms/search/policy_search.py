@@ -45,7 +45,7 @@ class SearchActor(NamedTuple):
     normaliser: Normaliser | None
 
 
-def search_init(algorithm: Any, key: Key, spec: Spec) -> SearchState:
+def init(algorithm: Any, key: Key, spec: Spec) -> SearchState:
     """The first state: drawn parameters as the start of the search; an algorithm's `init`.
 
     Raises:
@@ -76,7 +76,7 @@ def search_init(algorithm: Any, key: Key, spec: Spec) -> SearchState:
     )
 
 
-def search_actor(algorithm: Any, state: SearchState) -> SearchActor:
+def actor(algorithm: Any, state: SearchState) -> SearchActor:
     """The search's mean, or its best candidate; an algorithm's `actor`."""
     vector = state.best if algorithm.play == "best" else state.search.mean.astype(state.best.dtype)
     see = normaliser(state.observations, algorithm.clip_observation)
@@ -84,29 +84,29 @@ def search_actor(algorithm: Any, state: SearchState) -> SearchActor:
     return SearchActor(state.policy, params, see if algorithm.normalize_observation else None)
 
 
-def search_candidate(algorithm: Any, actor: SearchActor, vector: Array) -> SearchActor:
+def candidate(algorithm: Any, actor: SearchActor, vector: Array) -> SearchActor:
     """The same actor with a candidate's parameters; an algorithm's `candidate`."""
     return actor._replace(params=unflatten(actor.policy, vector))
 
 
-def search_noise(algorithm: Any, actor: SearchActor, key: Key, shape: tuple[int, ...]) -> Array:
+def noise(algorithm: Any, actor: SearchActor, key: Key, shape: tuple[int, ...]) -> Array:
     """None is consumed; an algorithm's `noise`."""
     return jnp.zeros(shape, jnp.float32)
 
 
-def search_greedy(algorithm: Any, actor: SearchActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
+def greedy(algorithm: Any, actor: SearchActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
     """The policy's action: `-> action, memory`; an algorithm's `greedy`."""
     return actor.policy.action(actor.params, obs, actor.normaliser), memory
 
 
-def search_act(
+def act(
     algorithm: Any, actor: SearchActor, obs: Pytree, memory: Pytree, noise: Array
 ) -> tuple[Pytree, Pytree, Pytree]:
     """The same, for nothing is left to chance: `-> action, memory, extras`; an algorithm's `act`."""
-    return *search_greedy(algorithm, actor, obs, memory), ()
+    return *greedy(algorithm, actor, obs, memory), ()
 
 
-def search_seen(algorithm: Any, actor: SearchActor, obs: Pytree) -> Array:
+def seen(algorithm: Any, actor: SearchActor, obs: Pytree) -> Array:
     """What statistics take of a batch of observations, less the mean so far, `[m, c]`; an algorithm's `seen`."""
     if actor.normaliser is None:
         return np.zeros((1, 0), np.float32)
@@ -114,12 +114,12 @@ def search_seen(algorithm: Any, actor: SearchActor, obs: Pytree) -> Array:
     return x.reshape(-1, actor.policy.num_continuous) - actor.normaliser.mean
 
 
-def search_propose(algorithm: Any, state: SearchState, key: Key) -> Array:
+def propose(algorithm: Any, state: SearchState, key: Key) -> Array:
     """The candidates of a generation, `[n, d]`; an algorithm's `propose`."""
     return algorithm.ask(state.search, key).astype(state.best.dtype)
 
 
-def search_learn(
+def learn(
     algorithm: Any, state: SearchState, candidates: Array, played: Played
 ) -> tuple[SearchState, dict[str, Array]]:
     """Tell the optimiser what the candidates earned: `-> state, metrics`; an algorithm's `learn`.

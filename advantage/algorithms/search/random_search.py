@@ -9,18 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.options import SearchOptions, told
-from advantage.algorithms.search.policy_search import (
-    search_act,
-    search_actor,
-    search_candidate,
-    search_greedy,
-    search_init,
-    search_learn,
-    search_noise,
-    search_propose,
-    search_seen,
-)
 from advantage.algorithms.search.ranking import best_first, scaled
 from advantage.types import Array, Key
 
@@ -101,5 +91,6 @@ class AugmentedRandomSearch(SearchOptions):
         """The standard deviation nu."""
         return jnp.asarray(self.sigma, state.mean.dtype)
 
-    init, actor, candidate, noise = search_init, search_actor, search_candidate, search_noise
-    act, greedy, seen, propose, learn = search_act, search_greedy, search_seen, search_propose, search_learn
+    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
+    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
+    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
