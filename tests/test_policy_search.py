@@ -187,6 +187,8 @@ def test_a_run_that_leaves_a_few_steps_has_finished(tmp_path):
     assert finished_step(last, 1_000) is None
     compared = adv.compare([run.path])
     assert not compared.left_out
+    assert run.evaluation is not None and compared.scores[0].mean == run.evaluation.mean
+    assert 0 < compared.scores[0].seconds < 300
     stopped = trained(tiny(), Walk(), tmp_path, "stopped", total_timesteps=700, callback=lambda _: False)
     assert finished_step(RunFolder(stopped.path).last, 700) is None
 

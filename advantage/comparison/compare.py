@@ -304,7 +304,7 @@ def _score(group: Group, final: np.ndarray, seed: int) -> Score:
     if len(final) >= FEWEST_SEEDS:
         interval = Interval(*map(float, interquartile_mean_interval([final], seed=seed)))
     total = group.records[0].total_timesteps
-    seconds = float(np.median([record.seconds(total) for record in group.records]))
+    seconds = float(np.median([record.seconds(record.end) for record in group.records]))
     mean, low, high = float(interquartile_mean(final)), float(final.min()), float(final.max())
     return Score(group.label, len(final), mean, interval, low, high, total, seconds)
 

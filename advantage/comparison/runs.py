@@ -37,6 +37,7 @@ class Record:
         path: its folder.
         algorithm, environment, seed: from its config.json.
         options: hyperparameters, and the options of `LEARNING_OPTIONS`.
+        end: the step at which it was done: the budget, or less where a search could not use up its last steps.
         step, returns: `[N]`, when each training episode ended and its return, in order of time.
         evaluation: mean return of the evaluation after the last step, if there was one.
         clock_step, clock: `[M]`, steps and the seconds of training that had passed by then, pauses left out.
@@ -47,6 +48,7 @@ class Record:
     environment: str
     seed: int
     options: dict[str, Any]
+    end: int
     step: np.ndarray
     returns: np.ndarray
     evaluation: float | None
@@ -55,7 +57,7 @@ class Record:
 
     @property
     def total_timesteps(self) -> int:
-        """The budget, all of it spent."""
+        """The budget."""
         return self.options["total_timesteps"]
 
     @functools.cached_property
@@ -193,6 +195,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
         path=folder.path,
         **{name: config[name] for name in ("algorithm", "environment", "seed")},
         options=options,
+        end=end,
         step=episodes["step"][order],
         returns=episodes["r"][order],
         evaluation=float(last.mean()) if last.size else None,
