@@ -1,0 +1,63 @@
+"""Draw what noisy cross-entropy learned of Tetris, a curve for each setting of examples/tetris.toml.
+
+python docs/search/tetris.py                                        # tetris.png, from tetris.csv
+python docs/search/tetris.py runs/tetris                            # after tetris.csv, from the runs of the experiment
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+INK, COLOURS = "#24292f", {"none": "#8c959f", "constant": "#d9480f", "decreasing": "#1f6feb"}
+
+
+def setting(run: Path) -> str:
+    options = json.loads((run / "config.json").read_text())["hyperparameters"]
+    if options["extra_variance"] is None:
+        return "none"
+    return "constant" if options["extra_variance_decay"] is None else "decreasing"
+
+
+def gather(runs: Path) -> None:
+    """Write tetris.csv: the mean of a generation's games, the best of them, and the steps so far."""
+    rows = []
+    for config in sorted(runs.rglob("config.json")):
+        progress = np.genfromtxt(config.parent / "progress.csv", delimiter=",", names=True)
+        for generation, row in enumerate(np.atleast_1d(progress), start=1):
+            mean, best = (f"{row[name]:.1f}" for name in ("trainreturn_mean", "trainreturn_best"))
+            rows.append([setting(config.parent), generation, int(row["step"]), mean, best])
+    with open(HERE / "tetris.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["extra_variance", "generation", "steps", "mean", "best"])
+        writer.writerows(rows)
+
+
+def draw() -> None:
+    figure = Figure(figsize=(7.5, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    with open(HERE / "tetris.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name, colour in COLOURS.items():
+        mine = [row for row in rows if row["extra_variance"] == name]
+        generation, mean, best = (
+            np.array([float(row[key]) for row in mine]) for key in ("generation", "mean", "best")
+        )
+        axes.plot(generation, np.maximum(mean, 0.1), color=colour, linewidth=2, label=name)
+        axes.plot(generation, np.maximum(best, 0.1), ".", color=colour, markersize=4, alpha=0.5)
+    axes.set(yscale="log", xlabel="generation", ylabel="rows of a game")
+    axes.set_title("mean of 100 candidates, one game each; dots: the best of them", color=INK, fontsize=10)
+    axes.grid(color="#d0d7de", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title="extra variance", loc="lower right")
+    figure.savefig(HERE / "tetris.png")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        gather(Path(sys.argv[1]))
+    draw()
