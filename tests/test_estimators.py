@@ -1,5 +1,7 @@
 """Returns and advantages against their textbook definitions, summed forward in float64, by episode."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,18 +106,31 @@ def close(actual, expected, tolerance=3e-5):
 
 def test_credit_is_the_sum_of_every_later_delta_times_the_coefficients_between():
     rng = np.random.default_rng(1)
-    for num_steps in (1, 2, 17, 40):
-        delta = rng.normal(size=(num_steps, 3)).astype(np.float32)
-        discount, c = rng.uniform(0, 1, (2, num_steps, 3)).astype(np.float32)
-        initial = rng.normal(size=3).astype(np.float32)
-        expected = np.zeros((num_steps, 3))
+    for num_steps, columns in itertools.product((1, 2, 16, 17, 48), (1, 3)):
+        delta = rng.normal(size=(num_steps, columns)).astype(np.float32)
+        discount, c = rng.uniform(0, 1, (2, num_steps, columns)).astype(np.float32)
+        initial = rng.normal(size=columns).astype(np.float32)
+        expected = np.zeros((num_steps, columns))
         for t in range(num_steps):
-            weight = np.ones(3)
+            weight = np.ones(columns)
             for k in range(t, num_steps):
                 expected[t] += weight * delta[k]
                 weight = weight * discount[k] * c[k]
             expected[t] += weight * initial
         close(credit(delta, discount, c, initial), expected)
+
+
+def test_a_single_column_is_that_of_many():
+    """Its rows go by strides of sixteen: ends of episodes fall before, on and after the ends of strides."""
+    facts = Facts((48, 2), seed=3)
+    assert set(np.argwhere(facts.done)[:, 0] % 16) == set(range(16))
+    discount, trace = facts.coefficients()
+    rows = facts.reward, discount, facts.value, facts.next_value, trace
+    together = gae(*rows)
+    for case, env in np.ndindex(facts.shape[1:]):
+        alone = gae(*(x[:, case, env] for x in rows))
+        close(alone, together[:, case, env])
+        close(gae(*(x[:, case, env, None] for x in rows))[:, 0], alone)
 
 
 def test_credit_takes_a_sequence_without_batch_axes():
