@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
+LAST = 80  # generation that is drawn
 INK, COLOURS = "#24292f", {"none": "#8c959f", "constant": "#d9480f", "decreasing": "#1f6feb"}
 
 
@@ -24,16 +25,17 @@ def setting(run: Path) -> str:
 
 
 def gather(runs: Path) -> None:
-    """Write tetris.csv: the mean of a generation's games, the best of them, and the steps so far."""
+    """Write tetris.csv: of each run's generations the mean of their games, the best of them, and the steps so far."""
     rows = []
     for config in sorted(runs.rglob("config.json")):
         progress = np.genfromtxt(config.parent / "progress.csv", delimiter=",", names=True)
-        for generation, row in enumerate(np.atleast_1d(progress), start=1):
+        seed = json.loads(config.read_text())["seed"]
+        for generation, row in enumerate(np.atleast_1d(progress)[:LAST], start=1):
             mean, best = (f"{row[name]:.1f}" for name in ("trainreturn_mean", "trainreturn_best"))
-            rows.append([setting(config.parent), generation, int(row["step"]), mean, best])
+            rows.append([setting(config.parent), seed, generation, int(row["step"]), mean, best])
     with open(HERE / "tetris.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["extra_variance", "generation", "steps", "mean", "best"])
+        writer.writerow(["extra_variance", "seed", "generation", "steps", "mean", "best"])
         writer.writerows(rows)
 
 
@@ -43,14 +45,14 @@ def draw() -> None:
     with open(HERE / "tetris.csv") as file:
         rows = list(csv.DictReader(file))
     for name, colour in COLOURS.items():
-        mine = [row for row in rows if row["extra_variance"] == name]
-        generation, mean, best = (
-            np.array([float(row[key]) for row in mine]) for key in ("generation", "mean", "best")
-        )
-        axes.plot(generation, np.maximum(mean, 0.1), color=colour, linewidth=2, label=name)
-        axes.plot(generation, np.maximum(best, 0.1), ".", color=colour, markersize=4, alpha=0.5)
+        mine = [row for row in rows if row["extra_variance"] == name]  # none, if that was not run
+        for n, seed in enumerate(sorted({row["seed"] for row in mine})):
+            run = [row for row in mine if row["seed"] == seed]
+            generation, mean = (np.array([float(row[key]) for row in run]) for key in ("generation", "mean"))
+            label = name if n == 0 else None
+            axes.plot(generation, np.maximum(mean, 0.1), color=colour, linewidth=1.2, label=label)
     axes.set(yscale="log", xlabel="generation", ylabel="rows of a game")
-    axes.set_title("mean of 100 candidates, one game each; dots: the best of them", color=INK, fontsize=10)
+    axes.set_title("mean of 100 candidates, one game each; a line for each seed", color=INK, fontsize=10)
     axes.grid(color="#d0d7de", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, title="extra variance", loc="lower right")
