@@ -1,6 +1,6 @@
 """Eight searches on one landscape, as an animated picture: what each asks next, and where it stands.
 
-python examples/search_landscape.py [--out docs/figures/search.gif] [--frames 40]
+python examples/search_landscape.py [--out docs/search/landscape.gif] [--frames 40]
 
 Between two frames every search has asked for 20 values. Dots are its candidates, coloured if they are the last, the
 cross is its mean, and the ellipse holds 86 % of the distribution that it draws from, if there is one.
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Frame]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("search.gif"))
+    parser.add_argument("--out", type=Path, default=Path("landscape.gif"))
     parser.add_argument("--frames", type=int, default=40)
     chosen = parser.parse_args(arguments)
     x, y = np.meshgrid(np.linspace(-2, 2, 200), np.linspace(-1, 3, 200))
