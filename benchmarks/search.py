@@ -123,7 +123,7 @@ def peers(seconds: float) -> None:
     )
     print("|---:|" + "---:|" * 9)
     for d, n in SIZES:
-        generations = 40 if d < 100 else 5  # short calls, between two turns of other processes
+        generations = 400 if d < 100 else 20  # some milliseconds: to start a call takes a tenth of one
         calls = {"advantage": loop(CMAES(sigma=1.0, candidates=n), np.full(d, 3.0, np.float32), generations)}
         with jax.enable_x64(True):
             calls["float64"] = in_float64(loop(CMAES(sigma=1.0, candidates=n), np.full(d, 3.0), generations))

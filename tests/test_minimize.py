@@ -370,9 +370,9 @@ def test_bad_input_is_refused(options, message):
     [
         (lambda x: x, r"returned an array of shape \(3,\)"),
         (lambda x: x[:1], r"returned an array of shape \(1,\)"),
-        (lambda x: "low", "returned str 'low'"),
-        (lambda x: None, "returned NoneType None; has it a return"),
-        (lambda x: (x[0], 1.0), "returned tuple"),
+        (lambda x: "low", "returned a value of type str"),
+        (lambda x: None, "returned None; has it a return"),
+        (lambda x: (x[0], 1.0), "returned a value of type tuple"),
         (lambda x: x[0] * 1j, "one real number, and returned one of type complex"),
     ],
 )

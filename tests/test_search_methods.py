@@ -15,6 +15,7 @@ from advantage.algorithms.search.cross_entropy import CEM
 from advantage.algorithms.search.evolution_strategy import EvolutionStrategy
 from advantage.algorithms.search.finite_differences import FiniteDifferences
 from advantage.algorithms.search.genetic import GeneticAlgorithm, GeneticState
+from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.pattern_search import PatternSearch
 from advantage.algorithms.search.random_search import AugmentedRandomSearch
@@ -188,6 +189,7 @@ def test_orders_and_ranks():
     assert order.tolist() == [2, 5, 0, 3, 1, 4]
     assert ranks.tolist() == [2, 4, 0, 3, 5, 1]
     np.testing.assert_allclose(centred, np.array([2.5, 4.5, 0, 2.5, 4.5, 1]) / 5 - 0.5, atol=1e-6)
+    assert best_first(jnp.array([0.0, -0.0, 1e-30, -1e-30, 0.0])).tolist() == [3, 0, 1, 4, 2]
     for values in np.random.default_rng(2).integers(0, 4, (20, 6)).astype(np.float32):
         _, _, centred, standard = orders(values)
         np.testing.assert_allclose(centred, (scipy.stats.rankdata(values) - 1) / 5 - 0.5, atol=1e-6)
@@ -197,6 +199,15 @@ def test_orders_and_ranks():
     expected = scipy.stats.zscore(np.where(np.isnan(wide), wide[0], wide.astype(float)))
     np.testing.assert_allclose(orders(wide)[3], expected, rtol=1e-5, atol=1e-6)
     assert [x.tolist() for x in orders(np.ones(1, np.float32))] == [[0], [0], [0.0], [0.0]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_costs_of_every_size_are_ordered(dtype):
+    rng = np.random.default_rng(4)
+    wide = 10 ** rng.uniform(-37, 38, (3, 300)) * rng.choice([-1, 1], (3, 300))
+    with jax.enable_x64(dtype is np.float64):
+        costs = np.concatenate([wide, rng.normal(size=(3, 300)), rng.integers(-3, 3, (3, 300))]).astype(dtype)
+        np.testing.assert_array_equal(jax.vmap(best_first)(costs), np.argsort(costs, axis=1, kind="stable"))
 
 
 @pytest.mark.parametrize(
@@ -593,3 +604,16 @@ def test_a_generation_told_is_the_population():
     assert state.population.ravel().tolist() == [2.0, 3.0, 0.0, 1.0]
     assert state.mean.tolist() == [2.0]
     assert method.spread(state) == pytest.approx(np.sqrt((1 + 4 + 1) / 4 + 0.49**2))
+
+
+# --- draws --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 50), (700, 3001)])
+def test_draws_are_independent_and_normal(shape, dtype):
+    with jax.enable_x64(dtype is np.float64):
+        z = np.asarray(standard_normal(jax.random.key(1), *shape, dtype))
+    assert z.shape == shape and z.dtype == dtype
+    assert len(np.unique(z[:, 0])) == len(z)  # no row comes twice
+    assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 0.01

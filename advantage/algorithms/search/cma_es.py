@@ -13,6 +13,7 @@ from jax.custom_batching import custom_vmap
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
+from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import best_first
 from advantage.environments.memory import refuse_large
@@ -154,23 +155,27 @@ class CMAES(SearchOptions):
 
     def ask(self, state: CMAState, key: Key) -> Array:
         """Draws from the distribution, `[n, d]`."""
-        d = state.mean.size
-        z = jax.random.normal(key, (self.population(d), d), state.mean.dtype)  # (38)
-        y = z * state.factor if self.covariance == "separable" else z @ state.factor  # (39)
+        d, n = state.mean.size, self.population(state.mean.size)
+        separable, dtype = self.covariance == "separable", state.mean.dtype
+        z = standard_normal(
+            key, *((n, d) if separable else (d, n)), dtype
+        )  # (38); long rows are drawn faster
+        y = z * state.factor if separable else z.T @ state.factor  # (39)
         return state.mean + state.sigma * y  # (40)
 
     def tell(self, state: CMAState, candidates: Array, cost: Array) -> CMAState:
         """Move mean, step size and covariance towards the candidates of the lowest costs."""
         (n, d), dtype = candidates.shape, state.mean.dtype
         k = constants(d, n, self.active, self.covariance == "separable")
-        w = jnp.zeros(n, dtype).at[best_first(cost)].set(jnp.asarray(k.weights, dtype), unique_indices=True)
+        weights, order = jnp.asarray(k.weights, dtype), best_first(cost)
+        bad = int((k.weights < 0).sum())
         y_i = (candidates - state.mean) / state.sigma
-        y = jnp.maximum(w, 0) @ y_i  # (41)
+        y = jnp.zeros(n, dtype).at[order].set(jnp.maximum(weights, 0), unique_indices=True) @ y_i  # (41)
         mean = state.mean + state.sigma * y  # (42), (54)
 
         push = math.sqrt(k.c_sigma * (2 - k.c_sigma) * k.mu_eff)
         path_sigma = (1 - k.c_sigma) * state.path_sigma + push * y  # (43)
-        squares = _squared_lengths(state.factor, jnp.vstack([path_sigma, y_i]))
+        squares = _squared_lengths(state.factor, jnp.vstack([path_sigma, y_i[order[n - bad :]]]))
         length = jnp.sqrt(squares[0])
         sigma = state.sigma * jnp.exp(k.c_sigma / k.d_sigma * (length / k.chi - 1))  # (44)
 
@@ -178,34 +183,25 @@ class CMAES(SearchOptions):
         h = length < (1.4 + 2 / (d + 1)) * k.chi * grown  # Appendix A
         push = math.sqrt(k.c_c * (2 - k.c_c) * k.mu_eff)
         path_c = (1 - k.c_c) * state.path_c + h * push * y  # (45)
-        v = jnp.where(w < 0, w * d / jnp.maximum(squares[1:], jnp.finfo(dtype).eps), w)  # (46)
-        decay = k.c_1 + k.c_mu * float(k.weights.sum()) - (1 - h) * k.c_1 * k.c_c * (2 - k.c_c)
-        vectors, rates = jnp.vstack([path_c, y_i]), jnp.append(jnp.asarray(k.c_1, dtype), k.c_mu * v)
-        variance = (1 - decay) * _variances(state.covariance) + rates @ jnp.square(
-            vectors
-        )  # (47), of coordinates
-
-        is_finite = jnp.isfinite(jnp.vstack([mean, path_sigma, path_c, variance])).all() & jnp.isfinite(sigma)
-        new = mean, sigma, variance, path_sigma, path_c, decay, rates, vectors
-        old = (
-            state.mean,
-            state.sigma,
-            _variances(state.covariance),
-            state.path_sigma,
-            state.path_c,
-            0.0,
-            0.0,
-            0.0,
-        )
-        mean, sigma, variance, path_sigma, path_c, decay, rates, vectors = (
-            jnp.where(is_finite, a, b) for a, b in zip(new, old, strict=True)
-        )
-        covariance = variance
+        shares = jnp.append(jnp.ones(n - bad, dtype), d / jnp.maximum(squares[1:], jnp.finfo(dtype).eps))
+        v = jnp.zeros(n, dtype).at[order].set(weights * shares, unique_indices=True)  # (46)
+        kept = 1 - k.c_1 - k.c_mu * float(k.weights.sum()) + (1 - h) * k.c_1 * k.c_c * (2 - k.c_c)
         if self.covariance == "full":
-            covariance = (1 - decay) * state.covariance + (vectors.T * rates) @ vectors  # (47)
+            covariance = k.c_1 * jnp.outer(path_c, path_c) + (y_i.T * (k.c_mu * v)) @ y_i
+        else:
+            covariance = k.c_1 * jnp.square(path_c) + (k.c_mu * v) @ jnp.square(y_i)
+        covariance += kept * state.covariance  # (47)
+
+        told = mean, sigma, covariance, path_sigma, path_c
+        numbers = mean, sigma, _variances(covariance), path_sigma, path_c
+        is_finite = jnp.isfinite(jnp.hstack(numbers)).all()
+        old = state.mean, state.sigma, state.covariance, state.path_sigma, state.path_c
+        mean, sigma, covariance, path_sigma, path_c = (
+            jnp.where(is_finite, new, before) for new, before in zip(told, old, strict=True)
+        )
         generation = state.generation + 1
-        due = generation % k.gap == 0 if k.gap > 1 else jnp.bool_(True)  # which leaves nothing to be decided
-        covariance, factor, path_sigma = _refactored(due, covariance, state.factor, path_sigma)
+        due = is_finite & (generation % k.gap == 0)
+        covariance, factor, path_sigma = _refactored(due, covariance, state.factor, path_sigma, length)
         return CMAState(mean, sigma, covariance, factor, path_sigma, path_c, generation)
 
     def spread(self, state: CMAState) -> Array:
@@ -243,9 +239,11 @@ def _squared_lengths(factor: Array, y: Array) -> Array:
 
 
 @custom_vmap
-def _refactored(due: Array, covariance: Array, factor: Array, path: Array) -> tuple[Array, Array, Array]:
+def _refactored(
+    due: Array, covariance: Array, factor: Array, path: Array, length: Array
+) -> tuple[Array, Array, Array]:
     """Where `due`, the factor of the covariance, and the path rescaled to the length that it had."""
-    return jax.lax.cond(due.any(), _factored, lambda _, *old: old, due, covariance, factor, path)
+    return jax.lax.cond(due.any(), _factored, lambda _, *old: old[:3], due, covariance, factor, path, length)
 
 
 @_refactored.def_vmap
@@ -258,7 +256,9 @@ def _(
     return _refactored(*rows), (True, True, True)
 
 
-def _factored(due: Array, covariance: Array, factor: Array, path: Array) -> tuple[Array, Array, Array]:
+def _factored(
+    due: Array, covariance: Array, factor: Array, path: Array, length: Array
+) -> tuple[Array, Array, Array]:
     eps, tiny = jnp.finfo(path.dtype).eps, jnp.finfo(path.dtype).tiny
     if covariance.ndim == path.ndim:
         symmetric = jnp.maximum(covariance, tiny)
@@ -266,16 +266,17 @@ def _factored(due: Array, covariance: Array, factor: Array, path: Array) -> tupl
     else:
         symmetric = (covariance + covariance.mT) / 2
         variance = jnp.maximum(jnp.diagonal(symmetric, axis1=-2, axis2=-1), tiny)
-        root = jnp.sqrt(variance)
         eye = jnp.eye(path.shape[-1], dtype=path.dtype)
-        symmetric = jnp.where(eye > 0, variance[..., None, :], symmetric)
-        correlation = symmetric / root[..., None, :] / root[..., :, None] + 4 * eps * eye
-        new = jax.lax.linalg.cholesky(correlation, symmetrize_input=False).mT * root[..., None, :]
-        sound = jnp.isfinite(new).all((-2, -1), keepdims=True)
-        new = jnp.where(sound, new, root[..., None, :] * eye)
-        symmetric = jnp.where(sound, symmetric, variance[..., None, :] * eye)
-    before, after = (jnp.sqrt(_squared_lengths(a, path[..., None, :])) for a in (factor, new))
-    rescaled = path * jnp.where(after > 0, before / after, 1)
+        diagonal = variance[..., None, :] * eye
+        symmetric = jnp.where(eye > 0, diagonal, symmetric)
+        new = jax.lax.linalg.cholesky(symmetric + 4 * eps * diagonal, symmetrize_input=False).mT
+        sound = jnp.isfinite(jnp.diagonal(new, axis1=-2, axis2=-1)).all(-1)[..., None, None]
+        new = jnp.where(sound, new, jnp.sqrt(diagonal))
+        symmetric = jnp.where(sound, symmetric, diagonal)
+    after = jnp.sqrt(_squared_lengths(new, path[..., None, :]))
+    rescaled = path * jnp.where(after > 0, length[..., None] / after, 1)
+    if due.ndim == 0:
+        return symmetric, new, rescaled
     here = [due.reshape(due.shape + (1,) * (x.ndim - due.ndim)) for x in (covariance, factor, path)]
     return (
         jnp.where(here[0], symmetric, covariance),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
+from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import number_of, rank
 from advantage.environments.memory import refuse_large
@@ -105,7 +105,7 @@ class CEM(SearchOptions):
 
     def ask(self, state: CEMState, key: Key) -> Array:
         """Draws from the distribution, `[n, d]`."""
-        noise = jax.random.normal(key, (self.candidates, state.mean.size), state.mean.dtype)
+        noise = standard_normal(key, self.candidates, state.mean.size, state.mean.dtype)
         if self.covariance == "diagonal":
             return state.mean + jnp.sqrt(state.covariance) * noise
         value, vector = jnp.linalg.eigh(state.covariance)

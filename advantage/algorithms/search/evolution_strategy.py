@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
+from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import centred_ranks, finite, standardised, usable
 from advantage.types import Array, Key
@@ -74,7 +74,7 @@ class EvolutionStrategy(SearchOptions):
 
     def ask(self, state: EvolutionState, key: Key) -> Array:
         """Perturbations of the mean, `[n, d]`; the second half are the first mirrored."""
-        step = self.sigma * jax.random.normal(key, (self.candidates // 2, state.mean.size), state.mean.dtype)
+        step = self.sigma * standard_normal(key, self.candidates // 2, state.mean.size, state.mean.dtype)
         return state.mean + jnp.concatenate([step, -step])
 
     def tell(self, state: EvolutionState, candidates: Array, cost: Array) -> EvolutionState:

@@ -352,10 +352,8 @@ def _number(value: Any) -> float:
 
 def _check_value(value: Any, shape: tuple[int, ...] | None, dtype: Any) -> None:
     if shape is None:
-        forgotten = "; has it a return?" if value is None else "."
-        raise ValueError(
-            f"f must return one number, and returned {type(value).__name__} {value!r}{forgotten}"
-        )
+        what = "None; has it a return?" if value is None else f"a value of type {type(value).__name__}."
+        raise ValueError(f"f must return one number, and returned {what}")
     if shape != ():
         raise ValueError(
             f"f must return one number, and returned an array of shape {shape}; sum it, or index it."

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
+from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions, told
 from advantage.algorithms.search.ranking import best_first, scaled
 from advantage.types import Array, Key
@@ -72,7 +72,7 @@ class AugmentedRandomSearch(SearchOptions):
 
     def ask(self, state: RandomSearchState, key: Key) -> Array:
         """Perturbations of the parameters, `[2 N, d]`; the second half are the first mirrored."""
-        step = self.sigma * jax.random.normal(key, (self.directions, state.mean.size), state.mean.dtype)
+        step = self.sigma * standard_normal(key, self.directions, state.mean.size, state.mean.dtype)
         return state.mean + jnp.concatenate([step, -step])
 
     def tell(self, state: RandomSearchState, candidates: Array, cost: Array) -> RandomSearchState:
