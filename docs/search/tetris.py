@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-LAST = 80  # generation that is drawn
+LAST = 110  # generation that is drawn
 INK, COLOURS = "#24292f", {"none": "#8c959f", "constant": "#d9480f", "decreasing": "#1f6feb"}
 
 

@@ -157,9 +157,8 @@ class CMAES(SearchOptions):
         """Draws from the distribution, `[n, d]`."""
         d, n = state.mean.size, self.population(state.mean.size)
         separable, dtype = self.covariance == "separable", state.mean.dtype
-        z = standard_normal(
-            key, *((n, d) if separable else (d, n)), dtype
-        )  # (38); long rows are drawn faster
+        shape = (n, d) if separable else (d, n)  # the faster ones to go on from
+        z = standard_normal(key, *shape, dtype)  # (38)
         y = z * state.factor if separable else z.T @ state.factor  # (39)
         return state.mean + state.sigma * y  # (40)
 
@@ -192,17 +191,18 @@ class CMAES(SearchOptions):
             covariance = k.c_1 * jnp.square(path_c) + (k.c_mu * v) @ jnp.square(y_i)
         covariance += kept * state.covariance  # (47)
 
-        told = mean, sigma, covariance, path_sigma, path_c
+        new = state._replace(
+            mean=mean, sigma=sigma, covariance=covariance, path_sigma=path_sigma, path_c=path_c
+        )
         numbers = mean, sigma, _variances(covariance), path_sigma, path_c
         is_finite = jnp.isfinite(jnp.hstack(numbers)).all()
-        old = state.mean, state.sigma, state.covariance, state.path_sigma, state.path_c
-        mean, sigma, covariance, path_sigma, path_c = (
-            jnp.where(is_finite, new, before) for new, before in zip(told, old, strict=True)
-        )
+        new = jax.tree.map(lambda after, before: jnp.where(is_finite, after, before), new, state)
         generation = state.generation + 1
         due = is_finite & (generation % k.gap == 0)
-        covariance, factor, path_sigma = _refactored(due, covariance, state.factor, path_sigma, length)
-        return CMAState(mean, sigma, covariance, factor, path_sigma, path_c, generation)
+        covariance, factor, path_sigma = _refactored(due, new.covariance, new.factor, new.path_sigma, length)
+        return new._replace(
+            covariance=covariance, factor=factor, path_sigma=path_sigma, generation=generation
+        )
 
     def spread(self, state: CMAState) -> Array:
         """Root of the mean variance of a coordinate."""
