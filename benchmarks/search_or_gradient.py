@@ -82,7 +82,7 @@ def train(out: Path, environment: str, method: str, seed: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "advantage", *map(str, arguments)], capture_output=True, text=True
     )
-    if done.returncode:
+    if done.returncode and "has taken its" not in done.stderr:
         print(f"{method} on {environment}, seed {seed}: {done.stdout[-1000:]}{done.stderr}", file=sys.stderr)
 
 
