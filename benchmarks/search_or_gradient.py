@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from advantage.runs.checkpoint import finished_step
+
 OWN = "ppo_own"
 CURVES = Path(__file__).parent / "search_or_gradient.csv"
 POINTS = 40  # of a run that are kept
@@ -64,6 +66,8 @@ def train(out: Path, environment: str, method: str, seed: int) -> None:
     """One run, or what is left of it."""
     task, path = TASKS[environment], folder(out, environment, method, seed)
     if (path / "last").exists():
+        if finished_step((path / "last").resolve(), task.methods[method]) is not None:
+            return
         arguments = ["resume", path]
     else:
         budget = ["--total-timesteps", task.methods[method], "--eval-episodes", 100]
@@ -82,7 +86,7 @@ def train(out: Path, environment: str, method: str, seed: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "advantage", *map(str, arguments)], capture_output=True, text=True
     )
-    if done.returncode and "has taken its" not in done.stderr:
+    if done.returncode:
         print(f"{method} on {environment}, seed {seed}: {done.stdout[-1000:]}{done.stderr}", file=sys.stderr)
 
 

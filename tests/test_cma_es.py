@@ -332,6 +332,9 @@ def test_an_indefinite_covariance_starts_again_from_its_diagonal(broken):
     at_the_mean = np.broadcast_to(state.mean, x.shape)  # so that nothing is added to the covariance
     new = jax.tree.map(np.asarray, tell(FULL, state, at_the_mean, cost))
     assert_sound(new)
+    k, h = constants(3, 6), np.array([0, 1])
+    kept = 1 - k.c_1 - k.c_mu * k.weights.sum() + (1 - h) * k.c_1 * k.c_c * (2 - k.c_c)
+    assert np.isclose(new.covariance[0, 0], kept, rtol=1e-12).any()
     np.testing.assert_allclose(new.covariance / new.covariance[0, 0], np.diag(np.diag(broken)), atol=1e-300)
     np.testing.assert_allclose(new.factor, np.sqrt(new.covariance), rtol=1e-12)
 

@@ -157,7 +157,8 @@ class CMAES(SearchOptions):
         """Draws from the distribution, `[n, d]`."""
         d, n = state.mean.size, self.population(state.mean.size)
         separable, dtype = self.covariance == "separable", state.mean.dtype
-        shape = (n, d) if separable else (d, n)  # the faster ones to go on from
+        # long rows are drawn faster, and a product transposes for nothing
+        shape = (n, d) if separable else (d, n)
         z = standard_normal(key, *shape, dtype)  # (38)
         y = z * state.factor if separable else z.T @ state.factor  # (39)
         return state.mean + state.sigma * y  # (40)
