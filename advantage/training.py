@@ -9,7 +9,6 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -32,6 +31,7 @@ from advantage.evaluation import (
     restore_checkpoint,
     restore_config,
 )
+from advantage.matrices import for_each
 from advantage.report import table_report
 from advantage.rollout.device import DeviceDriver, share_cores
 from advantage.rollout.episodes import Episodes
@@ -391,11 +391,14 @@ class _Loop:
         self.iteration, self.step = 0, 0
 
         @jax.jit
-        @partial(jax.vmap, in_axes=(None, 0, None))
-        def begin(algorithm, seed, total_timesteps):
-            key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
+        def begin(algorithm, seeds, total_timesteps):
             spec = dataclasses.replace(self.spec, total_timesteps=total_timesteps)
-            return algorithm.init(key_init, spec), key_worlds, key_run
+
+            def one(seed):
+                key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
+                return algorithm.init(key_init, spec), key_worlds, key_run
+
+            return for_each(one, seeds)
 
         total = np.uint32(settings.total_timesteps)
         self.state, key_worlds, self.run_keys = begin(algorithm, np.array(seeds, np.uint32), total)

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "advantage"
 # Each room may import the rooms before it. The package's own __init__ names things of all of them.
 ROOMS = [
     "types",
+    "matrices",
     "environments",
     "policies",
     "rollout",

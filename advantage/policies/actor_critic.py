@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from typing import Any, Literal, Protocol
 
 import gymnasium
@@ -198,8 +197,8 @@ class ActorCritic:
         key_networks, key_heads = jax.random.split(key)
         x = self.encoder.encode(self.encoder.example())
         count = 1 if self.shared else 2
-        networks = jax.vmap(self.network.init, (0, None))(jax.random.split(key_networks, count), x)
-        first, *others = (jax.tree.map(operator.itemgetter(n), networks) for n in range(count))
+        keys = jax.random.split(key_networks, count)
+        first, *others = (self.network.init(keys[n], x) for n in range(count))
         width = jax.eval_shape(self.network.apply, first, x).shape[-1]
         shapes = [(width, self.head.num_outputs), (width, 1)]
         actor_head, critic_head = linear_init(key_heads, shapes, [0.01, 1.0], self.initialisation)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.matrices import qr
 from advantage.types import Array, Key, Pytree
 
 Activation = Literal["tanh", "relu", "elu", "silu"]
@@ -58,7 +59,7 @@ def _orthonormal(normals: Array) -> Array:
     """Uniformly distributed columns, or rows if they are fewer (Mezzadri 2007, "How to generate random matrices")."""
     if normals.shape[0] < normals.shape[1]:
         return _orthonormal(normals.T).T
-    q, r = jnp.linalg.qr(normals)
+    q, r = qr(normals)
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
 
 

@@ -17,6 +17,7 @@ from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import best_first
 from advantage.environments.memory import refuse_large
+from advantage.matrices import cholesky, divide_by_triangle
 from advantage.types import Array, Key
 
 
@@ -235,7 +236,8 @@ def _squared_lengths(factor: Array, y: Array) -> Array:
     """`|A^-T y|^2` of rows `[..., n, d]`."""
     if factor.ndim < y.ndim:
         return jnp.square(y / factor[..., None, :]).sum(-1)
-    z = jax.lax.linalg.triangular_solve(factor, y, left_side=False, lower=False)
+    divide = jax.vmap(divide_by_triangle) if factor.ndim > 2 else divide_by_triangle
+    z = divide(y, factor)
     return jnp.square(z).sum(-1)
 
 
@@ -270,7 +272,8 @@ def _factored(
         eye = jnp.eye(path.shape[-1], dtype=path.dtype)
         diagonal = variance[..., None, :] * eye
         symmetric = jnp.where(eye > 0, diagonal, symmetric)
-        new = jax.lax.linalg.cholesky(symmetric + 4 * eps * diagonal, symmetrize_input=False).mT
+        factorise = jax.vmap(cholesky) if symmetric.ndim > 2 else cholesky
+        new = factorise(symmetric + 4 * eps * diagonal)
         sound = jnp.isfinite(jnp.diagonal(new, axis1=-2, axis2=-1)).all(-1)[..., None, None]
         new = jnp.where(sound, new, jnp.sqrt(diagonal))
         symmetric = jnp.where(sound, symmetric, diagonal)

@@ -13,6 +13,7 @@ from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import number_of, rank
 from advantage.environments.memory import refuse_large
+from advantage.matrices import eigh
 from advantage.types import Array, Key
 
 
@@ -108,7 +109,7 @@ class CEM(SearchOptions):
         noise = standard_normal(key, self.candidates, state.mean.size, state.mean.dtype)
         if self.covariance == "diagonal":
             return state.mean + jnp.sqrt(state.covariance) * noise
-        value, vector = jnp.linalg.eigh(state.covariance)
+        value, vector = eigh(state.covariance)
         return state.mean + (jnp.sqrt(jnp.maximum(value, 0)) * noise) @ vector.T
 
     def tell(self, state: CEMState, candidates: Array, cost: Array) -> CEMState:
