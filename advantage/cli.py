@@ -474,6 +474,7 @@ def check(arguments: Sequence[str]) -> int:
     """Find what is wrong with an environment."""
     from advantage.environments.check import check_environment, describe
     from advantage.environments.make import resolve
+    from advantage.policies.interface import describe_interface, large_layers
 
     flags = dataclasses.make_dataclass("Check", [("steps", int, 200), ("seed", int, 0)])
     flags.__doc__ = """Find what is wrong with an environment.
@@ -499,6 +500,10 @@ def check(arguments: Sequence[str]) -> int:
     env = target.source()
     for label, fact in describe(env):
         print(f"{label:>16}: {fact}")
+    for text in describe_interface(env.observation_space, env.action_space, "bounds"):
+        print(f"{'policy':>16}: {text}")
+    for text in large_layers(env.observation_space):
+        print(f"{'note':>16}: {text}")
     env.close()
     print(f"{name} is ready to train on" + (f", with {len(defects)} warnings." if defects else "."))
     return 0
@@ -527,9 +532,10 @@ def list_everything(arguments: Sequence[str]) -> int:
 
 
 def _reporter(quiet: bool, notice: str = "") -> Any:
+    from advantage.runs.terminal import Quiet, Terminal
+
     if quiet:
-        return None
-    from advantage.runs.terminal import Terminal
+        return Quiet()
 
     return Terminal(notice=notice)
 

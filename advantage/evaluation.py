@@ -8,22 +8,26 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import playable
-from advantage.algorithms.registry import algorithm_name, from_json
+from advantage.algorithms.policy_gradient.learner import PolicyOptions
+from advantage.algorithms.registry import algorithm_name, from_json, spec_of
+from advantage.algorithms.search.options import SearchOptions
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.make import Environment, resolve
-from advantage.environments.spaces import environment_action, read, space_from_json
+from advantage.environments.spaces import environment_action, read, space_from_json, translator
 from advantage.policies.deterministic import flatten
+from advantage.policies.observations import encoder
 from advantage.rollout.acting import HostActor, actor_of
 from advantage.rollout.games import DeviceGames
 from advantage.rollout.stepper import episode_seed
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
 from advantage.runs.folder import open_run_folder, read_config
-from advantage.types import Algorithm, Array, Key, Pytree, Spec, World
+from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, Spec, World
 
 EVALUATION = 2**31 - 1  # stands for an environment's index in the seeds of evaluation episodes
 NOISE_ROWS = 256  # noise is drawn for so many steps at once
@@ -116,7 +120,7 @@ class Agent:
             )
         else:
             action, _, _ = self.actor.act(batch, (), self.actor.noise(key, (1,)))
-        return read(environment_action(self.spec.action_space, action), 0)
+        return read(environment_action(self.spec.action_space, action, self.spec.action_units), 0)
 
 
 def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
@@ -171,13 +175,26 @@ def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None)
         for name, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more")
-        return chosen, Spec(observation, action, **sizes)
+        field = "hyperparameters"
+        _refuse_older_pictures(chosen, config["hyperparameters"], observation)
+        return chosen, spec_of(chosen, observation, action, **sizes)
     except KeyError as error:
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."
         ) from None
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{file}: {field}: {error}") from None
+
+
+def _refuse_older_pictures(algorithm: Any, written: dict, observation_space: gymnasium.Space) -> None:
+    """A run from before the option `action_units` divided every picture by 255, and made no picture of a stack."""
+    if "action_units" in written or not isinstance(algorithm, PolicyOptions | SearchOptions):
+        return
+    for leaf in encoder(observation_space).images:
+        if (leaf.low, leaf.high) != ((0.0,), (255.0,)) or len(leaf.shape) > 3:
+            raise ValueError(
+                "this run was trained by advantage 0.1, which scaled its pictures in another way; train it anew"
+            )
 
 
 def restore_checkpoint(
@@ -283,7 +300,8 @@ def play(
 
     `on_step(env)` is called after each step. Where no time limit is set, `LONGEST` is.
     """
-    actor, space, memory = agent.actor, agent.spec.action_space, ()
+    actor, memory = agent.actor, ()
+    translate = translator(agent.spec.action_space, agent.spec.action_units)
     result = env.reset(seed=seed)
     check_reset(agent.spec.observation_space, result, f"evaluation, reset(seed={seed})")
     obs, noise = result[0], None
@@ -298,7 +316,7 @@ def play(
             if row == 0:
                 noise = actor.noise(jax.random.fold_in(key, length // NOISE_ROWS), (NOISE_ROWS, 1))
             action, memory, _ = actor.act(batch, memory, read(noise, row))
-        result = env.step(read(environment_action(space, action), 0))
+        result = env.step(read(translate(action), 0))
         if length < 2:
             check_step(agent.spec.observation_space, result, f"evaluation, step {length}")
         obs, reward, terminated, truncated, _ = result
@@ -325,19 +343,25 @@ def _evaluate_world(
     agent: Agent, world: World, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
-    key, algorithm = jax.random.key(seed), agent.algorithm
+    key, algorithm, units = jax.random.key(seed), agent.algorithm, agent.spec.action_units
     play = _play_search if hasattr(algorithm, "candidate") else _play_world
     blocks = [
-        jax.device_get(play(algorithm, world, agent.state, key, first, deterministic))
+        jax.device_get(play(algorithm, world, units, agent.state, key, first, deterministic))
         for first in range(0, episodes, BLOCK)
     ]
     returns, lengths = (np.concatenate(parts)[:episodes] for parts in zip(*blocks, strict=True))
     return returns.astype(np.float64), lengths
 
 
-@partial(jax.jit, static_argnames=("world", "deterministic"))
+@partial(jax.jit, static_argnames=("world", "units", "deterministic"))
 def _play_world(
-    algorithm: Algorithm, world: World, state: Pytree, key: Key, first: Array, deterministic: bool
+    algorithm: Algorithm,
+    world: World,
+    units: ActionUnits,
+    state: Pytree,
+    key: Key,
+    first: Array,
+    deterministic: bool,
 ) -> tuple[Array, Array]:
     """The episodes `first, first + 1, ..., first + BLOCK - 1`: `-> returns, lengths`."""
     actor = algorithm.actor(state)
@@ -357,7 +381,7 @@ def _play_world(
                 action, memory, _ = algorithm.act(
                     actor, batch, memory, algorithm.noise(actor, key_noise, (1,))
                 )
-            given = read(environment_action(world.action_space, action), 0)
+            given = read(environment_action(world.action_space, action, units), 0)
             world_state, obs, reward, terminated = world.step(world_state, given, key_world)
             done = terminated | (length + 1 >= world.max_episode_steps)
             return world_state, obs, memory, total + reward, length + 1, done
@@ -369,13 +393,19 @@ def _play_world(
 
 
 def _play_search(
-    algorithm: Any, world: World, state: Pytree, key: Key, first: int, deterministic: bool
+    algorithm: Any,
+    world: World,
+    units: ActionUnits,
+    state: Pytree,
+    key: Key,
+    first: int,
+    deterministic: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same for what a search has found, which leaves nothing to chance, as its candidates play."""
     actor = algorithm.actor(state)
     keys = jax.vmap(partial(jax.random.fold_in, key))(first + np.arange(BLOCK))
     vectors = jnp.tile(flatten(actor.params), (BLOCK, 1))
-    games = DeviceGames(algorithm, world).play(actor, vectors, keys, ANY_NUMBER, lambda: False)
+    games = DeviceGames(algorithm, world, units).play(actor, vectors, keys, ANY_NUMBER, lambda: False)
     assert games is not None  # neither out of steps nor stopped
     return games.returns, games.lengths
 

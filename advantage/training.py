@@ -8,6 +8,7 @@ import dataclasses
 import shlex
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -17,8 +18,10 @@ import jax
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import Planner, playable
-from advantage.algorithms.registry import algorithm_name, to_json
-from advantage.environments.check import check_instance
+from advantage.algorithms.policy_gradient.learner import PolicyOptions
+from advantage.algorithms.registry import algorithm_name, spec_of, to_json
+from advantage.algorithms.search.options import SearchOptions
+from advantage.environments.check import check_instance, far_bounds
 from advantage.environments.make import Environment, MissingExtra, resolve, table_of
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
@@ -32,6 +35,7 @@ from advantage.evaluation import (
     restore_config,
 )
 from advantage.matrices import for_each
+from advantage.policies.interface import describe_interface, large_layers
 from advantage.report import table_report
 from advantage.rollout.device import DeviceDriver, share_cores
 from advantage.rollout.episodes import Episodes
@@ -55,7 +59,7 @@ from advantage.runs.folder import (
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
 from advantage.runs.plot import plot_curve
-from advantage.types import Algorithm, Pytree, Spec
+from advantage.types import Algorithm, Pytree
 
 RECENT_EPISODES = 100  # over which rollout/ep_rew_mean is taken
 LARGEST = 2**32 - 1  # seeds and the step counter are uint32
@@ -95,9 +99,12 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that says nothing but Python's warnings."""
 
-    def begin(self, facts: dict[str, Any]) -> None: ...
+    def begin(self, facts: dict[str, Any]) -> None:
+        for text in facts["warnings"]:
+            warnings.warn(text, stacklevel=2)
+
     def update(self, progress: Progress) -> None: ...
     def message(self, text: str) -> None: ...
     def end(self) -> None: ...
@@ -387,7 +394,8 @@ class _Loop:
         self.searching = propose is not None
         self.on_device = target.kind == "device" and not (self.planning or self.searching)
         spaces = _spaces(target)
-        self.spec = Spec(*spaces, settings.num_envs, settings.total_timesteps)
+        sizes = {"num_envs": settings.num_envs, "total_timesteps": settings.total_timesteps}
+        self.spec = spec_of(algorithm, *spaces, **sizes)
         self.iteration, self.step = 0, 0
 
         @jax.jit
@@ -432,7 +440,7 @@ class _Loop:
                 "on the device, and on the host one in each worker; leave num_envs away, or set workers."
             )
         if target.kind == "device":
-            games: Any = DeviceGames(algorithm, target.source)
+            games: Any = DeviceGames(algorithm, target.source, self.spec.action_units)
         else:
             games = self.population[0] * algorithm.episodes
             processes = settings.workers, settings.worker_timeout
@@ -616,7 +624,26 @@ class _Loop:
             "candidates": self.population[0],
             "parameters": self.population[1],
             "folders": [journal.folder.path for journal in self.journals],
+            "interface": self._interface(),
+            "warnings": self._warnings(),
         }
+
+    def _interface(self) -> list[str]:
+        """What a policy makes of the spaces; tables and solvers take them as they are."""
+        if not isinstance(self.algorithm, PolicyOptions | SearchOptions):
+            return []
+        spec = self.spec
+        return describe_interface(spec.observation_space, spec.action_space, spec.action_units)
+
+    def _warnings(self) -> list[str]:
+        """What a user should know before time is spent."""
+        algorithm, spec = self.algorithm, self.spec
+        if not isinstance(algorithm, PolicyOptions | SearchOptions):
+            return []
+        clips = algorithm.action_bounds == "clip"  # what is squashed fills the bounds wherever they are
+        far = far_bounds(spec.action_space, spec.action_units) if clips else []
+        large = large_layers(spec.observation_space) if algorithm.network is None else []
+        return [*map(str, far), *large]
 
     def _state_of(self, place: int) -> Pytree:
         """One seed's state; on the device all of them lie side by side."""

@@ -6,7 +6,7 @@ Data flows one way: environment -> rollout -> estimator -> objective -> update -
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # worker processes import this file and must start without JAX
     import gymnasium
@@ -18,6 +18,7 @@ else:
 
 Pytree = Any
 Array = Any  # NumPy's or JAX's: the same code serves both
+ActionUnits = Literal["bounds", "raw"]  # of a Box: 0 is its middle and 1 its upper bound, or its own numbers
 
 
 class Rollout(NamedTuple):
@@ -25,7 +26,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         obs: what the policy saw, in the environment's own structure and dtype.
-        action: what the policy chose, before it is clipped to the bounds; a tuple when the space is a product.
+        action: what the policy chose, in its own units and not clipped; a tuple when the space is a product.
         reward: what `action` earned.
         next_obs: the true successor of `obs`, never the first observation after a reset.
         terminated: bool, the MDP ended here.
@@ -51,12 +52,14 @@ class Spec:
         action_space: the space of one action.
         num_envs: environments stepped side by side, the `B` of every rollout.
         total_timesteps: the budget in environment steps; schedules run from 0 to 1 over it.
+        action_units: in which units a policy acts where a Box of actions is bounded.
     """
 
     observation_space: gymnasium.Space
     action_space: gymnasium.Space
     num_envs: int = 1
     total_timesteps: int = 1
+    action_units: ActionUnits = "bounds"
 
 
 class Algorithm(Protocol):

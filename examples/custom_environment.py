@@ -28,9 +28,7 @@ class Centre(gymnasium.Env):
 def main(total_timesteps: int = 16_384, root: str = "runs") -> adv.Run:
     for defect in adv.check_environment(Centre):
         print(defect)
-    algorithm = adv.PPO(
-        n_steps=128, batch_size=128, n_epochs=4, learning_rate=1e-3, gamma=0.9, log_std_init=-2.0
-    )
+    algorithm = adv.PPO(n_steps=128, batch_size=128, n_epochs=4, learning_rate=1e-3, gamma=0.9)
     run = adv.train(algorithm, Centre, total_timesteps=total_timesteps, num_envs=4, root=root)
     print(f"{run.path}: {run.evaluation}")
     return run

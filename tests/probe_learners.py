@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium import spaces
 
 import advantage as adv
+from advantage.algorithms.registry import spec_of
 from advantage.environments.tabular.world import TabularEnv, TabularWorld
-from advantage.types import Rollout, Spec
+from advantage.types import Rollout
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 DISCRETE = spaces.Discrete(3)
@@ -58,7 +59,10 @@ def made_up_rollout(
 
 def begin(algorithm, action_space=DISCRETE, seed=0, num_envs=NUM_ENVS, total_timesteps=160):
     """The first state."""
-    return algorithm.init(jax.random.key(seed), Spec(OBS, action_space, num_envs, total_timesteps))
+    return algorithm.init(
+        jax.random.key(seed),
+        spec_of(algorithm, OBS, action_space, num_envs=num_envs, total_timesteps=total_timesteps),
+    )
 
 
 def play(algorithm, state, seed, num_steps=None):

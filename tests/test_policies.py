@@ -17,6 +17,7 @@ from gymnasium import spaces
 from advantage.environments.spaces import environment_action, space_from_json, space_to_json
 from advantage.policies.actor_critic import LOG_STD_RANGE, actor_critic, choose_network, head
 from advantage.policies.distributions import Categorical, Gaussian, SquashedGaussian
+from advantage.policies.interface import describe_interface, large_layers
 from advantage.policies.networks import (
     CNN,
     MLP,
@@ -178,6 +179,92 @@ def test_an_image_is_scaled_to_between_zero_and_one_with_channels_last(name):
     assert encode.encode(np.full_like(obs, 255)).max() == 1
 
 
+def board(low, high, shape=(6, 6, 3), dtype=np.uint8):
+    return spaces.Box(low, high, shape, dtype)
+
+
+def channelwise(low, high):
+    low, high = (np.broadcast_to(np.uint8(bound), (4, 5, 3)) for bound in (low, high))
+    return spaces.Box(low, high, dtype=np.uint8)
+
+
+STACKS = {  # space: where its axes go, and what the network gets
+    "frames, height, width, colours": (board(0, 255, (4, 9, 8, 3)), (1, 2, 0, 3), (9, 8, 12)),
+    "frames, colours, height, width": (board(0, 255, (4, 3, 9, 8)), (2, 3, 0, 1), (9, 8, 12)),
+    "height, width, colours, frames": (board(0, 255, (9, 8, 3, 4)), (0, 1, 2, 3), (9, 8, 12)),
+    "height, width, frames, colours": (board(0, 255, (9, 8, 4, 3)), (0, 1, 2, 3), (9, 8, 12)),
+    "frames, height, width, grey": (board(0, 255, (4, 9, 8, 1)), (1, 2, 0, 3), (9, 8, 4)),
+    "floats": (spaces.Box(0, 1, (2, 40, 36, 3), np.float32), (1, 2, 0, 3), (40, 36, 6)),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_of_frames_is_folded_into_channels_whatever_the_order_of_its_axes(name):
+    space, order, shape = STACKS[name]
+    obs, encode = batch(space), encoder(space)
+    x = encode.encode(obs)
+    assert (x.shape, x.dtype) == ((BATCH, *shape), np.float32)
+    moved = obs.astype(np.float64).transpose(0, *(axis + 1 for axis in order)).reshape(BATCH, *shape)
+    np.testing.assert_allclose(x, moved / float(space.high.max()), rtol=1e-6)
+    same(np.asarray(encode.encode(jnp.asarray(obs))), x, 1e-7)
+    timed = np.stack([obs, obs[::-1]])
+    np.testing.assert_array_equal(encode.encode(timed), np.stack([x, x[::-1]]))
+    (text,) = describe_interface(space, spaces.Discrete(2), "bounds")
+    assert f"{shape[0]} x {shape[1]} pixels" in text and f"{shape[2]} channels" in text
+
+
+@pytest.mark.parametrize(
+    ("space", "scaled"),
+    [
+        (board(0, 1), lambda x: x),
+        (board(0, 255), lambda x: x / 255),
+        (board(10, 20), lambda x: (x - 10) / 10),
+        (spaces.Box(-3, 5, (36, 40, 1), np.int16), lambda x: (x + 3) / 8),
+        (spaces.Box(0, 1, (36, 36, 3), np.bool_), lambda x: x),
+        (channelwise([0, 0, 2], [1, 10, 4]), lambda x: (x - np.array([0, 0, 2])) / np.array([1, 10, 2])),
+        (board(7, 7), lambda x: x - 7),
+    ],
+    ids=["0 or 1", "bytes", "from 10 to 20", "below zero", "flags", "by channel", "constant"],
+)
+def test_a_picture_is_scaled_by_its_bounds(space, scaled):
+    obs = batch(space)
+    x = encoder(space).encode(obs)
+    np.testing.assert_allclose(x, scaled(obs.astype(np.float64)), rtol=1e-6, atol=1e-7)
+    if not np.array_equal(space.low, space.high):
+        assert x.min() >= 0
+        assert encoder(space).encode(space.high[None]).max() == 1
+    same(np.asarray(encoder(space).encode(jnp.asarray(obs))), x, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-np.inf, np.inf, (40, 40, 3), np.float32),
+        spaces.Box(0, 1, (10, 10, 4), np.bool_),
+        spaces.Box(0, 1, (40, 40), np.float32),
+        spaces.Box(0, 255, (2, 9, 2, 9), np.uint8),
+        spaces.Box(0, 255, (2, 4, 40, 40, 3), np.uint8),
+    ],
+    ids=["unbounded", "small flags", "matrix", "no two axes", "five axes"],
+)
+def test_what_is_no_picture_stays_a_vector(space):
+    assert not encoder(space).images
+
+
+def test_a_dense_layer_of_more_than_20_000_numbers_is_told():
+    action = spaces.Discrete(2)
+    for space, number in (
+        (spaces.Box(0, 1, (25_000,), np.float32), "25,000"),
+        (spaces.Dict({"a": board(0, 255, (400, 400, 3)), "b": BOX}), f"{46 * 46 * 64 + 3:,}"),
+    ):
+        (text,) = large_layers(space)
+        assert number in text
+        assert "network of your own" in text
+    assert large_layers(spaces.Box(0, 1, (20_000,), np.float32)) == []
+    assert large_layers(board(0, 255, (4, 96, 96, 3))) == []
+    assert describe_interface(spaces.Box(0, 1, (25_000,), np.float32), action, "bounds") == []
+
+
 def test_images_beside_numbers_come_as_a_tuple_with_the_vector_first():
     space = spaces.Dict({"a": IMAGE, "b": BOX, "c": spaces.Discrete(2), "d": IMAGES["channels first"][0]})
     obs = batch(space)
@@ -233,7 +320,9 @@ def test_a_box_gets_its_bounds_its_shape_and_its_dtype_back(to):
     low = np.array([[-1, 0], [-np.inf, 2]], np.float32)
     space = spaces.Box(low, np.array([[1, 0.5], [np.inf, 3]], np.float32))
     given = environment_action(space, to(np.array([[-7, 9, 1e6, 2.5], [0.5, 0.25, -3, 1]], np.float32)))
-    np.testing.assert_array_equal(given, [[[-1, 0.5], [1e6, 2.5]], [[0.5, 0.25], [-3, 2]]])
+    np.testing.assert_array_equal(given, [[[-1, 0.5], [1e6, 3]], [[0.5, 0.3125], [-3, 3]]])
+    raw = environment_action(space, to(np.array([[-7, 9, 1e6, 2.5], [0.5, 0.25, -3, 1]], np.float32)), "raw")
+    np.testing.assert_array_equal(raw, [[[-1, 0.5], [1e6, 2.5]], [[0.5, 0.25], [-3, 2]]])
     half = environment_action(spaces.Box(-1, 1, (), np.float16), to(np.array([[0.25], [4]], np.float32)))
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, [0.25, 1])
@@ -392,14 +481,17 @@ def test_a_state_independent_spread_is_a_parameter_that_starts_at_log_std_init()
 
 def test_squashed_actions_fill_the_bounds_and_never_leave_them():
     low, high = np.array([-2, 0], np.float32), np.array([-1, 100], np.float32)
-    distribution = head(spaces.Box(low, high), "squash").distribution(
-        np.zeros((1, 2), np.float32), np.zeros(2, np.float32)
-    )
-    assert isinstance(distribution, SquashedGaussian)
-    actions = distribution.sample(np.array([[-50, 50], [50, -50], [0, 0]], np.float32))
-    np.testing.assert_allclose(actions, [[-2, 100], [-1, 0], [-1.5, 50]], atol=1e-4)
-    assert (actions >= low).all()
-    assert (actions <= high).all()
+    space = spaces.Box(low, high)
+    for units in ("bounds", "raw"):
+        distribution = head(space, "squash", units=units).distribution(
+            np.zeros((1, 2), np.float32), np.zeros(2, np.float32)
+        )
+        assert isinstance(distribution, SquashedGaussian)
+        chosen = distribution.sample(np.array([[-50, 50], [50, -50], [0, 0]], np.float32))
+        actions = environment_action(space, chosen, units)
+        np.testing.assert_allclose(actions, [[-2, 100], [-1, 0], [-1.5, 50]], atol=1e-4)
+        assert (actions >= low).all()
+        assert (actions <= high).all()
 
 
 def test_squashing_an_unbounded_box_is_an_error_that_says_what_to_do():

@@ -19,6 +19,7 @@ from random_tables import random_mdp
 
 import advantage as adv
 from advantage import training
+from advantage.algorithms import registry
 from advantage.algorithms.policy_gradient.a2c import A2C
 from advantage.algorithms.policy_gradient.episodes import places, whole_returns
 from advantage.algorithms.policy_gradient.learner import experience, flat
@@ -29,6 +30,7 @@ from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.algorithms.policy_gradient.reinforce import Reinforce
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
+from advantage.environments.spaces import environment_action
 from advantage.environments.tabular.mdp import MDP
 from advantage.environments.tabular.world import TabularEnv, TabularWorld
 from advantage.objectives.surrogate import adapted_coefficient
@@ -515,6 +517,7 @@ def test_a_rollout_in_which_no_episode_ends_moves_nothing(algorithm):
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 BOUNDED = spaces.Box(np.float32(-1), np.float32(1), (2,))
+WIDE = spaces.Box(np.float32(-3), np.float32(9), (2,))
 SMALL = dict(n_steps=8, hidden=(4,), clip_observation=5.0, clip_reward=5.0)
 FITTED = dict(critic_epochs=2, critic_batch_size=8, critic_learning_rate=1e-2)
 SCALED = dict(normalize_observation=True, normalize_reward=True)
@@ -535,7 +538,10 @@ def update(algorithm, state, rollout, key):
 
 
 def begin(algorithm, action_space=BOUNDED, observation_space=OBS, num_envs=2):
-    return algorithm.init(jax.random.key(0), Spec(observation_space, action_space, num_envs, 160))
+    sizes = {"num_envs": num_envs, "total_timesteps": 160}
+    return algorithm.init(
+        jax.random.key(0), registry.spec_of(algorithm, observation_space, action_space, **sizes)
+    )
 
 
 def play(algorithm, state, seed, space=OBS):
@@ -550,7 +556,8 @@ def course(algorithm, updates=2):
     for i in range(updates):
         rollout = play(algorithm, state, i)
         state, metrics = update(algorithm, state, rollout, jax.random.key(i))
-        stages.append(jax.device_get((rollout.action, state, metrics)))
+        given = environment_action(WIDE, rollout.action, algorithm.action_units)
+        stages.append(jax.device_get((rollout.action, state, metrics, given)))
     return stages
 
 

@@ -136,7 +136,8 @@ def never():
 def test_every_search_climbs_a_slope(name, tmp_path):
     """From action 0 the return of an episode is about -27; at the target it is 0, but for noise."""
     cls = ALGORITHMS[name]
-    options = {"common_random_numbers": True} | ({"learning_rate": 0.3} if name in ("es", "ars") else {})
+    options = {"common_random_numbers": True, "action_units": "raw"}
+    options |= {"learning_rate": 0.3} if name in ("es", "ars") else {}
     budget = 1_000 if name == "pattern-search" else 6_000
     run = trained(cls(**options), Slope, tmp_path, total_timesteps=budget, workers=0)
     assert run.finished
@@ -264,7 +265,7 @@ def test_a_long_game_is_no_hang(tmp_path):
 
 
 def test_what_is_not_finite_ranks_worst(tmp_path):
-    run = trained(tiny(sigma=2.0), Fragile, tmp_path, total_timesteps=600)
+    run = trained(tiny(sigma=2.0, action_units="raw"), Fragile, tmp_path, total_timesteps=600)
     assert np.isnan(episodes_of(run)["r"]).any()
     assert abs(float(run.agent.act(np.zeros(2, np.float32))[0])) < 0.5
     assert np.isfinite(run.agent.state.best_return)

@@ -27,7 +27,8 @@ from probe_learners import (
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.permutation import random_permutation
 from advantage.algorithms.policy_gradient.ppo import PPO
-from advantage.algorithms.registry import from_json, to_json
+from advantage.algorithms.registry import MEANT_BEFORE, from_json, to_json
+from advantage.environments.spaces import environment_action
 from advantage.objectives.surrogate import (
     clipped_squared_error,
     clipped_surrogate,
@@ -589,6 +590,7 @@ def test_promise_6_advantages_without_variance_move_no_policy():
 
 # --- no option is dead --------------------------------------------------------------------------------------
 
+WIDE = spaces.Box(np.float32(-3), np.float32(9), (2,))
 # Continuous and bounded actions, a large learning rate, rewards and observations beyond their limits.
 LIVELY = dict(
     n_steps=8,
@@ -643,7 +645,7 @@ def course(ppo, learned=None):
     state = begin(ppo, CONTINUOUS)
     yield state.params
     rollout = play(ppo, state, 0)
-    yield rollout.action
+    yield rollout.action, environment_action(WIDE, rollout.action, ppo.action_units)
     if learned:
         yield batch_of(ppo, learned, play(PPO(**LIVELY), learned, 1))
     state, _ = update(ppo, state, rollout, jax.random.key(0))
@@ -921,6 +923,9 @@ def test_wrong_json_is_an_error_that_names_the_field(algorithm, values, parts):
 def test_json_without_a_field_is_an_error_that_names_it_and_its_default(field):
     values = to_json(PPO())
     default = values.pop(field.name)
+    if field.name in MEANT_BEFORE:
+        assert getattr(from_json("ppo", values), field.name) == MEANT_BEFORE[field.name]
+        return
     with pytest.raises(ValueError) as error:
         from_json("ppo", values)
     assert f"{field.name!r} is missing" in str(error.value)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+import gymnasium
 import jax
 
 from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit
@@ -55,6 +56,7 @@ from advantage.algorithms.tabular.td import TD
 from advantage.algorithms.tabular.td_lambda import TDLambda
 from advantage.algorithms.tabular.tree_backup import TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda
+from advantage.types import ActionUnits, Spec
 
 ALGORITHMS = {
     "ppo": PPO,
@@ -105,6 +107,10 @@ ALGORITHMS = {
 }
 
 
+# What a run meant that was written before the option existed.
+MEANT_BEFORE: dict[str, Any] = {"action_units": "raw"}
+
+
 def algorithm_class(name: str) -> type:
     """The dataclass of an algorithm. Raises ValueError with the nearest names."""
     if name in ALGORITHMS:
@@ -121,6 +127,19 @@ def algorithm_name(algorithm: Any) -> str:
         type(getattr(algorithm, "solver", algorithm)),
     )
     return known.get(cls, cls.__name__)
+
+
+def spec_of(
+    algorithm: Any,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    *,
+    num_envs: int,
+    total_timesteps: int,
+) -> Spec:
+    """The spec of a run; an algorithm without the option `action_units` acts in units of the bounds."""
+    units: ActionUnits = getattr(algorithm, "action_units", "bounds")
+    return Spec(observation_space, action_space, num_envs, total_timesteps, units)
 
 
 def to_json(algorithm: Any) -> dict[str, Any]:
@@ -143,6 +162,7 @@ def from_json(name: str, values: dict[str, Any]) -> Any:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (the nearest is {near[0]})" if near else ""
             raise ValueError(f"{name} has no hyperparameter {field!r}{hint}; remove it.")
+    values = {name: meant for name, meant in MEANT_BEFORE.items() if name in known} | values
     for field in dataclasses.fields(cls):
         if field.name not in values:
             default = _value_to_json(field.default)

@@ -19,7 +19,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from advantage.environments.spaces import leaf_spaces, map_leaves
+from advantage.environments.spaces import UNBOUNDED, in_units_of_bounds, leaf_spaces, map_leaves
+from advantage.types import ActionUnits
 
 _ERRORS = {  # kind: remedy
     "make": "make the constructor run by itself; the environment's own exception is chained to this one",
@@ -54,6 +55,8 @@ _ERRORS = {  # kind: remedy
 _WARNINGS = {  # the same for what a training can live with
     "cast": "return the space's dtype; until then it will be cast",
     "unbounded action": "give the action finite bounds where it has any; a Gaussian policy can do without",
+    "far bound": "let a policy act in units of the bounds, which takes one on both sides and action_units='bounds', or "
+    "rescale the action; until then a policy begins with numbers of 0 ± 1",
     "fixed action": "leave this element out of the action: there is nothing to choose",
     "random": "begin reset() with `super().reset(seed=seed)`, set all state there and draw from "
     "self.np_random alone; until then no run can be repeated, and resuming is approximate",
@@ -62,6 +65,7 @@ _FIELDS = {
     "reset": ("observation", "info"),
     "step": ("observation", "reward", "terminated", "truncated", "info"),
 }
+FAR = 10  # from 0, in numbers of a policy: beyond it a bound is hardly ever met
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}  # kinds of number: a value may be cast upwards, never downwards
 
@@ -181,17 +185,37 @@ def _space_faults(observation_space: Any, action_space: Any) -> Iterator[_Fault]
                 yield from _box_faults(leaf, place, acting=name == "action_space")
 
 
-def _box_faults(box: spaces.Box, place: str, acting: bool) -> Iterator[_Fault]:
+def _box_faults(box: spaces.Box, place: str, acting: bool, units: ActionUnits = "bounds") -> Iterator[_Fault]:
     low, high = box.low, box.high
     for kind, expected, mask in (
         ("nan bounds", "bounds that are numbers", np.isnan(low) | np.isnan(high)),
         ("crossed bounds", "low <= high", low > high),
         ("unbounded action", "finite bounds", (np.isinf(low) | np.isinf(high)) & acting),
+        ("far bound", "bounds near 0 ± 1, or on both sides", _far_from_standard(box, units) & acting),
         ("fixed action", "low < high", (low == high) & acting),
     ):
         if np.any(mask):
             index, element, again = _first(mask)
             yield _Fault(kind, place, expected, f"low {low[index]}, high {high[index]}{again}", element)
+
+
+def _far_from_standard(box: spaces.Box, units: ActionUnits) -> np.ndarray:
+    """Which numbers of an action a policy gives as they are, though 0 ± 1 is far from one of their bounds, bool."""
+    low, high = (bound.astype(np.float64) for bound in (box.low, box.high))
+    far_low = (abs(low) < UNBOUNDED) & ((low > 1) | (low < -FAR))
+    far_high = (abs(high) < UNBOUNDED) & ((high < -1) | (high > FAR))
+    return ~in_units_of_bounds(box, units) & (far_low | far_high)
+
+
+def far_bounds(action_space: spaces.Space, units: ActionUnits) -> list[EnvironmentDefect]:
+    """A warning for each Box of actions that a policy gives as they are, though 0 ± 1 is far from one of its bounds."""
+    return [
+        fault.at()
+        for path, leaf in leaf_spaces(action_space)
+        if isinstance(leaf, spaces.Box)
+        for fault in _box_faults(leaf, "action_space" + "".join(f"[{key!r}]" for key in path), True, units)
+        if fault.kind == "far bound"
+    ]
 
 
 def _value_faults(space: spaces.Space, value: Any, place: str) -> Iterator[_Fault]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from advantage.types import Pytree
+from advantage.types import ActionUnits, Array, Pytree
 
 Path = tuple[str | int, ...]
+UNBOUNDED = 1e30  # a bound this far away is written where none is meant
 
 
 def leaf_spaces(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.Space]]:
@@ -46,34 +48,82 @@ def map_leaves(function: Callable[..., Any], space: spaces.Space, *trees: Pytree
     return function(space, *trees)
 
 
-def environment_action(space: spaces.Space, action: Pytree) -> Pytree:
-    """What the environment is given for a batch of policy actions, `[B, ...]`, in NumPy or JAX.
+def action_scale(space: spaces.Box, units: ActionUnits) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and half width of a Box, in its shape and dtype: `a = middle + half * u` is the action for a policy's `u`.
 
-    Policies count from zero, flatten boxes and keep products as tuples. Here Discrete gets its `start`,
-    MultiDiscrete is stacked, a Box is clipped to its bounds and gets its shape and dtype back.
+    0 and 1, which change nothing, for raw units and for numbers that are not bounded on both sides.
+    """
+    bounded = in_units_of_bounds(space, units)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    return (low / 2 + high / 2).astype(space.dtype), (high / 2 - low / 2).astype(space.dtype)
+
+
+def in_units_of_bounds(space: spaces.Box, units: ActionUnits) -> np.ndarray:
+    """Which numbers of an action are in units of their bounds, bool in the Box's shape: those with two bounds."""
+    farthest = np.maximum(abs(space.low), abs(space.high)).astype(np.float64)
+    return (farthest < UNBOUNDED) & (units == "bounds")
+
+
+def policy_bounds(space: spaces.Box, units: ActionUnits) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of a Box in the units in which a policy acts: -1 and 1, or the Box's own where units are raw."""
+    scaled = in_units_of_bounds(space, units)
+    return np.where(scaled, -1, space.low), np.where(scaled, 1, space.high)
+
+
+def environment_action(space: spaces.Space, action: Pytree, units: ActionUnits = "bounds") -> Pytree:
+    """What the environment is given for a batch of policy actions, `[B, ...]`, in NumPy or JAX: see `translator`."""
+    return translator(space, units)(action)
+
+
+def translator(space: spaces.Space, units: ActionUnits = "bounds") -> Callable[[Pytree], Pytree]:
+    """From a batch of policy actions, `[B, ...]`, to what the environment is given, in NumPy or JAX.
+
+    Policies count from zero, flatten boxes, keep products as tuples, and act in units of a bounded box: 0 is its
+    middle, 1 its upper bound. Here Discrete gets its `start`, MultiDiscrete is stacked, a Box gets its own units,
+    shape and dtype back and is clipped to its bounds.
     """
     if isinstance(space, spaces.Box):
+        return _box_translator(space, units)
+    if isinstance(space, spaces.Discrete):
+        start = int(space.start)
+        return (lambda action: action + start) if start else (lambda action: action)
+    if isinstance(space, spaces.MultiDiscrete):
+        return partial(_stacked, space)
+    if isinstance(space, spaces.Tuple):
+        parts = [translator(part, units) for part in space.spaces]
+        return lambda action: tuple(part(leaf) for part, leaf in zip(parts, action, strict=True))
+    if isinstance(space, spaces.Dict):
+        named = {name: translator(part, units) for name, part in space.spaces.items()}
+        return lambda action: {
+            name: part(leaf) for (name, part), leaf in zip(named.items(), action, strict=True)
+        }
+    return partial(_shaped, space.shape or (), space.dtype)
+
+
+def _box_translator(space: spaces.Box, units: ActionUnits) -> Callable[[Array], Array]:
+    middle, half = action_scale(space, units)
+    scales = bool(middle.any() or (half != 1).any())
+
+    def translate(action: Array) -> Array:
         if len(space.shape) != 1:
             action = action.reshape(action.shape[:-1] + space.shape)
+        if scales:
+            action = middle + half * action
         namespace = action.__array_namespace__()
         action = namespace.minimum(namespace.maximum(action, space.low), space.high)
         return action if action.dtype == space.dtype else action.astype(space.dtype)
-    if isinstance(space, spaces.Discrete):
-        return action + int(space.start) if space.start else action
-    if isinstance(space, spaces.MultiDiscrete):
-        namespace = action[0].__array_namespace__()
-        stacked = namespace.stack(action, axis=-1)
-        stacked = stacked.reshape(stacked.shape[:-1] + space.shape)
-        return stacked + space.start.astype(stacked.dtype)
-    if isinstance(space, spaces.Tuple):
-        return tuple(environment_action(part, leaf) for part, leaf in zip(space.spaces, action, strict=True))
-    if isinstance(space, spaces.Dict):
-        parts = space.spaces.items()
-        return {
-            name: environment_action(part, leaf) for (name, part), leaf in zip(parts, action, strict=True)
-        }
-    action = action.reshape(action.shape[:-1] + (space.shape or ()))
-    return action if action.dtype == space.dtype else action.astype(space.dtype)
+
+    return translate
+
+
+def _stacked(space: spaces.MultiDiscrete, action: tuple[Array, ...]) -> Array:
+    stacked = action[0].__array_namespace__().stack(action, axis=-1)
+    return stacked.reshape(stacked.shape[:-1] + space.shape) + space.start.astype(stacked.dtype)
+
+
+def _shaped(shape: tuple[int, ...], dtype: Any, action: Array) -> Array:
+    action = action.reshape(action.shape[:-1] + shape)
+    return action if action.dtype == dtype else action.astype(dtype)
 
 
 def write(buffer: Pytree, index: Any, value: Pytree) -> None:

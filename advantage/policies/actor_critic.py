@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from advantage.environments.spaces import policy_bounds
 from advantage.policies.distributions import (
     Bernoulli,
     Categorical,
@@ -30,8 +31,8 @@ from advantage.policies.networks import (
     linear,
     linear_init,
 )
-from advantage.policies.observations import Encoder, encoder
-from advantage.types import Array, Key, Pytree
+from advantage.policies.observations import LARGE, Encoder, encoder
+from advantage.types import ActionUnits, Array, Key, Pytree
 
 Bounds = Literal["clip", "squash"]
 Spread = Literal["state-independent", "state-dependent"]
@@ -145,7 +146,12 @@ class ProductHead:
         return Product(tuple(parts))
 
 
-def head(space: gymnasium.Space, bounds: Bounds = "clip", spread: Spread = "state-independent") -> Head:
+def head(
+    space: gymnasium.Space,
+    bounds: Bounds = "clip",
+    spread: Spread = "state-independent",
+    units: ActionUnits = "bounds",
+) -> Head:
     """The head of an action space.
 
     Raises:
@@ -158,19 +164,19 @@ def head(space: gymnasium.Space, bounds: Bounds = "clip", spread: Spread = "stat
     if isinstance(space, spaces.MultiBinary):
         return BernoulliHead(int(np.prod(space.shape)))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
         if bounds == "clip":
-            return GaussianHead(len(low), spread)
+            return GaussianHead(int(np.prod(space.shape)), spread)
         if space.is_bounded():
-            return GaussianHead(len(low), spread, (tuple(low), tuple(high)))
+            low, high = (tuple(bound.ravel().tolist()) for bound in policy_bounds(space, units))
+            return GaussianHead(len(low), spread, (low, high))
         raise ValueError(
             f"action_bounds='squash' needs finite bounds, and the action space is {space}; use "
             "action_bounds='clip', or rescale the actions with gymnasium.wrappers.RescaleAction."
         )
     if isinstance(space, spaces.Tuple):
-        return ProductHead(tuple(head(part, bounds, spread) for part in space.spaces))
+        return ProductHead(tuple(head(part, bounds, spread, units) for part in space.spaces))
     if isinstance(space, spaces.Dict):
-        return ProductHead(tuple(head(part, bounds, spread) for part in space.spaces.values()))
+        return ProductHead(tuple(head(part, bounds, spread, units) for part in space.spaces.values()))
     raise ValueError(
         f"The action space {space} has no policy; allowed are Discrete, MultiDiscrete, MultiBinary, Box of floats, "
         "and Dict and Tuple of these. Wrap the environment with gymnasium.wrappers.TransformAction."
@@ -243,7 +249,7 @@ def choose_network(
     images = encoder(observation_space).images
     if not images:
         return MLP(hidden, activation, initialisation)
-    small = min(min(image.height_width) for image in images) < 36
+    small = min(min(image.height_width) for image in images) < LARGE
     return CNN(SMALL_IMAGE_LAYERS if small else NATURE_LAYERS, initialisation=initialisation)
 
 
@@ -256,8 +262,8 @@ def actor_critic(
     initialisation: Initialisation,
     bounds: Bounds,
     spread: Spread,
+    units: ActionUnits = "bounds",
 ) -> ActorCritic:
     """The actor and critic for a pair of spaces. Raises ValueError for a space that is not covered."""
-    return ActorCritic(
-        encoder(observation_space), head(action_space, bounds, spread), network, shared, initialisation
-    )
+    parts = encoder(observation_space), head(action_space, bounds, spread, units)
+    return ActorCritic(*parts, network, shared, initialisation)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from advantage.policies.actor_critic import Bounds, Head, choose_network, head
 from advantage.policies.networks import Activation, Initialisation, Network, linear, linear_init
 from advantage.policies.observations import Encoder, encoder
-from advantage.types import Array, Key, Pytree
+from advantage.types import ActionUnits, Array, Key, Pytree
 
 
 @jax.tree_util.register_static
@@ -124,6 +124,7 @@ def deterministic(
     activation: Activation,
     initialisation: Initialisation,
     bounds: Bounds,
+    units: ActionUnits = "bounds",
 ) -> Deterministic | Scoring:
     """The policy of a pair of spaces: scoring where observations tell what each action leads to, else a network.
 
@@ -142,5 +143,5 @@ def deterministic(
         ):
             return Scoring(int(np.prod((features.shape or ())[1:])))
     chosen = choose_network(network, observation_space, hidden, activation, initialisation)
-    parts = encoder(observation_space), head(action_space, bounds), chosen
+    parts = encoder(observation_space), head(action_space, bounds, units=units), chosen
     return Deterministic(*parts, initialisation)

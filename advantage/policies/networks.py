@@ -142,16 +142,21 @@ class CNN:
     features: int = 512
     initialisation: Initialisation = "orthogonal"
 
+    def features_of(self, height: int, width: int) -> int:
+        """How many numbers the convolutions make of an image."""
+        for _, kernel, stride in self.layers:
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        return height * width * self.layers[-1][0]
+
     def init(self, key: Key, x: Pytree) -> Pytree:
         vector, images = split(x)
         shapes, width, depth = [], 0 if vector is None else vector.shape[-1], len(self.layers)
         for image in images:
-            height, breadth, channels = image.shape[-3:]
-            for filters, kernel, stride in self.layers:
+            channels = image.shape[-1]
+            for filters, kernel, _ in self.layers:
                 shapes.append((kernel * kernel * channels, filters))
-                height, breadth = (height - kernel) // stride + 1, (breadth - kernel) // stride + 1
                 channels = filters
-            width += height * breadth * channels
+            width += self.features_of(*image.shape[-3:-1])
         shapes.append((width, self.features))
         *convolutions, dense = linear_init(key, shapes, [2**0.5] * len(shapes), self.initialisation)
         stacks = [convolutions[n * depth : (n + 1) * depth] for n in range(len(images))]

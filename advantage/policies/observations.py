@@ -15,20 +15,44 @@ from advantage.types import Array, Pytree
 Kind = Literal["continuous", "one_hot", "binary", "image"]
 
 
+LARGE = 36  # pixels from which on a picture is one whatever its dtype, and its network the large one
+SMALLEST = 3  # pixels of a picture of bytes
+
+
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf of the observation: where it is, what it is, its shape and, for indices, sizes and starts."""
+    """One leaf of the observation.
+
+    Attributes:
+        path: where it is.
+        kind: what it is.
+        shape: of one observation.
+        sizes, starts: of indices, how many values each has and the least of them.
+        height_axis: of an image, the axis of its rows; that of its columns comes next, and all others are channels.
+        low, high: of an image, its bounds: one number, or one a channel.
+    """
 
     path: Path
     kind: Kind
     shape: tuple[int, ...]
     sizes: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
-    channels_first: bool = False
+    height_axis: int = 0
+    low: tuple[float, ...] = (0.0,)
+    high: tuple[float, ...] = (255.0,)
 
-    @cached_property
+    @property
     def height_width(self) -> tuple[int, int]:
-        return _height_width(self.shape)
+        return self.shape[self.height_axis], self.shape[self.height_axis + 1]
+
+    @property
+    def channel_axes(self) -> tuple[int, ...]:
+        picture = self.height_axis, self.height_axis + 1
+        return tuple(axis for axis in range(len(self.shape)) if axis not in picture)
+
+    @property
+    def channels(self) -> int:
+        return int(np.prod([self.shape[axis] for axis in self.channel_axes]))
 
     @cached_property
     def width(self) -> int:
@@ -37,11 +61,8 @@ class Leaf:
 
 def _leaf(path: Path, space: spaces.Space) -> Leaf:
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) == 3 and min(_height_width(space.shape)) >= 3:
-            return Leaf(path, "image", space.shape, channels_first=space.shape[0] < space.shape[2])
-        if space.dtype == np.uint8 and len(space.shape) == 2 and min(space.shape) >= 36:
-            return Leaf(path, "image", space.shape)
-        return Leaf(path, "continuous", space.shape)
+        axis = picture_axis(space)
+        return Leaf(path, "continuous", space.shape) if axis is None else _picture(path, space, axis)
     if isinstance(space, spaces.Discrete):
         return Leaf(path, "one_hot", (), (int(space.n),), (int(space.start),))
     if isinstance(space, spaces.MultiDiscrete):
@@ -56,17 +77,43 @@ def _leaf(path: Path, space: spaces.Space) -> Leaf:
     )
 
 
-def _height_width(shape: tuple[int, ...]) -> tuple[int, int]:
-    channels_first = len(shape) == 3 and shape[0] < shape[2]
-    return (shape[1], shape[2]) if channels_first else (shape[0], shape[1])
+def picture_axis(space: spaces.Box) -> int | None:
+    """The axis of a picture's rows, before that of its columns; None where a Box is no picture.
+
+    A picture has two axes of bytes, or three or four of which one or two are channels and frames, in any order: bytes
+    from `SMALLEST` pixels on, numbers of another dtype from `LARGE` on and with finite bounds.
+    """
+    shape, is_bytes = space.shape, space.dtype == np.uint8
+    if len(shape) == 2:
+        return 0 if is_bytes and min(shape) >= LARGE else None
+    if len(shape) == 3:
+        axis = 1 if shape[0] < shape[2] else 0
+    elif len(shape) == 4:
+        axis = max((1, 2, 0), key=lambda axis: min(shape[axis : axis + 2]))
+    else:
+        return None
+    smallest = SMALLEST if is_bytes else LARGE
+    bounded = bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
+    return axis if bounded and min(shape[axis : axis + 2]) >= smallest else None
+
+
+def _picture(path: Path, space: spaces.Box, axis: int) -> Leaf:
+    """The leaf of a picture, with the bounds of each channel, or of all where they are alike."""
+    leaf = Leaf(path, "image", space.shape, height_axis=axis)
+    low = space.low.min((axis, axis + 1)).ravel().astype(float).tolist()
+    high = space.high.max((axis, axis + 1)).ravel().astype(float).tolist()
+    if len({*zip(low, high, strict=True)}) == 1:
+        low, high = low[:1], high[:1]
+    return dataclasses.replace(leaf, low=tuple(low), high=tuple(high))
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """Observation -> network input: `[..., d]`, one image, or `(vector, image, ...)`.
 
-    Boxes are flattened and cast, indices become one-hot, images are scaled to [0, 1] with channels last. In the
-    vector the `num_continuous` numbers that observation normalisation applies to stand first.
+    Boxes are flattened and cast, indices become one-hot. Images are scaled from their bounds to [0, 1]; their
+    channels, and the frames of a stack, are the last axis. In the vector the `num_continuous` numbers that observation
+    normalisation applies to stand first.
     """
 
     leaves: tuple[Leaf, ...]
@@ -146,9 +193,16 @@ def _split_last(leaf: Leaf, x: Array) -> list[Array]:
 
 
 def _image(leaf: Leaf, x: Array) -> Array:
-    xp = x.__array_namespace__()
+    """The picture as `[..., H, W, C]` in [0, 1]."""
+    batch = x.ndim - len(leaf.shape)
     if len(leaf.shape) == 2:
         x = x[..., None]
-    elif leaf.channels_first:
-        x = xp.moveaxis(x, -3, -1)
-    return x.astype(np.float32) / np.float32(255)
+    elif leaf.height_axis != 0:
+        picture = leaf.height_axis, leaf.height_axis + 1
+        x = x.transpose(*range(batch), *(batch + axis for axis in (*picture, *leaf.channel_axes)))
+    if len(leaf.shape) > 3:
+        x = x.reshape(*x.shape[: batch + 2], leaf.channels)
+    low, high = np.array(leaf.low, np.float32), np.array(leaf.high, np.float32)
+    x = x.astype(np.float32)
+    width = np.where(high > low, high - low, np.float32(1))
+    return (x - low if low.any() else x) / (width[0] if len(width) == 1 else width)

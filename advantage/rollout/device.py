@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advantage.environments.spaces import environment_action
+from advantage.environments.spaces import translator
 from advantage.rollout.draws import BLOCK, Draws, draw, draw_block, of_block
 from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
 from advantage.rollout.memory import free_device_bytes, refuse_what_does_not_fit, rollout_bytes
 from advantage.rollout.workers import available_cores
-from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, World
+from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, Rollout, Spec, World
 
 CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports, in each seed
 ALL_CHUNK_STEPS = 2**22  # in all seeds together
@@ -53,6 +53,7 @@ def rollout_on_device(
     worlds: WorldState,
     noise: Pytree,
     key_world: Key,
+    units: ActionUnits = "bounds",
 ) -> tuple[WorldState, Rollout]:
     """Act once for each row of `noise` `[T, B, ...]` in every environment: `-> worlds, rollout [T, B, ...]`.
 
@@ -60,11 +61,12 @@ def rollout_on_device(
     """
     n_steps, num_envs = jax.tree.leaves(noise)[0].shape[0], worlds.elapsed.shape[0]
     keys = jax.random.split(key_world, (n_steps, 2, num_envs))
+    translate = translator(world.action_space, units)
 
     def step(worlds, inputs):
         noise, (step_keys, reset_keys) = inputs
         action, memory, extras = algorithm.act(actor, worlds.obs, worlds.memory, noise)
-        given = environment_action(world.action_space, action)
+        given = translate(action)
         state, next_obs, reward, terminated = jax.vmap(world.step)(worlds.state, given, step_keys)
         elapsed = worlds.elapsed + 1
         truncated = elapsed >= world.max_episode_steps
@@ -82,16 +84,23 @@ def _where(condition: Array, yes: Array, no: Array) -> Array:
 
 
 def iterate_on_device(
-    algorithm: Algorithm, world: World, state: Pytree, worlds: WorldState, actor: Pytree, draws: Draws
+    algorithm: Algorithm,
+    world: World,
+    state: Pytree,
+    worlds: WorldState,
+    actor: Pytree,
+    draws: Draws,
+    units: ActionUnits = "bounds",
 ) -> tuple[Pytree, WorldState, dict[str, Array], tuple[Array, Array]]:
     """One rollout and one update: `-> state, worlds, metrics, (reward, done)`."""
-    worlds, rollout = rollout_on_device(algorithm, world, actor, worlds, draws.noise, draws.key_world)
+    noise, key_world = draws.noise, draws.key_world
+    worlds, rollout = rollout_on_device(algorithm, world, actor, worlds, noise, key_world, units)
     state, metrics = algorithm.update(state, rollout, draws.key_update)
     return state, worlds, metrics, (rollout.reward, rollout.terminated | rollout.truncated)
 
 
-@partial(jax.jit, static_argnames=("world", "n_steps", "rows", "per_row", "mesh"))
-def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, rows, per_row, mesh):
+@partial(jax.jit, static_argnames=("world", "units", "n_steps", "rows", "per_row", "mesh"))
+def _chunk(algorithm, world, units, state, worlds, run_keys, first, count, n_steps, rows, per_row, mesh):
     """`count` of at most `rows * per_row` iterations, for every seed in the leading axis of the arrays.
 
     `-> state, worlds, metrics [rows, S], (reward, done) [iterations, S, T, B]`; a row is the mean of its iterations.
@@ -99,7 +108,7 @@ def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, row
     sizes = n_steps, rows, per_row
 
     def run(algorithm, state, worlds, run_keys, first, count):
-        return _iterations(algorithm, world, state, worlds, run_keys, first, count, *sizes)
+        return _iterations(algorithm, world, units, state, worlds, run_keys, first, count, *sizes)
 
     if mesh is not None:  # each device has its seeds to itself, and none waits for another
         one, each, later = PartitionSpec(), PartitionSpec(SEEDS), PartitionSpec(None, SEEDS)
@@ -108,7 +117,7 @@ def _chunk(algorithm, world, state, worlds, run_keys, first, count, n_steps, row
     return run(algorithm, state, worlds, run_keys, first, count)
 
 
-def _iterations(algorithm, world, state, worlds, run_keys, first, count, n_steps, rows, per_row):
+def _iterations(algorithm, world, units, state, worlds, run_keys, first, count, n_steps, rows, per_row):
     by_block, num_envs = per_row > 1 and algorithm.n_steps == 1, worlds.elapsed.shape[1]
 
     @partial(jax.vmap, in_axes=(0, 0, None))
@@ -122,7 +131,7 @@ def _iterations(algorithm, world, state, worlds, run_keys, first, count, n_steps
             actor, draws = algorithm.actor(state), of_block(block, iteration)
         else:
             actor, draws = draw(algorithm, state, run_key, iteration, (n_steps, num_envs))
-        return iterate_on_device(algorithm, world, state, worlds, actor, draws)
+        return iterate_on_device(algorithm, world, state, worlds, actor, draws, units)
 
     def zeros(size, shapes):
         return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
@@ -218,7 +227,7 @@ class DeviceDriver:
         sizes = n_steps, self.rows, self.per_row, self.mesh
         inputs = self._spread((state, self.worlds, run_keys))
         state, self.worlds, metrics, facts = _chunk(
-            self.algorithm, self.world, *inputs, iteration, count, *sizes
+            self.algorithm, self.world, self.spec.action_units, *inputs, iteration, count, *sizes
         )
         metrics, (reward, done) = jax.tree.map(
             lambda x: x[:, : self.num_seeds], jax.device_get((metrics, facts))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from advantage.environments.spaces import environment_action, read
 from advantage.policies.deterministic import Scoring, first_of_highest
-from advantage.types import Array, Key, Pytree, Search, World
+from advantage.types import ActionUnits, Array, Key, Pytree, Search, World
 
 TICKS = 2**12  # steps of every game that one call takes before the host has a look
 FEWER = 4  # games go on in a smaller program once only one in so many is left
@@ -66,8 +66,16 @@ def _begin(algorithm: Any, world: World, actor: Pytree, vectors: Array, keys: Ke
     return jax.vmap(begin)(vectors, keys, game)
 
 
-@partial(jax.jit, static_argnames=("world", "mesh"))
-def _play(algorithm: Any, world: World, actor: Pytree, lanes: Lanes, left: Array, mesh: Mesh | None) -> Lanes:
+@partial(jax.jit, static_argnames=("world", "units", "mesh"))
+def _play(
+    algorithm: Any,
+    world: World,
+    units: ActionUnits,
+    actor: Pytree,
+    lanes: Lanes,
+    left: Array,
+    mesh: Mesh | None,
+) -> Lanes:
     """Play on: until all games are over, or `TICKS` steps are taken in each, or `left` in all."""
 
     def play(algorithm, actor, lanes, left):
@@ -78,7 +86,7 @@ def _play(algorithm: Any, world: World, actor: Pytree, lanes: Lanes, left: Array
         def tick(carry):
             lanes, ticks, steps = carry
             steps += (~lanes.done).sum().astype(jnp.uint32)
-            return jax.vmap(partial(_step, algorithm, world, actor))(lanes), ticks + 1, steps
+            return jax.vmap(partial(_step, algorithm, world, units, actor))(lanes), ticks + 1, steps
 
         return jax.lax.while_loop(going_on, tick, (lanes, jnp.int32(0), jnp.uint32(0)))[0]
 
@@ -93,7 +101,7 @@ def _scores(world: World, actor: Pytree) -> bool:
     return hasattr(world, "values") and isinstance(actor.policy, Scoring) and actor.normaliser is None
 
 
-def _step(algorithm: Any, world: World, actor: Pytree, lane: Lanes) -> Lanes:
+def _step(algorithm: Any, world: World, units: ActionUnits, actor: Pytree, lane: Lanes) -> Lanes:
     """One step of one game; a game that is over stays as it is."""
     batch, who = jax.tree.map(lambda leaf: leaf[None], lane.obs), algorithm.candidate(actor, lane.vector)
     seen = algorithm.seen(actor, batch)
@@ -101,7 +109,7 @@ def _step(algorithm: Any, world: World, actor: Pytree, lane: Lanes) -> Lanes:
         action = first_of_highest(cast(Any, world).values(lane.world, who.params))[None]
     else:
         action, _ = algorithm.greedy(who, batch, ())
-    given = read(environment_action(world.action_space, action), 0)
+    given = read(environment_action(world.action_space, action, units), 0)
     key = jax.random.fold_in(lane.key, lane.length)
     world_state, obs, reward, terminated = world.step(lane.world, given, key)
     obs = () if _scores(world, actor) else obs
@@ -125,8 +133,8 @@ def _keep(lanes: Lanes, rows: Array, real: Array) -> Lanes:
 class DeviceGames:
     """Plays candidates in an on-device world; where JAX has several devices they share the games."""
 
-    def __init__(self, algorithm: Search, world: World):
-        self.algorithm, self.world = algorithm, world
+    def __init__(self, algorithm: Search, world: World, units: ActionUnits = "bounds"):
+        self.algorithm, self.world, self.units = algorithm, world, units
         (here,) = jnp.zeros(()).devices()
         devices = jax.devices(here.platform)
         self.mesh = Mesh(np.array(devices), (GAMES,)) if len(devices) > 1 else None
@@ -156,7 +164,8 @@ class DeviceGames:
         games = Games(np.zeros(number), np.zeros(number, np.int64), *np.zeros((2, number, width)))
         while True:
             limit = np.uint32(min(left - games.lengths.sum(), 2**31))
-            lanes = _play(self.algorithm, self.world, self._everywhere(actor), lanes, limit, self.mesh)
+            everywhere = self._everywhere(actor)
+            lanes = _play(self.algorithm, self.world, self.units, everywhere, lanes, limit, self.mesh)
             facts = jax.device_get((lanes.game, lanes.total, lanes.length, lanes.sums, lanes.squares))
             game, (returns, lengths, sums, squares) = facts[0], facts[1:]
             real = game >= 0

@@ -16,7 +16,7 @@ import numpy as np
 
 from advantage.environments.check import check_spaces
 from advantage.environments.memory import free_host_bytes
-from advantage.environments.spaces import environment_action, equal, leaf_spaces, read, take, write
+from advantage.environments.spaces import equal, leaf_spaces, read, take, translator, write
 from advantage.rollout.acting import HostActor, pack, unpack
 from advantage.rollout.draws import BLOCK, Draws, draw, draw_block, of_block
 from advantage.rollout.episodes import EpisodeBook, Episodes, iterations_per_row
@@ -162,6 +162,7 @@ class HostDriver:
     ):
         self.algorithm, self.spec, self.in_place = algorithm, spec, in_place
         check_spaces(spec.observation_space, spec.action_space, 0)
+        self.translate = translator(spec.action_space, spec.action_units)
         self.per_row = self.chunk = iterations_per_row(algorithm, spec)
         n_steps = algorithm.n_steps * self.chunk
         shapes = buffer_shapes(spec.observation_space, spec.action_space, n_steps, spec.num_envs)
@@ -266,7 +267,7 @@ class HostDriver:
         self, state: Pytree, run_key: Key, iteration: int, count: int, first_step: int
     ) -> tuple[Pytree, dict, Episodes]:
         """Iterations of one step: the update and the choice of the next action are one compiled call."""
-        buffers, space, sums = self.buffers, self.spec.action_space, {}
+        buffers, sums = self.buffers, {}
         self._go_on()
         obs = read(buffers.obs, 0)
         now, num_envs = np.uint32(iteration), self.spec.num_envs
@@ -274,7 +275,7 @@ class HostDriver:
         choice = _choose(*self.parts, state, block, now, obs, self.memory)
         for t in range(count):
             action, self.memory, extras = choice
-            write(buffers.action, t, environment_action(space, jax.tree.map(np.asarray, action)))
+            write(buffers.action, t, self.translate(jax.tree.map(np.asarray, action)))
             self.stepper.step(t)
             step = Rollout(
                 obs,
@@ -301,7 +302,7 @@ class HostDriver:
         """Act for `n_steps` in every environment; the arrays are views that the next call overwrites."""
         self._go_on()
         if isinstance(self.stepper, VectorStepper) and self.stepper.skips_resets:
-            actions, extras = self.stepper.collect(actor, noise, n_steps, self.spec.action_space)
+            actions, extras = self.stepper.collect(actor, noise, n_steps, self.translate)
         else:
             act = actor.program(read(self.buffers.obs, 0), self.memory, read(noise, 0))
             actions, extras = self._gather(act, noise, slice(0, n_steps))
@@ -316,10 +317,10 @@ class HostDriver:
 
     def _gather(self, act: Callable, noise: Pytree, rows: slice) -> tuple[Pytree, Pytree]:
         """Act and step, row by row of the buffers: `-> actions, extras`, `[T, B, ...]`."""
-        buffers, space, actions, extras = self.buffers, self.spec.action_space, [], []
+        buffers, actions, extras = self.buffers, [], []
         for n, t in enumerate(range(rows.start, rows.stop)):
             action, self.memory, extra = act(read(buffers.obs, t), self.memory, read(noise, n))
-            write(buffers.action, t, environment_action(space, action))
+            write(buffers.action, t, self.translate(action))
             self.stepper.step(t)
             actions.append(action)
             extras.append(extra)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.spaces import environment_action, read
+from advantage.environments.spaces import read, translator
 from advantage.rollout.acting import HostActor
 from advantage.rollout.games import Games
 from advantage.rollout.stepper import CHECKED_STEPS, MakeEnvironment, failure
@@ -37,6 +37,7 @@ class Player:
 
     def __init__(self, make: MakeEnvironment, algorithm: Any, spec: Spec):
         self.algorithm, self.spec, self.checked = algorithm, spec, 0
+        self.translate = translator(spec.action_space, spec.action_units)
         try:
             self.env = make()
         except Exception as error:
@@ -49,7 +50,7 @@ class Player:
 
         A reward or an observation that is not finite ends it; the return is then NaN.
         """
-        algorithm, space = self.algorithm, self.spec.action_space
+        algorithm = self.algorithm
         actor = algorithm.candidate(actor, vector)
         try:
             result = self.env.reset(seed=seed)
@@ -64,7 +65,7 @@ class Player:
             if sums.size:
                 seen = np.asarray(algorithm.seen(actor, batch), np.float64)
                 sums, squares = sums + seen.sum(0), squares + np.square(seen).sum(0)
-            action = read(environment_action(space, choose(batch, ())[0]), 0)
+            action = read(self.translate(choose(batch, ())[0]), 0)
             try:
                 result = self.env.step(action)
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from advantage.environments.spaces import environment_action, read, write
+from advantage.environments.spaces import read, write
 from advantage.rollout.acting import HostActor
 from advantage.rollout.stepper import Buffers, episode_seed
 from advantage.types import Array, Pytree
@@ -90,7 +91,9 @@ class VectorStepper:
                 return
         write(buffers.obs, t + 1, obs)
 
-    def collect(self, actor: HostActor, noise: Pytree, n_steps: int, space: gymnasium.Space) -> Pytree:
+    def collect(
+        self, actor: HostActor, noise: Pytree, n_steps: int, translate: Callable[[Pytree], Pytree]
+    ) -> Pytree:
         """Fill the buffers column by column where resets take a step: `-> actions, extras`, `[T, B, ...]`."""
         num_envs, buffers = self.envs.num_envs, self.buffers
         filled, columns = np.zeros(num_envs, np.int64), np.arange(num_envs)
@@ -101,7 +104,7 @@ class VectorStepper:
             action, _, extra = actor.act(current, (), read(noise, (row, columns)))
             if chosen is None:
                 chosen = jax.tree.map(lambda x: np.zeros((n_steps, *x.shape), x.dtype), (action, extra))
-            given = environment_action(space, action)
+            given = translate(action)
             obs, reward, terminated, truncated, _ = self.envs.step(given)
             done, full = terminated | truncated, filled == n_steps
             if full.any():

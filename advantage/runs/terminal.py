@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -18,6 +19,18 @@ SHOWN = {
     "train/gain": "average reward",
     "train/error_bound": "off by at most",
 }
+
+
+class Quiet:
+    """Reports nothing but warnings, which go where errors go."""
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        for text in facts["warnings"]:
+            print(f"Warning: {text}", file=sys.stderr)
+
+    def update(self, progress: Any) -> None: ...
+    def message(self, text: str) -> None: ...
+    def end(self) -> None: ...
 
 
 class Terminal:
@@ -53,6 +66,10 @@ class Terminal:
             )
         if self.notice:
             self.message(self.notice)
+        for text in facts["interface"]:
+            self.message(f"Note: {text}")
+        for text in facts["warnings"]:
+            self.message(f"Warning: {text}")
         if facts["step"]:
             self.message(f"Going on from step {facts['step']:,}.")
         self.message(f"Run folder: {facts['folders'][0]}" + f" and {len(seeds) - 1} more" * (len(seeds) > 1))

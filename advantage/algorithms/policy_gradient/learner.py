@@ -22,7 +22,7 @@ from advantage.estimators.reward_scale import (
 from advantage.policies.actor_critic import ActorCritic, Bounds, Spread, actor_critic, choose_network
 from advantage.policies.networks import Activation, Initialisation
 from advantage.policies.normalisation import Moments, Normaliser, moments_init, moments_update, normaliser
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import ActionUnits, Array, Key, Pytree, Rollout, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +47,12 @@ class PolicyOptions:
     """Of weights: orthogonal with gains, or independent normals."""
     action_bounds: Bounds = "clip"
     """Bounded continuous actions: clip a Gaussian's samples, or squash them by tanh."""
+    action_units: ActionUnits = "bounds"
+    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper one, or they are taken as they are."""
     action_spread: Spread = "state-independent"
     """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
     log_std_init: float = ranged(0.0, "[-5, 2]")
-    """Logarithm of the first standard deviation."""
+    """Logarithm of the first standard deviation, in the units of the actions."""
     network: Any = None
     """A network of your own, from Python only: a pair (init, apply), adv.MLP, adv.CNN, adv.from_flax(...)."""
 
@@ -114,6 +116,7 @@ def learner_init(algorithm: Any, key: Key, spec: Spec, shared: bool = False) -> 
         initialisation=algorithm.initialisation,
         bounds=algorithm.action_bounds,
         spread=algorithm.action_spread,
+        units=spec.action_units,
     )
     return LearnerState(
         policy,

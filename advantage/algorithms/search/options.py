@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from advantage.algorithms.hyperparameters import ranged
 from advantage.policies.actor_critic import Bounds
 from advantage.policies.networks import Activation, Initialisation
-from advantage.types import Array, Key
+from advantage.types import ActionUnits, Array, Key
 
 
 class Optimiser(Protocol):
@@ -62,6 +62,8 @@ class SearchOptions:
     """Of the weights that the search starts from: orthogonal with gains, or independent normals."""
     action_bounds: Bounds = "clip"
     """Bounded continuous actions: clip the policy's outputs, or squash them by tanh."""
+    action_units: ActionUnits = "bounds"
+    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper one, or they are taken as they are."""
     normalize_observation: bool = False
     """Scale observations by running mean and standard deviation."""
     clip_observation: float = ranged(10.0, "(0, inf)")

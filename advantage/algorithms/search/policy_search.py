@@ -59,6 +59,7 @@ def init(algorithm: Any, key: Key, spec: Spec) -> SearchState:
         algorithm.activation,
         algorithm.initialisation,
         algorithm.action_bounds,
+        spec.action_units,
     )
     start = flatten(policy.init(key))
     size = policy.num_continuous if algorithm.normalize_observation else 0
