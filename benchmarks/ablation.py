@@ -42,7 +42,7 @@ def untrained(environment: str) -> float:
 
     def agent(seed: int) -> Agent:
         made, algorithm = adv.make(environment), adv.PPO()
-        spec = adv.types.Spec(made.observation_space, made.action_space, 1, 1)
+        spec = adv.types.Spec(made.observation_space, made.action_space, action_units="raw")
         return Agent(algorithm, algorithm.init(jax.random.key(seed), spec), spec, environment, 0)
 
     each = [adv.evaluate(agent(n), episodes=10, seed=n, deterministic=False).mean for n in range(10)]
