@@ -1,7 +1,5 @@
 """`python -m advantage` is `advantage`."""
 
-import sys
+from advantage.cli import run
 
-from advantage.cli import main
-
-sys.exit(main())
+run()

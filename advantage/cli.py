@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 HELP = """advantage: policy optimization on JAX
 
@@ -34,6 +34,19 @@ usage: advantage COMMAND ...
 
 Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device worlds (jax/CartPole-v1).
 """
+
+
+def run() -> NoReturn:
+    """The program `advantage`: `main` in a process that Ctrl-C ends at every moment."""
+    from advantage.runs.interrupt import end_process, leaving
+
+    # An experiment waits for its runs, which save, each in a process of its own; a film is closed.
+    clears_up = sys.argv[1:2] in (["experiment"], ["enjoy"])
+    with leaving(at_once=not clears_up, patience=60.0 if clears_up else 1.5):
+        code = main()
+    if code > 128:
+        end_process(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

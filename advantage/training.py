@@ -18,11 +18,12 @@ import jax
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import Planner, playable
-from advantage.algorithms.policy_gradient.learner import PolicyOptions
+from advantage.algorithms.policy_gradient.learner import LearnerState, PolicyOptions
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.options import SearchOptions
 from advantage.environments.check import check_instance, far_bounds
 from advantage.environments.make import Environment, MissingExtra, resolve, table_of
+from advantage.environments.memory import refuse_large
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
     CONFIG_FIELDS,
@@ -42,6 +43,7 @@ from advantage.rollout.episodes import Episodes
 from advantage.rollout.games import DeviceGames
 from advantage.rollout.generations import SearchDriver
 from advantage.rollout.host import HostDriver
+from advantage.rollout.memory import free_device_bytes
 from advantage.rollout.planning import PlanningDriver
 from advantage.rollout.players import HostGames
 from advantage.rollout.stepper import failure
@@ -58,6 +60,7 @@ from advantage.runs.folder import (
 )
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
+from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve
 from advantage.types import Algorithm, Pytree
 
@@ -393,10 +396,12 @@ class _Loop:
         propose: Any = getattr(algorithm, "propose", None)
         self.searching = propose is not None
         self.on_device = target.kind == "device" and not (self.planning or self.searching)
-        spaces = _spaces(target)
+        with saying(f"Making {target.name}.", self.reporter.message):
+            spaces = _spaces(target)
         sizes = {"num_envs": settings.num_envs, "total_timesteps": settings.total_timesteps}
         self.spec = spec_of(algorithm, *spaces, **sizes)
-        self.iteration, self.step = 0, 0
+        self.iteration, self.step, self.saved_step = 0, 0, -1
+        self.has_iterated = False
 
         @jax.jit
         def begin(algorithm, seeds, total_timesteps):
@@ -409,7 +414,13 @@ class _Loop:
             return for_each(one, seeds)
 
         total = np.uint32(settings.total_timesteps)
-        self.state, key_worlds, self.run_keys = begin(algorithm, np.array(seeds, np.uint32), total)
+        arguments = algorithm, np.array(seeds, np.uint32), total
+        size = _bytes_to_learn(begin.eval_shape(*arguments)[0])
+        remedy = "use a smaller network (hidden=), or make the observations smaller"
+        refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())
+        with saying("Drawing the first weights.", self.reporter.message):
+            drawn = jax.block_until_ready(begin(*arguments))
+        self.state, key_worlds, self.run_keys = drawn
         self.journals: list[_Journal] = []
         self.population = 0, 0  # a search's candidates, and their parameters
         if self.on_device:
@@ -451,7 +462,8 @@ class _Loop:
         """Make the run folders, write their configs, begin the first episodes."""
         name = algorithm_name(self.algorithm)
         if not self.on_device:
-            self.driver.start()
+            with saying("Starting the environments.", self.reporter.message):
+                self.driver.start()
         host = describe_host()
         for seed in self.seeds:
             path = out if out is None or self.settings.num_seeds == 1 else out / f"seed_{seed}"
@@ -520,7 +532,8 @@ class _Loop:
         stopped = False
         if not self.step:
             self._save()  # a run that is killed early can be resumed too
-        with Interrupt(self.reporter.message) as interrupt, self._last_words():
+        tell = self.reporter.message
+        with Interrupt(tell, self._is_saved, self._farewell) as interrupt, self._last_words():
             if self.searching:
                 self.driver.stopped = lambda: interrupt.signal is not None
             while not (self._finished or stopped or interrupt.signal is not None):
@@ -529,7 +542,8 @@ class _Loop:
                 size = n_steps * settings.num_envs
                 due = [_next(self.step, checkpoint_every), _next(self.step, settings.eval_every), total]
                 count = self._count(min(due) - self.step, size)
-                metrics, episodes = self._advance(n_steps, count)
+                with self._saying_what_compiles():
+                    metrics, episodes = self._advance(n_steps, count)
                 if self.searching:
                     size = int(episodes[0].lengths.sum())
                     if not size:  # this generation was not told
@@ -561,15 +575,31 @@ class _Loop:
             self._report_table(place)
         self.reporter.end()
         if interrupt.signal is not None:
-            commands = "; ".join(
-                shlex.join(["advantage", "resume", str(journal.folder.path)]) for journal in self.journals
-            )
-            self.reporter.message(f"Stopped at step {self.step:_} and saved. To go on: {commands}")
+            self.reporter.message(self._farewell())
             if interrupt.signal == signal.SIGTERM:
                 raise SystemExit(128 + signal.SIGTERM)
             raise KeyboardInterrupt
         runs = ((j.folder.path, j.seed, self.step, j.evaluation, finished) for j in self.journals)
         return [Run(*facts, self.algorithm) for facts in runs]
+
+    def _is_saved(self) -> bool:
+        """Whether the last checkpoint holds all that was learned."""
+        return self.saved_step == self.step
+
+    def _farewell(self) -> str:
+        commands = "; ".join(
+            shlex.join(["advantage", "resume", str(journal.folder.path)]) for journal in self.journals
+        )
+        return f"Stopped at step {self.step:_} and saved. To go on: {commands}"
+
+    def _saying_what_compiles(self) -> contextlib.AbstractContextManager[None]:
+        """The first call of a driver compiles."""
+        if self.has_iterated:
+            return contextlib.nullcontext()
+        self.has_iterated = True
+        return saying(
+            "Compiling the programs of this run, and taking its first steps.", self.reporter.message
+        )
 
     @contextlib.contextmanager
     def _last_words(self) -> Iterator[None]:
@@ -739,9 +769,13 @@ class _Loop:
                 )
             return
         for place, journal in enumerate(self.journals):
-            result = evaluate(
-                self._agent(place), self.eval_environment, episodes=settings.eval_episodes, seed=journal.seed
-            )
+            with saying(f"Evaluating: {settings.eval_episodes} episodes.", self.reporter.message):
+                result = evaluate(
+                    self._agent(place),
+                    self.eval_environment,
+                    episodes=settings.eval_episodes,
+                    seed=journal.seed,
+                )
             journal.evaluation, journal.evaluated = result, self.step
             journal.logger.evaluation(self.step, result.returns, result.lengths, True, journal.seed)
             who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
@@ -804,6 +838,13 @@ class _Loop:
             point(folder.last, path)
             protected = {link.resolve() for link in (folder.last, folder.best) if link.exists()}
             prune(folder.checkpoints, self.settings.keep_checkpoints, protected)
+        self.saved_step = self.step
+
+
+def _bytes_to_learn(state: Pytree) -> int:
+    """Bytes of a state, and of what an update of its weights needs besides: their gradient and their successors."""
+    parts = [state, state.params, state.params] if isinstance(state, LearnerState) else [state]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts))
 
 
 def _spaces(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
