@@ -20,7 +20,7 @@ import numpy as np
 from advantage.algorithms.dynamic_programming.planner import Planner, playable
 from advantage.algorithms.registry import algorithm_name, to_json
 from advantage.environments.check import check_instance
-from advantage.environments.make import Environment, MissingExtra, resolve, table_of
+from advantage.environments.make import Environment, MissingExtra, resolve, resolve_recorded, table_of
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
     CONFIG_FIELDS,
@@ -267,19 +267,21 @@ def resume(
     eval_environment: Any = None,
     callback: Callback | None = None,
     reporter: Reporter | None = None,
+    trust: bool = False,
 ) -> Run:
     """Go on with a run from its last checkpoint, as if it had never stopped.
 
     Args:
         path: the run folder.
         total_timesteps: a new budget; by default the old one.
-        environment: needed only where the run's was a Python object.
+        environment: as for `train`; by default the run's own, and needed where that was a Python object.
         algorithm: needed only where the run had a network or schedule of your own.
         eval_environment, callback, reporter: as for `train`.
+        trust: whether the package may be imported that the run's own environment comes from.
 
     Raises:
         FileNotFoundError, CheckpointError: not a run, no checkpoint, or a damaged one.
-        ValueError: nothing is left to do, or the environment must be given.
+        ValueError: nothing is left to do, or the environment must be given or its import allowed.
     """
     started = time.perf_counter()
     folder = open_run_folder(Path(path))
@@ -291,16 +293,15 @@ def resume(
         raise CheckpointError(f"{folder.config_path}: training: {error}") from None
     if total_timesteps is not None:
         settings = dataclasses.replace(settings, total_timesteps=total_timesteps)
-    if environment is None:
-        if not config["environment_by_name"]:
-            raise ValueError(
-                f"The environment of {folder.path} was the Python object {config['environment']}; resume from "
-                "Python and give it again: adv.resume(path, environment=...)."
-            )
-        environment = config["environment"]
+    if environment is None and not config["environment_by_name"]:
+        raise ValueError(
+            f"The environment of {folder.path} was the Python object {config['environment']}, which no name brings "
+            "back; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
+        )
     reporter = reporter or Silent()
     with _device(settings.device):
-        target = resolve(environment)
+        recorded = environment is None
+        target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
         loop = _Loop(
             algorithm, target, settings, [settings.seed], callback, reporter, eval_environment, started
         )
