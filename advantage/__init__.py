@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from advantage.policies.networks import Custom as Custom
     from advantage.rollout.stepper import EnvironmentFailure as EnvironmentFailure
     from advantage.runs.checkpoint import CheckpointError as CheckpointError
+    from advantage.runs.lock import RunInUse as RunInUse
     from advantage.training import NonFiniteUpdate as NonFiniteUpdate
     from advantage.training import Progress as Progress
     from advantage.training import Run as Run
@@ -188,6 +189,7 @@ _HOMES = {
     "Custom": "policies.networks",
     "EnvironmentFailure": "rollout.stepper",
     "CheckpointError": "runs.checkpoint",
+    "RunInUse": "runs.lock",
     "NonFiniteUpdate": "training",
     "Progress": "training",
     "Run": "training",

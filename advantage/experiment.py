@@ -37,6 +37,7 @@ from advantage.environments.make import resolve
 from advantage.rollout.workers import available_cores, interpreter
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
+from advantage.runs.lock import RunLock
 from advantage.training import Options, resume, train
 
 _FIELDS = {"environments": list, "seeds": list, "algorithms": list, "training": dict, "out": str}
@@ -267,7 +268,9 @@ def _run_cell(file: str, number: int, parent: int) -> int:
             if RunFolder(cell.path).last.exists():
                 resume(cell.path, environment=cell.environment, callback=lambda _: os.getppid() == parent)
             else:
-                shutil.rmtree(cell.path, ignore_errors=True)  # killed before it had a checkpoint
+                if cell.path.exists():  # killed before it had a checkpoint
+                    with RunLock(cell.path):
+                        shutil.rmtree(cell.path, ignore_errors=True)
                 options = dataclasses.asdict(cell.options)
                 train(
                     cell.algorithm, cell.environment, out=cell.path,
