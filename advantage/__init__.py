@@ -7,12 +7,14 @@
 Names are imported when they are first used, so that the command line answers at once.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING, Any
+
+# Nothing else is imported, typing neither: `python -m advantage` comes here while the current folder is still first.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from advantage.algorithms import search as search
     from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit as EpsilonGreedyBandit
     from advantage.algorithms.bandits.gradient_bandit import GradientBandit as GradientBandit
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from advantage.policies.networks import Custom as Custom
     from advantage.rollout.stepper import EnvironmentFailure as EnvironmentFailure
     from advantage.runs.checkpoint import CheckpointError as CheckpointError
+    from advantage.runs.lock import RunInUse as RunInUse
     from advantage.training import NonFiniteUpdate as NonFiniteUpdate
     from advantage.training import Progress as Progress
     from advantage.training import Run as Run
@@ -186,6 +189,7 @@ _HOMES = {
     "Custom": "policies.networks",
     "EnvironmentFailure": "rollout.stepper",
     "CheckpointError": "runs.checkpoint",
+    "RunInUse": "runs.lock",
     "NonFiniteUpdate": "training",
     "Progress": "training",
     "Run": "training",
@@ -196,7 +200,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module 'advantage' has no attribute {name!r}")
     home = importlib.import_module(f"advantage.{_HOMES[name]}")

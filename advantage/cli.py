@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(
             f"There is no command {name!r}; there are: {', '.join(COMMANDS)}. See advantage --help.", 2
         )
-    sys.path.insert(0, os.getcwd())  # package:MyEnv-v0 finds packages of the folder one stands in
+    before = list(sys.path)
+    sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
     try:
         return COMMANDS[name](rest) or 0
     except _Helped:
@@ -77,6 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return _explain(error)
+    finally:
+        sys.path[:] = before
+
+
+def _find_here(*names: str | None, trust: bool = False) -> None:
+    """Let packages of the current folder be found, after all others, if the user's own words name one to import.
+
+    Where a run's config.json alone says what is needed, nothing comes from there.
+    """
+    if trust or any(":" in name for name in names if name):
+        sys.path.append(os.getcwd())
 
 
 def _explain(error: Exception) -> int:
@@ -236,6 +248,7 @@ def train(arguments: Sequence[str]) -> int:
         (_, environment), parsed = _parse("train", ["ALGORITHM", "ENVIRONMENT"], flags, arguments)
     except ValueError as error:
         raise ValueError(f"{error}{_who_has(str(error), wanted)}") from None
+    _find_here(environment)
     notice = f"Defaults from the preset for {chosen} (--preset none for {wanted}'s own)." if chosen else ""
     runs = run_training(
         getattr(parsed, group),
@@ -285,17 +298,25 @@ def resume(arguments: Sequence[str]) -> int:
     """Go on with a run."""
     from advantage.training import resume as resume_training
 
-    flags = dataclasses.make_dataclass(
-        "Resume", [("total_timesteps", int | None, None), ("quiet", bool, False)]
-    )
+    fields = [("total_timesteps", int | None, None), ("env", str | None, None), ("trust", bool, False)]
+    flags = dataclasses.make_dataclass("Resume", [*fields, ("quiet", bool, False)])
     flags.__doc__ = """Go on with a run from its last checkpoint, as if it had never stopped.
 
     Args:
         total_timesteps: A new budget in environment steps; the old one if not given.
+        env: The environment, in place of the name that the run has recorded.
+        trust: Import the package that the run's environment comes from.
         quiet: Print nothing but errors.
     """
     (path,), parsed = _parse("resume", ["RUN"], flags, arguments)
-    run = resume_training(path, total_timesteps=parsed.total_timesteps, reporter=_reporter(parsed.quiet))
+    _find_here(parsed.env, trust=parsed.trust)
+    run = resume_training(
+        path,
+        total_timesteps=parsed.total_timesteps,
+        environment=parsed.env,
+        reporter=_reporter(parsed.quiet),
+        trust=parsed.trust,
+    )
     if not parsed.quiet:
         _summarise([run])
     return 0
@@ -303,7 +324,7 @@ def resume(arguments: Sequence[str]) -> int:
 
 def _play_flags(name: str, extra: list[tuple]) -> type:
     shared = [("env", str | None, None), ("episodes", int, 10), ("seed", int, 0), ("stochastic", bool, False)]
-    return dataclasses.make_dataclass(name, shared + extra)
+    return dataclasses.make_dataclass(name, [*shared, ("trust", bool, False), *extra])
 
 
 PLAY_HELP = """
@@ -312,13 +333,14 @@ PLAY_HELP = """
         episodes: How many to play.
         seed: Of the episodes; the same seed gives the same episodes.
         stochastic: Draw actions from the policy instead of taking the most likely.
+        trust: Import the package that the run's environment comes from.
 """
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Play episodes and report each."""
+    from advantage.evaluation import environment_of, load, other_agents
     from advantage.evaluation import evaluate as run_evaluation
-    from advantage.evaluation import load, other_agents
     from advantage.runs.compilation import enable_compilation_cache
 
     flags = _play_flags("Eval", [("json", bool, False)])
@@ -326,13 +348,13 @@ def evaluate(arguments: Sequence[str]) -> int:
         f"Play episodes and report them.\n{PLAY_HELP}        json: Print one JSON object instead of lines.\n"
     )
     (path,), parsed = _parse("eval", ["RUN"], flags, arguments)
+    _find_here(parsed.env, trust=parsed.trust)
     enable_compilation_cache()
     options = {"episodes": parsed.episodes, "seed": parsed.seed, "deterministic": not parsed.stochastic}
     agent = load(path)
-    result = run_evaluation(agent, parsed.env, **options)
-    others = {
-        name: run_evaluation(other, parsed.env, **options) for name, other in other_agents(agent).items()
-    }
+    target = environment_of(agent, parsed.env, parsed.trust)
+    result = run_evaluation(agent, target, **options)
+    others = {name: run_evaluation(other, target, **options) for name, other in other_agents(agent).items()}
     if parsed.json:
         import json
 
@@ -362,10 +384,11 @@ def enjoy(arguments: Sequence[str]) -> int:
         f"Watch an agent play.\n{PLAY_HELP}        video: Write a .gif or .mp4 instead of opening a window.\n"
     )
     (path,), parsed = _parse("enjoy", ["RUN"], flags, arguments)
+    _find_here(parsed.env, trust=parsed.trust)
     check_request(parsed.episodes, parsed.seed)
     enable_compilation_cache()
     agent = load(path)
-    target = environment_of(agent, parsed.env)
+    target = environment_of(agent, parsed.env, parsed.trust)
     if target.kind == "device":
         if target.source.gymnasium_id is None:
             raise ValueError(
@@ -472,6 +495,7 @@ def experiment(arguments: Sequence[str]) -> int:
         processes: How many runs at once; by default as many as there are cores.
     """
     (file,), parsed = _parse("experiment", ["FILE"], flags, arguments)
+    _find_here(trust=True)  # the file is the user's word
     outcome = run_experiment(file, processes=parsed.processes, say=lambda text: print(text, flush=True))
     print(f"\n{len(outcome.finished)} runs have finished, {len(outcome.failed)} failed.")
     for path, error in outcome.failed.items():
@@ -497,6 +521,7 @@ def check(arguments: Sequence[str]) -> int:
         seed: Of the resets and the actions.
     """
     (name,), parsed = _parse("check", ["ENVIRONMENT"], flags, arguments)
+    _find_here(name)
     for option, low in (("steps", 1), ("seed", 0)):
         if getattr(parsed, option) < low:
             raise ValueError(f"{option}={getattr(parsed, option)} is not allowed; use {low} or more.")
@@ -616,6 +641,7 @@ def lab(arguments: Sequence[str]) -> int:
         out: Where the tables and pictures go.
     """
     (section,), parsed = _parse("lab", ["SECTION"], flags, arguments)
+    _find_here(parsed.world)
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

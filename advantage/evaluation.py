@@ -18,7 +18,7 @@ from advantage.algorithms.policy_gradient.learner import PolicyOptions
 from advantage.algorithms.registry import algorithm_name, from_json, spec_of
 from advantage.algorithms.search.options import SearchOptions
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.make import Environment, resolve
+from advantage.environments.make import Environment, resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, space_from_json, translator
 from advantage.policies.deterministic import flatten
 from advantage.policies.observations import encoder
@@ -227,6 +227,7 @@ def evaluate(
     episodes: int = 10,
     seed: int = 0,
     deterministic: bool = True,
+    trust: bool = False,
 ) -> Evaluation:
     """Play episodes and report each one. The agent, its statistics too, stays as it is.
 
@@ -236,14 +237,16 @@ def evaluate(
         episodes: how many; each begins from its own seed, so the first ten of a hundred are those of ten.
         seed: of the evaluation.
         deterministic: the most likely action, or one drawn from the policy.
+        trust: whether the package may be imported that the run's own environment comes from.
 
     Raises:
-        ValueError: no episodes asked for, or an environment with other spaces than the agent's.
+        ValueError: no episodes asked for, an environment with other spaces than the agent's, or one that only an
+            import brings back which you have not allowed.
     """
     check_request(episodes, seed)
     if not isinstance(agent, Agent):
         agent = load(agent)
-    target = environment_of(agent, environment)
+    target = environment_of(agent, environment, trust)
     if target.kind == "vector":
         raise ValueError("An evaluation steps one environment at a time; give a name, a class or a function.")
     if target.kind == "device":
@@ -261,18 +264,18 @@ def check_request(episodes: int, seed: int) -> None:
         raise ValueError(f"seed={seed} is not allowed; use a whole number from 0 to {2**32 - 1}.")
 
 
-def environment_of(agent: Agent, environment: Any = None) -> Environment:
+def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -> Environment:
     """What an evaluation plays: `environment`, or the one that the agent was trained on.
 
     Raises:
-        ValueError: neither is given by a name or an object.
+        ValueError: neither is given by a name or an object, or the agent's asks for an import; see `resolve_recorded`.
     """
     if environment is None and not agent.by_name:
         raise ValueError(
             f"The agent was trained on the Python object {agent.environment}, which no name brings back; give the "
             "environment again: adv.evaluate(agent, environment)."
         )
-    return resolve(agent.environment if environment is None else environment)
+    return resolve_recorded(agent.environment, trust) if environment is None else resolve(environment)
 
 
 def play_episodes(

@@ -34,9 +34,10 @@ from typing import Any, NamedTuple
 from advantage.algorithms.dynamic_programming.planner import Planner, playable
 from advantage.algorithms.registry import algorithm_class, from_json, to_json
 from advantage.environments.make import resolve
-from advantage.rollout.workers import available_cores
+from advantage.rollout.workers import available_cores, interpreter
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
+from advantage.runs.lock import RunLock
 from advantage.training import Options, resume, train
 
 _FIELDS = {"environments": list, "seeds": list, "algorithms": list, "training": dict, "out": str}
@@ -226,15 +227,8 @@ def run_experiment(
             while waiting and len(running) < processes:
                 number = waiting.pop(0)
                 cells[number].path.parent.mkdir(parents=True, exist_ok=True)
-                command = [
-                    sys.executable,
-                    "-m",
-                    "advantage.experiment",
-                    str(file),
-                    str(number),
-                    str(os.getpid()),
-                ]
-                running[number] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                command, inherited = interpreter("advantage.experiment", file, number, os.getpid())
+                running[number] = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=inherited)
             time.sleep(0.05)
             for number in [number for number, process in running.items() if process.poll() is not None]:
                 code, cell = running.pop(number).returncode, cells[number]
@@ -272,9 +266,11 @@ def _run_cell(file: str, number: int, parent: int) -> int:
             if cell.finished:
                 return 0
             if RunFolder(cell.path).last.exists():
-                resume(cell.path, callback=lambda _: os.getppid() == parent)
+                resume(cell.path, environment=cell.environment, callback=lambda _: os.getppid() == parent)
             else:
-                shutil.rmtree(cell.path, ignore_errors=True)  # killed before it had a checkpoint
+                if cell.path.exists():  # killed before it had a checkpoint
+                    with RunLock(cell.path):
+                        shutil.rmtree(cell.path, ignore_errors=True)
                 options = dataclasses.asdict(cell.options)
                 train(
                     cell.algorithm, cell.environment, out=cell.path,

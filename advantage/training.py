@@ -22,7 +22,7 @@ from advantage.algorithms.policy_gradient.learner import LearnerState, PolicyOpt
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.options import SearchOptions
 from advantage.environments.check import check_instance, far_bounds
-from advantage.environments.make import Environment, MissingExtra, resolve, table_of
+from advantage.environments.make import Environment, MissingExtra, resolve, resolve_recorded, table_of
 from advantage.environments.memory import refuse_large
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
@@ -52,13 +52,14 @@ from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, p
 from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
 from advantage.runs.folder import (
     RunFolder,
-    create_run_folder,
+    claim_run_folder,
     describe_host,
     open_run_folder,
     read_config,
     write_config,
 )
 from advantage.runs.interrupt import Interrupt
+from advantage.runs.lock import RunLock
 from advantage.runs.log import Logger
 from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve
@@ -243,7 +244,7 @@ def train(
 
     Raises:
         ValueError: an option, hyperparameter, name or space that is not allowed.
-        FileExistsError: `out` exists.
+        FileExistsError: `out` exists; RunInUse, which is one, if somebody is writing there.
         EnvironmentDefect, EnvironmentFailure: the environment is wrong, or broke.
         NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is as it was.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
@@ -260,10 +261,10 @@ def train(
     runs: list[Run] = []
     for group in groups:
         started = time.perf_counter()
-        with _device(settings.device):
+        with _device(settings.device), contextlib.ExitStack() as locks:
             loop = _Loop(algorithm, target, settings, group, callback, reporter, eval_environment, started)
             with contextlib.closing(loop):
-                loop.create_folders(Path(out) if out is not None else None, Path(root))
+                loop.create_folders(Path(out) if out is not None else None, Path(root), locks)
                 runs.extend(loop.run())
     return runs if settings.num_seeds > 1 else runs[0]
 
@@ -277,22 +278,41 @@ def resume(
     eval_environment: Any = None,
     callback: Callback | None = None,
     reporter: Reporter | None = None,
+    trust: bool = False,
 ) -> Run:
     """Go on with a run from its last checkpoint, as if it had never stopped.
 
     Args:
         path: the run folder.
         total_timesteps: a new budget; by default the old one.
-        environment: needed only where the run's was a Python object.
+        environment: as for `train`; by default the run's own, and needed where that was a Python object.
         algorithm: needed only where the run had a network or schedule of your own.
         eval_environment, callback, reporter: as for `train`.
+        trust: whether the package may be imported that the run's own environment comes from.
 
     Raises:
         FileNotFoundError, CheckpointError: not a run, no checkpoint, or a damaged one.
-        ValueError: nothing is left to do, or the environment must be given.
+        RunInUse: somebody is writing the run; says who.
+        ValueError: nothing is left to do, or the environment must be given or its import allowed.
     """
-    started = time.perf_counter()
     folder = open_run_folder(Path(path))
+    given = environment, algorithm, eval_environment
+    with RunLock(folder.path):
+        return _go_on(folder, total_timesteps, *given, callback, reporter or Silent(), trust)
+
+
+def _go_on(
+    folder: RunFolder,
+    total_timesteps: int | None,
+    environment: Any,
+    algorithm: Algorithm | None,
+    eval_environment: Any,
+    callback: Callback | None,
+    reporter: Reporter,
+    trust: bool,
+) -> Run:
+    """What `resume` does in a folder that no other process writes."""
+    started = time.perf_counter()
     config = read_config(folder, CONFIG_FIELDS)
     algorithm, spec = restore_config(config, folder.config_path, algorithm)
     try:
@@ -301,16 +321,14 @@ def resume(
         raise CheckpointError(f"{folder.config_path}: training: {error}") from None
     if total_timesteps is not None:
         settings = dataclasses.replace(settings, total_timesteps=total_timesteps)
-    if environment is None:
-        if not config["environment_by_name"]:
-            raise ValueError(
-                f"The environment of {folder.path} was the Python object {config['environment']}; resume from "
-                "Python and give it again: adv.resume(path, environment=...)."
-            )
-        environment = config["environment"]
-    reporter = reporter or Silent()
+    if environment is None and not config["environment_by_name"]:
+        raise ValueError(
+            f"The environment of {folder.path} was the Python object {config['environment']}, which no name brings "
+            "back; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
+        )
     with _device(settings.device):
-        target = resolve(environment)
+        recorded = environment is None
+        target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
         loop = _Loop(
             algorithm, target, settings, [settings.seed], callback, reporter, eval_environment, started
         )
@@ -458,18 +476,21 @@ class _Loop:
             games = HostGames(algorithm, target.source, self.spec, games, *processes)
         return SearchDriver(algorithm, games, self.seeds[0], settings.total_timesteps)
 
-    def create_folders(self, out: Path | None, root: Path) -> None:
-        """Make the run folders, write their configs, begin the first episodes."""
+    def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:
+        """Make the run folders and hold them with `locks`, write their configs, begin the first episodes."""
         name = algorithm_name(self.algorithm)
         if not self.on_device:
             with saying("Starting the environments.", self.reporter.message):
                 self.driver.start()
-        host = describe_host()
+        host, folders = describe_host(), []
         for seed in self.seeds:
             path = out if out is None or self.settings.num_seeds == 1 else out / f"seed_{seed}"
-            folder = create_run_folder(
+            folder, lock = claim_run_folder(
                 path, root=root, environment=self.target.name, algorithm=name, seed=seed
             )
+            locks.enter_context(lock)
+            folders.append(folder)
+        for folder, seed in zip(folders, self.seeds, strict=True):
             training = dataclasses.asdict(dataclasses.replace(self.settings, seed=seed, num_seeds=1))
             config = {
                 "algorithm": name,

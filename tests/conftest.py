@@ -97,6 +97,8 @@ REPEATS = (
     "test_resume.py::test_stopped_at_every_step_of_every_checkpoint[save_checkpoint-noisy",
     "test_resume.py::test_stopped_by_a_callback[1-jax/",
     "test_resume.py::test_stopped_by_a_callback[3",
+    "test_run_lock.py::test_a_cell_that_somebody_writes_fails_by_name_and_runs_the_next_time[resumed",
+    "test_run_lock.py::test_promise_17_of_two_starts_with_one_path_one_trains[False",
     "test_short_iterations.py::test_promise_2_host_and_device_agree_on_the_rows",
     "test_short_iterations.py::test_the_numbers_are_those_of_one_iteration_at_a_time[compiled",
     "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[float64",

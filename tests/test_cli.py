@@ -172,9 +172,9 @@ def test_help_of_the_other_commands(name, capsys):
     assert main([name, "--help"]) == 0
     shown = plain(capsys.readouterr().out)
     flags = {
-        "resume": ("--total-timesteps", "--quiet"),
-        "eval": ("--env", "--episodes", "--seed", "--stochastic", "--json"),
-        "enjoy": ("--env", "--episodes", "--seed", "--stochastic", "--video"),
+        "resume": ("--total-timesteps", "--env", "--trust", "--quiet"),
+        "eval": ("--env", "--episodes", "--seed", "--stochastic", "--trust", "--json"),
+        "enjoy": ("--env", "--episodes", "--seed", "--stochastic", "--trust", "--video"),
         "check": ("--steps", "--seed"),
     }
     for flag in flags[name]:

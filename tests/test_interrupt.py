@@ -32,6 +32,7 @@ def until(process, word):
     for line in process.stdout:
         lines.append(line)
         if word in line:
+            time.sleep(0.5)  # what follows has begun
             return
     pytest.fail(f"{word!r} never came: {lines}")
 

@@ -361,7 +361,7 @@ def test_killed_at_any_moment(environment, world, uninterrupted, tmp_path):
         newest = max((path / "checkpoints").glob("step_*"))
         assert adv.load(newest).step >= adv.load(path).step
         # the next process must drop what was logged after the checkpoint before it counts rows
-        command = ["resume", path]
+        command = ["resume", path, "--trust"]
     assert adv.resume(path).finished
     assert same(uninterrupted[environment], path)
 

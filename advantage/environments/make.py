@@ -6,7 +6,10 @@ import contextlib
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import re
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
@@ -105,6 +108,43 @@ def resolve(environment: Any) -> Environment:
     )
 
 
+def resolve_recorded(name: str, trust: bool = False) -> Environment:
+    """What a run's config.json names. The file may be a stranger's, so it does not decide what is imported.
+
+    By itself a run brings back an environment that is registered, one of ours (`jax/...`, `advantage/...`), Atari's
+    from an installed ale_py, and that of a package which this process has imported already.
+
+    Args:
+        name: as config.json has it.
+        trust: whether the user lets the package be imported that the name asks for.
+
+    Raises:
+        ValueError: the name is unknown, or asks for an import that nobody has allowed; says how to allow it.
+    """
+    package = _package(name)
+    installed = name.startswith("ALE/") and package == "ale_py" and not _lies_here(package)
+    if trust or not package or package in sys.modules or installed:
+        return resolve(name)
+    raise ValueError(
+        f"The run wants the environment {name[:200]!r}, which comes back by importing {package[:200]!r}, and so by "
+        "running what is in it. If you trust it, allow that with --trust, or name the environment yourself with "
+        "--env NAME; in Python with trust=True, with environment=..., or by importing the package first."
+    )
+
+
+def _package(name: str) -> str:
+    """The package that a name has imported: that of `package:Env-v0`, and ale_py for Atari; else nothing."""
+    package = name.rpartition(":")[0]
+    return "ale_py" if not package and name.startswith("ALE/") else package
+
+
+def _lies_here(module: str) -> bool:
+    """Whether a module would be imported from the current folder."""
+    spec = importlib.util.find_spec(module) if module not in sys.modules else None
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec is not None else []
+    return any(Path(place).parent.resolve() == Path.cwd() for place in places if place)
+
+
 @dataclasses.dataclass(frozen=True)
 class NamedEnvironment:
     """Makes a registered environment, without Gymnasium's own checker: ours runs instead.
@@ -151,12 +191,10 @@ def _world(name: str) -> World:
 
 def _find(name: str) -> EnvSpec:
     """The registration of a name, after importing `package` from `package:Env-v0`."""
-    package, _, registered = name.rpartition(":")
+    package, registered = _package(name), name.rpartition(":")[2]
     if name.startswith("advantage/"):
         importlib.import_module("advantage.environments.tabular.registry")
         registered = _register_tetris(name) or registered
-    if not package and name.startswith("ALE/"):
-        package = "ale_py"
     try:
         if package:
             importlib.import_module(package)

@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -48,7 +49,28 @@ PATIENCE = 1e-3  # seconds that a worker watches for the next step before it sle
 GLANCES = 500  # looks at a counter between looks at the clock
 LINE = 8  # words of a cache line: processes that write beside each other would slow each other down
 ERROR = b"error "  # begins an answer that tells of one
+# How a fresh interpreter begins: with this package from where it lies, installed or not, and then one of its modules.
+BEGIN = """
+import runpy, sys
+home, module = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path.insert(0, home)
+import advantage
+sys.path.remove(home)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFailure)}
+
+
+def interpreter(module: str, *arguments: object) -> tuple[list[str], dict[str, str]]:
+    """The command that runs one of our modules in a process of its own, and that process's environment.
+
+    It finds what this process finds, in the same order: left to itself, Python looks into the current folder first.
+    """
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    home = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-P", "-c", BEGIN, home, module, *map(str, arguments)]
+    return command, {**os.environ, "PYTHONPATH": path}
 
 
 class Crew:
@@ -75,15 +97,12 @@ class Crew:
         self.holdings = holdings
         self.processes: list[subprocess.Popen] = []
         self.pipes: list[Connection] = []
-        path = os.pathsep.join(part or os.getcwd() for part in sys.path)
         for _ in holdings:
             ours, theirs = Pipe()
             numbers = theirs.fileno(), *files
+            command, inherited = interpreter(module, *numbers)
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, numbers)],
-                pass_fds=numbers,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path, **(variables or {})},
+                command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=inherited | (variables or {})
             )
             theirs.close()
             self.processes.append(process)

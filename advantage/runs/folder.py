@@ -3,6 +3,7 @@
 runs/{env}__{algorithm}__{seed}__{time}/
   config.json   progress.csv   episodes.csv   evaluations.csv   events.out.tfevents...
   checkpoints/step_.../   last -> ...   best -> ...   curve.png   videos/
+  lock, while somebody writes
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 import jax
 
 from advantage.runs.checkpoint import JSON, MANIFEST, CheckpointError, read_json
+from advantage.runs.lock import LOCK, RunLock, refuse_if_in_use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +85,8 @@ def create_run_folder(
     """
     if path is not None:
         path = Path(path)
-        if path.is_dir() and not any(path.iterdir()):
-            return RunFolder(path)
-        if path.exists():
-            raise FileExistsError(
-                f"{path} exists already; choose another path for a new run, or go on with the run that is "
-                f"there: advantage resume {path}"
-            )
-        path.mkdir(parents=True)
+        _refuse_used(path)
+        path.mkdir(parents=True, exist_ok=True)
         return RunFolder(path)
     parts = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-") for part in (environment, algorithm))
     name = "__".join([*parts, str(seed), time.strftime("%Y%m%d-%H%M%S")])
@@ -103,6 +99,36 @@ def create_run_folder(
             return RunFolder(path)
         except FileExistsError:
             attempt += 1
+
+
+def claim_run_folder(
+    path: Path | None, *, root: Path, environment: str, algorithm: str, seed: int
+) -> tuple[RunFolder, RunLock]:
+    """Make the folder of a new run, as `create_run_folder` does, and lock it: of two starts with one path one wins.
+
+    Raises:
+        RunInUse: somebody writes a run there.
+        FileExistsError: `path` exists and is not an empty folder.
+    """
+    if path is not None:
+        refuse_if_in_use(Path(path))
+    folder = create_run_folder(path, root=root, environment=environment, algorithm=algorithm, seed=seed)
+    lock = RunLock(folder.path)
+    try:
+        _refuse_used(folder.path)  # whoever was quicker may have ended already
+    except FileExistsError:
+        lock.release()
+        raise
+    return folder, lock
+
+
+def _refuse_used(path: Path) -> None:
+    """Raises FileExistsError for what is neither a free path nor an empty folder."""
+    if path.exists() and not (path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())):
+        raise FileExistsError(
+            f"{path} exists already; choose another path for a new run, or go on with the run that is "
+            f"there: advantage resume {path}"
+        )
 
 
 def open_run_folder(path: Path) -> RunFolder:
@@ -194,7 +220,7 @@ def _version(package: str) -> str:
 
 def _commit() -> str | None:
     """The commit checked out in the working directory, with `-dirty` after it if files were changed."""
-    command = "git --no-optional-locks describe --always --dirty --abbrev=40 --exclude=*"
+    command = "git --no-optional-locks -c core.fsmonitor=false describe --always --dirty --abbrev=40 --exclude=*"
     try:
         done = subprocess.run(command.split(), capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,0 +1,127 @@
+"""One writer for a run: a lock in its folder, which is gone when the process that holds it is, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import time
+import weakref
+from pathlib import Path
+from typing import Self
+
+LOCK = "lock"
+_MOMENT = 0.05  # seconds after which whoever has just taken a lock has put its name into the file
+
+
+class RunInUse(FileExistsError):
+    """Another writer has the run; says who, since when, and what to do."""
+
+
+class RunLock:
+    """Makes this the only writer of a run folder until `release`, or until this process is gone.
+
+    What counts is the operating system's lock on the file `lock`; its text is for people, so a file that a killed
+    process has left is no obstacle. Other processes never hold it: neither those that this one starts, nor its forks.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        RunInUse: somebody writes this run.
+        OSError: the file system has no locks.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / LOCK
+        self.file: int | None = _take(self.path)
+        _HELD.add(self)
+        who = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+        with contextlib.suppress(OSError):  # a full disk will be told of soon enough
+            os.ftruncate(self.file, 0)
+            os.write(self.file, who.encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others write, and remove the file. A second time it does nothing."""
+        if self.file is not None:
+            if _leads_to(self.path, self.file):
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the file: the lock stays with whoever else has it open, such as the parent of a fork."""
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _leave_locks_to_the_parent() -> None:
+    for lock in list(_HELD):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+
+
+def refuse_if_in_use(folder: Path) -> None:
+    """Raises RunInUse if somebody writes the run in `folder`; changes nothing there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.close(_lock(Path(folder) / LOCK, 0))
+
+
+def _take(path: Path) -> int:
+    """The open and locked file at `path`. One that was removed while it was opened is no longer there for others."""
+    while True:
+        file = _lock(path, os.O_CREAT)
+        if _leads_to(path, file):
+            return file
+        os.close(file)
+
+
+def _lock(path: Path, flags: int) -> int:
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    except BlockingIOError:
+        os.close(file)
+        raise RunInUse(
+            f"{path.parent} is being written by {_holder(path)}. Wait until that has ended, or stop it with Ctrl-C or "
+            f"kill, which saves; then go on with the run: advantage resume {path.parent}. A new run needs another "
+            "folder."
+        ) from None
+    except OSError as error:
+        os.close(file)
+        raise OSError(
+            f"{path} cannot be locked ({error.strerror}), and without a lock a second process could write the same "
+            "run; put the run on a file system that has flock, with --out or --root"
+        ) from error
+
+
+def _leads_to(path: Path, file: int) -> bool:
+    """Whether `path` is the name of the open file."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    """What the file says of who holds it."""
+    time.sleep(_MOMENT)
+    try:
+        text = path.read_bytes()[:200].decode(errors="replace").split("\n")[0]
+    except OSError:
+        text = ""
+    return "".join(filter(str.isprintable, text)) or "another process"
