@@ -215,5 +215,6 @@ def _bound(numbers: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def _numbers(bound: np.ndarray) -> Any:
     """A bound as a flat list, or one number where all are alike; infinities as strings, which JSON lacks."""
-    flat = [x.item() if np.isfinite(x) else str(x) for x in bound.flat]
-    return flat[0] if flat and len(set(flat)) == 1 else flat
+    alike = bound.size > 0 and (bound == bound.flat[0]).all()
+    flat = [x.item() if np.isfinite(x) else str(x) for x in (bound.flat[:1] if alike else bound.flat)]
+    return flat[0] if alike else flat
