@@ -11,6 +11,7 @@ they sleep.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,6 +49,7 @@ START_SECONDS = (
 PATIENCE = 1e-3  # seconds that a worker watches for the next step before it sleeps
 GLANCES = 500  # looks at a counter between looks at the clock
 LINE = 8  # words of a cache line: processes that write beside each other would slow each other down
+STOPPING = signal.SIGINT, signal.SIGTERM
 ERROR = b"error "  # begins an answer that tells of one
 # How a fresh interpreter begins: with this package from where it lies, installed or not, and then one of its modules.
 BEGIN = """
@@ -101,9 +103,9 @@ class Crew:
             ours, theirs = Pipe()
             numbers = theirs.fileno(), *files
             command, inherited = interpreter(module, *numbers)
-            process = subprocess.Popen(
-                command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=inherited | (variables or {})
-            )
+            environ = inherited | (variables or {})
+            with _signals_kept_back():
+                process = subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=environ)
             theirs.close()
             self.processes.append(process)
             self.pipes.append(ours)
@@ -404,6 +406,16 @@ def describe(error: Exception) -> list[str]:
     return [EnvironmentFailure.__name__, f"{trace}\n{error}"]
 
 
+@contextlib.contextmanager
+def _signals_kept_back() -> Iterator[None]:
+    """What is started here meets no Ctrl-C before it can ignore it: half an import would end in a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_with(parent: int) -> None:
     """End this process soon after its parent, whatever it does meanwhile."""
     while os.getppid() == parent:
@@ -413,7 +425,7 @@ def leave_with(parent: int) -> None:
 
 def live(serve: Callable[..., None]) -> None:
     """What a worker's module does when it is run: serve the pipe, and leave with the process that opened it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group: the parent decides
+    for number in STOPPING:  # they reach the whole process group: the parent decides
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     pipe, *files = map(int, sys.argv[1:])

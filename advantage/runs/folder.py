@@ -220,7 +220,9 @@ def _version(package: str) -> str:
 
 def _commit() -> str | None:
     """The commit checked out in the working directory, with `-dirty` after it if files were changed."""
-    command = "git --no-optional-locks -c core.fsmonitor=false describe --always --dirty --abbrev=40 --exclude=*"
+    command = (
+        "git --no-optional-locks -c core.fsmonitor=false describe --always --dirty --abbrev=40 --exclude=*"
+    )
     try:
         done = subprocess.run(command.split(), capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 1.2  # seconds that the main thread has to answer
+PATIENCE = 1.0  # seconds that the main thread has to answer
 _END = b"\0"
 
 
