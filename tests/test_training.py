@@ -715,3 +715,11 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_last_checkpoint(name, tmp_
     assert learned(adv.resume(tmp_path / "run", total_timesteps=4 * SIZE)) == learned(
         train(HOST, tmp_path / "again", total_timesteps=4 * SIZE)
     )
+
+
+def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_drawn(tmp_path):
+    with pytest.raises(ValueError) as error:
+        adv.train(adv.PPO(hidden=(3_000_000, 3_000_000)), HOST, out=tmp_path / "run")
+    for part in ("weights, their gradient, the optimiser", "TiB", "of memory are free", "hidden="):
+        assert part in str(error.value)
+    assert not (tmp_path / "run").exists()
