@@ -1,5 +1,6 @@
 """Policies act in units of a bounded Box; what is not bounded on both sides stays as it is, and is told."""
 
+import dataclasses
 import json
 import warnings
 
@@ -258,3 +259,30 @@ class Room(gymnasium.Env):
 def test_the_valve_of_a_room_is_learned(algorithm, tmp_path):
     run = adv.train(algorithm, Room, out=tmp_path / "run", total_timesteps=20_480, workers=0)
     assert run.evaluation.mean >= -15
+
+
+@pytest.mark.filterwarnings("ignore:action_space")
+@pytest.mark.parametrize(
+    "algorithm",
+    [adv.PPO(n_steps=64, batch_size=64, n_epochs=1), adv.CEM(candidates=8, elite=0.5)],
+    ids=["ppo", "cem"],
+)
+def test_on_the_device_training_and_evaluation_know_the_units_too(algorithm, tmp_path):
+    """The first policy, and the same weights in other units, play other episodes."""
+    returns = {}
+    for units in ("bounds", "raw"):
+        chosen = dataclasses.replace(algorithm, action_units=units)
+        run = adv.train(
+            chosen,
+            "jax/Pendulum-v1",
+            out=tmp_path / units,
+            total_timesteps=3_200,
+            eval_episodes=0,
+            keep_checkpoints=99,
+        )
+        first = adv.load(min((run.path / "checkpoints").glob("step_*")))
+        assert first.step == 0
+        episodes = np.genfromtxt(run.path / "episodes.csv", delimiter=",", names=True)
+        returns[units] = episodes["r"][0], adv.evaluate(first, episodes=2, deterministic=False).returns
+    for one, other in zip(returns["bounds"], returns["raw"], strict=True):
+        assert (np.abs(np.subtract(one, other)) > 1).all()
