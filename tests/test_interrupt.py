@@ -1,5 +1,6 @@
 """Ctrl-C is answered while the main thread is in native code, and what takes long is told while it does."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -97,6 +98,7 @@ def test_the_command_ends_at_every_moment_of_its_start(seconds, tmp_path):
 
 
 def test_handlers_and_pipes_are_given_back():
+    gc.collect()
     before = signal.getsignal(signal.SIGINT), len(os.listdir("/proc/self/fd")), threading.active_count()
     with Interrupt(pytest.fail), Interrupt(pytest.fail):
         pass
