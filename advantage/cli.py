@@ -580,7 +580,8 @@ def _reporter(quiet: bool, notice: str = "") -> Any:
 
 def _summarise(runs: list[Any]) -> None:
     """What happened, where the files are, what to type next."""
-    from advantage.runs.folder import RunFolder
+    from advantage.environments.make import word_for
+    from advantage.runs.folder import RunFolder, read_config
 
     unit = "iterations" if hasattr(runs[0].algorithm, "solver") else "steps"
     for run in runs:
@@ -596,7 +597,14 @@ def _summarise(runs: list[Any]) -> None:
     path, video = (
         shlex.quote(str(name)) for name in (runs[0].path, RunFolder(runs[0].path).videos / "play.mp4")
     )
-    print(f"\nNext: advantage eval {path} --episodes 100\n      advantage enjoy {path} --video {video}")
+    named = (
+        f" {shlex.join(word)}"
+        if (word := word_for(str(read_config(RunFolder(runs[0].path))["environment"])))
+        else ""
+    )
+    print(
+        f"\nNext: advantage eval {path} --episodes 100{named}\n      advantage enjoy {path} --video {video}{named}"
+    )
 
 
 SECTIONS = ("gradient", "advantage", "off-policy", "quadratic")

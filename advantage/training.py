@@ -22,7 +22,14 @@ from advantage.algorithms.policy_gradient.learner import LearnerState, PolicyOpt
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.options import SearchOptions
 from advantage.environments.check import check_instance, far_bounds
-from advantage.environments.make import Environment, MissingExtra, resolve, resolve_recorded, table_of
+from advantage.environments.make import (
+    Environment,
+    MissingExtra,
+    resolve,
+    resolve_recorded,
+    table_of,
+    word_for,
+)
 from advantage.environments.memory import refuse_large
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
@@ -608,8 +615,9 @@ class _Loop:
         return self.saved_step == self.step
 
     def _farewell(self) -> str:
+        named = word_for(self.target.name) if self.target.by_name else []
         commands = "; ".join(
-            shlex.join(["advantage", "resume", str(journal.folder.path)]) for journal in self.journals
+            shlex.join(["advantage", "resume", str(journal.folder.path), *named]) for journal in self.journals
         )
         return f"Stopped at step {self.step:_} and saved. To go on: {commands}"
 

@@ -387,7 +387,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
     stopped, commands = re.search(r"Stopped at step (\S+) and saved\. To go on: (.*)", printed).groups()
     assert adv.load(path).step == int(stopped.replace("_", "")) < LONG["total_timesteps"]
     program, *arguments = shlex.split(commands)
-    assert (program, arguments) == ("advantage", ["resume", str(path)])
+    named = ["--env", environment] if ":" in environment else []  # the user's word for its package
+    assert (program, arguments) == ("advantage", ["resume", str(path), *named])
     assert main(arguments) == 0
     assert f"Going on from step {adv.load(path).step:,}" not in capsys.readouterr().err
     assert same(uninterrupted[environment], path)

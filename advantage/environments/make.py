@@ -108,6 +108,11 @@ def resolve(environment: Any) -> Environment:
     )
 
 
+def word_for(name: str) -> list[str]:
+    """What a command about a run must say of its environment, whose package is imported on the user's word alone."""
+    return ["--env", name] if ":" in name else []
+
+
 def resolve_recorded(name: str, trust: bool = False) -> Environment:
     """What a run's config.json names. The file may be a stranger's, so it does not decide what is imported.
 
