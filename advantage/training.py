@@ -243,7 +243,7 @@ def train(
         root: where new run folders go.
         eval_environment: what evaluations play; by default the same.
         callback: called with a `Progress` after every iteration; returning False stops the run after a checkpoint.
-        reporter: who tells the user what happens; silent by default.
+        reporter: who tells the user what happens; by default only Python's warnings do.
         **options: the fields of `Options`.
 
     Returns:

@@ -16,3 +16,17 @@ def train(environment, path, algorithm=None, **options):
 
 def stop_at(iteration):
     return lambda progress: progress.iteration < iteration
+
+
+def tiny_grid(environment: str) -> str:
+    """An experiment's file with one quick run."""
+    return f"""environments = ["{environment}"]
+seeds = [0]
+[training]
+total_timesteps = 128
+num_envs = 2
+eval_episodes = 1
+[[algorithms]]
+name = "ppo"
+options = {{n_steps = 16, batch_size = 32, n_epochs = 1, hidden = [8]}}
+"""

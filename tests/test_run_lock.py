@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-from probe_runs import SIZE, stop_at, train
+from probe_runs import SIZE, stop_at, tiny_grid, train
 
 import advantage as adv
 from advantage.cli import main
@@ -293,21 +293,9 @@ def test_a_link_in_a_strangers_folder_is_not_written_through(run):
     assert Path("mine").read_text() == "precious"
 
 
-GRID = """environments = ["CartPole-v1"]
-seeds = [0]
-[training]
-total_timesteps = 128
-num_envs = 2
-eval_episodes = 1
-[[algorithms]]
-name = "ppo"
-options = {n_steps = 16, batch_size = 32, n_epochs = 1, hidden = [8]}
-"""
-
-
 @pytest.mark.parametrize("saved", [True, False], ids=["resumed", "begun anew"])
 def test_a_cell_that_somebody_writes_fails_by_name_and_runs_the_next_time(saved, folder, capsys):
-    Path("grid.toml").write_text(GRID)
+    Path("grid.toml").write_text(tiny_grid("CartPole-v1"))
     (cell,) = read_experiment("grid.toml")
     options = dataclasses.asdict(cell.options)
     adv.train(cell.algorithm, "CartPole-v1", out=cell.path, callback=stop_at(1), **options)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-from probe_runs import SIZE, stop_at, train
+from probe_runs import SIZE, stop_at, tiny_grid, train
 
 import advantage as adv
 from advantage.cli import main
@@ -228,20 +228,8 @@ def test_a_library_that_is_missing_is_not_taken_from_here(stranger):
     assert not executed(stranger)
 
 
-GRID = """environments = ["payload:Payload-v0"]
-seeds = [0]
-[training]
-total_timesteps = 128
-num_envs = 2
-eval_episodes = 1
-[[algorithms]]
-name = "ppo"
-options = {n_steps = 16, batch_size = 32, n_epochs = 1, hidden = [8]}
-"""
-
-
 def test_an_experiments_file_is_the_users_word(stranger, monkeypatch, capsys):
-    Path("grid.toml").write_text(GRID)
+    Path("grid.toml").write_text(tiny_grid("payload:Payload-v0"))
     with monkeypatch.context() as patch:
         patch.syspath_prepend(os.getcwd())
         (cell,) = read_experiment("grid.toml")
