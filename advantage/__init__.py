@@ -84,25 +84,25 @@ if TYPE_CHECKING:
     from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
     from advantage.comparison.compare import Comparison as Comparison
     from advantage.comparison.compare import compare as compare
+    from advantage.drivers.host.stepper import EnvironmentFailure as EnvironmentFailure
     from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
     from advantage.environments.check import check_environment as check_environment
     from advantage.environments.make import MissingExtra as MissingExtra
     from advantage.environments.make import make as make
-    from advantage.environments.tabular.mdp import MDP as MDP
-    from advantage.environments.tabular.mdp import POMDP as POMDP
-    from advantage.environments.tabular.mdp import Grid as Grid
-    from advantage.environments.tabular.mdp import MarkovChain as MarkovChain
+    from advantage.environments.tables.mdp import MDP as MDP
+    from advantage.environments.tables.mdp import POMDP as POMDP
+    from advantage.environments.tables.mdp import Grid as Grid
+    from advantage.environments.tables.mdp import MarkovChain as MarkovChain
     from advantage.evaluation import Agent as Agent
     from advantage.evaluation import Evaluation as Evaluation
     from advantage.evaluation import evaluate as evaluate
     from advantage.evaluation import load as load
     from advantage.experiment import run_experiment as run_experiment
-    from advantage.policies.adapters import from_equinox as from_equinox
-    from advantage.policies.adapters import from_flax as from_flax
+    from advantage.policies.library_networks import from_equinox as from_equinox
+    from advantage.policies.library_networks import from_flax as from_flax
     from advantage.policies.networks import CNN as CNN
     from advantage.policies.networks import MLP as MLP
     from advantage.policies.networks import Custom as Custom
-    from advantage.rollout.stepper import EnvironmentFailure as EnvironmentFailure
     from advantage.runs.checkpoint import CheckpointError as CheckpointError
     from advantage.runs.lock import RunInUse as RunInUse
     from advantage.training import NonFiniteUpdate as NonFiniteUpdate
@@ -169,10 +169,10 @@ _HOMES = {
     "solve": "algorithms.dynamic_programming.solve",
     "Comparison": "comparison.compare",
     "compare": "comparison.compare",
-    "MDP": "environments.tabular.mdp",
-    "POMDP": "environments.tabular.mdp",
-    "MarkovChain": "environments.tabular.mdp",
-    "Grid": "environments.tabular.mdp",
+    "MDP": "environments.tables.mdp",
+    "POMDP": "environments.tables.mdp",
+    "MarkovChain": "environments.tables.mdp",
+    "Grid": "environments.tables.mdp",
     "EnvironmentDefect": "environments.check",
     "check_environment": "environments.check",
     "MissingExtra": "environments.make",
@@ -182,12 +182,12 @@ _HOMES = {
     "evaluate": "evaluation",
     "load": "evaluation",
     "run_experiment": "experiment",
-    "from_equinox": "policies.adapters",
-    "from_flax": "policies.adapters",
+    "from_equinox": "policies.library_networks",
+    "from_flax": "policies.library_networks",
     "CNN": "policies.networks",
     "MLP": "policies.networks",
     "Custom": "policies.networks",
-    "EnvironmentFailure": "rollout.stepper",
+    "EnvironmentFailure": "drivers.host.stepper",
     "CheckpointError": "runs.checkpoint",
     "RunInUse": "runs.lock",
     "NonFiniteUpdate": "training",

@@ -93,9 +93,9 @@ def _find_here(*names: str | None, trust: bool = False) -> None:
 
 def _explain(error: Exception) -> int:
     """One paragraph for a person, and the exit code."""
+    from advantage.drivers.host.stepper import EnvironmentFailure
     from advantage.environments.check import EnvironmentDefect
     from advantage.environments.make import MissingExtra
-    from advantage.rollout.stepper import EnvironmentFailure
     from advantage.runs.checkpoint import CheckpointError
     from advantage.training import NonFiniteUpdate
 
@@ -654,7 +654,7 @@ def lab(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from advantage.laboratory import report
+    from advantage.laboratory import tables_and_pictures as report
 
     tables = [run() for run in _experiments(section, parsed)]
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -676,7 +676,7 @@ def lab(arguments: Sequence[str]) -> int:
 
 def _experiments(section: str, parsed: Any) -> list[Callable[[], Any]]:
     """What a section of the laboratory runs."""
-    from advantage.laboratory import report
+    from advantage.laboratory import tables_and_pictures as report
     from advantage.laboratory.quadratic import example
 
     size, seed, off = parsed.episodes, parsed.seed, parsed.value_error
@@ -703,7 +703,7 @@ def _problem(parsed: Any) -> Any:
     import numpy as np
 
     from advantage.environments.make import resolve, table_of
-    from advantage.environments.tabular.random_mdp import random_mdp
+    from advantage.environments.tables.random_mdp import random_mdp
     from advantage.evaluation import load
     from advantage.laboratory.problem import Problem
     from advantage.theory.actors import actor_probabilities

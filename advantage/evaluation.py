@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import playable
-from advantage.algorithms.policy_gradient.learner import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.learner import PolicyOptions
 from advantage.algorithms.registry import algorithm_name, from_json, spec_of
 from advantage.algorithms.search.options import SearchOptions
+from advantage.drivers.host.host_actor import HostActor, actor_of
+from advantage.drivers.host.stepper import episode_seed
+from advantage.drivers.search.device_games import DeviceGames
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.make import Environment, resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, space_from_json, translator
 from advantage.policies.deterministic import flatten
-from advantage.policies.observations import encoder
-from advantage.rollout.acting import HostActor, actor_of
-from advantage.rollout.games import DeviceGames
-from advantage.rollout.stepper import episode_seed
+from advantage.policies.encoder import encoder
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
 from advantage.runs.folder import open_run_folder, read_config
 from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, Spec, World

@@ -33,8 +33,9 @@ from typing import Any, NamedTuple
 
 from advantage.algorithms.dynamic_programming.planner import Planner, playable
 from advantage.algorithms.registry import algorithm_class, from_json, to_json
+from advantage.drivers.host.workers import interpreter
 from advantage.environments.make import resolve
-from advantage.rollout.workers import available_cores, interpreter
+from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from advantage.environments.make import Environment, table_of
-from advantage.environments.tabular.mdp import MDP, reachable
+from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Agent, Evaluation
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import grid_text, plot_grid

@@ -18,9 +18,17 @@ import jax
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import Planner, playable
-from advantage.algorithms.policy_gradient.learner import LearnerState, PolicyOptions
+from advantage.algorithms.policy_gradient.shared.learner import LearnerState, PolicyOptions
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.options import SearchOptions
+from advantage.drivers.device import DeviceDriver, share_cores
+from advantage.drivers.episode_book import Episodes
+from advantage.drivers.host.driver import HostDriver
+from advantage.drivers.host.stepper import failure
+from advantage.drivers.search.device_games import DeviceGames
+from advantage.drivers.search.driver import SearchDriver
+from advantage.drivers.search.host_games import HostGames
+from advantage.drivers.solver import PlanningDriver
 from advantage.environments.check import check_instance, far_bounds
 from advantage.environments.make import (
     Environment,
@@ -30,7 +38,6 @@ from advantage.environments.make import (
     table_of,
     word_for,
 )
-from advantage.environments.memory import refuse_large
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import (
     CONFIG_FIELDS,
@@ -42,19 +49,10 @@ from advantage.evaluation import (
     restore_checkpoint,
     restore_config,
 )
+from advantage.machine import available_cores, free_device_bytes, refuse_large
 from advantage.matrices import for_each
 from advantage.policies.interface import describe_interface, large_layers
 from advantage.report import table_report
-from advantage.rollout.device import DeviceDriver, share_cores
-from advantage.rollout.episodes import Episodes
-from advantage.rollout.games import DeviceGames
-from advantage.rollout.generations import SearchDriver
-from advantage.rollout.host import HostDriver
-from advantage.rollout.memory import free_device_bytes
-from advantage.rollout.planning import PlanningDriver
-from advantage.rollout.players import HostGames
-from advantage.rollout.stepper import failure
-from advantage.rollout.workers import available_cores
 from advantage.runs.checkpoint import CheckpointError, checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.compilation import COMPILE_CLOCK, enable_compilation_cache
 from advantage.runs.folder import (

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import advantage as adv
-from advantage.environments.tabular.random_mdp import random_mdp
+from advantage.environments.tables.random_mdp import random_mdp
 
 GAMMA, TOLERANCE, STEPS, ACTIONS, SUCCESSORS = 0.99, 1e-6, 100, 4, 5
 Solved = Callable[[], np.ndarray]  # solves and gives the value

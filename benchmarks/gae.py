@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from advantage.estimators.credit import gae
+from advantage.estimators.returns import gae
 
 SHAPES = (2048, 1), (128, 1024), (1024, 4096)
 GAMMA, LAM = 0.99, 0.95

@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from advantage.rollout.device import share_cores
-from advantage.rollout.workers import available_cores
+from advantage.drivers.device import share_cores
+from advantage.machine import available_cores
 
 share_cores(available_cores())  # as `advantage train` does
 
 import advantage as adv  # noqa: E402
-from advantage.rollout.games import DeviceGames, Games  # noqa: E402
-from advantage.rollout.players import HostGames  # noqa: E402
+from advantage.drivers.search.device_games import DeviceGames, Games  # noqa: E402
+from advantage.drivers.search.host_games import HostGames  # noqa: E402
 from advantage.types import Spec  # noqa: E402
 
 

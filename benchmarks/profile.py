@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 
 import advantage as adv
-from advantage.rollout import host
+from advantage.drivers.host import driver as host
 
 PARTS = {
     "environment": "the environment's own step",

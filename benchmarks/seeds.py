@@ -21,8 +21,8 @@ def measure(num_seeds: int, num_envs: int, devices: int) -> float:
 
     jax.config.update("jax_num_cpu_devices", devices)
     import advantage as adv
-    from advantage.environments.cartpole import CartPole
-    from advantage.rollout.device import DeviceDriver
+    from advantage.drivers.device import DeviceDriver
+    from advantage.environments.worlds.cartpole import CartPole
     from advantage.types import Spec
 
     world = CartPole()
@@ -42,7 +42,7 @@ def measure(num_seeds: int, num_envs: int, devices: int) -> float:
 
 
 def main() -> None:
-    from advantage.rollout.workers import available_cores
+    from advantage.machine import available_cores
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import advantage as adv
+from advantage.drivers.device import DeviceDriver
 from advantage.environments.make import make
-from advantage.rollout.device import DeviceDriver
 from advantage.types import Spec
 
 ALPHA, EPSILON, GAMMA = 0.5, 0.1, 1.0

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from advantage.environments.tetris import Tetris, TetrisState
-from advantage.environments.tetris_features import DELLACHERIE, FEATURES, THIERY
+from advantage.environments.tetris.features import DELLACHERIE, FEATURES, THIERY
+from advantage.environments.tetris.world import Tetris, TetrisState
 from advantage.policies.deterministic import first_of_highest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -27,13 +27,13 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 
 import advantage as adv
-from advantage.environments.tabular.blackjack import blackjack_state
-from advantage.environments.tabular.windy_grid import WIND
-from advantage.rollout.device import rollout_on_device, start
-from advantage.rollout.draws import draw
+from advantage.drivers.device import rollout_on_device, start
+from advantage.drivers.draws import draw
+from advantage.environments.tables.blackjack import blackjack_state
+from advantage.environments.tables.windy_grid import WIND
 from advantage.runs.compilation import enable_compilation_cache
-from advantage.theory.evaluation import performance, values
 from advantage.theory.objectives import finite_horizon_values
+from advantage.theory.policy_evaluation import performance, values
 
 # -- what is published ------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from probe_worlds import TenSteps
 
+from advantage.drivers.episode_book import Episodes
 from advantage.policies.actor_critic import Head, head
-from advantage.rollout.episodes import Episodes
 from advantage.types import Rollout, Spec
 
 

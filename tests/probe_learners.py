@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 import advantage as adv
 from advantage.algorithms.registry import spec_of
-from advantage.environments.tabular.world import TabularEnv, TabularWorld
+from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.types import Rollout
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import sparse
 
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 
 
 def random_policy(rng, n_states, n_actions, concentration=1.0):

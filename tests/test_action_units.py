@@ -13,11 +13,11 @@ from gymnasium import spaces
 
 import advantage as adv
 from advantage.algorithms.registry import ALGORITHMS, spec_of
+from advantage.drivers.device import rollout_on_device, start
+from advantage.drivers.host.driver import HostDriver
 from advantage.environments.check import far_bounds
 from advantage.environments.spaces import action_scale, environment_action, policy_bounds
 from advantage.policies.interface import describe_interface
-from advantage.rollout.device import rollout_on_device, start
-from advantage.rollout.host import HostDriver
 
 MIXED = spaces.Box(
     np.array([30, 0, -np.inf, -1, -3.4e38, 5], np.float32),

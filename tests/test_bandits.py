@@ -15,8 +15,8 @@ import advantage as adv
 from advantage import training
 from advantage.algorithms.bandits.thompson import Beta, Normal
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
-from advantage.environments.testbed import Testbed, TestbedEnv
-from advantage.rollout.device import DeviceDriver
+from advantage.drivers.device import DeviceDriver
+from advantage.environments.worlds.testbed import Testbed, TestbedEnv
 from advantage.types import Rollout, Spec
 
 A = 4

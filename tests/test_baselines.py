@@ -10,7 +10,7 @@ from random_tables import random_mdp
 from scipy.special import log_softmax
 
 from advantage.estimators.baselines import mean_baseline, optimal_baseline, time_mean_baseline
-from advantage.theory.gradient import finite_horizon_gradient
+from advantage.theory.policy_gradient import finite_horizon_gradient
 
 STATES, ACTIONS, HORIZON = 4, 3, 4
 mean_of, time_mean_of, optimal_of = map(jax.jit, (mean_baseline, time_mean_baseline, optimal_baseline))

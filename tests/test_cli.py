@@ -27,7 +27,7 @@ from advantage import training
 from advantage.algorithms.registry import ALGORITHMS
 from advantage.cli import COMMANDS, main
 from advantage.environments.make import WORLDS
-from advantage.rollout.workers import available_cores
+from advantage.machine import available_cores
 
 ROOT = Path(__file__).parents[1]
 TINY = shlex.split(
@@ -396,7 +396,7 @@ def test_an_environment_that_raises_shows_its_own_traceback(folder, capsys):
     assert "broken_line_of_mine" in err.splitlines()[-3] and "letters_world.py" in err
     last = err.splitlines()[-1]
     assert last.startswith("advantage: environment 0, ") and "AttributeError" in last
-    assert "advantage/rollout" not in err.replace(str(ROOT / "advantage/rollout/stepper.py"), "")
+    assert "advantage/drivers" not in err.replace(str(ROOT / "advantage/drivers/host/stepper.py"), "")
 
 
 def test_an_update_that_is_not_finite(folder, capsys):

@@ -15,8 +15,8 @@ import scipy.stats
 
 import advantage as adv
 from advantage.cli import main
-from advantage.comparison.runs import find_runs, group_runs, read_runs
-from advantage.comparison.statistics import (
+from advantage.comparison.run_data import find_runs, group_runs, read_runs
+from advantage.comparison.seed_statistics import (
     improvement_interval,
     interquartile_mean,
     interquartile_mean_interval,

@@ -10,11 +10,11 @@ from probe_drivers import Drift, OnHost, Spiral, assert_same, play, random_polic
 
 import advantage as adv
 from advantage import training
-from advantage.environments.cartpole import CartPole
-from advantage.rollout.device import DeviceDriver, iterate_on_device, rollout_on_device, start
-from advantage.rollout.draws import draw
-from advantage.rollout.episodes import EpisodeBook, Episodes
-from advantage.rollout.host import HostDriver
+from advantage.drivers.device import DeviceDriver, iterate_on_device, rollout_on_device, start
+from advantage.drivers.draws import draw
+from advantage.drivers.episode_book import EpisodeBook, Episodes
+from advantage.drivers.host.driver import HostDriver
+from advantage.environments.worlds.cartpole import CartPole
 from advantage.training import COMPILE_CLOCK
 
 KEY = jax.random.key(3)

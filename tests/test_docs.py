@@ -11,7 +11,7 @@ import advantage as adv
 from advantage import theory
 from advantage.algorithms.registry import ALGORITHMS
 from advantage.environments.make import WORLDS
-from advantage.environments.tabular.registry import GYMNASIUM_TABLES, TABLES
+from advantage.environments.tables.names import GYMNASIUM_TABLES, TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

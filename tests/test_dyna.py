@@ -13,11 +13,11 @@ from random_tables import random_mdp
 
 import advantage as adv
 from advantage import training
-from advantage.algorithms.hyperparameters import at
+from advantage.algorithms.hyperparameters import schedule_value
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
-from advantage.algorithms.tabular.model import repeats
-from advantage.environments.tabular.maze import blocking_maze, dyna_maze, shortcut_maze
-from advantage.environments.tabular.world import TabularWorld
+from advantage.algorithms.tabular.learned_model import repeats
+from advantage.environments.tables.maze import blocking_maze, dyna_maze, shortcut_maze
+from advantage.environments.tables.world import TabularWorld
 from advantage.types import Rollout, Spec
 
 S, A, END = 5, 3, 5
@@ -96,7 +96,7 @@ def dyna(h, rollout, keys):
         keys_imagined, size = jax.random.split(key_imagined, 3), num_envs * h.planning_steps
         u_pair, u_outcome, u_action = (np.asarray(jax.random.uniform(k, (size,))) for k in keys_imagined)
         share = t / len(rollout.reward)
-        epsilon = at(h.epsilon, share) / np.maximum(visits.sum(1), 1) ** (h.epsilon_power or 0.0)
+        epsilon = schedule_value(h.epsilon, share) / np.maximum(visits.sum(1), 1) ** (h.epsilon_power or 0.0)
 
         def value(q, s, u, epsilon=epsilon):
             if s == END:
@@ -108,7 +108,9 @@ def dyna(h, rollout, keys):
             return q[s].max() if h.target == "q-learning" else policy @ q[s]
 
         def alpha(s, a, share=share):
-            return at(h.learning_rate, share) / max(visits[s, a], 1) ** (h.learning_rate_power or 0.0)
+            return schedule_value(h.learning_rate, share) / max(visits[s, a], 1) ** (
+                h.learning_rate_power or 0.0
+            )
 
         for s, a, r, next_s in rows:
             visits[s, a] += 1
@@ -181,7 +183,7 @@ def prioritised_sweeping(h, rollout):
         while n and queue:
             pair = max(queue, key=lambda pair: queue[pair])
             del queue[pair]
-            q[pair] += at(h.learning_rate, t / len(rollout.reward)) * error(*pair)
+            q[pair] += schedule_value(h.learning_rate, t / len(rollout.reward)) * error(*pair)
             for before, (_, next_s) in model.items():
                 if next_s == pair[0]:
                     enqueue(before)

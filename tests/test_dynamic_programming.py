@@ -9,11 +9,12 @@ from random_tables import as_rows, random_mdp
 from scipy import sparse
 
 import advantage as adv
-from advantage.algorithms.dynamic_programming import backups, evaluation
-from advantage.algorithms.dynamic_programming.episodes import horizon, proper_policy
-from advantage.algorithms.dynamic_programming.evaluation import evaluate
-from advantage.environments import memory
-from advantage.environments.tabular.registry import table
+from advantage import machine as memory
+from advantage.algorithms.dynamic_programming import backups
+from advantage.algorithms.dynamic_programming import policy_evaluation as evaluation
+from advantage.algorithms.dynamic_programming.episode_ends import horizon, proper_policy
+from advantage.algorithms.dynamic_programming.policy_evaluation import evaluate
+from advantage.environments.tables.names import table
 
 DISCOUNTED = (
     adv.ValueIteration,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.estimators.credit import (
+from advantage.estimators.returns import (
     credit,
     discounted_returns,
     explained_variance,

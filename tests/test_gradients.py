@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.estimators.gradients import (
+from advantage.estimators.expectation_gradients import (
     importance_gradients,
     pathwise_gradients,
     score_function_gradients,

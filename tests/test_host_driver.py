@@ -19,11 +19,11 @@ from probe_drivers import assert_same, play, random_policy, spec_of
 from probe_worlds import POISON, Counter, Echo, Failing, Seeded, SeesJax, Slow, Unrepeatable
 
 import advantage as adv
+from advantage.drivers.host import driver as host
+from advantage.drivers.host import workers as worker_processes
+from advantage.drivers.host.driver import HostDriver, choose_workers
+from advantage.drivers.host.stepper import EnvironmentFailure, episode_seed
 from advantage.environments.spaces import environment_action, map_leaves
-from advantage.rollout import host
-from advantage.rollout import workers as worker_processes
-from advantage.rollout.host import HostDriver, choose_workers
-from advantage.rollout.stepper import EnvironmentFailure, episode_seed
 
 SEED = 5
 ENVS = 5
@@ -169,7 +169,7 @@ def test_promise_14_numbers_do_not_depend_on_workers(reference, workers, handing
         pids = pids_of(driver)
         assert len(pids) == workers
         for pid in pids:  # a fresh interpreter, not a copy of this one
-            assert b"advantage.rollout.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert b"advantage.drivers.host.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert_same(play(driver, 3), reference)
     wait_until_gone(pids, 0)
 
@@ -566,7 +566,7 @@ def test_what_does_not_fit_into_memory_is_refused(n_steps, num_envs):
 
 def test_a_rollout_may_be_larger_than_two_gibibytes():
     """NumPy's dtypes count their bytes in 32 bits; the buffers must not."""
-    from advantage.rollout.stepper import buffer_bytes, buffer_shapes
+    from advantage.drivers.host.stepper import buffer_bytes, buffer_shapes
 
     shapes = buffer_shapes(spaces.Box(0, 255, (84, 84, 4), np.uint8), spaces.Discrete(2), 2048, 64)
     assert 2 * 2048 * 64 * 84 * 84 * 4 < buffer_bytes(shapes) < 2.01 * 2048 * 64 * 84 * 84 * 4

@@ -27,7 +27,7 @@ import advantage as adv
 from advantage import training
 from advantage.algorithms.policy_gradient.impala import Impala
 from advantage.algorithms.registry import from_json, to_json
-from advantage.policies.normalisation import normaliser
+from advantage.running_moments import normaliser
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_progress
 

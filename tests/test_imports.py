@@ -16,15 +16,18 @@ PACKAGE = ROOT / "advantage"
 # Each room may import the rooms before it. The package's own __init__ names things of all of them.
 ROOMS = [
     "types",
+    "machine",
     "matrices",
     "environments",
+    "running_moments",
     "policies",
-    "rollout",
     "estimators",
     "objectives",
+    "replay",
     "theory",
     "laboratory",
     "algorithms",
+    "drivers",
     "runs",
     "comparison",
     "evaluation",
@@ -43,7 +46,7 @@ HEAVY = {"jax", "jaxlib", "numpy", "gymnasium", "optax", "scipy", "matplotlib", 
 class Import(NamedTuple):
     """One name that an import statement brings."""
 
-    module: str  # the importing module, advantage.rollout.host
+    module: str  # the importing module, advantage.drivers.host.driver
     target: str  # what it imports: a module, or a name of one
     line: int
     at_top: bool  # runs when the module is imported, also inside `if` and `try`
@@ -164,7 +167,7 @@ def test_optional_and_slow_libraries_load_on_demand():
 
 def test_nothing_can_execute_what_it_loads():
     """cloudpickle carries environments to worker processes; no module may use it, or its like, for files."""
-    carriers = "advantage.rollout.workers", "advantage.rollout.players"
+    carriers = "advantage.drivers.host.workers", "advantage.drivers.search.host_games"
     _fail_on(
         [
             str(found)
@@ -221,7 +224,7 @@ def test_help_answers_within_half_a_second():
 
 SOURCE = """
 import os, numpy.linalg as la
-from . import host
+from . import draws
 from .. import cli
 from ..types import Rollout
 from advantage import runs
@@ -241,8 +244,8 @@ class C:
 
 @pytest.fixture
 def sample(tmp_path: Path) -> list[Import]:
-    (tmp_path / "advantage" / "rollout").mkdir(parents=True)
-    (tmp_path / "advantage" / "rollout" / "device.py").write_text(SOURCE)
+    (tmp_path / "advantage" / "drivers").mkdir(parents=True)
+    (tmp_path / "advantage" / "drivers" / "device.py").write_text(SOURCE)
     return _all_imports(tmp_path / "advantage")
 
 
@@ -251,7 +254,7 @@ def test_the_reader_sees_every_kind_of_import(sample: list[Import]):
     assert seen == {
         "os": (True, False),
         "numpy.linalg": (True, False),
-        "advantage.rollout.host": (True, False),
+        "advantage.drivers.draws": (True, False),
         "advantage.cli": (True, False),
         "advantage.types.Rollout": (True, False),
         "advantage.runs": (True, False),

@@ -10,8 +10,8 @@ from jax.experimental.key_reuse import _core
 
 import advantage as adv
 from advantage.algorithms.registry import ALGORITHMS
-from advantage.rollout.device import iterate_on_device, start
-from advantage.rollout.draws import draw
+from advantage.drivers.device import iterate_on_device, start
+from advantage.drivers.draws import draw
 from advantage.types import Spec
 
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}

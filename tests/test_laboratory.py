@@ -13,15 +13,15 @@ from random_tables import random_mdp as ending_mdp
 import advantage as adv
 from advantage.cli import main
 from advantage.environments.make import resolve, table_of
-from advantage.environments.tabular.random_mdp import random_mdp
-from advantage.laboratory.credit import expected_gae, measure_credit
-from advantage.laboratory.gradient import WEIGHTS, estimates, facts, gae_weight, measure_gradients
-from advantage.laboratory.off_policy import behaviour, divergence, measure_importance, measure_traces
+from advantage.environments.tables.random_mdp import random_mdp
+from advantage.laboratory.advantage_bias import expected_gae, measure_credit
+from advantage.laboratory.estimate_quality import measured
+from advantage.laboratory.gradient_variance import WEIGHTS, estimates, facts, gae_weight, measure_gradients
+from advantage.laboratory.importance_sampling import behaviour, divergence, measure_importance, measure_traces
 from advantage.laboratory.problem import Problem, softmax
 from advantage.laboratory.quadratic import example, measure_quadratic
-from advantage.laboratory.report import errors
-from advantage.laboratory.statistics import measured
-from advantage.theory.gradient import policy_gradient
+from advantage.laboratory.tables_and_pictures import errors
+from advantage.theory.policy_gradient import policy_gradient
 
 
 def problem(seed=0, n_states=6, n_actions=3, horizon=8, **options):

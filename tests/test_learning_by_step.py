@@ -11,9 +11,9 @@ from probe_runs import stop_at
 
 import advantage as adv
 from advantage import evaluation, training
-from advantage.environments.tabular.world import TabularEnv, TabularWorld
-from advantage.rollout.draws import BLOCK
-from advantage.rollout.episodes import ROW_STEPS
+from advantage.drivers.draws import BLOCK
+from advantage.drivers.episode_book import ROW_STEPS
+from advantage.environments.tables.world import TabularEnv, TabularWorld
 
 
 def outcomes(state, action):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from advantage.environments import memory
-from advantage.environments.tabular import mdp as module
-from advantage.environments.tabular.mdp import MDP, POMDP, Grid, MarkovChain, reachable
-from advantage.environments.tabular.random_mdp import random_mdp
-from advantage.environments.tabular.world import outcomes
+from advantage import machine as memory
+from advantage.environments.tables import mdp as module
+from advantage.environments.tables.mdp import MDP, POMDP, Grid, MarkovChain, reachable
+from advantage.environments.tables.random_mdp import random_mdp
+from advantage.environments.tables.world import outcomes
 
 S, A = 4, 2
 CSR = ("data", "indices", "indptr")

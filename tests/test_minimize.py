@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.algorithms.search.adapters import from_evosax, from_pycma
 from advantage.algorithms.search.cma_es import CMAES
+from advantage.algorithms.search.library_optimisers import from_evosax, from_pycma
 from advantage.algorithms.search.minimize import minimize
 from advantage.algorithms.search.pattern_search import PatternSearch
 from advantage.environments.make import MissingExtra

@@ -13,10 +13,10 @@ from gymnasium import spaces
 import advantage as adv
 from advantage import training
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
-from advantage.environments.tabular.blackjack import blackjack_state
-from advantage.environments.tabular.registry import table
-from advantage.environments.tabular.world import TabularEnv, TabularWorld
-from advantage.rollout.device import DeviceDriver
+from advantage.drivers.device import DeviceDriver
+from advantage.environments.tables.blackjack import blackjack_state
+from advantage.environments.tables.names import table
+from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.types import Rollout, Spec
 
 BLACKJACK = table("Blackjack-v0")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from random_tables import random_mdp
 
-from advantage.objectives.natural import (
+from advantage.objectives.natural_steps import (
     backtracking,
     conjugate_gradient,
     fisher_vector_product,
     kl_hessian_vector_product,
 )
 from advantage.policies.distributions import Bernoulli, Categorical, Gaussian, Product, SquashedGaussian
-from advantage.theory.evaluation import advantages
-from advantage.theory.gradient import fisher_matrix, natural_gradient, policy_gradient, probabilities
+from advantage.theory.policy_evaluation import advantages
+from advantage.theory.policy_gradient import fisher_matrix, natural_gradient, policy_gradient, probabilities
 
 STATES, FEATURES = 3, 2
 fisher_product = jax.jit(fisher_vector_product, static_argnums=0)

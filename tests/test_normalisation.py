@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.policies.normalisation import (
+from advantage.running_moments import (
     Compensated,
     Moments,
     compensated_add,

@@ -28,15 +28,15 @@ from probe_runs import stop_at
 
 import advantage as adv
 from advantage import training
-from advantage.algorithms.policy_gradient.learner import policy_actor
 from advantage.algorithms.policy_gradient.off_policy_actor_critic import (
     OffPolicyActorCritic,
     pathwise_form,
     score_form,
 )
-from advantage.algorithms.policy_gradient.replayed_critic import replayed_batch
+from advantage.algorithms.policy_gradient.shared.learner import policy_actor
+from advantage.algorithms.policy_gradient.shared.replayed_critic import replayed_batch
 from advantage.policies.action_value import action_value
-from advantage.rollout.replay import replay_add
+from advantage.replay.ring import replay_add
 from advantage.types import Rollout, Spec
 
 BASE = dict(

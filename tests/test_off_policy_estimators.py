@@ -10,8 +10,7 @@ from gymnasium import spaces
 from random_tables import random_mdp, random_policy
 
 from advantage.algorithms.tabular.tree_backup import TreeBackup
-from advantage.estimators.credit import lambda_returns, td_errors
-from advantage.estimators.off_policy import (
+from advantage.estimators.off_policy_corrections import (
     corrected_action_values,
     effective_sample_size,
     importance_sampled_returns,
@@ -21,8 +20,9 @@ from advantage.estimators.off_policy import (
     trace_coefficients,
     vtrace,
 )
-from advantage.theory.evaluation import action_values, values
-from advantage.theory.gradient import finite_horizon_gradient
+from advantage.estimators.returns import lambda_returns, td_errors
+from advantage.theory.policy_evaluation import action_values, values
+from advantage.theory.policy_gradient import finite_horizon_gradient
 from advantage.types import Rollout, Spec
 
 SHAPES = [(1, 1), (2, 3), (9, 2), (25, 4)]

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from advantage.environments.spaces import environment_action, space_from_json, space_to_json
 from advantage.policies.actor_critic import LOG_STD_RANGE, actor_critic, choose_network, head
 from advantage.policies.distributions import Categorical, Gaussian, SquashedGaussian
+from advantage.policies.encoder import encoder
 from advantage.policies.interface import describe_interface, large_layers
 from advantage.policies.networks import (
     CNN,
@@ -30,8 +31,7 @@ from advantage.policies.networks import (
     linear_init,
     patches,
 )
-from advantage.policies.normalisation import Normaliser
-from advantage.policies.observations import encoder
+from advantage.running_moments import Normaliser
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (10, 10, 3), np.uint8)

@@ -21,23 +21,23 @@ import advantage as adv
 from advantage import training
 from advantage.algorithms import registry
 from advantage.algorithms.policy_gradient.a2c import A2C
-from advantage.algorithms.policy_gradient.episodes import places, whole_returns
-from advantage.algorithms.policy_gradient.learner import experience, flat
-from advantage.algorithms.policy_gradient.natural_step import surrogate_of
 from advantage.algorithms.policy_gradient.npg import NPG
 from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepActorCritic
 from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.algorithms.policy_gradient.reinforce import Reinforce
+from advantage.algorithms.policy_gradient.shared.episode_places import places, whole_returns
+from advantage.algorithms.policy_gradient.shared.learner import experience, merge_time_and_envs
+from advantage.algorithms.policy_gradient.shared.natural_step import surrogate_of
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
+from advantage.drivers.device import rollout_on_device, start
 from advantage.environments.spaces import environment_action
-from advantage.environments.tabular.mdp import MDP
-from advantage.environments.tabular.world import TabularEnv, TabularWorld
-from advantage.objectives.surrogate import adapted_coefficient
-from advantage.rollout.device import rollout_on_device, start
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.world import TabularEnv, TabularWorld
+from advantage.objectives.surrogates import adapted_coefficient
 from advantage.theory.actors import actor_policy
-from advantage.theory.evaluation import action_values, expected_visits, values
-from advantage.theory.gradient import policy_gradient, probabilities
+from advantage.theory.policy_evaluation import action_values, expected_visits, values
+from advantage.theory.policy_gradient import policy_gradient, probabilities
 from advantage.types import Rollout, Spec
 
 STEPS, ENVS, ACTIONS = 6, 4, 3
@@ -729,7 +729,7 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero():
     @jax.jit
     def judge(state, rollout):
         seen = experience(algorithm, state, rollout)
-        x, action, log_prob = flat((seen.x, seen.action, seen.log_prob))
+        x, action, log_prob = merge_time_and_envs((seen.x, seen.action, seen.log_prob))
         advantage = jnp.linspace(-1, 2, len(log_prob))
         actor = state.params["actor"]
         return seen.log_prob, surrogate_of(state.policy, actor, actor, x, action, log_prob, advantage, 0.5)

@@ -17,15 +17,15 @@ import pytest
 
 import advantage as adv
 from advantage.algorithms.registry import ALGORITHMS
+from advantage.drivers.host.stepper import EnvironmentFailure
+from advantage.drivers.search import device_games as games_on_device
+from advantage.drivers.search.device_games import DeviceGames, Games
+from advantage.drivers.search.driver import SearchDriver
+from advantage.drivers.search.host_games import HostGames
 from advantage.environments.make import make
 from advantage.environments.spaces import environment_action, read
 from advantage.evaluation import other_agents
 from advantage.policies.deterministic import Deterministic, Scoring, deterministic, unflatten
-from advantage.rollout import games as games_on_device
-from advantage.rollout.games import DeviceGames, Games
-from advantage.rollout.generations import SearchDriver
-from advantage.rollout.players import HostGames
-from advantage.rollout.stepper import EnvironmentFailure
 from advantage.runs.checkpoint import finished_step
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes

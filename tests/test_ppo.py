@@ -28,15 +28,15 @@ from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.permutation import random_permutation
 from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.algorithms.registry import MEANT_BEFORE, from_json, to_json
+from advantage.drivers.device import iterate_on_device, start
+from advantage.drivers.draws import draw
 from advantage.environments.spaces import environment_action
-from advantage.objectives.surrogate import (
+from advantage.objectives.surrogates import (
     clipped_squared_error,
     clipped_surrogate,
     kl_estimate,
     squared_error,
 )
-from advantage.rollout.device import iterate_on_device, start
-from advantage.rollout.draws import draw
 from advantage.types import Spec
 
 MIXED = spaces.Tuple((DISCRETE, CONTINUOUS))

@@ -28,14 +28,14 @@ from probe_learners import (
 from random_tables import random_mdp
 
 from advantage import training
-from advantage.algorithms.policy_gradient.learner import encode, policy_actor
 from advantage.algorithms.policy_gradient.q_prop import QProp
+from advantage.algorithms.policy_gradient.shared.learner import encode, policy_actor
 from advantage.estimators.control_variate import control_variate, control_weight, expected_control
 from advantage.policies.action_value import action_value
 from advantage.policies.distributions import Bernoulli, Categorical, Gaussian
-from advantage.rollout.replay import replay_add
-from advantage.theory.evaluation import action_values, expected_visits, values
-from advantage.theory.gradient import policy_gradient, probabilities
+from advantage.replay.ring import replay_add
+from advantage.theory.policy_evaluation import action_values, expected_visits, values
+from advantage.theory.policy_gradient import policy_gradient, probabilities
 from advantage.types import Rollout, Spec
 
 # --- on an exact world: unbiased with any critic, and less to sample with a good one -------------------------

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.rollout.replay import Transition, replay_add, replay_init, replay_sample
+from advantage.replay.ring import Transition, replay_add, replay_init, replay_sample
 from advantage.types import Rollout
 
 ENVS = 2

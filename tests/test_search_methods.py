@@ -9,8 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from search_problems import METHODS, SPSA, ask, begin, doubles, key_of, rosenbrock, search, sphere, tell, told
+from search_problems import (
+    METHODS,
+    SPSA,
+    ask,
+    begin,
+    doubles,
+    key_of,
+    rosenbrock,
+    search,
+    sphere,
+    tell,
+    told,
+)
 
+from advantage import machine as memory
 from advantage.algorithms.search.cross_entropy import CEM
 from advantage.algorithms.search.evolution_strategy import EvolutionStrategy
 from advantage.algorithms.search.finite_differences import FiniteDifferences
@@ -20,7 +33,6 @@ from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.pattern_search import PatternSearch
 from advantage.algorithms.search.random_search import AugmentedRandomSearch
 from advantage.algorithms.search.ranking import best_first, centred_ranks, number_of, rank, standardised
-from advantage.environments import memory
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 X0 = np.full(5, 2.0, np.float32)

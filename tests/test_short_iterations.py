@@ -10,8 +10,8 @@ from gymnasium import spaces
 from probe_runs import stop_at
 
 import advantage as adv
-from advantage.rollout import episodes
-from advantage.rollout.acting import HostActor, pack, unpack
+from advantage.drivers import episode_book as episodes
+from advantage.drivers.host.host_actor import HostActor, pack, unpack
 
 TINY = adv.A2C(hidden=(8,), n_steps=5, learning_rate=1e-2, normalize_observation=True)
 QUIET = {"num_envs": 4, "eval_episodes": 0, "tensorboard": False, "workers": 0, "checkpoint_every": 10_000}

@@ -7,8 +7,8 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
-from advantage.rollout.acting import HostActor, actor_of
-from advantage.rollout.staging import Unsupported, stage
+from advantage.drivers.host.host_actor import HostActor, actor_of
+from advantage.drivers.host.staging import Unsupported, stage
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 W = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)

@@ -13,9 +13,9 @@ from random_tables import random_mdp
 
 import advantage as adv
 from advantage import evaluation, training
+from advantage.drivers.device import DeviceDriver
 from advantage.environments.make import make
-from advantage.environments.tabular.world import TabularWorld
-from advantage.rollout.device import DeviceDriver
+from advantage.environments.tables.world import TabularWorld
 from advantage.types import Rollout, Spec
 
 N_STATES, N_ACTIONS = 5, 3

@@ -14,17 +14,17 @@ from gymnasium import spaces
 import advantage as adv
 from advantage import training
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
-from advantage.algorithms.tabular import episodes
-from advantage.algorithms.tabular.episodes import each_episode, first_visits, pending_init, steps_of
+from advantage.algorithms.tabular import whole_episodes as episodes
 from advantage.algorithms.tabular.given_policy import GivenPolicy, follow
 from advantage.algorithms.tabular.lambda_return import OfflineLambdaReturn
 from advantage.algorithms.tabular.monte_carlo_prediction import MonteCarloPrediction
 from advantage.algorithms.tabular.table import Sizes
 from advantage.algorithms.tabular.td import TD
 from advantage.algorithms.tabular.td_lambda import TDLambda
-from advantage.environments.tabular.registry import world
-from advantage.environments.tabular.world import TabularEnv, TabularWorld
-from advantage.rollout.device import DeviceDriver
+from advantage.algorithms.tabular.whole_episodes import each_episode, first_visits, pending_init, steps_of
+from advantage.drivers.device import DeviceDriver
+from advantage.environments.tables.names import world
+from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.types import Rollout, Spec
 
 STATES, ACTIONS, LONGEST = 5, 3, 24

@@ -13,21 +13,21 @@ import pytest
 from gymnasium.envs.toy_text import blackjack as gymnasium_blackjack
 from scipy import sparse
 
-from advantage.environments import memory
+from advantage import machine as memory
 from advantage.environments.check import check_environment
 from advantage.environments.make import environment_names, make
-from advantage.environments.tabular.blackjack import blackjack_state
-from advantage.environments.tabular.car_rental import car_rental
-from advantage.environments.tabular.chain import chain
-from advantage.environments.tabular.gambler import gambler
-from advantage.environments.tabular.maximisation_bias import maximisation_bias
-from advantage.environments.tabular.maze import blocking_maze, maze, shortcut_maze
-from advantage.environments.tabular.mdp import MDP, POMDP
-from advantage.environments.tabular.random_mdp import random_mdp
-from advantage.environments.tabular.random_walk import random_walk
-from advantage.environments.tabular.registry import GYMNASIUM_TABLES, TABLES, table
-from advantage.environments.tabular.tiger import tiger
-from advantage.environments.tabular.two_arms import two_arms
+from advantage.environments.tables.blackjack import blackjack_state
+from advantage.environments.tables.car_rental import car_rental
+from advantage.environments.tables.chain import chain
+from advantage.environments.tables.gambler import gambler
+from advantage.environments.tables.maximisation_bias import maximisation_bias
+from advantage.environments.tables.maze import blocking_maze, maze, shortcut_maze
+from advantage.environments.tables.mdp import MDP, POMDP
+from advantage.environments.tables.names import GYMNASIUM_TABLES, TABLES, table
+from advantage.environments.tables.random_mdp import random_mdp
+from advantage.environments.tables.random_walk import random_walk
+from advantage.environments.tables.tiger import tiger
+from advantage.environments.tables.two_arms import two_arms
 
 each_name = pytest.mark.parametrize("name", TABLES)
 PAIRS, DRAWS = 30, 1000  # pairs of state and action looked at in each world, steps from each

@@ -13,7 +13,7 @@ import pytest
 
 from advantage.environments.check import check_environment
 from advantage.environments.make import environment_names, make
-from advantage.environments.testbed import Testbed, TestbedEnv
+from advantage.environments.worlds.testbed import Testbed, TestbedEnv
 
 DRAWS = 20_000
 

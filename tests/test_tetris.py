@@ -15,10 +15,10 @@ import tetris_oracle as oracle
 from advantage.environments.check import check_environment
 from advantage.environments.make import environment_names, make, resolve
 from advantage.environments.spaces import space_from_json, space_to_json
-from advantage.environments.tetris import Tetris, TetrisState, draw_piece
-from advantage.environments.tetris_board import PIECES
-from advantage.environments.tetris_env import CELL, COLOURS, EMPTY, PANEL, TetrisEnv
-from advantage.environments.tetris_features import DELLACHERIE, FEATURES, THIERY
+from advantage.environments.tetris.board import PIECES
+from advantage.environments.tetris.features import DELLACHERIE, FEATURES, THIERY
+from advantage.environments.tetris.gymnasium_env import CELL, COLOURS, EMPTY, PANEL, TetrisEnv
+from advantage.environments.tetris.world import Tetris, TetrisState, draw_piece
 from advantage.policies.deterministic import first_of_highest
 
 BERTSEKAS = (*[-0.5] * 4, *[-1.0] * 3, -1.0, -8.0, 0.0)  # on width 4, good enough to play for a while

@@ -14,8 +14,8 @@ from random_tables import random_mdp
 import advantage as adv
 from advantage.algorithms.tabular.sarsa import Sarsa
 from advantage.theory.actors import actor_policy, actor_probabilities, greedy_actions
-from advantage.theory.evaluation import performance
-from advantage.theory.gradient import performance_gradient, policy_gradient, probabilities
+from advantage.theory.policy_evaluation import performance
+from advantage.theory.policy_gradient import performance_gradient, policy_gradient, probabilities
 
 N_STATES, N_ACTIONS = 6, 3
 SPEC = adv.Spec(spaces.Discrete(N_STATES), spaces.Discrete(N_ACTIONS))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from random_tables import random_mdp
 
-from advantage.environments import memory
-from advantage.environments.tabular.mdp import MDP, POMDP
-from advantage.environments.tabular.tiger import tiger as environments_tiger
+from advantage import machine as memory
+from advantage.environments.tables.mdp import MDP, POMDP
+from advantage.environments.tables.tiger import tiger as environments_tiger
 from advantage.theory.beliefs import (
     alpha_vectors,
     belief_mdp,
@@ -17,8 +17,8 @@ from advantage.theory.beliefs import (
     prune,
     update_belief,
 )
-from advantage.theory.evaluation import action_values, performance
 from advantage.theory.objectives import finite_horizon_values
+from advantage.theory.policy_evaluation import action_values, performance
 
 LISTEN, LEFT, RIGHT = range(3)
 GRID = np.column_stack([np.linspace(0, 1, 201), 1 - np.linspace(0, 1, 201)])  # P(tiger left), P(tiger right)

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 from random_tables import dense_reward, random_mdp, random_policy
 
-from advantage.environments.tabular.mdp import MDP
-from advantage.theory.evaluation import (
-    action_values,
-    advantages,
-    expected_rewards,
-    expected_visits,
-    performance,
-    values,
-    variances,
-    visitation,
-)
+from advantage.environments.tables.mdp import MDP
 from advantage.theory.objectives import (
     differential_action_values,
     differential_advantages,
@@ -25,6 +15,16 @@ from advantage.theory.objectives import (
     finite_horizon_performance,
     finite_horizon_values,
     gain_and_bias,
+)
+from advantage.theory.policy_evaluation import (
+    action_values,
+    advantages,
+    expected_rewards,
+    expected_visits,
+    performance,
+    values,
+    variances,
+    visitation,
 )
 
 TABLES = pytest.mark.parametrize(

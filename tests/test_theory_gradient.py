@@ -9,12 +9,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from random_tables import random_mdp
 
-from advantage.environments import memory
-from advantage.environments.tabular.mdp import MDP
-from advantage.environments.tabular.two_arms import two_arms
+from advantage import machine as memory
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.two_arms import two_arms
 from advantage.policies.networks import MLP, linear, linear_init
-from advantage.theory.evaluation import action_values, advantages, expected_visits, performance, values
-from advantage.theory.gradient import (
+from advantage.theory.objectives import finite_horizon_performance, gain_and_bias
+from advantage.theory.policy_evaluation import action_values, advantages, expected_visits, performance, values
+from advantage.theory.policy_gradient import (
     finite_horizon_gradient,
     fisher_matrix,
     gain_gradient,
@@ -23,7 +24,6 @@ from advantage.theory.gradient import (
     policy_gradient,
     probabilities,
 )
-from advantage.theory.objectives import finite_horizon_performance, gain_and_bias
 
 N_STATES, N_ACTIONS = 6, 3
 SETTINGS = pytest.mark.parametrize(

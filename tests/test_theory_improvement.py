@@ -7,9 +7,7 @@ from random_tables import random_mdp, random_policy
 from scipy.optimize import minimize
 from scipy.special import rel_entr
 
-from advantage.environments.tabular.mdp import MDP
-from advantage.theory.evaluation import advantages, expected_visits, performance
-from advantage.theory.gradient import policy_gradient, probabilities
+from advantage.environments.tables.mdp import MDP
 from advantage.theory.improvement import (
     guaranteed_policy_iteration,
     lower_bound,
@@ -20,6 +18,8 @@ from advantage.theory.improvement import (
     performance_difference,
     surrogate,
 )
+from advantage.theory.policy_evaluation import advantages, expected_visits, performance
+from advantage.theory.policy_gradient import policy_gradient, probabilities
 
 SEEDS = pytest.mark.parametrize("seed", range(10))
 

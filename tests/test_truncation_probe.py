@@ -11,7 +11,7 @@ from probe_worlds import TenSteps
 
 import advantage as adv
 from advantage import training
-from advantage.algorithms.policy_gradient.learner import encode
+from advantage.algorithms.policy_gradient.shared.learner import encode
 
 PPO = adv.PPO(
     gamma=0.9,

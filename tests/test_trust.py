@@ -251,4 +251,4 @@ def test_a_checkout_that_nobody_has_installed(tmp_path, monkeypatch):
         "-m", "advantage", "train", "ppo", "CartPole-v1", *arguments, "--workers", "1", path=""
     )
     assert code == 0, said
-    assert Path("ran __main__").exists() and Path("ran advantage.rollout.workers").exists()
+    assert Path("ran __main__").exists() and Path("ran advantage.drivers.host.workers").exists()

@@ -13,8 +13,8 @@ from probe_drivers import assert_same, play, random_policy, spec_of
 from probe_worlds import Counter, Failing, Native, Seeded
 
 import advantage as adv
-from advantage.rollout.host import HostDriver
-from advantage.rollout.stepper import episode_seed
+from advantage.drivers.host.driver import HostDriver
+from advantage.drivers.host.stepper import episode_seed
 
 NEXT_STEP, SAME_STEP, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 EACH_MODE = pytest.mark.parametrize("mode", [NEXT_STEP, SAME_STEP, DISABLED], ids=lambda mode: mode.name)

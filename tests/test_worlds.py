@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.environments.acrobot import Acrobot
-from advantage.environments.cartpole import CartPole
-from advantage.environments.mountain_car import MountainCar, MountainCarContinuous
-from advantage.environments.pendulum import Pendulum
+from advantage.environments.worlds.acrobot import Acrobot
+from advantage.environments.worlds.cartpole import CartPole
+from advantage.environments.worlds.mountain_car import MountainCar, MountainCarContinuous
+from advantage.environments.worlds.pendulum import Pendulum
 from advantage.types import World
 
 STEPS = 600  # random (state, action) pairs a world

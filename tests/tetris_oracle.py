@@ -1,6 +1,6 @@
 """Tetris once more, from its definition: an array of cells, top row first, and a piece that is lowered row by row.
 
-The tests compare `advantage.environments.tetris` with it, and the benchmark its speed.
+The tests compare `advantage.environments.tetris.world` with it, and the benchmark its speed.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Linear(NamedTuple):
 Schedule = Linear | Callable[[Array], Array]
 
 
-def at(value: float | Schedule | Array, progress: Array) -> Array:
+def schedule_value(value: float | Schedule | Array, progress: Array) -> Array:
     """The value of a constant or of a schedule at `progress`, the share of the budget spent, in [0, 1]."""
     return value(progress) if callable(value) else value
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantage.comparison.runs import Group, LeftOut, find_runs, group_runs, read_runs
-from advantage.comparison.statistics import (
+from advantage.comparison.run_data import Group, LeftOut, find_runs, group_runs, read_runs
+from advantage.comparison.seed_statistics import (
     FEWEST_SEEDS,
     LEVEL,
     Interval,

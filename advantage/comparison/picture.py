@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advantage.comparison.statistics import LEVEL
+from advantage.comparison.seed_statistics import LEVEL
 from advantage.runs.plot import WINDOW, short
 
 if TYPE_CHECKING:

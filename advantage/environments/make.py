@@ -86,8 +86,8 @@ def resolve(environment: Any) -> Environment:
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
         return Environment(name, "vector", environment, False)
     if hasattr(environment, "transition") or hasattr(environment, "emission"):
-        from advantage.environments.tabular.mdp import MDP, POMDP
-        from advantage.environments.tabular.world import world_of
+        from advantage.environments.tables.mdp import MDP, POMDP
+        from advantage.environments.tables.world import world_of
 
         if isinstance(environment, MDP | POMDP):
             return Environment(type(environment).__name__, "device", world_of(environment), False)
@@ -180,25 +180,25 @@ def missing_extra(name: str, error: Exception) -> MissingExtra:
 
 def _world(name: str) -> World:
     if name not in WORLDS:
-        from advantage.environments.tetris import tetris_of
+        from advantage.environments.tetris.world import tetris_of
 
         tetris = tetris_of(name.removeprefix("jax/"))
         if tetris is not None:
             return tetris
         if name not in world_names():
             raise ValueError(_unknown(name, world_names()))
-        from advantage.environments.tabular import registry
+        from advantage.environments.tables import names
 
-        return registry.world(name)
+        return names.world(name)
     module, cls = WORLDS[name].split(":")
-    return getattr(importlib.import_module(f"advantage.environments.{module}"), cls)()
+    return getattr(importlib.import_module(f"advantage.environments.worlds.{module}"), cls)()
 
 
 def _find(name: str) -> EnvSpec:
     """The registration of a name, after importing `package` from `package:Env-v0`."""
     package, registered = _package(name), name.rpartition(":")[2]
     if name.startswith("advantage/"):
-        importlib.import_module("advantage.environments.tabular.registry")
+        importlib.import_module("advantage.environments.tables.names")
         registered = _register_tetris(name) or registered
     try:
         if package:
@@ -218,8 +218,8 @@ def _find(name: str) -> EnvSpec:
 
 def _register_tetris(name: str) -> str | None:
     """Make `advantage/Tetris-10x20-v0`, of any size, one of Gymnasium's names; None for another name."""
-    from advantage.environments.tetris import tetris_of
-    from advantage.environments.tetris_env import register
+    from advantage.environments.tetris.gymnasium_env import register
+    from advantage.environments.tetris.world import tetris_of
 
     bare = name.removeprefix("advantage/").removesuffix("-v0")
     world = tetris_of(bare) if name.endswith("-v0") else None
@@ -237,11 +237,11 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def world_names() -> list[str]:
     """Every on-device world: those with dynamics of their own, and those that are tables."""
-    from advantage.environments.tabular import registry
-    from advantage.environments.tetris import STANDARD
+    from advantage.environments.tables import names
+    from advantage.environments.tetris.world import STANDARD
 
-    names = *STANDARD, *registry.TABLES, *registry.GYMNASIUM_TABLES
-    return sorted([*WORLDS, *(f"jax/{name}" for name in names)])
+    found = *STANDARD, *names.TABLES, *names.GYMNASIUM_TABLES
+    return sorted([*WORLDS, *(f"jax/{name}" for name in found)])
 
 
 def environment_names() -> list[str]:
@@ -265,7 +265,7 @@ def table_of(environment: Environment) -> Any:
     Raises:
         ValueError: it has none; says how to give one.
     """
-    from advantage.environments.tabular.mdp import MDP
+    from advantage.environments.tables.mdp import MDP
 
     source = environment.source
     if environment.kind == "host":

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.estimators.credit import credit
-from advantage.policies.normalisation import Moments, moments_init, moments_update
+from advantage.estimators.returns import credit
+from advantage.running_moments import Moments, moments_init, moments_update
 from advantage.types import Array
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from advantage.environments.memory import refuse_large
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import refuse_large
 
 
 class Episodes(NamedTuple):

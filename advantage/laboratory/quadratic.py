@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.estimators.credit import discounted_returns
-from advantage.laboratory.statistics import Measured, measured
+from advantage.estimators.returns import discounted_returns
+from advantage.laboratory.estimate_quality import Measured, measured
 from advantage.types import Array, Key
 
 

@@ -19,6 +19,7 @@ from advantage.policies.distributions import (
     Product,
     SquashedGaussian,
 )
+from advantage.policies.encoder import LARGE, Encoder, encoder
 from advantage.policies.networks import (
     CNN,
     MLP,
@@ -31,7 +32,6 @@ from advantage.policies.networks import (
     linear,
     linear_init,
 )
-from advantage.policies.observations import LARGE, Encoder, encoder
 from advantage.types import ActionUnits, Array, Key, Pytree
 
 Bounds = Literal["clip", "squash"]

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.policies.actor_critic import Bounds, Head, choose_network, head
+from advantage.policies.encoder import Encoder, encoder
 from advantage.policies.networks import Activation, Initialisation, Network, linear, linear_init
-from advantage.policies.observations import Encoder, encoder
 from advantage.types import ActionUnits, Array, Key, Pytree
 
 

@@ -8,8 +8,8 @@ from gymnasium import spaces
 
 from advantage.environments.spaces import action_scale, in_units_of_bounds, leaf_spaces
 from advantage.policies.actor_critic import choose_network
+from advantage.policies.encoder import Leaf, encoder
 from advantage.policies.networks import CNN
-from advantage.policies.observations import Leaf, encoder
 from advantage.types import ActionUnits
 
 LARGEST_LAYER = 20_000  # inputs of a dense layer, beyond which most of training goes into it

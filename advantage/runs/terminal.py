@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from advantage.environments.memory import readable
+from advantage.machine import readable
 
 SECONDS_BETWEEN_LINES = 5.0
 SHOWN = {

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from advantage.environments.tabular.mdp import MDP
-from advantage.theory.gradient import Policy
+from advantage.environments.tables.mdp import MDP
+from advantage.theory.policy_gradient import Policy
 from advantage.types import Algorithm, Pytree
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
-from advantage.environments.tabular.mdp import MDP, POMDP, Outcome
-from advantage.theory.memory import refuse_array
+from advantage.environments.tables.mdp import MDP, POMDP, Outcome
+from advantage.machine import refuse_array
 
 TOLERANCE = 1e-9  # relative to the largest value: a vector that is ahead by less is not needed
 DIGITS = 10  # beliefs that agree in these are one

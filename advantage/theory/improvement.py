@@ -8,9 +8,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, rel_entr
 
-from advantage.environments.tabular.mdp import MDP
-from advantage.theory.evaluation import advantages, expected_visits, performance
-from advantage.theory.memory import refuse_array
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import refuse_array
+from advantage.theory.policy_evaluation import advantages, expected_visits, performance
 
 SMALLEST_RADIUS, LARGEST_RADIUS = 1e-24, 300.0  # of the KL divergence; beyond these float64 sees no change
 SMALLEST = float(np.finfo(float).tiny)

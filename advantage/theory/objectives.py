@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import refuse_array
 from advantage.theory.chains import stationary_distribution
-from advantage.theory.evaluation import expected_rewards
 from advantage.theory.linear import solve
-from advantage.theory.memory import refuse_array
+from advantage.theory.policy_evaluation import expected_rewards
 
 
 def finite_horizon_values(mdp: MDP, policy: Any, horizon: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import NamedTuple
 
 from advantage.algorithms.bandits.arms import Arms, arms_of, for_each, pulled
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import epsilon_greedy, progress_of, uniform_noise
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
@@ -53,7 +53,7 @@ class EpsilonGreedyBandit:
 
     def actor(self, state: Arms) -> Actor:
         """The estimates and how much to explore."""
-        return Actor(state.value, at(self.epsilon, progress_of(state)))
+        return Actor(state.value, schedule_value(self.epsilon, progress_of(state)))
 
     def noise(self, actor: Actor, key: Key, shape: tuple[int, ...]) -> Array:
         """What `act` will consume."""
@@ -69,4 +69,4 @@ class EpsilonGreedyBandit:
 
     def update(self, state: Arms, rollout: Rollout, key: Key) -> tuple[Arms, dict[str, Array]]:
         """One pull in each environment: `-> state, metrics`."""
-        return pulled(state, rollout, at(self.learning_rate, progress_of(state)))
+        return pulled(state, rollout, schedule_value(self.learning_rate, progress_of(state)))

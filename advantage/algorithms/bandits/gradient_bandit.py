@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.bandits.arms import for_each, number_of_arms
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import progress_of
 from advantage.policies.distributions import Categorical
 from advantage.types import Array, Key, Pytree, Rollout, Spec
@@ -89,7 +89,7 @@ class GradientBandit:
         before = jnp.where(state.step > 0, state.mean_reward, r.mean()) if self.baseline else 0.0
         policy = jax.nn.softmax(state.preference)
         score = jax.nn.one_hot(a, policy.size) - policy
-        alpha = at(self.learning_rate, progress_of(state))
+        alpha = schedule_value(self.learning_rate, progress_of(state))
         preference = state.preference + alpha * ((r - before)[:, None] * score).sum(0)
         learned = state._replace(preference=preference, mean_reward=mean_reward, step=step)
         return learned, {"reward": r.mean(), "entropy": Categorical(preference).entropy()}

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy import sparse
 
-from advantage.environments.tabular.mdp import MDP
-from advantage.rollout.workers import available_cores
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import available_cores
 
 CACHED = 2**14  # states whose action values stay in a core's cache
 FEW = 8  # a policy that changed in no more than one state of so many

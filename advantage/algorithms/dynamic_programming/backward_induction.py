@@ -9,8 +9,8 @@ import numpy as np
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, facts
 from advantage.algorithms.dynamic_programming.plan import Plan, discount, rounding
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.environments.memory import refuse_large
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import refuse_large
 
 
 @hyperparameters

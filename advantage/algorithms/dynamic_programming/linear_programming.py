@@ -9,12 +9,12 @@ import numpy as np
 from scipy import sparse
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, stacked
-from advantage.algorithms.dynamic_programming.episodes import horizon
-from advantage.algorithms.dynamic_programming.evaluation import evaluate
+from advantage.algorithms.dynamic_programming.episode_ends import horizon
 from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.dynamic_programming.policy_evaluation import evaluate
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.environments.memory import refuse_large
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import refuse_large
 
 COPIES = 6  # of the constraints, in bytes of a sparse table: SciPy's, the solver's by rows and columns, its factors
 

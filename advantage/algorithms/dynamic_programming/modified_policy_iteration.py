@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, follow
-from advantage.algorithms.dynamic_programming.episodes import horizon, proper_policy
-from advantage.algorithms.dynamic_programming.evaluation import evaluate
+from advantage.algorithms.dynamic_programming.episode_ends import horizon, proper_policy
 from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.dynamic_programming.policy_evaluation import evaluate
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters

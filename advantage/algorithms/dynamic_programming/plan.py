@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import ROUNDING, Backup, facts, largest
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 
 
 class Plan(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction
 from advantage.algorithms.dynamic_programming.plan import Plan, Solver
 from advantage.algorithms.tabular.table import Sizes, sizes_of
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 

@@ -15,11 +15,11 @@ from advantage.algorithms.dynamic_programming.backups import (
     once,
     rows_between,
 )
-from advantage.algorithms.dynamic_programming.episodes import horizon
+from advantage.algorithms.dynamic_programming.episode_ends import horizon
 from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.environments.memory import refuse_large
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
+from advantage.machine import refuse_large
 
 
 @hyperparameters

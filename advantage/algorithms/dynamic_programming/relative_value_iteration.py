@@ -9,7 +9,7 @@ import numpy as np
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, facts
 from advantage.algorithms.dynamic_programming.plan import Plan, blank, rounding
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters

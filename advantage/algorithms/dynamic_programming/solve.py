@@ -8,7 +8,7 @@ import numpy as np
 
 from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
 from advantage.algorithms.dynamic_programming.plan import Plan, Solver
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 
 PATIENCE = 100  # iterations in which rounding alone may move the values, before that is all there is to come
 

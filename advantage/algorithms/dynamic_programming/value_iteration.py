@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman
-from advantage.algorithms.dynamic_programming.episodes import horizon
+from advantage.algorithms.dynamic_programming.episode_ends import horizon
 from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.environments.tabular.mdp import MDP
+from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters

@@ -7,22 +7,22 @@ import dataclasses
 from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import actor_critic_step
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.policy_gradient.shared.ascent import actor_critic_step
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     advantage_and_target,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
 )
-from advantage.algorithms.policy_gradient.optimisers import OptimiserOptions, optimiser_of
-from advantage.estimators.credit import explained_variance, standardise
+from advantage.algorithms.policy_gradient.shared.optimisers import OptimiserOptions, optimiser_of
+from advantage.estimators.returns import explained_variance, standardise
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -79,9 +79,11 @@ class A2C(OptimiserOptions, PolicyOptions):
         """One step: `-> state, metrics`."""
         seen = experience(self, state, rollout)
         advantage, target = advantage_and_target(self, seen)
-        x, action, value, advantage, target = flat((seen.x, seen.action, seen.value, advantage, target))
+        x, action, value, advantage, target = merge_time_and_envs(
+            (seen.x, seen.action, seen.value, advantage, target)
+        )
         if self.normalize_advantage:
             advantage = standardise(advantage)
         params, optimiser, metrics = actor_critic_step(self, state, x, action, advantage, target)
         metrics["explained_variance"] = explained_variance(value, target)
-        return observed(self, state, rollout)._replace(params=params, optimiser=optimiser), metrics
+        return advance_statistics(self, state, rollout)._replace(params=params, optimiser=optimiser), metrics

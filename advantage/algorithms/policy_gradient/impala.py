@@ -10,23 +10,23 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import actor_critic_step
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.policy_gradient.shared.ascent import actor_critic_step
+from advantage.algorithms.policy_gradient.shared.learner import (
     Actor,
     LearnerState,
     PolicyOptions,
+    advance_statistics,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
 )
-from advantage.algorithms.policy_gradient.optimisers import OptimiserOptions, optimiser_of
-from advantage.estimators.credit import explained_variance
-from advantage.estimators.off_policy import effective_sample_size, vtrace
-from advantage.objectives.surrogate import kl_estimate
+from advantage.algorithms.policy_gradient.shared.optimisers import OptimiserOptions, optimiser_of
+from advantage.estimators.off_policy_corrections import effective_sample_size, vtrace
+from advantage.estimators.returns import explained_variance
+from advantage.objectives.surrogates import kl_estimate
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
@@ -154,7 +154,9 @@ class Impala(OptimiserOptions, PolicyOptions):
             corrected = vtrace(*facts, rho, seen.trace, self.lam, self.rho_clip, self.c_clip)
         else:
             corrected = vtrace(*facts, jnp.ones_like(rho), seen.trace, self.lam)
-        x, action, value, (target, advantage) = flat((seen.x, seen.action, seen.value, corrected))
+        x, action, value, (target, advantage) = merge_time_and_envs(
+            (seen.x, seen.action, seen.value, corrected)
+        )
         params, optimiser, metrics = actor_critic_step(self, state, x, action, advantage, target)
         metrics |= {
             "explained_variance": explained_variance(value, target),
@@ -163,7 +165,7 @@ class Impala(OptimiserOptions, PolicyOptions):
             "approx_kl": kl_estimate(log_ratio).mean(),
             "effective_sample_size": effective_sample_size(rho),
         }
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params=params,
             optimiser=optimiser,
             extra=jax.tree.map(lambda leaf: leaf[1:], self._actors(state)),

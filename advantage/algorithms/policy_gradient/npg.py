@@ -7,29 +7,29 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     act_by_policy,
+    advance_statistics,
     advantage_and_target,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.natural_step import (
+from advantage.algorithms.policy_gradient.shared.natural_step import (
     NaturalOptions,
     natural_direction,
     step_metrics,
     step_to,
     surrogate_of,
 )
-from advantage.estimators.credit import standardise
+from advantage.algorithms.policy_gradient.shared.value_fit import critic_optimiser, fit_value
+from advantage.estimators.returns import standardise
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -81,25 +81,27 @@ class NPG(NaturalOptions):
         policy, old, progress = state.policy, state.params["actor"], progress_of(state)
         seen = experience(self, state, rollout)
         advantage, target = advantage_and_target(self, seen)
-        x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
+        x, action, log_prob, advantage, target = merge_time_and_envs(
+            (seen.x, seen.action, seen.log_prob, advantage, target)
+        )
         if self.normalize_advantage:
             advantage = standardise(advantage)
 
         def surrogate(actor):
             return surrogate_of(policy, old, actor, x, action, log_prob, advantage, self.ent_coef)
 
-        way = natural_direction(
+        direction = natural_direction(
             policy, old, lambda actor: surrogate(actor).gain, x, self.cg_iterations, self.cg_damping
         )
         if self.step == "kl":
-            length = step_to(at(self.target_kl, progress), way.curvature)
+            length = step_to(schedule_value(self.target_kl, progress), direction.curvature)
         else:
-            length = at(self.learning_rate, progress)
-        actor = way.unflatten(way.start + length * way.direction)
+            length = schedule_value(self.learning_rate, progress)
+        actor = direction.unflatten(direction.start + length * direction.direction)
         before, after, critic = surrogate(old), surrogate(actor), fit_value(self, state, x, target, key)
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params={"actor": actor, "critic": critic.params}, optimiser={"critic": critic.optimiser}
         )
-        metrics = step_metrics(way, before, after)
+        metrics = step_metrics(direction, before, after)
         metrics["step_length"] = jnp.asarray(length, jnp.float32)
         return learned, metrics | critic.metrics

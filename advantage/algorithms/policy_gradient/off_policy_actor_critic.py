@@ -10,20 +10,20 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     greedy_by_policy,
     learner_init,
-    observed,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.optimisers import clipped
-from advantage.algorithms.policy_gradient.replayed_critic import (
+from advantage.algorithms.policy_gradient.shared.optimisers import clipped
+from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     Learned,
     fit_action_value,
     polyak,
@@ -31,11 +31,11 @@ from advantage.algorithms.policy_gradient.replayed_critic import (
     replayed_batch,
     replayed_critic_init,
 )
-from advantage.objectives.surrogate import score_function_loss
+from advantage.objectives.surrogates import score_function_loss
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic, GaussianHead, Head, ProductHead
 from advantage.policies.networks import Activation
-from advantage.rollout.replay import replay_add
+from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
@@ -129,7 +129,10 @@ class OffPolicyActorCritic(PolicyOptions):
         size = rollout.reward.size
         begun = state.step + jnp.uint32(size) >= jnp.uint32(self.learning_starts)
         count = jnp.where(begun, self.gradient_steps * size // self.n_steps, 0)
-        rates = at(self.learning_rate, progress), at(self.critic_learning_rate, progress)
+        rates = (
+            schedule_value(self.learning_rate, progress),
+            schedule_value(self.critic_learning_rate, progress),
+        )
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
             key_batch, key_target, key_actor = jax.random.split(key, 3)
@@ -163,7 +166,7 @@ class OffPolicyActorCritic(PolicyOptions):
 
         before = Learned(state.params, state.optimiser, state.extra.target)
         (params, optimiser, target), metrics = repeat(step, before, count, key)
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params=params, optimiser=optimiser, extra=state.extra._replace(target=target, replay=replay)
         )
         return learned, metrics | {"gradient_steps": count}

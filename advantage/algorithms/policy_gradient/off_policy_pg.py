@@ -8,31 +8,31 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import ascend
-from advantage.algorithms.policy_gradient.critic import actor_and_critic_optimisers, fit_value
-from advantage.algorithms.policy_gradient.episodes import places
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.ascent import ascend
+from advantage.algorithms.policy_gradient.shared.episode_places import places
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.estimators.credit import lambda_returns
-from advantage.estimators.off_policy import (
+from advantage.algorithms.policy_gradient.shared.value_fit import actor_and_critic_optimisers, fit_value
+from advantage.estimators.off_policy_corrections import (
     Form,
     effective_sample_size,
     importance_sampled_returns,
     importance_weights,
 )
-from advantage.objectives.surrogate import kl_estimate
+from advantage.estimators.returns import lambda_returns
+from advantage.objectives.surrogates import kl_estimate
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -100,7 +100,7 @@ class OffPolicyPG(PolicyOptions):
         self, state: LearnerState, rollout: Rollout, key: Key
     ) -> tuple[LearnerState, dict[str, Array]]:
         """`n_epochs` steps of the actor: `-> state, metrics`; `extra` counts the steps of the running episodes."""
-        policy, rate = state.policy, at(self.learning_rate, progress_of(state))
+        policy, rate = state.policy, schedule_value(self.learning_rate, progress_of(state))
         seen, has_value = experience(self, state, rollout), self.baseline == "value"
         where = places(seen.trace, state.extra)
         known = where.complete | has_value
@@ -108,7 +108,7 @@ class OffPolicyPG(PolicyOptions):
         if not has_value:
             value, next_value = jnp.zeros_like(value), jnp.zeros_like(value)
         largest = jnp.inf if self.largest_ratio is None else self.largest_ratio
-        x, action = flat((seen.x, seen.action))
+        x, action = merge_time_and_envs((seen.x, seen.action))
 
         def step(carry, _):
             actor, optimiser, stopped = carry
@@ -135,7 +135,7 @@ class OffPolicyPG(PolicyOptions):
             critic = fit_value(self, state, x, target.ravel(), key)
             params["critic"], optimisers["critic"] = critic.params, critic.optimiser
             metrics |= critic.metrics
-        learned = observed(self, state, rollout)
+        learned = advance_statistics(self, state, rollout)
         return learned._replace(
             params=state.params | params, optimiser=state.optimiser | optimisers, extra=where.elapsed
         ), metrics

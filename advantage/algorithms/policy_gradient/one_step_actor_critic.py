@@ -6,24 +6,24 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import ascend
-from advantage.algorithms.policy_gradient.critic import actor_and_critic_optimisers, fit_value
-from advantage.algorithms.policy_gradient.episodes import places
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.ascent import ascend
+from advantage.algorithms.policy_gradient.shared.episode_places import places
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.estimators.credit import td_errors
+from advantage.algorithms.policy_gradient.shared.value_fit import actor_and_critic_optimisers, fit_value
+from advantage.estimators.returns import td_errors
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -87,17 +87,17 @@ class OneStepActorCritic(PolicyOptions):
         seen = experience(self, state, rollout)
         where = places(seen.trace, state.extra)
         target = seen.reward + seen.discount * seen.next_value
-        x, action, target = flat((seen.x, seen.action, target))
+        x, action, target = merge_time_and_envs((seen.x, seen.action, target))
         critic = fit_value(self, state, x, target, key)
         fitted = state._replace(params=state.params | {"critic": critic.params})
         judged = seen if self.n_steps == 1 else experience(self, fitted, rollout)
         advantage = td_errors(judged.reward, judged.discount, judged.value, judged.next_value)
         if self.discount_weighting:
             advantage *= self.gamma**where.time
-        rate, used = at(self.learning_rate, progress_of(state)), jnp.ones(len(target), bool)
+        rate, used = schedule_value(self.learning_rate, progress_of(state)), jnp.ones(len(target), bool)
         batch = state.params["actor"], state.optimiser["actor"], x, action, advantage.ravel(), used, rate
         actor = ascend(state.policy, *batch, self.ent_coef, self.max_grad_norm)
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params={"actor": actor.params, "critic": critic.params},
             optimiser={"actor": actor.optimiser, "critic": critic.optimiser},
             extra=where.elapsed,

@@ -12,25 +12,25 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.chunks import map_chunks
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.permutation import random_permutation
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     advantage_and_target,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.optimisers import clipped
-from advantage.estimators.credit import explained_variance, standardise
-from advantage.objectives.surrogate import (
+from advantage.algorithms.policy_gradient.shared.optimisers import clipped
+from advantage.estimators.returns import explained_variance, standardise
+from advantage.objectives.surrogates import (
     adapted_coefficient,
     clipped_squared_error,
     clipped_surrogate,
@@ -148,7 +148,10 @@ class PPO(PolicyOptions):
     ) -> tuple[LearnerState, dict[str, Array]]:
         """One rollout's worth of learning: `-> state, metrics`."""
         progress = progress_of(state)
-        learning_rate, clip_range = at(self.learning_rate, progress), at(self.clip_range, progress)
+        learning_rate, clip_range = (
+            schedule_value(self.learning_rate, progress),
+            schedule_value(self.clip_range, progress),
+        )
         batch = self._batch(state, rollout)
         samples = batch.advantage.shape[0]
         num_minibatches = max(1, samples // self.batch_size)  # the last rollout of a run may be shorter
@@ -190,7 +193,9 @@ class PPO(PolicyOptions):
         metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
         metrics["clip_range"] = jnp.asarray(clip_range, jnp.float32)
         metrics["explained_variance"] = explained_variance(batch.value, batch.target)
-        learned = observed(self, state, rollout)._replace(params=unflatten(params), optimiser=optimiser)
+        learned = advance_statistics(self, state, rollout)._replace(
+            params=unflatten(params), optimiser=optimiser
+        )
         if self.objective == "adaptive-kl":
             kl = self._kl(state, learned.params, batch.x)
             learned = learned._replace(extra=adapted_coefficient(state.extra, kl, self.kl_target))
@@ -203,14 +208,14 @@ class PPO(PolicyOptions):
         advantage, target = advantage_and_target(self, seen)
         if self.normalize_advantage == "batch":
             advantage = standardise(advantage)
-        return flat(Batch(seen.x, seen.action, seen.log_prob, seen.value, advantage, target))
+        return merge_time_and_envs(Batch(seen.x, seen.action, seen.log_prob, seen.value, advantage, target))
 
     def _loss(self, params: Pytree, state: LearnerState, batch: Batch):
         """The paper's eq. 9, to descend: `-> loss, metrics`."""
         policy, progress = state.policy, progress_of(state)
         distribution, value = policy.distribution(params["actor"], batch.x), policy.value(params, batch.x)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
-        clip_range = at(self.clip_range, progress)
+        clip_range = schedule_value(self.clip_range, progress)
         if self.objective == "clip":
             policy_loss = clipped_surrogate(log_ratio, batch.advantage, clip_range).mean()
         elif self.objective == "none":
@@ -224,7 +229,7 @@ class PPO(PolicyOptions):
         if self.clip_range_vf is None:
             value_loss = squared_error(value, batch.target).mean()
         else:
-            value_range = at(self.clip_range_vf, progress)
+            value_range = schedule_value(self.clip_range_vf, progress)
             value_loss = clipped_squared_error(value, batch.value, batch.target, value_range).mean()
         entropy = distribution.entropy().mean()
         loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy

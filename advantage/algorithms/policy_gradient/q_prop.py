@@ -7,27 +7,26 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     act_by_policy,
+    advance_statistics,
     advantage_and_target,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.natural_step import (
+from advantage.algorithms.policy_gradient.shared.natural_step import (
     TrustRegionOptions,
     surrogate_of,
     trust_region_step,
 )
-from advantage.algorithms.policy_gradient.replayed_critic import (
+from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     Learned,
     fit_action_value,
     polyak,
@@ -35,10 +34,11 @@ from advantage.algorithms.policy_gradient.replayed_critic import (
     replayed_batch,
     replayed_critic_init,
 )
+from advantage.algorithms.policy_gradient.shared.value_fit import critic_optimiser, fit_value
 from advantage.estimators.control_variate import Eta, control_variate, control_weight, expected_control
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import CategoricalHead, GaussianHead
-from advantage.rollout.replay import Replay, replay_add
+from advantage.replay.ring import Replay, replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
@@ -122,10 +122,16 @@ class QProp(TrustRegionOptions):
     ) -> tuple[LearnerState, dict[str, Array]]:
         """One step of the actor within the region, then both critics: `-> state, metrics`."""
         key_value, key_action_value = jax.random.split(key)
-        policy, old, limit = state.policy, state.params["actor"], at(self.target_kl, progress_of(state))
+        policy, old, limit = (
+            state.policy,
+            state.params["actor"],
+            schedule_value(self.target_kl, progress_of(state)),
+        )
         seen = experience(self, state, rollout)
         advantage, target = advantage_and_target(self, seen)
-        x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
+        x, action, log_prob, advantage, target = merge_time_and_envs(
+            (seen.x, seen.action, seen.log_prob, advantage, target)
+        )
 
         def q(action: Array) -> Array:
             return action_value(policy).value(state.params["action_value"], x, action)
@@ -149,7 +155,7 @@ class QProp(TrustRegionOptions):
         (params, optimiser, slow), losses = self._learn_action_value(
             state, actor, replay, rollout, key_action_value
         )
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params={"actor": actor, "critic": critic.params, "action_value": params},
             optimiser={"critic": critic.optimiser, "action_value": optimiser},
             extra=state.extra._replace(target=slow, replay=replay),
@@ -164,7 +170,7 @@ class QProp(TrustRegionOptions):
         self, state: LearnerState, actor: Pytree, replay: Replay, rollout: Rollout, key: Key
     ) -> tuple[Learned, dict[str, Array]]:
         """The gradient steps of Q under the policy as it is now."""
-        rate = at(self.learning_rate, progress_of(state))
+        rate = schedule_value(self.learning_rate, progress_of(state))
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
             key_batch, key_target = jax.random.split(key)

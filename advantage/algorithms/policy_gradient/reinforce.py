@@ -7,25 +7,25 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import ascend
-from advantage.algorithms.policy_gradient.critic import actor_and_critic_optimisers, fit_value
-from advantage.algorithms.policy_gradient.episodes import places, whole_returns
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.ascent import ascend
+from advantage.algorithms.policy_gradient.shared.episode_places import places, whole_returns
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
+from advantage.algorithms.policy_gradient.shared.value_fit import actor_and_critic_optimisers, fit_value
 from advantage.estimators.baselines import mean_baseline
-from advantage.estimators.credit import lambda_returns
+from advantage.estimators.returns import lambda_returns
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -95,13 +95,15 @@ class Reinforce(PolicyOptions):
         returns = to_go
         if self.weight == "total-return":
             returns = whole_returns(seen.reward, to_go, seen.trace, where.time, self.gamma)
-        x, action, value, to_go, returns = flat((seen.x, seen.action, seen.value, to_go, returns))
+        x, action, value, to_go, returns = merge_time_and_envs(
+            (seen.x, seen.action, seen.value, to_go, returns)
+        )
         used, episode = where.complete.ravel() | has_value, where.episode.ravel()
         if has_value:
             returns -= value
         elif self.baseline == "mean":
             returns -= mean_baseline(returns, episode, used)
-        rate = at(self.learning_rate, progress_of(state))
+        rate = schedule_value(self.learning_rate, progress_of(state))
         actor = ascend(
             state.policy, state.params["actor"], state.optimiser["actor"], x, action, returns, used, rate
         )
@@ -111,7 +113,7 @@ class Reinforce(PolicyOptions):
             critic = fit_value(self, state, x, to_go, key)
             params["critic"], optimiser["critic"] = critic.params, critic.optimiser
             metrics |= critic.metrics
-        learned = observed(self, state, rollout)
+        learned = advance_statistics(self, state, rollout)
         return learned._replace(
             params=state.params | params, optimiser=state.optimiser | optimiser, extra=where.elapsed
         ), metrics

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 
-from advantage.algorithms.hyperparameters import at, check, hyperparameters
-from advantage.algorithms.policy_gradient.critic import critic_optimiser, fit_value
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import check, hyperparameters, schedule_value
+from advantage.algorithms.policy_gradient.shared.learner import (
     LearnerState,
     act_by_policy,
+    advance_statistics,
     advantage_and_target,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
-from advantage.algorithms.policy_gradient.natural_step import (
+from advantage.algorithms.policy_gradient.shared.natural_step import (
     TrustRegionOptions,
     surrogate_of,
     trust_region_step,
 )
-from advantage.estimators.credit import standardise
+from advantage.algorithms.policy_gradient.shared.value_fit import critic_optimiser, fit_value
+from advantage.estimators.returns import standardise
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -65,10 +65,16 @@ class TRPO(TrustRegionOptions):
         self, state: LearnerState, rollout: Rollout, key: Key
     ) -> tuple[LearnerState, dict[str, Array]]:
         """One step of the actor, within the region: `-> state, metrics`."""
-        policy, old, limit = state.policy, state.params["actor"], at(self.target_kl, progress_of(state))
+        policy, old, limit = (
+            state.policy,
+            state.params["actor"],
+            schedule_value(self.target_kl, progress_of(state)),
+        )
         seen = experience(self, state, rollout)
         advantage, target = advantage_and_target(self, seen)
-        x, action, log_prob, advantage, target = flat((seen.x, seen.action, seen.log_prob, advantage, target))
+        x, action, log_prob, advantage, target = merge_time_and_envs(
+            (seen.x, seen.action, seen.log_prob, advantage, target)
+        )
         if self.normalize_advantage:
             advantage = standardise(advantage)
 
@@ -77,7 +83,7 @@ class TRPO(TrustRegionOptions):
 
         actor, metrics = trust_region_step(self, policy, old, surrogate, x, limit)
         critic = fit_value(self, state, x, target, key)
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params={"actor": actor, "critic": critic.params}, optimiser={"critic": critic.optimiser}
         )
         return learned, metrics | critic.metrics

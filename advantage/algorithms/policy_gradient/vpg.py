@@ -8,28 +8,33 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.ascent import ascend, scores
-from advantage.algorithms.policy_gradient.critic import Fitted, actor_and_critic_optimisers, fit, fit_value
-from advantage.algorithms.policy_gradient.episodes import Places, places, whole_returns
-from advantage.algorithms.policy_gradient.learner import (
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.ascent import ascend, scores
+from advantage.algorithms.policy_gradient.shared.episode_places import Places, places, whole_returns
+from advantage.algorithms.policy_gradient.shared.learner import (
     Experience,
     LearnerState,
     PolicyOptions,
     act_by_policy,
+    advance_statistics,
     advantage_and_target,
     encode,
     experience,
-    flat,
     greedy_by_policy,
     learner_init,
-    observed,
+    merge_time_and_envs,
     policy_actor,
     policy_noise,
     progress_of,
 )
+from advantage.algorithms.policy_gradient.shared.value_fit import (
+    Fitted,
+    actor_and_critic_optimisers,
+    fit,
+    fit_value,
+)
 from advantage.estimators.baselines import mean_baseline, optimal_baseline, time_mean_baseline
-from advantage.estimators.credit import gae, lambda_returns, n_step_returns, td_errors
+from advantage.estimators.returns import gae, lambda_returns, n_step_returns, td_errors
 from advantage.policies.action_value import action_value
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
@@ -174,7 +179,7 @@ class VPG(PolicyOptions):
         where = places(seen.trace, state.extra)
         _, target = advantage_and_target(self, seen)
         psi = self._psi(seen, q, where)
-        x, action, psi, target = flat((seen.x, seen.action, psi, target))
+        x, action, psi, target = merge_time_and_envs((seen.x, seen.action, psi, target))
         used, episode, time = (part.ravel() for part in (where.complete, where.episode, where.time))
         used = used | (self.critic != "none")
         baseline = ALIASES.get(self.weight, self.baseline)
@@ -190,11 +195,11 @@ class VPG(PolicyOptions):
             psi *= weighting
         if self.normalize_advantage:
             psi = jnp.where(used, (psi - psi.mean(where=used)) / (psi.std(where=used) + 1e-8), 0)
-        rate = at(self.learning_rate, progress_of(state))
+        rate = schedule_value(self.learning_rate, progress_of(state))
         batch = state.params["actor"], state.optimiser["actor"], x, action, psi, used, rate
         actor = ascend(policy, *batch, self.ent_coef, self.max_grad_norm)
         critic = self._fit(state, (x, action), target, key_critic)
-        learned = observed(self, state, rollout)._replace(
+        learned = advance_statistics(self, state, rollout)._replace(
             params={"actor": actor.params, "critic": critic.params},
             optimiser={"actor": actor.optimiser, "critic": critic.optimiser},
             extra=where.elapsed,
@@ -249,7 +254,10 @@ class VPG(PolicyOptions):
             return Fitted(critic, optimiser, {})
         if self.critic == "value":
             return fit_value(self, state, inputs[0], target, key)
-        of_actions, rate = action_value(state.policy), at(self.critic_learning_rate, progress_of(state))
+        of_actions, rate = (
+            action_value(state.policy),
+            schedule_value(self.critic_learning_rate, progress_of(state)),
+        )
         options = rate, self.critic_epochs, self.critic_batch_size
 
         def predict(critic: Pytree, inputs: tuple[Pytree, Pytree]) -> Array:

@@ -12,7 +12,7 @@ from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.normal import standard_normal
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import number_of, rank
-from advantage.environments.memory import refuse_large
+from advantage.machine import refuse_large
 from advantage.matrices import eigh
 from advantage.types import Array, Key
 

@@ -12,7 +12,7 @@ from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import finite, usable
-from advantage.environments.memory import refuse_large
+from advantage.machine import refuse_large
 from advantage.types import Array, Key
 
 

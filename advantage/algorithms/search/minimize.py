@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.search.options import Optimiser, SearchOptions, told
+from advantage.algorithms.search.options import Optimiser, SearchOptions, nonfinite_to_inf
 from advantage.types import Array, Key
 
 GENERATIONS = 8  # of the first compiled call; later ones take more, until a call takes a tenth of a second
@@ -244,9 +244,11 @@ def _propose(
 
 def _learn(static, dynamic, limits, state, book, candidates, values):  # -> state, book
     optimiser = _either(static, dynamic)
-    value = told(jnp.asarray(values, book.fun.dtype))
+    value = nonfinite_to_inf(jnp.asarray(values, book.fun.dtype))
     points = _within(candidates, limits)
-    state = optimiser.tell(state, candidates, told(value + jnp.square(candidates - points).sum(-1)))
+    state = optimiser.tell(
+        state, candidates, nonfinite_to_inf(value + jnp.square(candidates - points).sum(-1))
+    )
     first, generation = jnp.argmin(value), book.generation + 1
     better = value[first] < book.fun
     fun = jnp.where(better, value[first], book.fun)

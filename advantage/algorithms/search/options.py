@@ -74,6 +74,6 @@ class SearchOptions:
     """A network of your own, from Python only: a pair (init, apply), adv.MLP, adv.CNN, adv.from_flax(...)."""
 
 
-def told(cost: Array) -> Array:
+def nonfinite_to_inf(cost: Array) -> Array:
     """Costs with everything that is not finite as +inf, the worst."""
     return jnp.where(jnp.isfinite(cost), cost, jnp.inf)

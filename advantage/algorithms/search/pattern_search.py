@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
-from advantage.algorithms.search.options import SearchOptions, told
-from advantage.environments.memory import refuse_large
+from advantage.algorithms.search.options import SearchOptions, nonfinite_to_inf
+from advantage.machine import refuse_large
 from advantage.types import Array, Key
 
 
@@ -124,7 +124,7 @@ class PatternSearch(SearchOptions):
         self, state: CompassState | HookeJeevesState, candidates: Array, cost: Array
     ) -> CompassState | HookeJeevesState:
         """Go where it is better, or take smaller steps."""
-        cost = told(cost).astype(state.cost.dtype)
+        cost = nonfinite_to_inf(cost).astype(state.cost.dtype)
         smaller = jnp.where(state.step < self.minimum_step, 0, self.contraction * state.step)
         if isinstance(state, HookeJeevesState):
             return _hooke_jeeves(state, candidates[0], cost[0], smaller)

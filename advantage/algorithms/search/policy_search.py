@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.search.options import told
+from advantage.algorithms.search.options import nonfinite_to_inf
 from advantage.policies.deterministic import Deterministic, Scoring, deterministic, flatten, unflatten
-from advantage.policies.normalisation import Moments, Normaliser, moments_init, moments_merge, normaliser
+from advantage.running_moments import Moments, Normaliser, moments_init, moments_merge, normaliser
 from advantage.types import Array, Key, Played, Pytree, Spec
 
 
@@ -128,7 +128,7 @@ def learn(
     The cost of a candidate is minus its mean return. The statistics under which a generation acted are merged with
     what it saw after it was judged, for the next one to use.
     """
-    cost = told(-played.returns)
+    cost = nonfinite_to_inf(-played.returns)
     search = algorithm.tell(state.search, candidates, cost)
     first = jnp.argmin(cost)
     better = -cost[first] > state.best_return

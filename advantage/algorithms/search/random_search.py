@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.normal import standard_normal
-from advantage.algorithms.search.options import SearchOptions, told
+from advantage.algorithms.search.options import SearchOptions, nonfinite_to_inf
 from advantage.algorithms.search.ranking import best_first, scaled
 from advantage.types import Array, Key
 
@@ -78,7 +78,7 @@ class AugmentedRandomSearch(SearchOptions):
     def tell(self, state: RandomSearchState, candidates: Array, cost: Array) -> RandomSearchState:
         """One step along the best directions."""
         up, down = jnp.split(candidates, 2)
-        cost_up, cost_down = jnp.split(told(cost), 2)
+        cost_up, cost_down = jnp.split(nonfinite_to_inf(cost), 2)
         b = self.directions if self.top_directions is None else self.top_directions
         best = best_first(jnp.minimum(cost_up, cost_down))[:b]
         delta = (up - down)[best] / (2 * self.sigma)

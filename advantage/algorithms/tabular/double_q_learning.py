@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import (
     EpsilonGreedy,
     Sizes,
@@ -87,7 +87,7 @@ class DoubleQLearning:
 
     def actor(self, state: DoubleQLearningState) -> EpsilonGreedy:
         """The table and how much to explore."""
-        epsilon = at(self.epsilon, progress_of(state))
+        epsilon = schedule_value(self.epsilon, progress_of(state))
         return EpsilonGreedy(
             state.sizes, state.q.sum(0), decayed(epsilon, state.visits.sum((0, -1)), self.epsilon_power)
         )
@@ -104,7 +104,7 @@ class DoubleQLearning:
         discount = self.gamma * (1 - rollout.terminated[0])
         delta = r + discount * state.q[1 - chosen, next_s, best] - state.q[chosen, s, a]
         visits = state.visits.at[chosen, s, a].add(1)
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[chosen, s, a], self.learning_rate_power)
         learned = state._replace(
             q=state.q.at[chosen, s, a].add(alpha * delta),

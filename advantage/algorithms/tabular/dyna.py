@@ -8,8 +8,14 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.tabular.model import Frequencies, LastOutcome, frequencies, last_outcome, repeats
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.tabular.learned_model import (
+    Frequencies,
+    LastOutcome,
+    frequencies,
+    last_outcome,
+    repeats,
+)
 from advantage.algorithms.tabular.table import (
     Sizes,
     act_by_table,
@@ -140,7 +146,7 @@ class Dyna:
             n_observed=state.n_observed + new.sum(dtype=jnp.int32),
             tried=None if state.tried is None else state.tried.at[s, a].set(step),
         )
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         epsilon = jnp.broadcast_to(self.actor(state).epsilon, (n_states,))
         key_real, key_imagined = jax.random.split(key)
 

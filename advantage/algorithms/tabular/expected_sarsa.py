@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import (
     Sizes,
     act_by_table,
@@ -94,7 +94,7 @@ class ExpectedSarsa:
         discount = self.gamma * (1 - rollout.terminated[0])
         delta = r + discount * self.actor(state).expected(next_s) - state.q[s, a]
         visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power)
         learned = state._replace(
             q=state.q.at[s, a].add(alpha * delta),

@@ -7,15 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.tabular.episodes import (
-    Pending,
-    Steps,
-    each_episode,
-    first_visits,
-    pending_init,
-    steps_of,
-)
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
 from advantage.algorithms.tabular.table import (
     EpsilonGreedy,
@@ -25,7 +17,15 @@ from advantage.algorithms.tabular.table import (
     sizes_of,
     uniform_noise,
 )
-from advantage.estimators.credit import discounted_returns
+from advantage.algorithms.tabular.whole_episodes import (
+    Pending,
+    Steps,
+    each_episode,
+    first_visits,
+    pending_init,
+    steps_of,
+)
+from advantage.estimators.returns import discounted_returns
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
@@ -129,7 +129,7 @@ class MonteCarloControl:
         return ExploringStarts(usual, state.pending.length == 0) if self.exploring_starts else usual
 
     def _usual(self, state: MonteCarloControlState) -> EpsilonGreedy:
-        epsilon = at(self.epsilon, progress_of(state))
+        epsilon = schedule_value(self.epsilon, progress_of(state))
         return EpsilonGreedy(state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), self.epsilon_power))
 
     def noise(self, actor: EpsilonGreedy | ExploringStarts, key: Key, shape: tuple[int, ...]) -> Array:
@@ -162,7 +162,10 @@ class MonteCarloControl:
         self, state: MonteCarloControlState, rollout: Rollout, key: Key
     ) -> tuple[MonteCarloControlState, dict[str, Array]]:
         """Learn from the episodes that ended: `-> state, metrics`."""
-        learning_rate, power = at(self.learning_rate, progress_of(state)), self.learning_rate_power
+        learning_rate, power = (
+            schedule_value(self.learning_rate, progress_of(state)),
+            self.learning_rate_power,
+        )
         epsilon = self._usual(state).epsilon if self.importance == "none" else 0.0
         shape = state.q.shape
 

@@ -9,14 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.tabular.episodes import (
-    Pending,
-    Steps,
-    each_episode,
-    first_visits,
-    pending_init,
-    steps_of,
-)
 from advantage.algorithms.tabular.given_policy import Follow, GivenPolicy, PolicyTable, follow, given
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
 from advantage.algorithms.tabular.table import (
@@ -26,7 +18,15 @@ from advantage.algorithms.tabular.table import (
     noise_of_choices,
     sizes_of,
 )
-from advantage.estimators.credit import discounted_returns
+from advantage.algorithms.tabular.whole_episodes import (
+    Pending,
+    Steps,
+    each_episode,
+    first_visits,
+    pending_init,
+    steps_of,
+)
+from advantage.estimators.returns import discounted_returns
 from advantage.types import Array, Key, Rollout, Spec
 
 

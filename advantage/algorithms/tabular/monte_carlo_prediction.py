@@ -7,16 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.tabular.episodes import (
-    Pending,
-    Steps,
-    each_episode,
-    first_visits,
-    move,
-    pending_init,
-    steps_of,
-)
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
 from advantage.algorithms.tabular.table import (
     act_by_table,
@@ -25,7 +16,16 @@ from advantage.algorithms.tabular.table import (
     progress_of,
     sizes_of,
 )
-from advantage.estimators.credit import discounted_returns
+from advantage.algorithms.tabular.whole_episodes import (
+    Pending,
+    Steps,
+    each_episode,
+    first_visits,
+    move,
+    pending_init,
+    steps_of,
+)
+from advantage.estimators.returns import discounted_returns
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -102,7 +102,7 @@ class MonteCarloPrediction:
         self, state: MonteCarloPredictionState, rollout: Rollout, key: Key
     ) -> tuple[MonteCarloPredictionState, dict[str, Array]]:
         """Learn from the episodes that ended: `-> state, metrics`."""
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
 
         def learn(carry, episode: Steps, here: Array):
             v, visits, total = carry

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
-from advantage.algorithms.tabular.model import LastOutcome, last_outcome
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.tabular.learned_model import LastOutcome, last_outcome
 from advantage.algorithms.tabular.table import (
     Sizes,
     act_by_table,
@@ -110,7 +110,7 @@ class PrioritisedSweeping:
             rollout.reward[0].astype(jnp.float32),
             jnp.where(rollout.terminated[0], n_states, state.sizes.index(rollout.next_obs)[0]),
         )
-        alpha = at(self.learning_rate, progress_of(state))
+        alpha = schedule_value(self.learning_rate, progress_of(state))
         model, visits = state.model.learned(s, a, r, next_s), state.visits.at[s, a].add(1)
 
         def error(q, s, a):

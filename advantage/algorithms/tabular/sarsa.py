@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import (
     Sizes,
     act_by_table,
@@ -115,7 +115,7 @@ class Sarsa:
         """One step in each environment: `-> state, metrics`."""
         s, a, r, next_s = one_step(state.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
 
         def learn(q, visits, step, following, now):
             alpha = decayed(learning_rate, visits[step.s, step.a], self.learning_rate_power)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import (
     Sizes,
     act_by_table,
@@ -140,7 +140,7 @@ class SarsaLambda:
         q, first = learn(state.q, state.trace, last, self.gamma, value, last.valid)
 
         visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power) * jnp.ones_like(r)
         trace = (self.gamma * self.lam * last.valid)[:, None, None] * state.trace
         kept = {"accumulating": 1.0, "replacing": 0.0, "dutch": 1 - alpha}[self.trace]

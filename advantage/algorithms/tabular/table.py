@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.hyperparameters import at
+from advantage.algorithms.hyperparameters import schedule_value
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
@@ -119,7 +119,7 @@ def uniform_noise(key: Key, shape: tuple[int, ...]) -> Array:
 
 def exploring_actor(algorithm: Any, state: Any) -> EpsilonGreedy:
     """The table `q` and how much to explore; the `actor` of a method with `epsilon` and `epsilon_power`."""
-    epsilon = at(algorithm.epsilon, progress_of(state))
+    epsilon = schedule_value(algorithm.epsilon, progress_of(state))
     return EpsilonGreedy(
         state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), algorithm.epsilon_power)
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
 from advantage.algorithms.tabular.table import (
     act_by_table,
@@ -121,7 +121,7 @@ class TD:
         earned = jnp.concatenate([recent.earned, jnp.zeros_like(reward)[None]]) + fade * reward
         future = fade * self.gamma * (1 - terminated)
         due = (age <= recent.count) & (done | (age == n - 1))
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
 
         def one(row, carry):
             v, visits, total = carry

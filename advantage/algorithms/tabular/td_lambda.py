@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
 from advantage.algorithms.tabular.table import (
     act_by_table,
@@ -131,7 +131,7 @@ class TDLambda:
         done: Array = terminated | rollout.truncated[0]
         delta = rollout.reward[0].astype(jnp.float32) + self.gamma * (1 - terminated) * v[next_s] - v[s]
         visits = state.visits.at[s].add(1)
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[s], self.learning_rate_power)
 
         faded = self.gamma * self.lam * state.trace

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import (
     EpsilonGreedy,
     Sizes,
@@ -22,7 +22,7 @@ from advantage.algorithms.tabular.table import (
     progress_of,
     sizes_of,
 )
-from advantage.estimators.credit import credit, td_errors
+from advantage.estimators.returns import credit, td_errors
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -122,10 +122,10 @@ class TreeBackup:
         ]  # the last one is not known, and not needed
 
         visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[recent.s, recent.a], self.learning_rate_power)
         alpha = alpha * (recent.valid & (done | (jnp.arange(self.n) == 0)[:, None]))
-        target_epsilon = at(self.target_epsilon, progress_of(state))
+        target_epsilon = schedule_value(self.target_epsilon, progress_of(state))
 
         def learn(q, k):
             target = EpsilonGreedy(state.sizes, q, target_epsilon)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, at, check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.table import (
     Sizes,
     act_by_table,
@@ -102,7 +102,7 @@ class WatkinsQLambda:
         """One step in each environment: `-> state, metrics`."""
         s, a, r, next_s = one_step(state.sizes, rollout)
         visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
-        learning_rate = at(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress_of(state))
         alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power)
 
         best = state.q[s, a] == state.q[s].max(-1)

@@ -1,0 +1,1 @@
+"""What policy-gradient methods share."""

@@ -1,0 +1,149 @@
+"""Steps of an actor along `mean Psi ∇log pi`, alone or together with a critic."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from advantage.algorithms.hyperparameters import schedule_value
+from advantage.algorithms.policy_gradient.shared.learner import LearnerState, progress_of
+from advantage.algorithms.policy_gradient.shared.optimisers import clipped, optimiser_of
+from advantage.objectives.surrogates import score_function_loss, squared_error
+from advantage.policies.actor_critic import ActorCritic
+from advantage.types import Array, Pytree
+
+
+class Ascended(NamedTuple):
+    """The new parameters and optimiser, and what to report."""
+
+    params: Pytree
+    optimiser: optax.OptState
+    metrics: dict[str, Array]
+
+
+def actor_optimiser(actor: Pytree, max_grad_norm: Any = None) -> optax.OptState:
+    """Adam's first state for the actor's parameters."""
+    return clipped(optax.scale_by_adam(), max_grad_norm).init(ravel_pytree(actor)[0])
+
+
+def ascend(
+    policy: ActorCritic,
+    actor: Pytree,
+    optimiser: optax.OptState,
+    x: Pytree,
+    action: Pytree,
+    weight: Array,
+    used: Array,
+    learning_rate: Array | float,
+    ent_coef: Array | float = 0.0,
+    max_grad_norm: Array | float | None = None,
+) -> Ascended:
+    """Adam's step along the mean of `Psi ∇log pi(a|s) + ent_coef ∇H(pi(.|s))` over the steps that are used.
+
+    Args:
+        policy, actor: the network and its parameters, which stay as they are where no step is used.
+        optimiser: of `actor_optimiser`.
+        x, action: `[N, ...]`.
+        weight: Psi, `[N]`; or `[N, P]`, one for each parameter, which takes a gradient for each step.
+        used: bool `[N]`.
+        learning_rate: Adam's step size.
+        ent_coef: weight of the entropy.
+        max_grad_norm: largest norm of the gradient; None does not clip.
+    """
+    start, unflatten = ravel_pytree(actor)
+    count = jnp.maximum(used.sum(), 1)
+
+    def loss(actor):
+        distribution = policy.distribution(unflatten(actor), x)
+        weights = weight.mean(-1) if weight.ndim == 2 else weight
+        lost = jnp.where(used, score_function_loss(distribution.log_prob(action), weights), 0).sum() / count
+        entropy = distribution.entropy().mean()
+        return lost - ent_coef * entropy, {"policy_gradient_loss": lost, "entropy": entropy}
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(start)
+    if weight.ndim == 2:  # what each parameter's own weight differs from their mean by
+        own = jnp.where(used[:, None], weight - weight.mean(-1, keepdims=True), 0)
+        gradient -= (scores(policy, actor, x, action) * own).sum(0) / count
+    metrics["gradient_norm"] = jnp.linalg.norm(gradient)
+    metrics["steps_used"] = used.mean()
+    updates: Any
+    updates, new = clipped(optax.scale_by_adam(), max_grad_norm).update(gradient, optimiser)
+    some = used.any()
+    moved = jnp.where(some, start - learning_rate * updates, start)
+    optimiser = jax.tree.map(lambda old, new: jnp.where(some, new, old), optimiser, new)
+    return Ascended(unflatten(moved), optimiser, metrics)
+
+
+def scores(policy: ActorCritic, actor: Pytree, x: Pytree, action: Pytree) -> Array:
+    """`∇log pi(a | s)` of every step by itself, `[N, P]`."""
+    start, unflatten = ravel_pytree(actor)
+
+    def log_prob(actor, x, action):
+        one = jax.tree.map(lambda leaf: leaf[None], (x, action))
+        return policy.distribution(unflatten(actor), one[0]).log_prob(one[1])[0]
+
+    return jax.vmap(jax.grad(log_prob), (None, 0, 0))(start, x, action)
+
+
+def actor_critic_loss(
+    policy: ActorCritic,
+    params: Pytree,
+    x: Pytree,
+    action: Pytree,
+    advantage: Array,
+    target: Array,
+    vf_coef: Array | float,
+    ent_coef: Array | float,
+) -> tuple[Array, dict[str, Array]]:
+    """`-mean A log pi(a|s) + vf_coef mean (V - G)^2 / 2 - ent_coef mean H(pi)`: `-> loss, metrics`.
+
+    Args:
+        policy, params: the networks, actor and critic.
+        x, action: `[N, ...]`.
+        advantage, target: A and G, `[N]`.
+        vf_coef, ent_coef: weights.
+
+    Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", section 4.
+    """
+    distribution = policy.distribution(params["actor"], x)
+    policy_loss = score_function_loss(distribution.log_prob(action), advantage).mean()
+    value_loss = squared_error(policy.value(params, x), target).mean()
+    entropy = distribution.entropy().mean()
+    loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
+    metrics = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    return loss, metrics | {"loss": loss}
+
+
+def actor_critic_step(
+    algorithm: Any,
+    state: LearnerState,
+    x: Pytree,
+    action: Pytree,
+    advantage: Array,
+    target: Array,
+) -> Ascended:
+    """One step of a method's optimiser down `actor_critic_loss`, for all of `state.params`.
+
+    Args:
+        algorithm: with `learning_rate`, `vf_coef`, `ent_coef` and the fields that `optimiser_of` takes.
+        state: of the method.
+        x, action, advantage, target: as for `actor_critic_loss`.
+    """
+    start, unflatten = ravel_pytree(state.params)
+
+    def loss(params):
+        batch = x, action, advantage, target
+        return actor_critic_loss(
+            state.policy, unflatten(params), *batch, algorithm.vf_coef, algorithm.ent_coef
+        )
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(start)
+    metrics["gradient_norm"] = jnp.linalg.norm(gradient)
+    updates: Any
+    updates, optimiser = optimiser_of(algorithm).update(gradient, state.optimiser)
+    learning_rate = schedule_value(algorithm.learning_rate, progress_of(state))
+    return Ascended(unflatten(start - learning_rate * updates), optimiser, metrics)

@@ -1,0 +1,89 @@
+"""What planning knows of the world: models that are learned in tables."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.tabular.table import Sizes
+from advantage.machine import readable, refuse_large
+from advantage.types import Array
+
+
+class LastOutcome(NamedTuple):
+    """A deterministic world: what each state and action led to when it was last tried, `[S, A]`.
+
+    Attributes:
+        successor: int32; `S` stands for the end. What was never tried leads back to where it starts.
+        reward: float32; 0 for what was never tried.
+    """
+
+    successor: Array
+    reward: Array
+
+    def learned(self, s: Array, a: Array, reward: Array, successor: Array) -> LastOutcome:
+        """With one more outcome for each entry of `[B]`; where several have the same pair, the last counts."""
+        n_states, n_actions = self.successor.shape
+        outdated = repeats((s * n_actions + a)[::-1])[::-1]
+        s = jnp.where(outdated, n_states, s)
+        return LastOutcome(
+            self.successor.at[s, a].set(successor, mode="drop"), self.reward.at[s, a].set(reward, mode="drop")
+        )
+
+    def imagine(self, s: Array, a: Array, noise: Array) -> tuple[Array, Array]:
+        """What would happen: `-> reward, successor`, both `[N]`; nothing is left to the noise."""
+        return self.reward[s, a], self.successor[s, a]
+
+
+class Frequencies(NamedTuple):
+    """A world of chance: how often each state and action led where.
+
+    Attributes:
+        count: int32 `[S, A, S + 1]`; the last column counts ends.
+        reward: float32 `[S, A]`, the sum of what was earned.
+    """
+
+    count: Array
+    reward: Array
+
+    def learned(self, s: Array, a: Array, reward: Array, successor: Array) -> Frequencies:
+        """With one more outcome for each entry of `[B]`."""
+        return Frequencies(self.count.at[s, a, successor].add(1), self.reward.at[s, a].add(reward))
+
+    def imagine(self, s: Array, a: Array, noise: Array) -> tuple[Array, Array]:
+        """What would happen: `-> mean reward, successor`, both `[N]`; noise `[N]`, uniform in [0, 1), draws where to.
+
+        What was never tried leads back to where it starts and earns 0.
+        """
+        until = self.count[s, a].cumsum(-1)
+        total = until[..., -1]
+        place = (until <= (noise * total)[..., None]).sum(-1, dtype=jnp.int32)
+        return self.reward[s, a] / jnp.maximum(total, 1), jnp.where(total > 0, place, s)
+
+
+def last_outcome(sizes: Sizes) -> LastOutcome:
+    """Nothing known."""
+    shape = sizes.n_states, sizes.actions
+    stays = jnp.broadcast_to(jnp.arange(sizes.n_states, dtype=jnp.int32)[:, None], shape)
+    return LastOutcome(stays, jnp.zeros(shape, jnp.float32))
+
+
+def frequencies(sizes: Sizes) -> Frequencies:
+    """Nothing known.
+
+    Raises:
+        ValueError: the counts would not fit into memory; says how many bytes they take and how many are free.
+    """
+    shape = sizes.n_states, sizes.actions, sizes.n_states + 1
+    what = f"A count of where {shape[0]:_} states and {shape[1]} actions lead"
+    less = readable(8 * shape[0] * shape[1])
+    refuse_large(what, 4 * shape[0] * shape[1] * shape[2], f"use model='last', which takes {less}")
+    return Frequencies(jnp.zeros(shape, jnp.int32), jnp.zeros(shape[:2], jnp.float32))
+
+
+def repeats(numbers: Array) -> Array:
+    """Which entries of `[B]` have the same number as one before them, bool `[B]`."""
+    before = np.tri(numbers.shape[0], k=-1, dtype=bool)
+    return ((numbers[:, None] == numbers) & before).any(-1)

@@ -1,0 +1,1 @@
+"""Drivers: they let algorithms meet environments."""

@@ -1,0 +1,122 @@
+"""Acting on the host: in NumPy where the policy's operations allow it, else through a compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.drivers.host.staging import Staged, Unsupported, stage
+from advantage.types import Algorithm, Key, Pytree
+
+
+@jax.jit
+def actor_of(algorithm: Algorithm, state: Pytree) -> Pytree:
+    """The part of the state that acts."""
+    return algorithm.actor(state)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _noise(algorithm: Algorithm, actor: Pytree, key: Key, shape: tuple[int, ...]) -> Pytree:
+    return algorithm.noise(actor, key, shape)
+
+
+def _act(constants: tuple[Algorithm, Pytree], obs: Pytree, memory: Pytree, noise: Pytree) -> Any:
+    algorithm, actor = constants
+    return algorithm.act(actor, obs, memory, noise)
+
+
+def _greedy(constants: tuple[Algorithm, Pytree], obs: Pytree, memory: Pytree) -> Any:
+    algorithm, actor = constants
+    return algorithm.greedy(actor, obs, memory)
+
+
+_compiled = {function: jax.jit(function) for function in (_act, _greedy)}
+
+
+@lru_cache(maxsize=64)
+def _staged(
+    function: Callable, structure: Any, shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
+) -> Staged | None:
+    """The function for arrays of these shapes, traced once; None where only the compiler will do."""
+    arguments = structure.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    try:
+        return stage(function, *arguments)
+    except Unsupported:
+        return None
+
+
+def pack(tree: Pytree) -> dict[str, Any]:
+    """All leaves of one dtype in a row, by the dtype's name: one transfer instead of many."""
+    rows: dict[str, list[Any]] = {}
+    for leaf in jax.tree.leaves(tree):
+        rows.setdefault(str(leaf.dtype), []).append(leaf.ravel())
+    return {dtype: jnp.concatenate(parts) for dtype, parts in rows.items()}
+
+
+def unpack(packed: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> list[np.ndarray]:
+    """The leaves again, as NumPy views."""
+    rows, places = {dtype: np.asarray(row) for dtype, row in packed.items()}, dict.fromkeys(packed, 0)
+    leaves = []
+    for shape in shapes:
+        dtype = str(shape.dtype)
+        begin = places[dtype]
+        places[dtype] = begin + shape.size
+        leaves.append(rows[dtype][begin : begin + shape.size].reshape(shape.shape))
+    return leaves
+
+
+class HostActor:
+    """An actor whose calls take and return NumPy arrays with a leading batch axis."""
+
+    def __init__(self, algorithm: Algorithm, actor: Pytree):
+        self.algorithm, self.actor = algorithm, actor
+        self.constants = jax.device_get((algorithm, self.actor))
+        self.bound: dict[Any, Callable] = {}
+
+    def noise(self, key: Key, shape: tuple[int, ...]) -> Pytree:
+        """What `act` will consume, `[*shape, ...]`, drawn in one call."""
+        return jax.device_get(_noise(self.algorithm, self.actor, key, shape))
+
+    def act(self, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
+        return self.program(obs, memory, noise)(obs, memory, noise)
+
+    def greedy(self, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
+        return self.program(obs, memory)(obs, memory)
+
+    def program(self, obs: Pytree, memory: Pytree, *noise: Pytree) -> Callable:
+        """`act`, or `greedy` where no noise is given, for inputs of these shapes alone."""
+        function, batch = _act if noise else _greedy, len(jax.tree.leaves(obs)[0])
+        try:
+            return self.bound[function, batch]
+        except KeyError:
+            program = self.bound[function, batch] = self._bind(function, obs, memory, *noise)
+            return program
+
+    def _bind(self, function: Callable, *inputs: Pytree) -> Callable:
+        staged = self._stage(function, *inputs)
+        if staged is not None:
+            return staged.bind(self.constants)
+        constants = self.algorithm, self.actor
+        return lambda *inputs: jax.tree.map(np.asarray, _compiled[function](constants, *inputs))
+
+    def _stage(self, function: Callable, *inputs: Pytree) -> Staged | None:
+        leaves, structure = jax.tree.flatten((self.constants, *inputs))
+        return _staged(function, structure, tuple((np.shape(x), np.asarray(x).dtype) for x in leaves))
+
+    def renewable(self, obs: Pytree, memory: Pytree, noise: Pytree) -> Callable[[list[np.ndarray]], Callable]:
+        """Makes `act` for inputs of these shapes from the leaves of an actor that has learned since."""
+        staged, structure = self._stage(_act, obs, memory, noise), jax.tree.structure(self.actor)
+        if staged is not None:
+            algorithm = jax.tree.leaves(self.constants[0])
+            return lambda leaves: staged.bind([*algorithm, *leaves])
+
+        def compiled(leaves: list[np.ndarray]) -> Callable:
+            constants = self.algorithm, structure.unflatten(list(map(jnp.asarray, leaves)))
+            return lambda *inputs: jax.tree.map(np.asarray, _compiled[_act](constants, *inputs))
+
+        return compiled

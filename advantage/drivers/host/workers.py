@@ -1,0 +1,432 @@
+"""Environments in worker processes, several in each, with the rollout's arrays in shared memory.
+
+A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It gets the environment's
+factory from its own parent over a private pipe, and leaves when that pipe closes, however the parent ended; also
+in the middle of a step that hangs.
+
+A pipe takes longer to wake a process than many an environment takes to step. Where every process has a core of its
+own, a step is therefore handed over by counters in the shared memory, which both sides watch for a moment before
+they sleep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from advantage.drivers.host.stepper import (
+    Buffers,
+    EnvironmentFailure,
+    MakeEnvironment,
+    Stepper,
+    allocate,
+    buffer_bytes,
+)
+from advantage.environments.check import EnvironmentDefect
+from advantage.machine import available_cores
+from advantage.types import Pytree
+
+START_SECONDS = (
+    60.0  # that a worker may take to import what it needs and to make its environments, at the least
+)
+PATIENCE = 1e-3  # seconds that a worker watches for the next step before it sleeps
+GLANCES = 500  # looks at a counter between looks at the clock
+LINE = 8  # words of a cache line: processes that write beside each other would slow each other down
+STOPPING = signal.SIGINT, signal.SIGTERM
+ERROR = b"error "  # begins an answer that tells of one
+# How a fresh interpreter begins: with this package from where it lies, installed or not, and then one of its modules.
+BEGIN = """
+import runpy, sys
+home, module = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path.insert(0, home)
+import advantage
+sys.path.remove(home)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFailure)}
+
+
+def interpreter(module: str, *arguments: object) -> tuple[list[str], dict[str, str]]:
+    """The command that runs one of our modules in a process of its own, and that process's environment.
+
+    It finds what this process finds, in the same order: left to itself, Python looks into the current folder first.
+    """
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    home = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-P", "-c", BEGIN, home, module, *map(str, arguments)]
+    return command, {**os.environ, "PYTHONPATH": path}
+
+
+class Crew:
+    """Worker processes that run a module's `serve`, each behind a private pipe.
+
+    Args:
+        module: what each runs, with the number of its pipe and those of `files` as arguments.
+        holdings: what each holds, for people: `environments 0, 1`.
+        files: numbers of open files that every worker is given.
+        variables: of its environment, beside this process's own.
+
+    Raises:
+        EnvironmentFailure: a worker died, hung, or its environment raised; says what it held.
+        EnvironmentDefect: an environment returned something wrong.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        holdings: list[str],
+        files: tuple[int, ...] = (),
+        variables: dict[str, str] | None = None,
+    ):
+        self.holdings = holdings
+        self.processes: list[subprocess.Popen] = []
+        self.pipes: list[Connection] = []
+        for _ in holdings:
+            ours, theirs = Pipe()
+            numbers = theirs.fileno(), *files
+            command, inherited = interpreter(module, *numbers)
+            environ = inherited | (variables or {})
+            with _signals_kept_back():
+                process = subprocess.Popen(command, pass_fds=numbers, stdin=subprocess.DEVNULL, env=environ)
+            theirs.close()
+            self.processes.append(process)
+            self.pipes.append(ours)
+
+    def send(self, number: int, message: bytes | tuple, task: str) -> None:
+        data = message if isinstance(message, bytes) else cloudpickle.dumps(message)
+        try:
+            self.pipes[number].send_bytes(data)
+        except OSError as error:
+            raise self._dead(number, task) from error
+
+    def gather(self, task: str, timeout: float) -> None:
+        """Wait for an answer from each."""
+        for number in range(len(self.pipes)):
+            self.receive(number, task, timeout)
+
+    def receive(self, number: int, task: str, timeout: float) -> bytes:
+        """What a worker answers; raises what it tells of."""
+        pipe = self.pipes[number]
+        try:
+            if not pipe.poll(timeout):
+                raise self.hung(number, task, timeout)
+            answer = pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._dead(number, task) from error
+        if answer.startswith(ERROR):
+            name, *arguments = json.loads(answer.removeprefix(ERROR))
+            raise ERRORS[name](*arguments)
+        return answer
+
+    def hung(self, number: int, task: str, timeout: float) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"{self._name(number)} did not {task} within {timeout:g} seconds. Either an environment "
+            "hangs, or it is slow: give it longer with --worker-timeout (worker_timeout=)."
+        )
+
+    def close(self) -> None:
+        """End every worker; one that does not leave within two seconds is killed."""
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            try:
+                process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.pipes, self.processes = [], []
+
+    def _dead(self, number: int, task: str) -> EnvironmentFailure:
+        try:
+            code = self.processes[number].wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = None
+        reason = "closed its pipe"
+        if code is not None:
+            reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return EnvironmentFailure(
+            f"{self._name(number)} {reason} when told to {task}. Look for a crash of the simulator or for the "
+            "operating system's memory limit; --workers 0 (workers=0) runs the environments in this process."
+        )
+
+    def _name(self, number: int) -> str:
+        return f"Worker {number} (process {self.processes[number].pid}, {self.holdings[number]})"
+
+
+class Workers:
+    """The interface of a `Stepper`, over `num_workers` processes.
+
+    Args:
+        make: makes one environment.
+        num_envs: how many, shared out evenly.
+        seed: of the run.
+        num_workers: processes, at most as many as environments.
+        timeout: seconds that a worker may take for one call before it counts as hung.
+        shapes: of the buffers, which every process writes.
+        first: the first environment that is the workers'; the caller steps those before it.
+
+    Raises:
+        EnvironmentFailure: a worker died, hung, or its environment raised; names the environments.
+        EnvironmentDefect: an environment returned something wrong.
+    """
+
+    def __init__(
+        self,
+        make: MakeEnvironment,
+        num_envs: int,
+        seed: int,
+        num_workers: int,
+        timeout: float,
+        shapes: Buffers,
+        first: int = 0,
+    ):
+        self.timeout, self.first = timeout, first
+        self.shares = [part.tolist() for part in np.array_split(np.arange(first, num_envs), num_workers)]
+        self.watches = watching_pays(num_workers)
+        holdings = [f"environments {', '.join(map(str, share))}" for share in self.shares]
+        size = buffer_bytes(shapes)
+        with shared_file() as file:
+            file.truncate(size + 8 * LINE * (1 + num_workers))
+            memory = mmap.mmap(file.fileno(), size + 8 * LINE * (1 + num_workers))
+            self.buffers = allocate(shapes, memory)
+            self.counters = Counters(memory, size)
+            self.crew = Crew("advantage.drivers.host.workers", holdings, (file.fileno(),))
+        try:
+            for number, share in enumerate(self.shares):
+                task = cloudpickle.dumps(make), share, seed, shapes, sys.path, number
+                self.crew.send(number, task, "start")
+            self.crew.gather("make its environments", max(timeout, START_SECONDS))
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self) -> None:
+        """Begin every environment's first episode."""
+        for number in range(len(self.shares)):
+            self.crew.send(number, ("reset",), "reset")
+        self.crew.gather("reset", self.timeout)
+
+    def step(self, t: int) -> None:
+        """Take row t's actions in every environment."""
+        self.begin(t)
+        self.finish()
+
+    def begin(self, t: int) -> None:
+        """Have row t's actions taken."""
+        if self.watches:
+            for number in self.counters.call(t, len(self.shares)):
+                self.crew.send(number, WAKE, "step")
+        else:
+            message = t.to_bytes(8, "little")
+            for number in range(len(self.shares)):
+                self.crew.send(number, message, "step")
+
+    def finish(self) -> None:
+        """Wait until they are."""
+        if not self.watches:
+            self.crew.gather("step", self.timeout)
+            return
+        begin = time.perf_counter()
+        for number in range(len(self.shares)):
+            while not self.counters.answered_soon(number):
+                waited = time.perf_counter() - begin
+                if waited > self.timeout:
+                    raise self.crew.hung(number, "step", self.timeout)
+                if self.crew.pipes[number].poll(
+                    0 if waited < PATIENCE else PATIENCE / 10
+                ):  # an error, or an end
+                    self.crew.receive(number, "step", self.timeout)
+                if self.counters.sleeps(number):  # it fell asleep while it was called
+                    self.crew.send(number, WAKE, "step")
+
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
+        """Replay an episode's first steps in the worker that has the environment."""
+        number = next(n for n, share in enumerate(self.shares) if index in share)
+        self.crew.send(number, ("restore", index, episode, actions, length), "replay an episode")
+        self.crew.receive(number, "replay an episode", self.timeout)
+
+    def close(self) -> None:
+        """End every worker."""
+        self.crew.close()
+
+
+class SharedStepper:
+    """The interface of a `Stepper`: this process steps its share of the environments while the workers step theirs."""
+
+    def __init__(self, workers: Workers, make: MakeEnvironment, seed: int):
+        self.workers, self.buffers = workers, workers.buffers
+        try:
+            self.stepper = Stepper(make, range(workers.first), seed, self.buffers)
+        except BaseException:
+            workers.close()
+            raise
+
+    def reset(self) -> None:
+        """Begin every environment's first episode."""
+        self.workers.reset()
+        self.stepper.reset()
+
+    def step(self, t: int) -> None:
+        """Take row t's actions in every environment."""
+        self.workers.begin(t)
+        self.stepper.step(t)
+        self.workers.finish()
+
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
+        """Replay an episode's first steps where the environment is."""
+        owner = self.stepper if index in self.stepper.indices else self.workers
+        owner.restore(index, episode, actions, length)
+
+    def close(self) -> None:
+        """End every worker and close the environments here."""
+        self.workers.close()
+        self.stepper.close()
+
+
+WAKE = b""
+
+
+class Counters:
+    """Words in shared memory: how often the workers were called and for which row, and what each has answered.
+
+    A store is seen after the stores before it, as on every x86 processor; `watching_pays` sees to that.
+    """
+
+    def __init__(self, memory: mmap.mmap, offset: int):
+        self.words = memoryview(memory)[offset:].cast("q")
+
+    def call(self, t: int, num_workers: int) -> list[int]:
+        """Tell all workers to take row t; returns those that sleep."""
+        self.words[1] = t
+        self.words[0] += 1
+        return [number for number in range(num_workers) if self.sleeps(number)]
+
+    def answered_soon(self, number: int) -> bool:
+        """Whether a worker has answered the last call, or does so within some glances."""
+        words, answer = self.words, LINE * (number + 1)
+        return any(words[0] == words[answer] for _ in range(GLANCES))
+
+    def sleeps(self, number: int) -> bool:
+        return self.words[LINE * (number + 1) + 1] == 1
+
+    def serve(self, stepper: Stepper, number: int) -> None:
+        """A worker's part: step when called, until no call has come for a while."""
+        words, answer = self.words, LINE * (number + 1)
+        words[answer + 1] = 0
+        while True:
+            due = time.perf_counter() + PATIENCE
+            while not any(words[0] != words[answer] for _ in range(GLANCES)):
+                if time.perf_counter() > due:
+                    words[answer + 1] = 1
+                    if words[0] == words[answer]:  # a call that came meanwhile may have seen no sleeper
+                        return
+                    words[answer + 1] = 0
+            stepper.step(words[1])
+            words[answer] = words[0]
+
+
+def watching_pays(num_workers: int) -> bool:
+    """Whether processes may watch memory: each has a core, and the processor keeps stores in order."""
+    return num_workers < available_cores() and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def shared_file() -> Any:
+    """An empty file in memory, or on disk where the system has no such thing."""
+    in_memory = hasattr(os, "memfd_create")
+    return open(os.memfd_create("rollout"), "r+b") if in_memory else tempfile.TemporaryFile()
+
+
+def serve(pipe: Connection, memory: int) -> None:
+    """A worker's life: make the environments, then answer each message with nothing or with an error's text."""
+    stepper = counters = None
+    number = 0
+    try:
+        while True:
+            try:
+                message = pipe.recv_bytes()
+            except (EOFError, OSError):
+                return
+            answer = b""
+            try:
+                if message == WAKE and stepper is not None and counters is not None:
+                    counters.serve(stepper, number)
+                    continue
+                if len(message) == 8 and stepper is not None:
+                    stepper.step(int.from_bytes(message, "little"))
+                elif stepper is None:
+                    make, indices, seed, shapes, path, number = cloudpickle.loads(message)
+                    sys.path[:] = path
+                    shared = mmap.mmap(memory, 0)
+                    os.close(memory)
+                    buffers, counters = allocate(shapes, shared), Counters(shared, buffer_bytes(shapes))
+                    counters.words[LINE * (number + 1) + 1] = 1
+                    stepper = Stepper(cloudpickle.loads(make), indices, seed, buffers)
+                else:
+                    name, *arguments = cloudpickle.loads(message)
+                    getattr(stepper, name)(*arguments)
+            except Exception as error:
+                answer = ERROR + json.dumps(describe(error)).encode()
+            try:
+                pipe.send_bytes(answer)
+            except OSError:
+                return
+    finally:
+        if stepper is not None:
+            stepper.close()
+
+
+def describe(error: Exception) -> list[str]:
+    """A name in `ERRORS` and its arguments; a failure's message comes after the environment's own traceback."""
+    if isinstance(error, EnvironmentDefect):
+        return [EnvironmentDefect.__name__, *map(str, error.args)]
+    trace = "".join(traceback.format_exception(error.__cause__ or error))
+    return [EnvironmentFailure.__name__, f"{trace}\n{error}"]
+
+
+@contextlib.contextmanager
+def _signals_kept_back() -> Iterator[None]:
+    """What is started here meets no Ctrl-C before it can ignore it: half an import would end in a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_with(parent: int) -> None:
+    """End this process soon after its parent, whatever it does meanwhile."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def live(serve: Callable[..., None]) -> None:
+    """What a worker's module does when it is run: serve the pipe, and leave with the process that opened it."""
+    for number in STOPPING:  # they reach the whole process group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
+    pipe, *files = map(int, sys.argv[1:])
+    serve(Connection(pipe), *files)
+
+
+if __name__ == "__main__":
+    live(serve)

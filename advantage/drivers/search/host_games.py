@@ -1,0 +1,264 @@
+"""Whole episodes of candidates in a host environment: here, or in worker processes that each take the next game."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal
+
+import cloudpickle
+import jax
+import numpy as np
+
+from advantage.drivers.host.host_actor import HostActor
+from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, failure
+from advantage.drivers.host.workers import (
+    ERROR,
+    START_SECONDS,
+    Crew,
+    describe,
+    live,
+)
+from advantage.drivers.search.device_games import Games
+from advantage.environments.check import check_reset, check_step
+from advantage.environments.spaces import read, translator
+from advantage.machine import available_cores
+from advantage.types import Pytree, Search, Spec
+
+HEARTBEAT = 0.5  # seconds after which a worker in the middle of a game says that it goes on
+ALIVE = b"alive"
+
+
+class Player:
+    """One environment, and candidates that play in it one after another."""
+
+    def __init__(self, make: MakeEnvironment, algorithm: Any, spec: Spec):
+        self.algorithm, self.spec, self.checked = algorithm, spec, 0
+        self.translate = translator(spec.action_space, spec.action_units)
+        try:
+            self.env = make()
+        except Exception as error:
+            raise failure("the environment", "making it", error) from error
+
+    def play(
+        self, actor: Pytree, vector: np.ndarray, seed: int, going_on: Callable[[int], bool]
+    ) -> tuple[float, int, np.ndarray, np.ndarray]:
+        """One episode: a return, a length and sums as in `Games`; it breaks off when `going_on(length)` is False.
+
+        A reward or an observation that is not finite ends it; the return is then NaN.
+        """
+        algorithm = self.algorithm
+        actor = algorithm.candidate(actor, vector)
+        try:
+            result = self.env.reset(seed=seed)
+        except Exception as error:
+            raise failure("a candidate's episode", f"reset(seed={seed})", error) from error
+        check_reset(self.spec.observation_space, result, f"reset(seed={seed})")
+        obs, total, length, done = result[0], 0.0, 0, False
+        batch = _batch(obs)
+        choose = HostActor(algorithm, actor).program(batch, ())
+        sums = squares = np.zeros(algorithm.seen(actor, batch).shape[-1])
+        while not done and going_on(length):
+            if sums.size:
+                seen = np.asarray(algorithm.seen(actor, batch), np.float64)
+                sums, squares = sums + seen.sum(0), squares + np.square(seen).sum(0)
+            action = read(self.translate(choose(batch, ())[0]), 0)
+            try:
+                result = self.env.step(action)
+            except Exception as error:
+                raise failure(
+                    f"step {length} of a candidate's episode", f"step({action!r})", error
+                ) from error
+            obs, reward = result[:2] if isinstance(result, tuple) else (obs, 0.0)
+            batch = _batch(obs)
+            broke = not (_is_finite(batch) and _is_finite(np.asarray(reward)))
+            self.checked += 1
+            if self.checked <= CHECKED_STEPS and not broke:
+                check_step(self.spec.observation_space, result, f"step {length} of a candidate's episode")
+            _, _, terminated, truncated, _ = result
+            total, length = total + float("nan" if broke else reward), length + 1
+            truncated |= broke
+            done = terminated or truncated
+        return total, length, sums, squares
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def _batch(obs: Pytree) -> Pytree:
+    if isinstance(obs, np.ndarray):
+        return obs[None]
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[None], obs)
+
+
+def _is_finite(batch: Pytree) -> bool:
+    if isinstance(batch, np.ndarray):
+        return batch.dtype.kind != "f" or bool(np.isfinite(batch.sum()) or np.isfinite(batch).all())
+    return all(map(_is_finite, jax.tree.leaves(batch)))
+
+
+class HostGames:
+    """Plays candidates in a Gymnasium environment.
+
+    Args:
+        algorithm: the search.
+        make: makes one environment.
+        spec: of the run.
+        games: of a generation, about.
+        workers: processes that play; 0 plays in this one; "auto" takes one for every core if there are several games.
+        timeout: seconds without a sign of life after which a worker counts as hung.
+
+    The numbers do not depend on `workers`.
+    """
+
+    def __init__(
+        self,
+        algorithm: Search,
+        make: MakeEnvironment,
+        spec: Spec,
+        games: int,
+        workers: int | Literal["auto"] = 0,
+        timeout: float = 60.0,
+    ):
+        if workers == "auto":
+            workers = available_cores() if min(games, available_cores()) > 1 else 0
+        self.workers, self.timeout = min(workers, games), timeout
+        self.algorithm, self.make, self.spec = jax.device_get(algorithm), make, spec
+        self.player: Player | None = None
+        self.crew: Crew | None = None
+
+    @property
+    def where(self) -> str:
+        """Which processes play, for people."""
+        return (
+            f"in {self.workers} worker process{'es' * (self.workers > 1)}"
+            if self.workers
+            else "in this process"
+        )
+
+    def start(self) -> None:
+        """Make the environments."""
+        if not self.workers:
+            self.player = Player(self.make, self.algorithm, self.spec)
+            return
+        holdings = [f"an environment of {self.workers}"] * self.workers
+        self.crew = Crew(
+            "advantage.drivers.search.host_games", holdings, variables={"JAX_PLATFORMS": "cpu"}
+        )  # they leave a GPU alone
+        for number in range(self.workers):
+            made = cloudpickle.dumps((self.make, self.algorithm, self.spec))
+            self.crew.send(number, ("start", sys.path, made), "start")
+        self.crew.gather("make its environment", max(self.timeout, START_SECONDS))
+
+    def close(self) -> None:
+        """End the workers, or close the environment."""
+        if self.crew is not None:
+            self.crew.close()
+        if self.player is not None:
+            self.player.close()
+
+    def play(
+        self, actor: Pytree, vectors: Any, seeds: list[int], left: int, stopped: Callable[[], bool]
+    ) -> Games | None:
+        """One episode of each vector `[G, d]`, reset with each seed `[G]`.
+
+        None if they take more than `left` steps together, or `stopped()` becomes true.
+        """
+        actor, vectors = jax.device_get((actor, vectors))
+        play = self._play_here if self.crew is None else self._hand_out
+        games: list[Any] = [None] * len(vectors)
+        for number, game in play(actor, vectors, seeds, left, stopped):
+            games[number] = game
+            left -= game[1]
+            if left < 0 or stopped():
+                return None
+        returns, lengths, sums, squares = zip(*games, strict=True)
+        return Games(np.array(returns), np.array(lengths), np.array(sums), np.array(squares))
+
+    def _play_here(self, actor: Pytree, vectors: np.ndarray, seeds: list[int], left: int, stopped: Any):
+        assert self.player is not None
+        for number, (vector, seed) in enumerate(zip(vectors, seeds, strict=True)):
+            yield number, self.player.play(actor, vector, seed, lambda n: n <= left and not stopped())
+
+    def _hand_out(self, actor: Pytree, vectors: np.ndarray, seeds: list[int], left: int, stopped: Any):
+        """The next game to whoever is free; games come in the order of their ends."""
+        crew, playing = self.crew, {}
+        assert crew is not None
+        for number in range(self.workers):
+            crew.send(number, ("meet", actor, left), "meet the candidates")
+        todo = list(enumerate(zip(vectors, seeds, strict=True)))[::-1]
+        while todo or playing:
+            for number in range(self.workers):
+                if todo and number not in playing:
+                    game, chosen = todo.pop()
+                    crew.send(number, ("play", *chosen), "play")
+                    playing[number] = game, time.monotonic()
+            ready = wait([crew.pipes[number] for number in playing], HEARTBEAT)
+            for number, (game, since) in list(playing.items()):
+                if crew.pipes[number] in ready:
+                    answer = crew.receive(number, "play", self.timeout)
+                    playing[number] = game, time.monotonic()
+                    if answer != ALIVE:
+                        del playing[number]
+                        total, length, *sums = json.loads(answer)
+                        yield game, (total, length, *map(np.array, sums))
+                elif time.monotonic() - since > self.timeout:
+                    raise crew.hung(number, "take a step", self.timeout)
+            if stopped():
+                break
+        for number in playing:  # broken off: nobody waits for these
+            crew.processes[number].kill()
+        if playing:
+            crew.close()
+            self.start()
+
+
+class Pulse:
+    """Tells whoever waits for a game that it goes on, and the game whether it may."""
+
+    def __init__(self, pipe: Connection):
+        self.pipe, self.last, self.left = pipe, time.monotonic(), 0
+
+    def __call__(self, length: int) -> bool:
+        now = time.monotonic()
+        if now - self.last > HEARTBEAT:
+            self.last = now
+            self.pipe.send_bytes(ALIVE)
+        return length <= self.left
+
+
+def serve(pipe: Connection) -> None:
+    """A worker's life: make the environment, meet the actor of a generation, and play."""
+    player = actor = None
+    pulse = Pulse(pipe)
+    try:
+        while True:
+            name, *arguments = cloudpickle.loads(pipe.recv_bytes())
+            answer = b""
+            try:
+                if name == "start":
+                    sys.path[:] = arguments[0]
+                    player = Player(*cloudpickle.loads(arguments[1]))
+                elif name == "meet":
+                    actor, pulse.left = arguments
+                    continue
+                elif player is not None:
+                    total, length, *sums = player.play(actor, arguments[0], arguments[1], pulse)
+                    answer = json.dumps([total, length, *(x.tolist() for x in sums)]).encode()
+            except BrokenPipeError:
+                return
+            except Exception as error:
+                answer = ERROR + json.dumps(describe(error)).encode()
+            pipe.send_bytes(answer)
+    except (EOFError, OSError):  # nobody listens any more
+        return
+    finally:
+        if player is not None:
+            player.close()
+
+
+if __name__ == "__main__":
+    live(serve)

@@ -1,0 +1,30 @@
+"""A chain at whose far end a reward waits that only patience finds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advantage.environments.tables.mdp import MDP, Outcome
+
+
+def chain(n_states: int = 5, slip: float = 0.2) -> MDP:
+    """Action 0 steps forward and earns 10 in the last state, where it stays; action 1 returns to 0 and earns 2.
+
+    With probability `slip` an action does what the other one does. All else earns 0. The best policy always steps
+    forward. gamma 0.99; starts in state 0; never ends, and is truncated.
+
+    Raises:
+        ValueError: less than two states.
+
+    Source: Dearden, Friedman & Russell 1998, "Bayesian Q-learning", task "chain"; Strens 2000, "A Bayesian framework
+    for reinforcement learning".
+    """
+    if type(n_states) is not int or n_states < 2:
+        raise ValueError(f"n_states={n_states!r} is not allowed; use a whole number of 2 or more.")
+    last = n_states - 1
+
+    def outcomes(state: int, action: int) -> list[Outcome]:
+        forward = slip if action else 1 - slip
+        return [(forward, min(state + 1, last), 10.0 * (state == last), False), (1 - forward, 0, 2.0, False)]
+
+    return MDP.from_function(n_states, 2, outcomes, start=np.eye(n_states)[0], gamma=0.99)

@@ -1,0 +1,22 @@
+"""A grid of 4 x 4 cells with two corners to reach."""
+
+from __future__ import annotations
+
+from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.moves import MOVES, moved
+
+
+def grid_world_4x4() -> MDP:
+    """Walk to the upper left or the lower right corner; each step earns -1, and the edge stops a move.
+
+    State: `row * 4 + column`; 0 and 15 are terminal. Action: up, right, down, left. Undiscounted; starts anywhere else.
+    Where every action is as likely, `V` is 0 -14 -20 -22 / -14 -18 -20 -20 / -20 -20 -18 -14 / -22 -20 -14 0.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", example 4.1.
+    """
+
+    def outcomes(state: int, action: int) -> list[Outcome]:
+        successor = moved(state, MOVES[action], 4, 4)
+        return [(1.0, successor, -1.0, successor in (0, 15))]
+
+    return MDP.from_function(16, 4, outcomes, gamma=1.0, grid=Grid(4, 4, MOVES))

@@ -1,0 +1,38 @@
+"""A choice whose noisy rewards look better than they are, for as long as a maximum is taken over them."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+
+from advantage.environments.tables.mdp import MDP, Outcome
+
+LEVELS = 64  # numbers that stand for the normal distribution
+
+
+def maximisation_bias(n_actions: int = 10) -> MDP:
+    """In A, right ends the episode and earns 0; left leads to B, where every action ends it and earns about N(-0.1, 1).
+
+    State: 0 is A, 1 is B, 2 is the end on the right, 3 to 66 are those of B. A table has as many actions everywhere: in
+    A the first half of them is left, the second half right, so that chance still takes either with probability 1/2. A
+    table holds no continuous rewards either: the end that is reached tells which of 64 equally likely numbers is
+    earned. They are the normal distribution's medians of 64 equal parts, scaled to a mean of -0.1 and a standard
+    deviation of 1 exactly. Undiscounted. Right is best, and left is worth -0.1.
+
+    Raises:
+        ValueError: a number of actions that is odd or below 2.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", example 6.7, which leaves the number of actions in B open.
+    """
+    if type(n_actions) is not int or n_actions < 2 or n_actions % 2:
+        raise ValueError(f"n_actions={n_actions!r} is not allowed; use an even whole number of 2 or more.")
+    levels = special.ndtri((np.arange(LEVELS) + 0.5) / LEVELS)
+    rewards = (levels / levels.std() - 0.1).tolist()
+
+    def outcomes(state: int, action: int) -> list[Outcome]:
+        if state == 0:
+            return [(1.0, 1, 0.0, False) if action < n_actions // 2 else (1.0, 2, 0.0, True)]
+        return [(1 / LEVELS, 3 + level, reward, True) for level, reward in enumerate(rewards)]
+
+    size = 3 + LEVELS
+    return MDP.from_function(size, n_actions, outcomes, start=np.eye(size)[0], gamma=1.0)

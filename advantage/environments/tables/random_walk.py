@@ -1,0 +1,36 @@
+"""A walk along a line, left or right by chance, until an end is reached."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advantage.environments.tables.mdp import MDP, Grid, Outcome
+
+
+def random_walk(n_states: int = 5, left: float = 0.0) -> MDP:
+    """States 1 to `n_states` in a row between two terminal ones; whatever the action, each side has probability 1/2.
+
+    The right end earns 1, the left end `left`, and all else 0, so that undiscounted
+    `V(i) = left + (1 - left) i / (n_states + 1)`. Episodes start in the middle.
+
+    Raises:
+        ValueError: an even number of states, which have no middle.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", example 6.2; example 7.1 with 19 states and `left` -1.
+    """
+    if type(n_states) is not int or n_states < 1 or n_states % 2 == 0:
+        raise ValueError(f"n_states={n_states!r} is not allowed; use an odd whole number of 1 or more.")
+    size, end = n_states + 2, n_states + 1
+
+    def outcomes(state: int, action: int) -> list[Outcome]:
+        if state in (0, end):
+            return [(1.0, state, 0.0, True)]
+        return [
+            (0.5, state - 1, left * (state == 1), state == 1),
+            (0.5, state + 1, float(state == n_states), state == n_states),
+        ]
+
+    start = np.eye(size)[(size - 1) // 2]
+    return MDP.from_function(
+        size, 1, outcomes, start=start, gamma=1.0, grid=Grid(1, size, ((0, 1),)), max_episode_steps=10_000
+    )

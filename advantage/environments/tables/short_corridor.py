@@ -1,0 +1,29 @@
+"""A corridor whose cells look alike, and one of which turns around what one does."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advantage.environments.tables.mdp import MDP, POMDP, Grid, Outcome
+
+MOVES = ((0, -1), (0, 1))  # left, right
+
+
+def short_corridor() -> POMDP:
+    """Three cells in a row before the goal, all of which look the same; in the second, left and right are switched.
+
+    Each step earns -1, and the left end stops a move. State: 0 to 3, of which 3 is terminal. Action: 0 left, 1 right.
+    Observation: always 0. Undiscounted. A policy is no more than its probability `p` to go right, and
+    `V = (2p - 4) / (p (1 - p))`; the best is `p = 2 - √2` with `V = -6 - 4√2`, and one that always does the same never
+    ends.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", example 13.1.
+    """
+
+    def outcomes(state: int, action: int) -> list[Outcome]:
+        step = 1 if (action == 1) != (state == 1) else -1
+        successor = min(max(state + step, 0), 3)
+        return [(1.0, successor, -1.0, successor == 3)]
+
+    mdp = MDP.from_function(4, 2, outcomes, start=np.eye(4)[0], gamma=1.0, grid=Grid(1, 4, MOVES))
+    return POMDP(mdp, np.ones((4, 2, 1)))

@@ -1,0 +1,1 @@
+"""Tetris, on the device and in Gymnasium's interface."""

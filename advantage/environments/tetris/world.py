@@ -1,0 +1,213 @@
+"""Tetris as controllers of it are compared on: choose a rotation and a column, and the piece falls."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Literal, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.environments.tetris.board import (
+    PIECES,
+    TALLEST,
+    Landing,
+    Placements,
+    count,
+    land,
+    placements,
+)
+from advantage.environments.tetris.features import FEATURES
+from advantage.types import Array, Key
+
+Features = Literal["bertsekas", "dellacherie", "thiery"]
+STANDARD = ("Tetris-10x10", "Tetris-10x20")  # the sizes of the literature, which lists of environments show
+LARGEST_WIDTH, LARGEST_HEIGHT = 32, 32 - TALLEST
+
+
+class TetrisState(NamedTuple):
+    """The board and the piece to place.
+
+    Attributes:
+        columns: uint32 `[W]`, bit i is row i from the floor.
+        piece: int32, one of `PIECES` in their order: O, I, S, Z, T, J, L.
+    """
+
+    columns: Array
+    piece: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Tetris:
+    """Place one of seven pieces, drawn uniformly and independently, on a board; rows that are full vanish.
+
+    An action is a rotation and a column. The piece falls straight down from above the board until it meets something.
+    If it then reaches above the top, the game is over and nothing vanishes; otherwise every full row vanishes, what is
+    above moves down, and the next piece is drawn. Only the current piece is seen, not the next one.
+
+    State: `TetrisState`.
+    Action: 0 .. n - 1, n = 4 W - 6 (34 on width 10). The placements of the current piece are listed rotation by
+        rotation (quarter turns clockwise, what looks the same once), and in each from the leftmost column to the
+        rightmost: W - 1 for O, 2 W - 3 for I, S and Z, 4 W - 6 for T, J and L (9, 17 and 34). A list that is shorter
+        than n begins again: for O on width 10, 9 means what 0 does. So every action is a placement.
+    Observation: a dict of
+        `board` int8 `[H, W]`, 1 where a cell is filled, the lowest row last;
+        `features` float32 `[n, k]`, `features` of the board after each placement, once full rows have vanished;
+            0 where `possible` is 0;
+        `piece` int32, the current piece;
+        `possible` int8 `[n]`, 1 for the placements of the piece, each once, that do not end the game.
+    Reward: rows that vanish, 0 to 4; 0 for the placement that ends the game.
+    Ends when a placement reaches above the top. The board then stays as it was. Where nothing is possible, any action
+        ends the game.
+    Starts with an empty board and a drawn piece.
+
+    Attributes:
+        width: W, columns, 4 to 32.
+        height: H, rows, 4 to 28.
+        features: what is seen of the board after each placement: those of Bertsekas and Tsitsiklis (2 W + 2 numbers),
+            of Dellacherie (6), or of Thiery and Scherrer (8); see `tetris_features`.
+        max_episode_steps: where the driver truncates. The game has no clock; this is the largest number that the
+            driver counts to.
+
+    Raises:
+        ValueError: a size or a set of features that there is not.
+
+    Source: the game of Bertsekas & Tsitsiklis (1996), "Neuro-dynamic programming", section 8.3, with the end of Thiery
+    & Scherrer (2009), "Building controllers for Tetris": their program, MDPTetris, in its standard setting also counts
+    no rows for the piece that overflows. Szita & Lőrincz (2006) and Gabillon et al. (2013) play the same.
+    """
+
+    width: int = 10
+    height: int = 20
+    features: Features = "bertsekas"
+    max_episode_steps: int = 2**31 - 1
+
+    def __post_init__(self):
+        for name, largest in (("width", LARGEST_WIDTH), ("height", LARGEST_HEIGHT)):
+            value = getattr(self, name)
+            if type(value) is not int or not 4 <= value <= largest:
+                raise ValueError(f"Tetris with {name}={value!r} is not possible; use 4 to {largest}.")
+        if self.features not in FEATURES:
+            raise ValueError(f"Tetris has no features {self.features!r}; there are {', '.join(FEATURES)}.")
+
+    @property
+    def placements(self) -> Placements:
+        """The tables of all placements."""
+        return placements(self.width)
+
+    @property
+    def observation_space(self) -> gymnasium.spaces.Dict:
+        """Board, features of every placement, piece, and which placements are possible."""
+        n, k = int(self.action_space.n), FEATURES[self.features][1](self.width)
+        return gymnasium.spaces.Dict(
+            {
+                "board": gymnasium.spaces.MultiBinary((self.height, self.width)),
+                "features": gymnasium.spaces.Box(0, np.inf, (n, k), np.float32),
+                "piece": gymnasium.spaces.Discrete(len(PIECES)),
+                "possible": gymnasium.spaces.MultiBinary(n),
+            }
+        )
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Discrete:
+        """A placement."""
+        return gymnasium.spaces.Discrete(self.placements.tall.shape[1])
+
+    @property
+    def gymnasium_id(self) -> str:
+        """The name of the same world in Gymnasium."""
+        default = Tetris.__dataclass_fields__["features"].default
+        suffix = "" if self.features == default else f"-{self.features}"
+        return f"advantage/Tetris-{self.width}x{self.height}{suffix}-v0"
+
+    def reset(self, key: Key) -> tuple[TetrisState, dict[str, Array]]:
+        """An empty board and a piece: `-> state, obs`."""
+        state = TetrisState(jnp.zeros(self.width, jnp.uint32), draw_piece(key))
+        return state, self.observe(state)
+
+    def step(
+        self, state: TetrisState, action: Array, key: Key
+    ) -> tuple[TetrisState, dict[str, Array], Array, Array]:
+        """Place the piece: `-> state, obs, reward, terminated`."""
+        state, reward, terminated = self.place(state, action, draw_piece(key))
+        return state, self.observe(state), reward, terminated
+
+    def place(self, state: TetrisState, action: Array, piece: Array) -> tuple[TetrisState, Array, Array]:
+        """`step` with the next piece given, and without the observation: `-> state, reward, terminated`."""
+        landing = self.drop(state, action)
+        over = ~self.fits(landing)
+        columns = jnp.where(over, state.columns, jnp.stack(landing.columns))
+        return TetrisState(columns, piece), jnp.where(over, 0, landing.lines).astype(jnp.float32), over
+
+    def drop(self, state: TetrisState, action: Array) -> Landing:
+        """What becomes of the board under one action."""
+        table = self.placements
+        cells, underside = (
+            jnp.asarray(part)[state.piece, :, action] for part in (table.cells, table.underside)
+        )
+        return land(state.columns, cells, underside, jnp.asarray(table.tall)[state.piece, action])
+
+    def fits(self, landing: Landing) -> Array:
+        """Whether a piece came to rest below the top."""
+        return landing.row + landing.tall <= self.height
+
+    def after(self, state: TetrisState) -> tuple[list[Array], Array]:
+        """Each feature after every placement, k times `[n]`, and bool `[n]`, which placements are possible.
+
+        Where one is not, features have no meaning.
+        """
+        table = self.placements
+        cells, underside, tall = (
+            jnp.asarray(part)[state.piece] for part in (table.cells, table.underside, table.tall)
+        )
+        landing = land(state.columns, cells, underside, tall)
+        exists = jnp.arange(tall.shape[0]) < jnp.asarray(table.count)[state.piece]
+        filled = count(state.columns).sum(dtype=jnp.int32)
+        return FEATURES[self.features][0](landing, filled, self.height), exists & self.fits(landing)
+
+    def values(self, state: TetrisState, weights: Array) -> Array:
+        """Weights `[k]` times the features after each placement, `[n]`; -inf where it is not possible.
+
+        The same as from an observation, and far quicker: features are added up as they are computed, in one loop.
+        The first of the highest is the action of a linear policy, and a search asks for no more.
+        """
+        features, possible = self.after(state)
+        total = sum(weight * feature for weight, feature in zip(weights, features, strict=True))
+        return jnp.where(possible, total, -jnp.inf)
+
+    def observe(self, state: TetrisState) -> dict[str, Array]:
+        """What is seen of a state."""
+        n_features = FEATURES[self.features][1](self.width)
+        features, possible = (
+            jax.vmap(self.values, (None, 0))(state, jnp.eye(n_features, dtype=jnp.float32)),
+            self.after(state)[1],
+        )
+        rows = jnp.arange(self.height - 1, -1, -1, dtype=jnp.uint32)[:, None]
+        return {
+            "board": (state.columns >> rows & 1).astype(jnp.int8),
+            "features": jnp.where(possible, features, 0).T,
+            "piece": state.piece,
+            "possible": possible.astype(jnp.int8),
+        }
+
+
+def draw_piece(key: Key) -> Array:
+    """One of the seven, as likely as any other to two in a thousand million; int32."""
+    return (jax.random.bits(key, (), jnp.uint32) % len(PIECES)).astype(jnp.int32)
+
+
+def tetris_of(name: str) -> Tetris | None:
+    """The world that `Tetris-10x20` or `Tetris-10x20-dellacherie` names; None for a name of another form.
+
+    Raises:
+        ValueError: a size or a set of features that there is not.
+    """
+    parts = re.fullmatch(r"Tetris-(\d+)x(\d+)(?:-([a-z]+))?", name)
+    if parts is None:
+        return None
+    width, height, features = parts.groups()
+    chosen: dict = {} if features is None else {"features": features}
+    return Tetris(int(width), int(height), **chosen)

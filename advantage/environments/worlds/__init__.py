@@ -1,0 +1,1 @@
+"""On-device worlds with dynamics of their own."""

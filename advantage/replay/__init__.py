@@ -1,0 +1,1 @@
+"""Past transitions that updates draw from."""

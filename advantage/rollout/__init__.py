@@ -1,1 +1,0 @@
-"""Drivers: the same `Rollout` from host environments and from on-device worlds."""
