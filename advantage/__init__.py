@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from advantage.algorithms.search.finite_differences import FiniteDifferences as FiniteDifferences
     from advantage.algorithms.search.genetic import GeneticAlgorithm as GeneticAlgorithm
     from advantage.algorithms.search.pattern_search import PatternSearch as PatternSearch
+    from advantage.algorithms.search.policy_search import PolicySearch as PolicySearch
     from advantage.algorithms.search.random_search import AugmentedRandomSearch as AugmentedRandomSearch
     from advantage.algorithms.tabular.double_q_learning import DoubleQLearning as DoubleQLearning
     from advantage.algorithms.tabular.dyna import Dyna as Dyna
@@ -105,11 +106,11 @@ if TYPE_CHECKING:
     from advantage.policies.networks import Custom as Custom
     from advantage.runs.checkpoint import CheckpointError as CheckpointError
     from advantage.runs.lock import RunInUse as RunInUse
-    from advantage.training import NonFiniteUpdate as NonFiniteUpdate
-    from advantage.training import Progress as Progress
-    from advantage.training import Run as Run
-    from advantage.training import resume as resume
-    from advantage.training import train as train
+    from advantage.training.loop import NonFiniteUpdate as NonFiniteUpdate
+    from advantage.training.reporting import Progress as Progress
+    from advantage.training.train import Run as Run
+    from advantage.training.train import resume as resume
+    from advantage.training.train import train as train
     from advantage.types import Rollout as Rollout
     from advantage.types import Spec as Spec
 
@@ -137,6 +138,7 @@ _HOMES = {
     "FiniteDifferences": "algorithms.search.finite_differences",
     "GeneticAlgorithm": "algorithms.search.genetic",
     "PatternSearch": "algorithms.search.pattern_search",
+    "PolicySearch": "algorithms.search.policy_search",
     "AugmentedRandomSearch": "algorithms.search.random_search",
     "QLearning": "algorithms.tabular.q_learning",
     "MonteCarloPrediction": "algorithms.tabular.monte_carlo_prediction",
@@ -190,11 +192,11 @@ _HOMES = {
     "EnvironmentFailure": "drivers.host.stepper",
     "CheckpointError": "runs.checkpoint",
     "RunInUse": "runs.lock",
-    "NonFiniteUpdate": "training",
-    "Progress": "training",
-    "Run": "training",
-    "resume": "training",
-    "train": "training",
+    "NonFiniteUpdate": "training.loop",
+    "Progress": "training.reporting",
+    "Run": "training.train",
+    "resume": "training.train",
+    "train": "training.train",
     "Rollout": "types",
     "Spec": "types",
 }

@@ -97,7 +97,7 @@ def _explain(error: Exception) -> int:
     from advantage.environments.check import EnvironmentDefect
     from advantage.environments.make import MissingExtra
     from advantage.runs.checkpoint import CheckpointError
-    from advantage.training import NonFiniteUpdate
+    from advantage.training.loop import NonFiniteUpdate
 
     if isinstance(error, EnvironmentFailure) and error.__cause__ is not None:
         traceback.print_exception(error.__cause__)
@@ -215,20 +215,20 @@ def _registry() -> Any:
 
 def train(arguments: Sequence[str]) -> int:
     """Train an agent and leave a run folder."""
-    from advantage.algorithms.registry import ALGORITHMS, algorithm_class
-    from advantage.training import Options
-    from advantage.training import train as run_training
+    from advantage.algorithms.registry import ALGORITHMS, default_algorithm
+    from advantage.algorithms.search.policy_search import PolicySearch
+    from advantage.training.options import Options
+    from advantage.training.train import train as run_training
 
     leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))[:2]
     wanted, environment = [*leading, None, None][:2]
-    cls = algorithm_class(wanted) if wanted else next(iter(ALGORITHMS.values()))
-    chosen, default, options = (
-        _preset(wanted, environment, arguments) if wanted and environment else (None, cls(), {})
-    )
-    group = (wanted or "algorithm").replace("-", "_")
+    chosen, default, options = None, default_algorithm(wanted or next(iter(ALGORITHMS))), {}
+    if wanted and environment:
+        chosen, default, options = _preset(wanted, environment, arguments)
+    group = "search" if isinstance(default, PolicySearch) else (wanted or "algorithm").replace("-", "_")
     fields = [
         ("run", Options, dataclasses.field(default_factory=lambda: Options(**options))),
-        (group, cls, dataclasses.field(default_factory=lambda: default)),
+        (group, type(default), dataclasses.field(default_factory=lambda: default)),
         ("preset", str, "auto"),
         ("out", Path | None, None),
         ("root", Path, Path("runs")),
@@ -265,13 +265,13 @@ def train(arguments: Sequence[str]) -> int:
 
 def _who_has(complaint: str, wanted: str | None) -> str:
     """Which algorithms have an option that this one lacks, as a sentence."""
-    from advantage.algorithms.registry import ALGORITHMS
+    from advantage.algorithms.registry import ALGORITHMS, default_algorithm, hyperparameters_of
 
     unknown = re.search(r"Unrecognized options: --([\w-]+)", complaint)
     if not unknown:
         return ""
     option = unknown[1].removeprefix("no-").replace("-", "_")
-    having = [name for name, cls in ALGORITHMS.items() if option in cls.__dataclass_fields__]
+    having = [name for name in ALGORITHMS if option in hyperparameters_of(default_algorithm(name))]
     return f" {wanted} has no --{unknown[1]}; it is an option of {', '.join(having)}." if having else ""
 
 
@@ -280,7 +280,7 @@ def _preset(
 ) -> tuple[str | None, Any, dict[str, Any]]:
     """Where the defaults come from, the algorithm's and the run's."""
     from advantage.algorithms.presets import preset, presets
-    from advantage.algorithms.registry import algorithm_class
+    from advantage.algorithms.registry import default_algorithm
 
     wish = "auto"
     for place, argument in enumerate(arguments):
@@ -289,14 +289,14 @@ def _preset(
             wish = value if equals else "".join(arguments[place + 1 : place + 2])
     name = environment.removeprefix("jax/") if wish == "auto" else wish.removeprefix("jax/")
     if wish == "none" or (wish == "auto" and name not in presets(algorithm)):
-        return None, algorithm_class(algorithm)(), {}
+        return None, default_algorithm(algorithm), {}
     tuned = preset(algorithm, name)
     return name, tuned.algorithm, tuned.options
 
 
 def resume(arguments: Sequence[str]) -> int:
     """Go on with a run."""
-    from advantage.training import resume as resume_training
+    from advantage.training.train import resume as resume_training
 
     fields = [("total_timesteps", int | None, None), ("env", str | None, None), ("trust", bool, False)]
     flags = dataclasses.make_dataclass("Resume", [*fields, ("quiet", bool, False)])
@@ -580,10 +580,11 @@ def _reporter(quiet: bool, notice: str = "") -> Any:
 
 def _summarise(runs: list[Any]) -> None:
     """What happened, where the files are, what to type next."""
+    from advantage.algorithms.dynamic_programming.planner import Planner
     from advantage.environments.make import word_for
     from advantage.runs.folder import RunFolder, read_config
 
-    unit = "iterations" if hasattr(runs[0].algorithm, "solver") else "steps"
+    unit = "iterations" if isinstance(runs[0].algorithm, Planner) else "steps"
     for run in runs:
         folder = RunFolder(run.path)
         curve = f"  curve       {folder.curve_path}\n" if folder.curve_path.exists() else ""
@@ -702,11 +703,11 @@ def _problem(parsed: Any) -> Any:
     """The world and the policy that a section of the laboratory is about."""
     import numpy as np
 
+    from advantage.algorithms.actors import actor_probabilities
     from advantage.environments.make import resolve, table_of
     from advantage.environments.tables.random_mdp import random_mdp
     from advantage.evaluation import load
     from advantage.laboratory.problem import Problem
-    from advantage.theory.actors import actor_probabilities
 
     if parsed.world == "random":
         mdp = random_mdp(parsed.n_states, parsed.n_actions, min(5, parsed.n_states), parsed.seed)

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.dynamic_programming.planner import playable
-from advantage.algorithms.policy_gradient.shared.learner import PolicyOptions
+from advantage.algorithms.playable import Playable, Trainable, playable
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.registry import algorithm_name, from_json, spec_of
-from advantage.algorithms.search.options import SearchOptions
+from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.drivers.host.stepper import episode_seed
 from advantage.drivers.search.device_games import DeviceGames
+from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.make import Environment, resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, space_from_json, translator
@@ -88,7 +89,7 @@ class Agent:
         by_name: whether the name alone brings the environment back.
     """
 
-    algorithm: Algorithm
+    algorithm: Playable
     state: Pytree = dataclasses.field(repr=False)
     spec: Spec
     environment: str
@@ -99,31 +100,51 @@ class Agent:
     def actor(self) -> HostActor:
         return HostActor(self.algorithm, actor_of(self.algorithm, self.state))
 
-    def act(self, obs: Pytree, deterministic: bool = True, key: Key | None = None) -> Any:
-        """The action for one observation, in the environment's own units.
+    def initial_memory(self) -> Pytree:
+        """What the policy remembers when an episode begins; `()` for a policy without memory."""
+        return read_first(self.actor.initial_memory())
+
+    def act(
+        self, obs: Pytree, deterministic: bool = True, key: Key | None = None, *, memory: Pytree = None
+    ) -> Any:
+        """The action for one observation, in the environment's own units; a recurrent policy's `action, memory`.
 
         Args:
             obs: one observation, without a batch axis.
             deterministic: the most likely action, or one drawn from the policy.
             key: `jax.random.key(...)`, needed for a drawn one; a new one each time.
+            memory: of a recurrent policy: `initial_memory()` when an episode begins, then what the last call returned.
 
         Raises:
-            ValueError: an observation outside the space's structure, or a missing key.
+            ValueError: an observation outside the space's structure, a missing key, or a missing memory.
         """
         check_reset(self.spec.observation_space, (obs, {}), "agent.act(obs)")
-        batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], obs)
+        initial = self.initial_memory()
+        if memory is None and jax.tree.leaves(initial):
+            raise ValueError(
+                "This policy has a memory: begin each episode with memory = agent.initial_memory(), and call "
+                "action, memory = agent.act(obs, memory=memory)."
+            )
+        remembered = initial if memory is None else memory
+        batch, remembered = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (obs, remembered))
         if deterministic:
-            action, _ = self.actor.greedy(batch, ())
+            action, after = self.actor.greedy(batch, remembered)
         elif key is None:
             raise ValueError(
                 "A drawn action needs randomness: pass key=jax.random.key(n), a new one for each action."
             )
         else:
-            action, _, _ = self.actor.act(batch, (), self.actor.noise(key, (1,)))
-        return read(environment_action(self.spec.action_space, action, self.spec.action_units), 0)
+            action, after, _ = self.actor.act(batch, remembered, self.actor.noise(key, (1,)))
+        action = read(environment_action(self.spec.action_space, action, self.spec.action_units), 0)
+        return action if memory is None else (action, read_first(after))
 
 
-def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
+def read_first(batch: Pytree) -> Pytree:
+    """The only row of a batch."""
+    return jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+def load(path: str | Path, algorithm: Trainable | None = None) -> Agent:
     """The agent of a run: of its last checkpoint, or of the one at `path`. Reads tensors and JSON, never code.
 
     Args:
@@ -153,16 +174,14 @@ def load(path: str | Path, algorithm: Algorithm | None = None) -> Agent:
 
 def other_agents(agent: Agent) -> dict[str, Agent]:
     """Who else a run has found, by name: of a search its best candidate beside the mean, or the other way round."""
-    algorithm: Any = agent.algorithm
-    names = [name for name in ("mean", "best") if name != getattr(algorithm, "play", name)]
-    return {
-        name: dataclasses.replace(agent, algorithm=dataclasses.replace(algorithm, play=name))
-        for name in names
-        if hasattr(algorithm, "play")
-    }
+    search = agent.algorithm
+    if not isinstance(search, PolicySearch):
+        return {}
+    other = "best" if search.play == "mean" else "mean"
+    return {other: dataclasses.replace(agent, algorithm=dataclasses.replace(search, play=other))}
 
 
-def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None) -> tuple[Algorithm, Spec]:
+def restore_config(config: dict, file: Path, algorithm: Trainable | None = None) -> tuple[Algorithm, Spec]:
     """Algorithm and spec from config.json. Raises CheckpointError that names the field."""
     _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
@@ -186,9 +205,9 @@ def restore_config(config: dict, file: Path, algorithm: Algorithm | None = None)
         raise CheckpointError(f"{file}: {field}: {error}") from None
 
 
-def _refuse_older_pictures(algorithm: Any, written: dict, observation_space: gymnasium.Space) -> None:
+def _refuse_older_pictures(algorithm: Playable, written: dict, observation_space: gymnasium.Space) -> None:
     """A run from before the option `action_units` divided every picture by 255, and made no picture of a stack."""
-    if "action_units" in written or not isinstance(algorithm, PolicyOptions | SearchOptions):
+    if "action_units" in written or not isinstance(algorithm, PolicyOptions | PolicySearch):
         return
     for leaf in encoder(observation_space).images:
         if (leaf.low, leaf.high) != ((0.0,), (255.0,)) or len(leaf.shape) > 3:
@@ -198,7 +217,7 @@ def _refuse_older_pictures(algorithm: Any, written: dict, observation_space: gym
 
 
 def restore_checkpoint(
-    path: Path, algorithm: Algorithm, template: Pytree
+    path: Path, algorithm: Playable, template: Pytree
 ) -> tuple[Pytree, dict[str, np.ndarray], dict[str, Any]]:
     """State, records and metadata of a checkpoint of `algorithm`. Raises CheckpointError that names the field."""
     result = load_checkpoint(path, template, expect={"algorithm": algorithm_name(algorithm)})
@@ -303,7 +322,7 @@ def play(
 
     `on_step(env)` is called after each step. Where no time limit is set, `LONGEST` is.
     """
-    actor, memory = agent.actor, ()
+    actor, memory = agent.actor, agent.actor.initial_memory()
     translate = translator(agent.spec.action_space, agent.spec.action_units)
     result = env.reset(seed=seed)
     check_reset(agent.spec.observation_space, result, f"evaluation, reset(seed={seed})")
@@ -347,11 +366,13 @@ def _evaluate_world(
 ) -> tuple[np.ndarray, np.ndarray]:
     _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
     key, algorithm, units = jax.random.key(seed), agent.algorithm, agent.spec.action_units
-    play = _play_search if hasattr(algorithm, "candidate") else _play_world
-    blocks = [
-        jax.device_get(play(algorithm, world, units, agent.state, key, first, deterministic))
-        for first in range(0, episodes, BLOCK)
-    ]
+
+    def play(first: int) -> tuple[Array, Array]:
+        if isinstance(algorithm, PolicySearch):
+            return _play_search(algorithm, world, units, agent.state, key, first)
+        return _play_world(algorithm, world, units, agent.state, key, first, deterministic)
+
+    blocks = [jax.device_get(play(first)) for first in range(0, episodes, BLOCK)]
     returns, lengths = (np.concatenate(parts)[:episodes] for parts in zip(*blocks, strict=True))
     return returns.astype(np.float64), lengths
 
@@ -389,26 +410,26 @@ def _play_world(
             done = terminated | (length + 1 >= world.max_episode_steps)
             return world_state, obs, memory, total + reward, length + 1, done
 
-        start = (world_state, obs, (), jnp.float32(0), jnp.int32(0), jnp.bool_(False))
+        memory = jax.tree.map(lambda leaf: leaf[None], algorithm.initial_memory(actor))
+        start = (world_state, obs, memory, jnp.float32(0), jnp.int32(0), jnp.bool_(False))
         return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3:5]
 
     return jax.vmap(episode)(keys)
 
 
 def _play_search(
-    algorithm: Any,
+    algorithm: PolicySearch,
     world: World,
     units: ActionUnits,
     state: Pytree,
     key: Key,
     first: int,
-    deterministic: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same for what a search has found, which leaves nothing to chance, as its candidates play."""
     actor = algorithm.actor(state)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(first + np.arange(BLOCK))
+    chance = Chance(first + np.arange(BLOCK), key)
     vectors = jnp.tile(flatten(actor.params), (BLOCK, 1))
-    games = DeviceGames(algorithm, world, units).play(actor, vectors, keys, ANY_NUMBER, lambda: False)
+    games = DeviceGames(algorithm, world, units).play(actor, vectors, chance, ANY_NUMBER, lambda: False)
     assert games is not None  # neither out of steps nor stopped
     return games.returns, games.lengths
 

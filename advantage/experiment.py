@@ -31,15 +31,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advantage.algorithms.dynamic_programming.planner import Planner, playable
-from advantage.algorithms.registry import algorithm_class, from_json, to_json
+from advantage.algorithms.dynamic_programming.planner import Planner
+from advantage.algorithms.playable import playable
+from advantage.algorithms.registry import default_algorithm, from_json, to_json
 from advantage.drivers.host.workers import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
-from advantage.training import Options, resume, train
+from advantage.training.options import Options
+from advantage.training.train import resume, train
 
 _FIELDS = {"environments": list, "seeds": list, "algorithms": list, "training": dict, "out": str}
 _ALGORITHM_FIELDS = {"name": str, "options": dict, "grid": dict}
@@ -150,7 +152,7 @@ def _algorithms(entry: dict[str, Any], head: int, at: Callable) -> list[tuple[st
     for point in itertools.product(*grid.values()):
         chosen = dict(zip(grid, point, strict=True))
         try:
-            defaults = to_json(algorithm_class(name)())
+            defaults = to_json(default_algorithm(name))
             algorithm = from_json(name, defaults | given | chosen)
         except (TypeError, ValueError) as error:
             word = next((option for option in given | chosen if option in str(error)), name)

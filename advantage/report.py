@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
+from advantage.algorithms.actors import actor_values
 from advantage.environments.make import Environment, table_of
 from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Agent, Evaluation
@@ -29,9 +30,9 @@ class TableReport(NamedTuple):
     policy: np.ndarray
     value: np.ndarray
 
-    def lines(self, evaluation: Evaluation | None, verdict: str | None = None) -> list[str]:
-        """For people: the value of the start, or what else is known of it, the share of successes, the policy."""
-        lines = [verdict or f"value of the start {self.mdp.start @ self.value:.6g}"]
+    def lines(self, evaluation: Evaluation | None, conclusion: list[str]) -> list[str]:
+        """For people: how the run ended or the value of the start, the share of successes, the policy."""
+        lines = conclusion or [f"value of the start {self.mdp.start @ self.value:.6g}"]
         if self._is_success_or_failure():
             lines += self._success_rate(evaluation)
         if self.mdp.grid is not None:
@@ -69,17 +70,15 @@ class TableReport(NamedTuple):
 
 def table_report(agent: Agent, target: Environment) -> TableReport | None:
     """The report on an agent that keeps a table, in a world that is one; None for any other."""
-    table: Any = getattr(agent.state, "value", None)
-    if table is None:
-        table = getattr(agent.state, "q", None)
-    if table is None or not isinstance(agent.spec.observation_space, gymnasium.spaces.Discrete):
+    if not isinstance(agent.spec.observation_space, gymnasium.spaces.Discrete):
+        return None
+    value = actor_values(agent.actor.actor)
+    if value is None:
         return None
     try:
         mdp = table_of(target)
     except ValueError:
         return None
-    table = np.asarray(table, np.float64)
-    value = table.max(axis=-1) if table.ndim == 2 else table
     if value.shape != (mdp.n_states,):
         return None
     policy, _ = agent.actor.greedy(np.arange(mdp.n_states), ())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:  # worker processes import this file and must start without JAX
     import gymnasium
     import jax
+    import numpy as np
 
     Key = jax.Array
 else:
@@ -22,7 +23,7 @@ ActionUnits = Literal["bounds", "raw"]  # of a Box: 0 is its middle and 1 its up
 
 
 class Rollout(NamedTuple):
-    """Facts about what happened, time-major: every field is `[T, B, ...]`.
+    """Facts about what happened, time-major: every field but `memory` is `[T, B, ...]`.
 
     Attributes:
         obs: what the policy saw, in the environment's own structure and dtype.
@@ -32,6 +33,7 @@ class Rollout(NamedTuple):
         terminated: bool, the MDP ended here.
         truncated: bool, the clock ended here; the MDP would have gone on.
         extras: what `act` returned beside the action.
+        memory: the policy's memory before the first step, `[B, ...]`; `()` for a policy without memory.
     """
 
     obs: Pytree
@@ -41,6 +43,19 @@ class Rollout(NamedTuple):
     terminated: Array
     truncated: Array
     extras: Pytree = ()
+    memory: Pytree = ()
+
+
+class Clock(NamedTuple):
+    """How much of the budget is spent.
+
+    Attributes:
+        step: environment steps so far, uint32.
+        total_timesteps: the budget, uint32.
+    """
+
+    step: Array
+    total_timesteps: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +78,10 @@ class Spec:
 
 
 class Algorithm(Protocol):
-    """A frozen dataclass of hyperparameters and six pure functions.
+    """A frozen dataclass of hyperparameters and seven pure functions.
 
-    The state is one pytree and holds everything the algorithm knows; the actor is the small part of it that
-    acting needs. `act` and `greedy` take NumPy or JAX arrays and a leading batch axis.
+    The state is one pytree with a field `clock: Clock` and holds everything the algorithm knows; the actor is the
+    small part of it that acting needs. `act` and `greedy` take NumPy or JAX arrays and a leading batch axis.
     """
 
     @property
@@ -80,6 +95,10 @@ class Algorithm(Protocol):
 
     def actor(self, state: Pytree) -> Pytree:
         """The part of the state that acting needs."""
+        ...
+
+    def initial_memory(self, actor: Pytree) -> Pytree:
+        """What a policy remembers when an episode begins, without a batch axis; `()` for a policy without memory."""
         ...
 
     def noise(self, actor: Pytree, key: Key, shape: tuple[int, ...]) -> Pytree:
@@ -97,6 +116,11 @@ class Algorithm(Protocol):
     def update(self, state: Pytree, rollout: Rollout, key: Key) -> tuple[Pytree, dict[str, Array]]:
         """Learn: `-> state, metrics`; pure, one compiled program."""
         ...
+
+
+def no_memory(algorithm: Algorithm, actor: Pytree) -> Pytree:
+    """The `initial_memory` of an algorithm whose policy remembers nothing."""
+    return ()
 
 
 class Played(NamedTuple):
@@ -155,6 +179,129 @@ class Search(Protocol):
 
     def learn(self, state: Pytree, candidates: Array, played: Played) -> tuple[Pytree, dict[str, Array]]:
         """Learn from what they earned: `-> state, metrics`."""
+        ...
+
+
+class Episodes(NamedTuple):
+    """Finished episodes in the order of their ends, one row each.
+
+    Attributes:
+        returns: undiscounted sum of the environment's own rewards.
+        lengths: in steps.
+        steps: global step at the end.
+        envs: index of the environment.
+        numbers: which episode of that environment, from 0.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    steps: np.ndarray
+    envs: np.ndarray
+    numbers: np.ndarray
+
+
+class Span(NamedTuple):
+    """Some iterations of a run.
+
+    Attributes:
+        iteration: number of the first, from 0.
+        count: how many, 1 or more.
+        first_step: environment steps that were taken before.
+        n_steps: steps of each iteration in each environment.
+    """
+
+    iteration: int
+    count: int
+    first_step: int
+    n_steps: int
+
+
+class Iterated(NamedTuple):
+    """What a driver brings back from a span: rows of metrics, each the mean over some iterations.
+
+    Attributes:
+        state: the algorithm's, of all seeds, in the driver's own form.
+        metrics: `[S, rows]` by name.
+        episodes: those that ended, one record a seed.
+        iterations, steps: of each row, how many iterations and environment steps of the span had been taken at its
+            end, `[rows]`. No row: nothing was learned, and the state is as it was.
+    """
+
+    state: Pytree
+    metrics: dict[str, np.ndarray]
+    episodes: list[Episodes]
+    iterations: np.ndarray
+    steps: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class DriverFacts:
+    """What people are told about a driver.
+
+    Attributes:
+        where: what steps or plays: `in this process`, `on cpu`.
+        unit: what the budget counts.
+        nbytes: of a rollout, or of the table that is solved.
+        candidates, parameters: of a search's generation; 0 for other algorithms.
+    """
+
+    where: str
+    unit: Literal["steps", "iterations"] = "steps"
+    nbytes: int = 0
+    candidates: int = 0
+    parameters: int = 0
+
+
+class Driver(Protocol):
+    """Lets an algorithm meet its environment: all that the training loop knows of where and how that happens.
+
+    How it keeps the states of its seeds is its own business: `start` is given them with a leading axis of seeds and
+    returns what `iterate` takes and returns; `state_of` takes one seed's out.
+    """
+
+    @property
+    def facts(self) -> DriverFacts:
+        """For people."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do although the budget is not spent."""
+        ...
+
+    def start(self, states: Pytree, keys: Key) -> Pytree:
+        """Begin the first episodes, from one key a seed; the states in the driver's own form."""
+        ...
+
+    def state_of(self, state: Pytree, seed: int) -> Pytree:
+        """One seed's state, without an axis of seeds."""
+        ...
+
+    def span(self, iteration: int, step: int, until: int) -> Span:
+        """As many iterations from here as one call takes, at least one, and not beyond `until` where that is due."""
+        ...
+
+    def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
+        """Act and learn."""
+        ...
+
+    def conclusion(self, step: int) -> list[str]:
+        """Sentences about how the run ended, for people."""
+        ...
+
+    def records(self, seed: int) -> dict[str, np.ndarray]:
+        """What a checkpoint needs, beside the state, to go on with one seed's environments exactly."""
+        ...
+
+    def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
+        """In place of `start`, with the state of the one seed: put its environments where `records` says.
+
+        `-> the state in the driver's own form, notices of what did not come back`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what was opened."""
         ...
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
@@ -131,16 +130,16 @@ ABLATION = {
 def learn(name: str, seed: int) -> dict[str, Any]:
     """Train once and evaluate: a row."""
     import advantage as adv
-    from advantage.algorithms.registry import algorithm_class
+    from advantage.algorithms.registry import default_algorithm, hyperparameters_of, with_hyperparameters
     from advantage.runs.folder import RunFolder
     from advantage.runs.log import read_episodes
 
     job = (JOBS | ABLATION)[name]
-    algorithm, options = algorithm_class(job.algorithm)(), {}
+    algorithm, options = default_algorithm(job.algorithm), {}
     if job.preset:
         algorithm, options = adv.preset(job.algorithm, job.environment)
-    own = {field.name for field in dataclasses.fields(algorithm)}
-    algorithm = dataclasses.replace(algorithm, **{name: value for name, value in job.options if name in own})
+    own = hyperparameters_of(algorithm)
+    algorithm = with_hyperparameters(algorithm, {name: value for name, value in job.options if name in own})
     options = options | {name: value for name, value in job.options if name not in own}
     with tempfile.TemporaryDirectory() as root:
         out, begin = Path(root) / "run", time.perf_counter()

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advantage.drivers.device import share_cores
 from advantage.machine import available_cores
@@ -25,7 +26,8 @@ from advantage.machine import available_cores
 share_cores(available_cores())  # as `advantage train` does
 
 import advantage as adv  # noqa: E402
-from advantage.drivers.search.device_games import DeviceGames, Games  # noqa: E402
+from advantage.drivers.search.device_games import DeviceGames  # noqa: E402
+from advantage.drivers.search.games import Chance, Games  # noqa: E402
 from advantage.drivers.search.host_games import HostGames  # noqa: E402
 from advantage.types import Spec  # noqa: E402
 
@@ -49,24 +51,24 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    n, algorithm = arguments.candidates, adv.CEM(candidates=arguments.candidates)
+    n, algorithm = arguments.candidates, adv.PolicySearch(adv.CEM(candidates=arguments.candidates))
     world: Any = adv.make("jax/CartPole-v1")
     spec = Spec(world.observation_space, world.action_space, 1, 10**9)
     state = algorithm.init(jax.random.key(0), spec)
     actor, d = algorithm.actor(state), state.best.size
     random = jax.random.normal(jax.random.key(1), (n, d))
-    keys, seeds = jax.random.split(jax.random.key(2), n), list(range(n))
+    chance = Chance(np.arange(n), jax.random.key(2))
     print("| policies | steps | played | milliseconds | steps/s | device is faster |")
     print("|---|---:|---|---:|---:|---:|")
     for name, vectors in (("at random", random), ("that balance", balancing(random, actor))):
         device = DeviceGames(algorithm, world)
-        taken, steps = timed(partial(device.play, actor, vectors, keys, 2**31, never), arguments.repeats)
+        taken, steps = timed(partial(device.play, actor, vectors, chance, 2**31, never), arguments.repeats)
         fast = steps / taken
         print(f"| {name} | {steps:,} | {device.where} | {1e3 * taken:.1f} | {fast:,.0f} | |", flush=True)
         for workers in (0, available_cores()):
-            host = HostGames(algorithm, partial(adv.make, "CartPole-v1"), spec, n, workers)
-            host.start()
-            taken, steps = timed(partial(host.play, actor, vectors, seeds, 2**31, never), arguments.repeats)
+            host = HostGames(algorithm, partial(adv.make, "CartPole-v1"), spec, workers)
+            host.start(n)
+            taken, steps = timed(partial(host.play, actor, vectors, chance, 2**31, never), arguments.repeats)
             host.close()
             row = name, f"{steps:,}", host.where, f"{1e3 * taken:.1f}", f"{steps / taken:,.0f}"
             print(f"| {' | '.join(row)} | {fast * taken / steps:.0f}× |", flush=True)

@@ -56,10 +56,12 @@ def main() -> None:
         return env
 
     driver, actor = host.HostDriver, host.HostActor
+    collector = host.Collector
     program = actor.program
     actor.program = lambda *inputs: timed("act", program(*inputs))  # pyright: ignore[reportAttributeAccessIssue]
     host.Stepper.step = timed("step", host.Stepper.step)
-    driver.collect, driver.iterate = timed("collect", driver.collect), timed("iterate", driver.iterate)
+    collector.collect = timed("collect", collector.collect)
+    driver.iterate = timed("iterate", driver.iterate)
     size, rows, last = given.n_steps * given.num_envs, [], [time.perf_counter()]
 
     def record(progress: Any) -> None:

@@ -23,7 +23,7 @@ def measure(num_seeds: int, num_envs: int, devices: int) -> float:
     import advantage as adv
     from advantage.drivers.device import DeviceDriver
     from advantage.environments.worlds.cartpole import CartPole
-    from advantage.types import Spec
+    from advantage.types import Span, Spec
 
     world = CartPole()
     algorithm = adv.PPO(n_steps=128, batch_size=32 * num_envs, n_epochs=4)
@@ -31,11 +31,11 @@ def measure(num_seeds: int, num_envs: int, devices: int) -> float:
     keys = jax.random.split(jax.random.key(0), num_seeds)
     state = jax.jit(jax.vmap(lambda key: algorithm.init(key, spec)))(keys)
     driver = DeviceDriver(algorithm, world, spec, num_seeds)
-    driver.start(keys)
+    driver.start(state, keys)
     seconds = []
     for call in range(6):
         begin = time.perf_counter()
-        state, *_ = driver.iterate(state, keys, 64 * call, 64, 0, 128)
+        state = driver.iterate(state, keys, Span(64 * call, 64, 0, 128)).state
         jax.block_until_ready(state)
         seconds.append(time.perf_counter() - begin)
     return min(seconds[1:]) / 64 * 1000

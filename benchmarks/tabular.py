@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import advantage as adv
+from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.make import make
-from advantage.types import Spec
+from advantage.types import Clock, Spec, no_memory
 
 ALPHA, EPSILON, GAMMA = 0.5, 0.1, 1.0
 
@@ -41,8 +42,7 @@ class Result(NamedTuple):
 class RandomState(NamedTuple):
     """Nothing but the clock."""
 
-    step: Any
-    total_timesteps: Any
+    clock: Clock
 
 
 @jax.tree_util.register_static
@@ -54,10 +54,12 @@ class RandomActions:
     n_steps: int = 1
 
     def init(self, key: Any, spec: Spec) -> RandomState:
-        return RandomState(jnp.uint32(0), jnp.uint32(spec.total_timesteps))
+        return RandomState(clock_init(spec.total_timesteps))
 
     def actor(self, state: RandomState) -> RandomState:
         return state
+
+    initial_memory = no_memory
 
     def noise(self, actor: RandomState, key: Any, shape: tuple[int, ...]) -> Any:
         return jax.random.uniform(key, shape)
@@ -69,7 +71,7 @@ class RandomActions:
         return jnp.zeros_like(obs), memory
 
     def update(self, state: RandomState, rollout: Any, key: Any) -> tuple[RandomState, dict[str, Any]]:
-        return state._replace(step=state.step + jnp.uint32(rollout.reward.size)), {}
+        return RandomState(advance_clock(state.clock, rollout.reward.size)), {}
 
 
 def on_device(algorithm: Any, seeds: int, episodes: int, most_steps: int) -> Result:
@@ -80,16 +82,16 @@ def on_device(algorithm: Any, seeds: int, episodes: int, most_steps: int) -> Res
     driver = DeviceDriver(algorithm, world, spec, seeds)
 
     def begin() -> Any:
-        driver.start(keys[0])
-        return jax.vmap(lambda key: algorithm.init(key, spec))(keys[1])
+        return driver.start(jax.vmap(lambda key: algorithm.init(key, spec))(keys[1]), keys[0])
 
-    driver.iterate(begin(), keys[2], 0, driver.chunk, 0, 1)
+    driver.iterate(begin(), keys[2], driver.span(0, 0, most_steps))
     state = begin()
     returns: list[list[np.ndarray]] = [[] for _ in range(seeds)]
     taken, started = 0, time.perf_counter()
     while taken < most_steps and min(sum(map(len, mine)) for mine in returns) < episodes:
-        state, _, finished = driver.iterate(state, keys[2], taken, driver.chunk, taken, 1)
-        taken += driver.chunk
+        span = driver.span(taken, taken, most_steps)
+        state, _, finished, *_ = driver.iterate(state, keys[2], span)
+        taken += span.count
         for mine, new in zip(returns, finished, strict=True):
             mine.append(new.returns)
     jax.block_until_ready(state)

@@ -214,13 +214,13 @@ def _play(algorithms, seeds, state, world, count, measure, each):
     running = state, worlds, jnp.zeros(runs), jnp.zeros(runs, jnp.int32)
     shapes = jax.eval_shape(step, 0, algorithms, keys, *running)[1]
     measured = jax.tree.map(lambda x: jnp.zeros((runs, count, *x.shape[1:]), x.dtype), shapes)
-    carry = state.step[0], jnp.zeros(runs, jnp.int32), measured, running
+    carry = state.clock.step[0], jnp.zeros(runs, jnp.int32), measured, running
     _, _, measured, (state, *_) = jax.lax.while_loop(lambda carry: (carry[1] < count).any(), once, carry)
     return measured, state
 
 
 def the_values(moment: Moment) -> Any:
-    return moment.state.v
+    return moment.state.table.v
 
 
 def the_total(moment: Moment) -> Any:
@@ -590,9 +590,9 @@ def windy_grid(book: Book) -> None:
     left.plot(episodes[0], color=COLOURS[0], alpha=0.5, label="one run")
     left.plot(episodes.mean(0), color=COLOURS[0], label=f"mean of {runs} runs")
     styled(left, "SARSA, α = 0.5, ε = 0.1", "steps", "episodes")
-    follow = [greedy_path(mdp, q) for q in np.asarray(state.q)]
+    follow = [greedy_path(mdp, q) for q in np.asarray(state.table.q)]
     shortest = min(range(runs), key=lambda run: len(follow[run]))
-    path, value = follow[shortest], state.q[shortest].max(1)
+    path, value = follow[shortest], state.table.q[shortest].max(1)
     shares = f"{100 * np.mean([len(one) == len(path) for one in follow]):.0f} % of runs"
     draw_grid(
         right,

@@ -113,7 +113,7 @@ REPEATS = (
     "test_tabular_prediction.py::test_seeds_side_by_side_are_those_alone[TD",
     "test_tabular_prediction.py::test_the_random_walk_on_the_device_has_its_exact_values[MonteCarlo",
     "test_tabular_prediction.py::test_where_rollouts_are_cut_does_not_matter[MonteCarlo",
-    "test_theory_actors.py::test_actions_come_as_often_as_their_probabilities_say[ppo",
+    "test_actors.py::test_actions_come_as_often_as_their_probabilities_say[ppo",
     "test_training.py::test_a_longer_evaluation_begins_with_a_shorter[jax/Pendulum",
     "test_training.py::test_a_network_of_your_own",
     "test_training.py::test_promise_11_schedules_follow_the_global_step",

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from probe_worlds import TenSteps
 
 from advantage.drivers.episode_book import Episodes
-from advantage.policies.actor_critic import Head, head
-from advantage.types import Rollout, Spec
+from advantage.policies.heads import Head, head
+from advantage.types import Rollout, Span, Spec, no_memory
 
 
 @jax.tree_util.register_static
@@ -30,6 +30,8 @@ class Random:
 
     def actor(self, state):
         return state
+
+    initial_memory = no_memory
 
     def noise(self, actor, key, shape):
         return self.head.noise(key, shape)
@@ -56,6 +58,21 @@ def spec_of(env: Any, num_envs: int, total_timesteps: int = 1000) -> Spec:
     return Spec(env.observation_space, env.action_space, num_envs, total_timesteps)
 
 
+def first_state(driver: Any) -> Any:
+    """The state that a driver's run begins with."""
+    return driver.algorithm.init(jax.random.key(7), driver.spec)
+
+
+def begin(driver: Any) -> None:
+    """Start a driver of one seed."""
+    driver.start(jax.tree.map(lambda leaf: leaf[None], first_state(driver)), None)
+
+
+def bring_back(driver: Any, records: Any) -> list[str]:
+    """Restore a driver of one seed; returns its notices."""
+    return driver.restore(first_state(driver), None, records)[1]
+
+
 class Played(NamedTuple):
     """What a driver delivered: one rollout over all iterations, the finished episodes, the last state."""
 
@@ -68,21 +85,22 @@ def play(
     driver: Any, iterations: int = 1, first: int = 0, n_steps: int | None = None, state: Any = None
 ) -> Played:
     """Let a host driver iterate, and keep copies of its rollouts, one behind the other."""
-    rollouts, finished, rollout = [], [], type(driver)._rollout
+    rollouts, finished, rollout = [], [], driver.collector.rollout
     n_steps = n_steps or driver.algorithm.n_steps
 
     def keep(*args):
-        rollouts.append(jax.tree.map(np.copy, rollout(driver, *args)))
+        rollouts.append(jax.tree.map(np.copy, rollout(*args)))
         return rollouts[-1]
 
-    driver._rollout = keep
+    driver.collector.rollout = keep
     if state is None:
-        state = driver.algorithm.init(jax.random.key(7), driver.spec)
+        state = first_state(driver)
     for iteration in range(first, first + iterations):
         first_step = iteration * n_steps * driver.spec.num_envs
-        state, _, episodes = driver.iterate(state, jax.random.key(0), iteration, 1, first_step, n_steps)
+        span = Span(iteration, 1, first_step, n_steps)
+        state, _, (episodes,), *_ = driver.iterate(state, jax.random.key(0)[None], span)
         finished.append(episodes)
-    del driver._rollout
+    del driver.collector.rollout
     return Played(
         jax.tree.map(lambda *leaves: np.concatenate(leaves), *rollouts),
         Episodes(*(np.concatenate(columns) for columns in zip(*finished, strict=True))),

@@ -12,12 +12,19 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
-from advantage.algorithms.registry import ALGORITHMS, spec_of
+from advantage.algorithms.registry import (
+    ALGORITHMS,
+    default_algorithm,
+    hyperparameters_of,
+    spec_of,
+    with_hyperparameters,
+)
 from advantage.drivers.device import rollout_on_device, start
 from advantage.drivers.host.driver import HostDriver
 from advantage.environments.check import far_bounds
 from advantage.environments.spaces import action_scale, environment_action, policy_bounds
 from advantage.policies.interface import describe_interface
+from advantage.types import Span
 
 MIXED = spaces.Box(
     np.array([30, 0, -np.inf, -1, -3.4e38, 5], np.float32),
@@ -107,7 +114,7 @@ class DialWorld:
 
 
 SETTINGS = {"ppo": {"n_steps": 64, "batch_size": 32}, "off-policy-ac": {"buffer_size": 512}}
-POLICIES = [name for name, cls in ALGORITHMS.items() if "action_units" in cls.__dataclass_fields__]
+POLICIES = [name for name in ALGORITHMS if "action_units" in hyperparameters_of(default_algorithm(name))]
 
 
 @pytest.mark.filterwarnings("ignore:action_space")
@@ -116,10 +123,12 @@ POLICIES = [name for name, cls in ALGORITHMS.items() if "action_units" in cls.__
     [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("trpo", "cem"))) for name in POLICIES],
 )
 def test_every_method_with_a_policy_begins_around_the_middle(name, tmp_path):
-    options = {"sigma": 0.5} if "sigma" in ALGORITHMS[name].__dataclass_fields__ else {}
+    default = default_algorithm(name)
+    options = {"sigma": 0.5} if "sigma" in hyperparameters_of(default) else {}
     for units, near in (("bounds", 523.5), ("raw", 30)):
         Dial.given.clear()
-        algorithm = ALGORITHMS[name](action_units=units, **SETTINGS.get(name, {}), **options)
+        chosen = {"action_units": units, **SETTINGS.get(name, {}), **options}
+        algorithm = with_hyperparameters(default, chosen)
         run = adv.train(
             algorithm, Dial, out=tmp_path / units, total_timesteps=2_048, eval_episodes=0, workers=0
         )
@@ -151,9 +160,9 @@ def test_both_drivers_give_the_same_actions():
     assert np.ptp(expected) > 300
 
     driver = HostDriver(algorithm, Dial, spec, seed=0)
-    driver.start()
-    driver.iterate(state, jax.random.key(1), 0, 1, 0, 8)
-    held = driver.buffers.action[:8, :, 0]
+    state = driver.start(jax.tree.map(lambda leaf: leaf[None], state), None)
+    driver.iterate(state, jax.random.key(1)[None], Span(0, 1, 0, 8))
+    held = driver.stepper.buffers.action[:8, :, 0]
     driver.close()
     assert np.ptp(held) > 300
     assert held.min() >= 30
@@ -264,7 +273,7 @@ def test_the_valve_of_a_room_is_learned(algorithm, tmp_path):
 @pytest.mark.filterwarnings("ignore:action_space")
 @pytest.mark.parametrize(
     "algorithm",
-    [adv.PPO(n_steps=64, batch_size=64, n_epochs=1), adv.CEM(candidates=8, elite=0.5)],
+    [adv.PPO(n_steps=64, batch_size=64, n_epochs=1), adv.PolicySearch(adv.CEM(candidates=8, elite=0.5))],
     ids=["ppo", "cem"],
 )
 def test_on_the_device_training_and_evaluation_know_the_units_too(algorithm, tmp_path):

@@ -12,12 +12,12 @@ from probe_runs import stop_at
 from scipy import integrate, stats
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.bandits.thompson import Beta, Normal
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.worlds.testbed import Testbed, TestbedEnv
-from advantage.types import Rollout, Spec
+from advantage.training import loop
+from advantage.types import Rollout, Span, Spec
 
 A = 4
 ONE_STATE = gymnasium.spaces.Discrete(1)
@@ -39,7 +39,7 @@ slow = pytest.mark.slow
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         yield
 
 
@@ -70,7 +70,7 @@ def learned(algorithm, rollout):
     state = algorithm.init(jax.random.key(0), dataclasses.replace(SPEC, total_timesteps=rollout.reward.size))
     last, states, metrics = feed(algorithm, state, rollout)
     assert all(np.isfinite(value).all() for value in metrics.values())
-    assert int(last.step) == rollout.reward.size
+    assert int(last.clock.step) == rollout.reward.size
     return last, states
 
 
@@ -168,9 +168,8 @@ def drawn(algorithm, state, draws, seed=0):
 def arms(value, count):
     state = adv.EpsilonGreedyBandit().init(jax.random.key(0), SPEC)
     count = jnp.array(count, jnp.int32)
-    return state._replace(
-        value=jnp.array(value, jnp.float32), count=count, step=count.sum().astype(jnp.uint32)
-    )
+    clock = state.clock._replace(step=count.sum().astype(jnp.uint32))
+    return state._replace(value=jnp.array(value, jnp.float32), count=count, clock=clock)
 
 
 def assert_shares(shares, probabilities, draws):
@@ -232,8 +231,11 @@ def test_the_expected_update_is_the_gradient_of_the_expected_reward(baseline):
         (expected_reward(preference + h) - expected_reward(preference - h)) / 2e-5 for h in 1e-5 * np.eye(A)
     ]
     algorithm = adv.GradientBandit(0.5, baseline)
-    state = algorithm.init(jax.random.key(0), SPEC)._replace(
-        preference=jnp.array(preference, jnp.float32), mean_reward=jnp.float32(0.7), step=jnp.uint32(10)
+    state = algorithm.init(jax.random.key(0), SPEC)
+    state = state._replace(
+        preference=jnp.array(preference, jnp.float32),
+        mean_reward=jnp.float32(0.7),
+        clock=state.clock._replace(step=jnp.uint32(10)),
     )
     policy = np.exp(preference) / np.exp(preference).sum()
     changes = []
@@ -292,11 +294,11 @@ def play(algorithm, num_seeds=2000, kind="gaussian"):
     world, numbers = Testbed(kind=kind), np.arange(num_seeds)
     spec, keys = Spec(world.observation_space, world.action_space, 1, 1000), jax.vmap(jax.random.key)
     driver = DeviceDriver(algorithm, world, spec, num_seeds)
-    driver.start(keys(numbers))
-    best = np.asarray(driver.worlds.state)[:, 0].argmax(-1)
     state = jax.vmap(lambda key: algorithm.init(key, spec))(keys(numbers + 10_000))
-    before, _, _ = driver.iterate(state, keys(numbers + 20_000), 0, 900, 0, 1)
-    state, metrics, _ = driver.iterate(before, keys(numbers + 20_000), 900, 100, 900, 1)
+    driver.start(state, keys(numbers))
+    best = np.asarray(driver.worlds.state)[:, 0].argmax(-1)
+    before = driver.iterate(state, keys(numbers + 20_000), Span(0, 900, 0, 1)).state
+    state, metrics, *_ = driver.iterate(before, keys(numbers + 20_000), Span(900, 100, 900, 1))
     reward = metrics["reward"].mean(axis=1)
     if isinstance(algorithm, adv.GradientBandit):
         return reward, np.asarray(state.preference.argmax(-1) == best)

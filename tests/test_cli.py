@@ -23,11 +23,11 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.registry import ALGORITHMS
 from advantage.cli import COMMANDS, main
 from advantage.environments.make import WORLDS
 from advantage.machine import available_cores
+from advantage.training.options import Options
 
 ROOT = Path(__file__).parents[1]
 TINY = shlex.split(
@@ -157,7 +157,7 @@ def test_train_help_shows_everything(arguments, capsys):
     captured = capsys.readouterr()
     shown = plain(captured.out)
     assert captured.err == "" and "usage: advantage train" in shown
-    for cls in (training.Options, adv.PPO):
+    for cls in (Options, adv.PPO):
         for field in dataclasses.fields(cls):
             default = field.default
             value = " ".join(map(str, default)) if isinstance(default, tuple) else default

@@ -9,13 +9,14 @@ import pytest
 from probe_drivers import Drift, OnHost, Spiral, assert_same, play, random_policy, spec_of
 
 import advantage as adv
-from advantage import training
 from advantage.drivers.device import DeviceDriver, iterate_on_device, rollout_on_device, start
 from advantage.drivers.draws import draw
-from advantage.drivers.episode_book import EpisodeBook, Episodes
+from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.host.driver import HostDriver
 from advantage.environments.worlds.cartpole import CartPole
-from advantage.training import COMPILE_CLOCK
+from advantage.runs.compilation import COMPILE_CLOCK
+from advantage.training import loop
+from advantage.types import Episodes, Span
 
 KEY = jax.random.key(3)
 
@@ -24,7 +25,7 @@ KEY = jax.random.key(3)
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         yield
 
 
@@ -118,7 +119,7 @@ def test_promise_2_host_and_device_agree(world):
     worlds = start(world, jax.random.key(8), num_envs)
     driver = HostDriver(algorithm, lambda: OnHost(world), spec, seed=0)
     book = EpisodeBook(num_envs)
-    driver.start()
+    driver.start(jax.tree.map(lambda leaf: leaf[None], state), None)
     for iteration in range(3):
         key = jax.random.fold_in(jax.random.key(0), iteration)  # as `play` makes it
         key_noise, key_world, _ = jax.random.split(jax.random.clone(key), 3)
@@ -156,11 +157,12 @@ def driven(counts, algorithm=TINY, num_seeds=1, first_seed=0):
     seeds = jnp.arange(first_seed, first_seed + num_seeds)
     keys = jax.vmap(jax.random.key)(seeds)
     run_keys = jax.vmap(lambda seed: jax.random.key(seed + 100))(seeds)
-    driver.start(jax.vmap(lambda seed: jax.random.key(seed + 200))(seeds))
     state = jax.jit(jax.vmap(lambda key: algorithm.init(key, spec)))(keys)
+    driver.start(state, jax.vmap(lambda seed: jax.random.key(seed + 200))(seeds))
     done, episodes, metrics = 0, [], []
     for count in counts:
-        state, values, finished = driver.iterate(state, run_keys, done, count, done * SIZE, TINY.n_steps)
+        span = Span(done, count, done * SIZE, TINY.n_steps)
+        state, values, finished, *_ = driver.iterate(state, run_keys, span)
         episodes.append(finished[0])
         metrics.append(values)
         done += count
@@ -185,8 +187,8 @@ def test_records_bring_a_driver_back_bit_for_bit():
     _, _, _, driver = driven([4])
     records = driver.records(0)
     other = DeviceDriver(TINY, CartPole(), driver.spec)
-    other.start(jax.random.split(KEY, 1))
-    assert other.restore(records) == []
+    state = TINY.init(KEY, driver.spec)
+    assert other.restore(state, jax.random.split(KEY, 1), records)[1] == []
     assert_same(other.records(0), records)
     assert_same(jax.tree.leaves(other.worlds), jax.tree.leaves(driver.worlds))
 

@@ -12,12 +12,12 @@ from probe_runs import stop_at
 from random_tables import random_mdp
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.hyperparameters import schedule_value
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.algorithms.tabular.learned_model import repeats
 from advantage.environments.tables.maze import blocking_maze, dyna_maze, shortcut_maze
 from advantage.environments.tables.world import TabularWorld
+from advantage.training import loop
 from advantage.types import Rollout, Spec
 
 S, A, END = 5, 3, 5
@@ -29,7 +29,7 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         yield
 
 
@@ -51,7 +51,7 @@ def feed(algorithm, state, rollout, keys):
     def one(state, inputs):
         row, key = inputs
         state, metrics = algorithm.update(state, jax.tree.map(lambda x: x[None], row), key)
-        return state, (state.q, metrics)
+        return state, (state.table.q, metrics)
 
     return jax.lax.scan(one, state, (rollout, keys))
 
@@ -66,7 +66,7 @@ def learned(algorithm, rollout, seed=0, spaces=SPACES):
     state = algorithm.init(jax.random.key(0), spec)
     state, (tables, metrics) = feed(algorithm, state, rollout, keys_of(rollout, seed))
     assert all(np.isfinite(value).all() for value in metrics.values())
-    assert int(state.step) == int(state.visits.sum()) == rollout.reward.size
+    assert int(state.clock.step) == int(state.table.visits.sum()) == rollout.reward.size
     return np.asarray(tables), state
 
 
@@ -233,10 +233,12 @@ def test_sarsa_is_expected_sarsa_on_average():
     rollout, draws = jax.tree.map(lambda x: x[:20], made_up(5, 1)), 4000
     _, state = learned(algorithm, rollout)
     row = jax.tree.map(lambda x: x[-1:], rollout)._replace(terminated=np.zeros((1, 1), bool))
-    update = quick_jit(jax.vmap(lambda algorithm, key: algorithm.update(state, row, key)[0].q, (None, 0)))
+    update = quick_jit(
+        jax.vmap(lambda algorithm, key: algorithm.update(state, row, key)[0].table.q, (None, 0))
+    )
     tables = np.asarray(update(algorithm, jax.random.split(jax.random.key(1), draws)), float)
     expected = dataclasses.replace(algorithm, target="expected-sarsa").update(state, row, jax.random.key(2))
-    error = np.abs(tables.mean(0) - expected[0].q)
+    error = np.abs(tables.mean(0) - expected[0].table.q)
     assert tables.std(0).max() > 1e-3
     assert (error <= 5 * tables.std(0) / np.sqrt(draws) + 1e-6).all()
 
@@ -271,7 +273,7 @@ def test_without_chance_both_models_imagine_the_same():
 def test_without_chance_the_values_become_the_exact_ones(algorithm):
     rollout, q = deterministic(1)
     tables, state = learned(algorithm, rollout)
-    assert state.visits.min() > 0
+    assert state.table.visits.min() > 0
     np.testing.assert_allclose(tables[-1], q, atol=1e-4)
 
 
@@ -558,6 +560,6 @@ def test_one_seed_alone_is_that_seed_among_many(tmp_path):
     algorithm, environment, *_ = RUNS[1]
     many = adv.train(algorithm, environment, out=tmp_path / "many", num_seeds=3, **options)
     alone = adv.train(algorithm, environment, out=tmp_path / "alone", seed=1, **options)
-    np.testing.assert_array_equal(many[1].agent.state.visits, alone.agent.state.visits)
-    np.testing.assert_allclose(many[1].agent.state.q, alone.agent.state.q, rtol=1e-6)
-    assert (np.asarray(many[0].agent.state.visits) != many[1].agent.state.visits).any()
+    np.testing.assert_array_equal(many[1].agent.state.table.visits, alone.agent.state.table.visits)
+    np.testing.assert_allclose(many[1].agent.state.table.q, alone.agent.state.table.q, rtol=1e-6)
+    assert (np.asarray(many[0].agent.state.table.visits) != many[1].agent.state.table.visits).any()

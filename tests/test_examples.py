@@ -128,7 +128,7 @@ def test_the_textbook_measures_each_episode_of_each_run(tmp_path):
     np.testing.assert_array_equal(total, 1.0)  # what the goal earns, whenever it is reached
     assert length.min() >= 10
     np.testing.assert_array_equal(*length)  # the same chances for both settings
-    assert not state.q[:3].any() and state.q[3:].any()
+    assert not state.table.q[:3].any() and state.table.q[3:].any()
     (reward, _), _ = module.play(
         algorithm, world, 3, 200, lambda moment: (moment.reward, moment.length), "step"
     )

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
-from probe_drivers import assert_same, play, random_policy, spec_of
+from probe_drivers import assert_same, begin, bring_back, play, random_policy, spec_of
 from probe_worlds import POISON, Counter, Echo, Failing, Seeded, SeesJax, Slow, Unrepeatable
 
 import advantage as adv
@@ -57,7 +57,7 @@ def driving(make, num_envs=ENVS, n_steps=8, seed=SEED, started=True, **options):
     driver = HostDriver(random_policy(env, n_steps), make, spec_of(env, num_envs), seed, **options)
     with contextlib.closing(driver):
         if started:
-            driver.start()
+            begin(driver)
         yield driver
 
 
@@ -135,7 +135,7 @@ def test_what_follows_a_reset_reaches_no_successor_and_no_earlier_target():
         assert (rollout.next_obs < POISON).all()
         assert (rollout.obs == POISON).any() == poison
         state = ppo.init(jax.random.key(0), spec_of(make(), 3))
-        batches[poison] = jax.tree.map(np.asarray, ppo._batch(state, rollout._replace(extras=())))
+        batches[poison] = jax.tree.map(np.asarray, ppo._samples(state, rollout._replace(extras=()))[0])
         first = rollout.obs[..., 1].ravel() == (POISON if poison else 0)
     seen = ~first
     assert 20 < seen.sum() < seen.size
@@ -180,13 +180,13 @@ def test_numbers_do_not_depend_on_who_else_steps(reference, workers, handing, mo
     monkeypatch.setattr(host, "choose_workers", lambda make, num_envs: workers)
     with driving(Seeded, workers="auto") as driver:
         assert len(driver.stepper.stepper.envs) == ENVS // (workers + 1)
-        assert f"this process and {workers} worker" in driver.where
+        assert f"this process and {workers} worker" in driver.facts.where
         assert_same(play(driver, 3), reference)
-        records = jax.tree.map(np.copy, driver.records())
+        records = jax.tree.map(np.copy, driver.records(0))
         pids = [process.pid for process in driver.stepper.workers.crew.processes]
         after = play(driver, 1, first=3)
     with driving(Seeded, workers="auto", started=False) as driver:
-        assert driver.restore(records) == []
+        assert bring_back(driver, records) == []
         assert_same(play(driver, 1, first=3).rollout, after.rollout)
     wait_until_gone(pids, 0)
 
@@ -262,9 +262,9 @@ def test_promise_14_nothing_global_is_seeded():
     before = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
     with driving(Seeded, workers="auto") as driver:
         play(driver)
-        records = driver.records()
+        records = driver.records(0)
     with driving(Seeded, started=False) as driver:
-        driver.restore(records)
+        bring_back(driver, records)
     assert (random.getstate(), np.random.get_state()[1].tobytes()) == before  # noqa: NPY002
 
 
@@ -352,15 +352,15 @@ def test_a_restored_driver_goes_on_bit_for_bit(before, after):
     with driving(Seeded, workers=before) as driver:
         _, _, state = play(driver, 2)
         state = play(driver, 1, first=2, n_steps=3, state=state).state  # a shorter rollout, several segments
-        records = copied(driver.records())
+        records = copied(driver.records(0))
         assert (records["book/lengths"] > 0).sum() > 2, "some environments are in the middle of an episode"
         expected = play(driver, 2, first=3, state=state)
-        later = copied(driver.records())
+        later = copied(driver.records(0))
     with driving(Seeded, workers=after, started=False) as driver:
-        assert driver.restore(records) == []
-        assert_same(copied(driver.records()), records)
+        assert bring_back(driver, records) == []
+        assert_same(copied(driver.records(0)), records)
         got = play(driver, 2, first=3, state=state)
-        assert_same(copied(driver.records()), later)
+        assert_same(copied(driver.records(0)), later)
     assert_same(got, expected)
 
 
@@ -371,10 +371,10 @@ def test_restoring_brings_back_actions_of_every_kind(kind):
 
     with driving(make, n_steps=8) as driver:
         state = play(driver).state
-        records = copied(driver.records())
+        records = copied(driver.records(0))
         expected = play(driver, first=1, state=state)
     with driving(make, n_steps=8, started=False) as driver:
-        assert driver.restore(records) == []
+        assert bring_back(driver, records) == []
         assert_same(play(driver, first=1, state=state), expected)
 
 
@@ -382,16 +382,16 @@ def test_restoring_brings_back_actions_of_every_kind(kind):
 def test_an_environment_that_cannot_be_repeated_starts_afresh(workers):
     with driving(Unrepeatable, num_envs=3, workers=workers) as driver:
         play(driver, 2)
-        records = copied(driver.records())
+        records = copied(driver.records(0))
     lengths, numbers = records["book/lengths"], records["book/numbers"]
     assert lengths.tolist() == [2, 2, 2]
     with driving(Unrepeatable, num_envs=3, workers=workers, started=False) as driver:
-        notices = driver.restore(records)
+        notices = bring_back(driver, records)
         assert len(notices) == 3
         for env, notice in enumerate(notices):
             assert f"Environment {env} is not deterministic" in notice
             assert f"the {lengths[env]} steps of episode {numbers[env]}" in notice
-        np.testing.assert_array_equal(driver.book.numbers, numbers + 1)
+        np.testing.assert_array_equal(driver.collector.book.numbers, numbers + 1)
         played = play(driver, 1, first=2)
     who = played.rollout.obs["who"][0]
     assert who[:, 0].tolist() == [episode_seed(SEED, env, int(numbers[env]) + 1) for env in range(3)]
@@ -500,7 +500,7 @@ def test_a_worker_that_died_between_two_iterations(handing):
         os.kill(driver.stepper.crew.processes[0].pid, signal.SIGKILL)
         driver.stepper.crew.processes[0].wait()
         with pytest.raises(EnvironmentFailure, match="Worker 0 .*environments 0, 1, 2.*SIGKILL"):
-            driver.start()
+            begin(driver)
         with pytest.raises(EnvironmentFailure, match="Worker 0 .*environments 0, 1, 2.*SIGKILL"):
             play(driver)
 

@@ -24,12 +24,12 @@ from probe_learners import (
 )
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.policy_gradient.impala import Impala
 from advantage.algorithms.registry import from_json, to_json
 from advantage.running_moments import normaliser
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_progress
+from advantage.training import loop
 
 # One program serves most tests: limits that nothing reaches stand in for None, which would compile another.
 BASE: dict[str, Any] = dict(
@@ -46,7 +46,7 @@ BASE: dict[str, Any] = dict(
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def tiny(**changes):
@@ -74,7 +74,7 @@ def test_the_actor_is_the_one_of_so_many_updates_ago_with_the_statistics_of_then
         same_bits(newest.params, state.params["actor"])
         assert not differs(acting.normaliser, normaliser(then.observations, 10.0), 1e-5)
         assert (k == 0 or lag == 0) != differs(acting.normaliser, newest.normaliser)
-        assert all(leaf.shape[0] == lag for leaf in jax.tree.leaves(state.extra))
+        assert all(leaf.shape[0] == lag for leaf in jax.tree.leaves(state.past_actors))
     assert differs(states[0].params, states[-1].params)
     for k, (rollout, metrics) in enumerate(zip(rollouts, reports, strict=True)):
         then = algorithm.actor(states[k]).acting.distribution(rollout.obs)
@@ -93,7 +93,7 @@ def test_the_greedy_policy_is_the_newest_and_actions_are_drawn_from_the_one_that
     algorithm = tiny()
     state = begin(algorithm)
     obs = play(algorithm, state, 9).obs.reshape(-1, 3)
-    actor = algorithm.actor(state._replace(params=begin(algorithm, seed=1).params))
+    actor = algorithm.actor(dataclasses.replace(state, params=begin(algorithm, seed=1).params))
     greedy, _ = algorithm.greedy(actor, obs, ())
     np.testing.assert_array_equal(greedy, actor.newest.distribution(obs).mode())
     assert (actor.newest.distribution(obs).mode() != actor.acting.distribution(obs).mode()).any()

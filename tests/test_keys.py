@@ -44,7 +44,7 @@ def program(algorithm, world):
         key_init, key_worlds, run_key = jax.random.split(key, 3)
         state, worlds = algorithm.init(key_init, spec), start(world, key_worlds, 2)
         actor, draws = draw(algorithm, state, run_key, 0, shape)
-        return iterate_on_device(algorithm, world, state, worlds, actor, draws)[0].step
+        return iterate_on_device(algorithm, world, state, worlds, actor, draws)[0]
 
     return jax.make_jaxpr(iterate)(jax.random.key(0))
 

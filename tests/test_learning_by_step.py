@@ -10,10 +10,10 @@ import pytest
 from probe_runs import stop_at
 
 import advantage as adv
-from advantage import evaluation, training
-from advantage.drivers.draws import BLOCK
-from advantage.drivers.episode_book import ROW_STEPS
+from advantage import evaluation
+from advantage.drivers.schedule import BLOCK, ROW_STEPS
 from advantage.environments.tables.world import TabularEnv, TabularWorld
+from advantage.training import loop
 
 
 def outcomes(state, action):
@@ -35,7 +35,7 @@ def on_host():
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def train(environment, path, **options):
@@ -44,7 +44,7 @@ def train(environment, path, **options):
 
 
 def table(run):
-    return jax.device_get((run.agent.state.q, run.agent.state.visits))
+    return jax.device_get((run.agent.state.table.q, run.agent.state.table.visits))
 
 
 def rows(path, name="progress"):

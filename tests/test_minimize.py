@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -187,13 +187,12 @@ class Placed(NamedTuple):
     mean: Any
 
 
+@dataclasses.dataclass(frozen=True)
 class Listener:
     """Asks for the same two points for ever, and keeps what it is told."""
 
-    host_only = True
-
-    def __init__(self):
-        self.told = []
+    host_only: ClassVar[Literal[True]] = True
+    told: list = dataclasses.field(default_factory=list)
 
     def population(self, dimension):
         return 2
@@ -346,14 +345,17 @@ REFUSED = [
     ({"dtype": "float16"}, "dtype='float16' is not allowed; use 'float64' or 'float32'"),
     ({"method": "cmaes"}, "There is no method 'cmaes'; did you mean cma-es"),
     ({"method": "ppo"}, "There is no method 'ppo'"),
-    ({"method": CMAES}, r"method is the class CMAES, not an object of it; give a name"),
-    ({"method": 7}, "method is 7; give a name, such as 'cma-es', or an object with ask, begin, population"),
+    ({"method": CMAES}, r"method is the class CMAES, not an object of it; write CMAES\(...\)"),
+    (
+        {"method": 7},
+        "method is 7; give a name, such as 'cma-es', or an optimiser, a dataclass with ask, begin, pop",
+    ),
     ({"method": CMAES(), "sigma": 2.0}, r"\['sigma'\] cannot be given beside an object"),
     (
         {"sgima": 2.0},
         r"cma-es: the option 'sgima' is unknown \(did you mean 'sigma'\?\); there are \['active', 'candi",
     ),
-    ({"episodes": 2}, "the option 'episodes' is for policies, not for functions"),
+    ({"episodes": 2}, "cma-es: the option 'episodes' is unknown; there are"),
     ({"sigma": -1.0}, r"sigma=-1.0 is not allowed; use a value in \(0, inf\)"),
 ]
 

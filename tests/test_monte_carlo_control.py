@@ -11,12 +11,12 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.tables.blackjack import blackjack_state
 from advantage.environments.tables.names import table
 from advantage.environments.tables.world import TabularEnv, TabularWorld
+from advantage.training import loop
 from advantage.types import Rollout, Spec
 
 BLACKJACK = table("Blackjack-v0")
@@ -28,7 +28,7 @@ SOFT_13 = blackjack_state(13, 2, True)
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         yield
 
 
@@ -57,14 +57,13 @@ def played(algorithm, mdp, steps, num_seeds, num_envs=1):
     spec = Spec(world.observation_space, world.action_space, num_envs, steps * num_envs)
     keys = [jax.vmap(jax.random.key)(np.arange(num_seeds) + offset) for offset in (0, 1000, 2000)]
     driver = DeviceDriver(algorithm, world, spec, num_seeds)
-    driver.start(keys[0])
     state = jax.vmap(lambda key: algorithm.init(key, spec))(keys[1])
+    driver.start(state, keys[0])
     iterations, done = steps // algorithm.n_steps, 0
     while done < iterations:
-        count = min(driver.chunk, iterations - done)
-        first = done * algorithm.n_steps * num_envs
-        state, _, _ = driver.iterate(state, keys[2], done, count, first, algorithm.n_steps)
-        done += count
+        span = driver.span(done, done * algorithm.n_steps * num_envs, steps * num_envs)
+        state = driver.iterate(state, keys[2], span).state
+        done += span.count
     return jax.device_get(state)
 
 
@@ -86,9 +85,9 @@ def test_sticking_on_20_is_worth_what_it_is(visits):
         gamma=1.0, visits=visits, policy=stick_on_20(), n_steps=500, max_episode=24
     )
     state = played(algorithm, BLACKJACK, 20_000, 12)
-    assert_mean(state.v @ BLACKJACK.start, -0.353554)
+    assert_mean(state.table.v @ BLACKJACK.start, -0.353554)
     for s in (blackjack_state(20, 10, False), blackjack_state(16, 6, False), blackjack_state(12, 1, False)):
-        assert_mean(state.v[:, s], value[s])
+        assert_mean(state.table.v[:, s], value[s])
 
 
 @pytest.mark.slow
@@ -102,7 +101,7 @@ def test_one_hand_of_blackjack_from_the_play_of_another():
         algorithm = adv.MonteCarloOffPolicy(
             importance, gamma=1.0, policy=stick_on_20(), n_steps=50, max_episode=24
         )
-        short, long = (played(algorithm, mdp, steps, 100).v[:, SOFT_13] for steps in (50, 2000))
+        short, long = (played(algorithm, mdp, steps, 100).table.v[:, SOFT_13] for steps in (50, 2000))
         assert_mean(long, value)
         estimates[importance] = short, long
     ordinary, weighted = (np.mean((estimates[name][0] - value) ** 2) for name in ("ordinary", "weighted"))
@@ -122,11 +121,11 @@ def test_exploring_starts_find_the_best_policy_of_blackjack():
     algorithm = adv.MonteCarloControl(
         exploring_starts=True, epsilon=0.0, gamma=1.0, n_steps=1, max_episode=24
     )
-    earned = best_of(played(algorithm, BLACKJACK, 8000, 3, num_envs=32).q)
+    earned = best_of(played(algorithm, BLACKJACK, 8000, 3, num_envs=32).table.q)
     assert (earned < -0.046555).all()
     assert (earned > -0.0515).all(), earned
     stuck = dataclasses.replace(algorithm, exploring_starts=False)
-    assert (best_of(played(stuck, BLACKJACK, 2000, 3, num_envs=32).q) < -0.06).all()
+    assert (best_of(played(stuck, BLACKJACK, 2000, 3, num_envs=32).table.q) < -0.06).all()
 
 
 # --- exploring starts ---------------------------------------------------------------------------------------
@@ -139,7 +138,7 @@ def small(algorithm, num_envs=2):
 def test_the_first_action_of_an_episode_is_any_and_the_others_are_the_best():
     algorithm = adv.MonteCarloControl(exploring_starts=True, epsilon=0.0, n_steps=1, max_episode=8)
     state = small(algorithm, num_envs=3)
-    state = state._replace(q=state.q.at[:, 1].set(1.0))
+    state = state._replace(table=state.table._replace(q=state.table.q.at[:, 1].set(1.0)))
     update = jax.jit(algorithm.update)
     ends = np.array([[True, False, False], [False, False, True], [False, True, False], [True, True, True]])
     for t, terminated in enumerate(ends):
@@ -218,7 +217,8 @@ def course(algorithm, state, rollout):
     state, _ = jax.lax.scan(lambda s, part: (algorithm.update(s, part, None)[0], None), state, parts)
     noise = jnp.linspace(0, 0.99, 50)
     chosen = algorithm.act(algorithm.actor(state), jnp.arange(50) % 5, (), noise)[0]
-    return state.v if hasattr(state, "v") else state.q, chosen
+    values = state.v if isinstance(algorithm, adv.MonteCarloOffPolicy) else state.table.q
+    return values, chosen
 
 
 LIVELY = [
@@ -325,6 +325,6 @@ def test_gymnasiums_blackjack(tmp_path):
     algorithm = adv.MonteCarloControl(gamma=1.0, max_episode=24)
     options = {"total_timesteps": 3000, "eval_episodes": 20, "tensorboard": False}
     run = adv.train(algorithm, "Blackjack-v1", out=tmp_path / "run", **options)
-    assert run.agent.state.visits.shape == (32 * 11 * 2, 2)
+    assert run.agent.state.table.visits.shape == (32 * 11 * 2, 2)
     assert run.agent.act((21, 10, 1)) == 0, "a natural sticks"
     assert adv.evaluate(run.agent, "Blackjack-v1", episodes=20).mean >= -1

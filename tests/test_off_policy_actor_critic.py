@@ -27,16 +27,16 @@ from probe_learners import (
 from probe_runs import stop_at
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.policy_gradient.off_policy_actor_critic import (
     OffPolicyActorCritic,
     pathwise_form,
     score_form,
 )
-from advantage.algorithms.policy_gradient.shared.learner import policy_actor
+from advantage.algorithms.policy_gradient.shared.acting import policy_actor
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replayed_batch
 from advantage.policies.action_value import action_value
 from advantage.replay.ring import replay_add
+from advantage.training import loop
 from advantage.types import Rollout, Spec
 
 BASE = dict(
@@ -73,10 +73,8 @@ def test_a_batch_is_rows_as_they_came_seen_through_the_statistics_of_now():
     algorithm = tiny(clip_reward=1.5, gamma=0.9)
     state, _ = course(algorithm, updates=2)
     state = jax.device_get(state)
-    batch = jax.jit(replayed_batch, static_argnums=4)(
-        algorithm, state, state.extra.replay, jax.random.key(0), 4
-    )
-    rows, moments = state.extra.replay.rows, state.observations
+    batch = jax.jit(replayed_batch, static_argnums=4)(algorithm, state, state.replay, jax.random.key(0), 4)
+    rows, moments = state.replay.rows, state.observations
     scaled = (rows.obs - moments.mean.value) / np.sqrt(moments.variance.value + 1e-8)
     next_scaled = (rows.next_obs - moments.mean.value) / np.sqrt(moments.variance.value + 1e-8)
     assert rows.obs.mean() > 2, "the ring holds what was seen, not what was made of it"
@@ -123,7 +121,7 @@ def test_the_critics_loss_is_that_of_the_definition(terminated):
     _, metrics = update(algorithm, state, rollout, jax.random.key(0))
     q, params = action_value(state.policy), state.params
     logits = np.asarray(state.policy.distribution(params["actor"], next_obs).logits, np.float64)
-    p, following = np.exp(logits) / np.exp(logits).sum(), q.all(state.extra.target, next_obs)
+    p, following = np.exp(logits) / np.exp(logits).sum(), q.all(state.target, next_obs)
     y = 1.7 + (0.0 if terminated else 0.5 * float(p @ np.asarray(following, np.float64)))
     value = float(q.all(params["action_value"], obs)[2])
     assert metrics["action_value_loss"] == pytest.approx((value - y) ** 2 / 2, rel=1e-3)
@@ -146,11 +144,9 @@ def test_the_target_follows_slowly():
     before = begin(tiny(), CONTINUOUS)
     still, _ = update(tiny(tau=1e-6), before, play(tiny(), before, 0), jax.random.key(0))
     at_once, _ = update(tiny(tau=1.0), before, play(tiny(), before, 0), jax.random.key(0))
-    np.testing.assert_allclose(
-        ravel_pytree(still.extra.target)[0], ravel_pytree(before.extra.target)[0], atol=1e-5
-    )
-    same_bits(at_once.extra.target, at_once.params["action_value"])
-    assert differs(at_once.extra.target, before.extra.target)
+    np.testing.assert_allclose(ravel_pytree(still.target)[0], ravel_pytree(before.target)[0], atol=1e-5)
+    same_bits(at_once.target, at_once.params["action_value"])
+    assert differs(at_once.target, before.target)
 
 
 # --- the actor ----------------------------------------------------------------------------------------------
@@ -228,10 +224,10 @@ def test_nothing_is_learned_before_learning_starts():
     state, reports = course(algorithm, updates=2)
     first = begin(algorithm, CONTINUOUS)
     same_bits(
-        (state.params, state.optimiser, state.extra.target),
-        (first.params, first.optimiser, first.extra.target),
+        (state.params, state.optimiser, state.target),
+        (first.params, first.optimiser, first.target),
     )
-    assert (int(state.step), int(state.extra.replay.stored)) == (16, 11)
+    assert (int(state.clock.step), int(state.replay.stored)) == (16, 11)
     state, metrics = update(algorithm, state, play(algorithm, state, 2), jax.random.key(2))
     assert [report["gradient_steps"] for report in (*reports, metrics)] == [0, 0, 6]
     assert differs(state.params, first.params)
@@ -250,18 +246,18 @@ def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environ
 
 def test_the_ring_holds_what_the_rollouts_brought():
     algorithm = tiny()
-    state, replay = begin(algorithm, CONTINUOUS), begin(algorithm, CONTINUOUS).extra.replay
+    state, replay = begin(algorithm, CONTINUOUS), begin(algorithm, CONTINUOUS).replay
     for i in range(3):
         rollout = play(algorithm, state, i)
         replay = jax.jit(replay_add)(replay, rollout)
         state, _ = update(algorithm, state, rollout, jax.random.key(i))
-    same_bits(state.extra.replay, replay)
+    same_bits(state.replay, replay)
 
 
 def test_pixels_are_kept_as_bytes():
     space = spaces.Box(0, 255, (16, 16, 1), np.uint8)
     state = jax.eval_shape(lambda key: tiny().init(key, Spec(space, DISCRETE)), jax.random.key(0))
-    rows = state.extra.replay.rows
+    rows = state.replay.rows
     assert (rows.obs.dtype, rows.obs.shape) == (np.uint8, (11, 16, 16, 1))
     assert rows.next_obs.dtype == np.uint8
 
@@ -341,7 +337,7 @@ RUN = tiny(n_steps=8, learning_starts=30, buffer_size=50)
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def on_host() -> gymnasium.Env:
@@ -356,12 +352,16 @@ def train(environment, path, **options):
 def test_promise_2_host_and_device_learn_the_same(tmp_path):
     host, device = train(on_host, tmp_path / "host"), train(Spiral(), tmp_path / "device")
     here, there = host.agent.state, device.agent.state
-    for a, b in zip(jax.tree.leaves(here.extra), jax.tree.leaves(there.extra), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((here.target, here.replay)),
+        jax.tree.leaves((there.target, there.replay)),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(
         ravel_pytree(here.params)[0], ravel_pytree(there.params)[0], rtol=1e-3, atol=1e-4
     )
-    assert int(here.extra.replay.stored) == 50
+    assert int(here.replay.stored) == 50
 
 
 @pytest.mark.parametrize("environment", [on_host, Spiral()], ids=["host", "device"])

@@ -272,7 +272,7 @@ def test_tree_backup_is_what_the_tabular_method_learns(terminated):
     discount[-1] *= not terminated
     c = trace_coefficients("tree-backup", np.ones(n, np.float32), trace, pi[taken, action])
     target = corrected_action_values(reward, discount, q[taken, action], (pi * q).sum(1)[1:], c)
-    np.testing.assert_allclose(state.q[taken, action], target, rtol=1e-5)
+    np.testing.assert_allclose(state.table.q[taken, action], target, rtol=1e-5)
     assert np.abs(target - q[taken, action]).min() > 1e-2
 
 

@@ -21,11 +21,11 @@ from probe_learners import (
 )
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.policy_gradient.off_policy_pg import OffPolicyPG
 from advantage.algorithms.registry import from_json, to_json
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_progress
+from advantage.training import loop
 
 # One program serves most tests: limits that nothing reaches stand in for None, which would compile another.
 BASE: dict[str, Any] = dict(
@@ -42,7 +42,7 @@ BASE: dict[str, Any] = dict(
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def tiny(**changes):
@@ -86,9 +86,10 @@ def reference(algorithm, state, rollout, moments):
             return jnp.take_along_axis(log_p, rollout.action[..., None], -1)[..., 0]
 
         def value(x):
+            critic = exact(state.params["critic"])
             return np.asarray(layer(critic["head"], jnp.tanh(layer(critic["network"][0], x))))[..., 0]
 
-        actor, critic = exact(state.params["actor"]), exact(state.params["critic"])
+        actor = exact(state.params["actor"])
         obs, next_obs = (x.astype(np.float64) for x in (rollout.obs, rollout.next_obs))
         with_value = algorithm.baseline == "value"
         v, next_v = (value(x) if with_value else np.zeros(rollout.reward.shape) for x in (obs, next_obs))

@@ -92,8 +92,8 @@ def test_a_table_of_ones_own_is_an_environment(tmp_path):
         out=tmp_path / "learn",
         total_timesteps=2000,
     )
-    assert np.asarray(learned.agent.state.q).argmax(axis=1).tolist() == [1, 0]
-    np.testing.assert_allclose(learned.agent.state.q, [[0.5, 1.0], [2.0, 1.5]], atol=1e-3)
+    assert np.asarray(learned.agent.state.table.q).argmax(axis=1).tolist() == [1, 0]
+    np.testing.assert_allclose(learned.agent.state.table.q, [[0.5, 1.0], [2.0, 1.5]], atol=1e-3)
 
 
 class Own(gymnasium.Env):

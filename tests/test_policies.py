@@ -15,9 +15,10 @@ import pytest
 from gymnasium import spaces
 
 from advantage.environments.spaces import environment_action, space_from_json, space_to_json
-from advantage.policies.actor_critic import LOG_STD_RANGE, actor_critic, choose_network, head
+from advantage.policies.actor_critic import actor_critic, choose_network
 from advantage.policies.distributions import Categorical, Gaussian, SquashedGaussian
 from advantage.policies.encoder import encoder
+from advantage.policies.heads import LOG_STD_RANGE, head, log_std_outputs
 from advantage.policies.interface import describe_interface, large_layers
 from advantage.policies.networks import (
     CNN,
@@ -458,7 +459,7 @@ def test_a_state_dependent_spread_is_an_output_that_starts_at_log_std_init_and_i
     policy = policy_over(ACTIONS["box"], spread="state-dependent")
     params = policy.init(jax.random.key(0), -0.7)
     assert params["actor"]["log_std"].shape == (0,)
-    np.testing.assert_array_equal(policy.log_std_outputs(), [0, 0, 1, 1])
+    np.testing.assert_array_equal(log_std_outputs(policy.head), [0, 0, 1, 1])
     first = policy.distribution(params["actor"], jnp.asarray(batch(BOX)))
     assert first.log_std.shape == (BATCH, 2)
     np.testing.assert_allclose(first.log_std, -0.7, atol=0.1)
@@ -473,7 +474,7 @@ def test_a_state_independent_spread_is_a_parameter_that_starts_at_log_std_init()
     np.testing.assert_allclose(params["actor"]["log_std"], [-0.7, -0.7])
     assert params["actor"]["head"]["bias"].shape == (2,)
     mixed = policy_over(ACTIONS["tuple"], spread="state-dependent")
-    np.testing.assert_array_equal(mixed.log_std_outputs(), [0, 0, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(log_std_outputs(mixed.head), [0, 0, 0, 0, 0, 1, 1])
     np.testing.assert_allclose(
         mixed.init(jax.random.key(0), -0.7)["actor"]["head"]["bias"], [0, 0, 0, 0, 0, -0.7, -0.7]
     )

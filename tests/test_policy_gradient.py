@@ -18,16 +18,17 @@ from probe_runs import stop_at
 from random_tables import random_mdp
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms import registry
+from advantage.algorithms.actors import actor_policy
 from advantage.algorithms.policy_gradient.a2c import A2C
 from advantage.algorithms.policy_gradient.npg import NPG
 from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepActorCritic
 from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.algorithms.policy_gradient.reinforce import Reinforce
 from advantage.algorithms.policy_gradient.shared.episode_places import places, whole_returns
-from advantage.algorithms.policy_gradient.shared.learner import experience, merge_time_and_envs
-from advantage.algorithms.policy_gradient.shared.natural_step import surrogate_of
+from advantage.algorithms.policy_gradient.shared.experience import experience
+from advantage.algorithms.policy_gradient.shared.natural_step import OldSamples, surrogate_of
+from advantage.algorithms.policy_gradient.shared.state import EpisodicState
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
 from advantage.drivers.device import rollout_on_device, start
@@ -35,9 +36,9 @@ from advantage.environments.spaces import environment_action
 from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.objectives.surrogates import adapted_coefficient
-from advantage.theory.actors import actor_policy
 from advantage.theory.policy_evaluation import action_values, expected_visits, values
 from advantage.theory.policy_gradient import policy_gradient, probabilities
+from advantage.training import loop
 from advantage.types import Rollout, Spec
 
 STEPS, ENVS, ACTIONS = 6, 4, 3
@@ -157,10 +158,11 @@ def with_tables(state, logits, value, q=None):
     """The state with these tables as the parameters of its linear networks."""
     params = jax.tree.map(jnp.asarray, state.params)
     params["actor"]["head"] = {"weight": jnp.float32(logits), "bias": jnp.zeros(ACTIONS)}
-    critic = params["critic"]["head"]["weight"].shape[-1]
-    table = value[:, None] if critic == 1 else q
-    params["critic"]["head"] = {"weight": jnp.float32(table), "bias": jnp.zeros(critic)}
-    return state._replace(params=params)
+    if "critic" in params:
+        critic = params["critic"]["head"]["weight"].shape[-1]
+        table = value[:, None] if critic == 1 else q
+        params["critic"]["head"] = {"weight": jnp.float32(table), "bias": jnp.zeros(critic)}
+    return dataclasses.replace(state, params=params)
 
 
 def actors_gradient(algorithm, state, rollout, key):
@@ -410,8 +412,8 @@ def test_every_weight_is_its_definition(name):
     state = with_tables(
         algorithm.init(jax.random.key(0), spec_of(TabularWorld(layered()))), logits(), value, q
     )
-    if isinstance(state.extra, jax.Array) and state.extra.shape == (ENVS,):
-        state = state._replace(extra=jnp.asarray(ELAPSED, jnp.int32))
+    if isinstance(state, EpisodicState):
+        state = dataclasses.replace(state, elapsed=jnp.asarray(ELAPSED, jnp.int32))
     found = jax.device_get(gradients(algorithm, state, facts))
     believed = (pi * q).sum(1) if name in ("VPG gae of q", "VPG advantage", "VPG q") else value
     for k in range(CASES):
@@ -470,7 +472,7 @@ def test_online_the_actor_uses_the_value_before_it_learns_and_by_batches_after(n
     actual, with_the_old = (gradients(algorithm, state, rollout) for algorithm in (learning, fixed))
     single = jax.tree.map(lambda leaf: leaf[0], rollout)
     learned, _ = update(learning, state, single, jax.random.key(0))
-    fitted = state._replace(params=state.params | {"critic": learned.params["critic"]})
+    fitted = dataclasses.replace(state, params=state.params | {"critic": learned.params["critic"]})
     with_the_new = gradients(fixed, fitted, rollout)
     expected, other = (with_the_old, with_the_new) if n_steps == 1 else (with_the_new, with_the_old)
     assert not differs(actual, expected, 1e-5)
@@ -505,12 +507,12 @@ def test_a_rollout_in_which_no_episode_ends_moves_nothing(algorithm):
     rollout = jax.tree.map(lambda leaf: leaf[0], facts._replace(terminated=never, truncated=never))
     first = jax.tree.map(lambda leaf: leaf[0], facts)
     state, _ = update(algorithm, state, first, jax.random.key(0))  # there is a momentum now
-    state = state._replace(extra=jnp.zeros(ENVS, jnp.int32))
+    state = dataclasses.replace(state, elapsed=jnp.zeros(ENVS, jnp.int32))
     learned, metrics = update(algorithm, state, rollout, jax.random.key(0))
     same_bits((learned.params, learned.optimiser), (state.params, state.optimiser))
     assert metrics["steps_used"] == 0
     assert_finite((learned, metrics))
-    np.testing.assert_array_equal(learned.extra, STEPS)
+    np.testing.assert_array_equal(learned.elapsed, STEPS)
 
 
 # --- a small network, bounded actions, many updates ---------------------------------------------------------------
@@ -729,10 +731,11 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero():
     @jax.jit
     def judge(state, rollout):
         seen = experience(algorithm, state, rollout)
-        x, action, log_prob = merge_time_and_envs((seen.x, seen.action, seen.log_prob))
+        action, log_prob = seen.samples(seen.action, seen.log_prob)
         advantage = jnp.linspace(-1, 2, len(log_prob))
         actor = state.params["actor"]
-        return seen.log_prob, surrogate_of(state.policy, actor, actor, x, action, log_prob, advantage, 0.5)
+        batch = OldSamples(seen.x, action, log_prob, advantage)
+        return seen.log_prob, surrogate_of(state.policy, actor, actor, batch, 0.5)
 
     log_prob, surrogate = jax.device_get(judge(state, rollout))
     np.testing.assert_allclose(log_prob, acted, rtol=1e-4, atol=1e-4)
@@ -756,7 +759,7 @@ def test_the_divergence_is_that_of_the_new_policy_from_the_one_that_acted():
         ]
     )
     action, log_prob = np.zeros(5, np.int32), np.zeros(5, np.float32)
-    found = surrogate_of(state.policy, old, new, x, action, log_prob, log_prob, 0.0)
+    found = surrogate_of(state.policy, old, new, OldSamples(x, action, log_prob, log_prob), 0.0)
     assert float(found.kl) == pytest.approx(expected, rel=1e-4)
 
 
@@ -800,14 +803,14 @@ def test_ppo_adapts_its_penalty_by_the_kl_of_the_whole_update():
     x = state.policy.encoder.encode(rollout.obs, algorithm.actor(state).normaliser)
     old, new = (state.policy.distribution(actor, np.asarray(x)) for actor in actors)
     assert kl == pytest.approx(np.mean(old.kl(new)), rel=1e-3)
-    assert metrics["kl_coef"] == algorithm.kl_coef == state.extra
+    assert metrics["kl_coef"] == algorithm.kl_coef == state.kl_coef
     for target, factor in ((kl / 3, 2.0), (kl, 1.0), (3 * kl, 0.5)):
         aimed = dataclasses.replace(algorithm, kl_target=target)
         after, metrics = update(aimed, state, rollout, jax.random.key(0))
-        assert after.extra == factor * state.extra
+        assert after.kl_coef == factor * state.kl_coef
         assert metrics["kl"] == pytest.approx(kl, rel=1e-5)
     _, metrics = update(algorithm, learned, rollout, jax.random.key(0))
-    assert metrics["kl_coef"] == learned.extra  # what was adapted is what is used
+    assert metrics["kl_coef"] == learned.kl_coef  # what was adapted is what is used
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -936,7 +939,7 @@ QUIET = {"total_timesteps": 192, "num_envs": 2, "eval_episodes": 0, "tensorboard
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def run(name, environment, path, **options):

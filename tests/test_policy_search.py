@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 import advantage as adv
-from advantage.algorithms.registry import ALGORITHMS
-from advantage.drivers.host.stepper import EnvironmentFailure
+from advantage.algorithms.search.optimisers import OPTIMISERS
+from advantage.drivers.host.stepper import EnvironmentFailure, episode_seed
 from advantage.drivers.search import device_games as games_on_device
-from advantage.drivers.search.device_games import DeviceGames, Games
+from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.driver import SearchDriver
+from advantage.drivers.search.games import Chance, Games
 from advantage.drivers.search.host_games import HostGames
 from advantage.environments.make import make
 from advantage.environments.spaces import environment_action, read
@@ -29,9 +30,7 @@ from advantage.policies.deterministic import Deterministic, Scoring, determinist
 from advantage.runs.checkpoint import finished_step
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes
-from advantage.types import Played, Spec
-
-SEARCHES = ("cem", "cma-es", "ga", "pattern-search", "es", "ars", "finite-differences")
+from advantage.types import Played, Span, Spec
 
 
 class Slope(gymnasium.Env):
@@ -89,8 +88,8 @@ class Walk:
         return state, self._obs(state), action.astype(jnp.float32), state[0] >= state[1]
 
 
-def tiny(**options):
-    return adv.CEM(**{"candidates": 8, "elite": 0.25, **options})
+def tiny(candidates=8, elite=0.25, sigma=1.0, **options):
+    return adv.PolicySearch(adv.CEM(candidates=candidates, elite=elite, sigma=sigma), **options)
 
 
 def trained(algorithm, environment, tmp_path, name="run", **options):
@@ -122,8 +121,8 @@ def device_games(algorithm, world):
     return DeviceGames(algorithm, world), state, algorithm.actor(state)
 
 
-def played(games, *arguments) -> Games:
-    result = games.play(*arguments, 10**6, never)
+def played(games, actor, vectors, chance) -> Games:
+    result = games.play(actor, vectors, chance, 10**6, never)
     assert result is not None
     return result
 
@@ -132,14 +131,13 @@ def never():
     return False
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", OPTIMISERS)
 def test_every_search_climbs_a_slope(name, tmp_path):
     """From action 0 the return of an episode is about -27; at the target it is 0, but for noise."""
-    cls = ALGORITHMS[name]
-    options = {"common_random_numbers": True, "action_units": "raw"}
-    options |= {"learning_rate": 0.3} if name in ("es", "ars") else {}
+    options = {"learning_rate": 0.3} if name in ("es", "ars") else {}
+    search = adv.PolicySearch(OPTIMISERS[name](**options), common_random_numbers=True, action_units="raw")
     budget = 1_000 if name == "pattern-search" else 6_000
-    run = trained(cls(**options), Slope, tmp_path, total_timesteps=budget, workers=0)
+    run = trained(search, Slope, tmp_path, total_timesteps=budget, workers=0)
     assert run.finished
     assert 0 < run.step <= budget
     agent = run.agent
@@ -176,7 +174,7 @@ def test_a_budget_is_never_exceeded_and_counts_every_step(tmp_path):
             tiny(episodes=2), environment, tmp_path, type(environment).__name__, total_timesteps=700
         )
         episodes = episodes_of(run)
-        assert run.step == episodes["l"].sum() == run.agent.state.step <= 700
+        assert run.step == episodes["l"].sum() == run.agent.state.clock.step <= 700
         assert len(episodes["r"]) == run.agent.state.episodes
         assert run.agent.state.evaluations * 2 == run.agent.state.episodes
 
@@ -221,14 +219,16 @@ def test_a_killed_worker_is_named(tmp_path):
     spec = Spec(environment.observation_space, environment.action_space)
     algorithm = tiny()
     state = algorithm.init(jax.random.key(0), spec)
-    players = HostGames(algorithm, lambda: gymnasium.make("CartPole-v1"), spec, 8, workers=2)
-    players.start()
+    players = HostGames(algorithm, lambda: gymnasium.make("CartPole-v1"), spec, workers=2)
+    players.start(8)
     try:
         assert players.crew is not None
         os.kill(players.crew.processes[1].pid, signal.SIGKILL)
         vectors = np.zeros((8, 10), np.float32)
         with pytest.raises(EnvironmentFailure, match=r"Worker 1 .*SIGKILL"):
-            players.play(algorithm.actor(state), vectors, list(range(8)), 10_000, never)
+            players.play(
+                algorithm.actor(state), vectors, Chance(np.arange(8), jax.random.key(0)), 10_000, never
+            )
     finally:
         players.close()
 
@@ -276,10 +276,10 @@ def test_games_do_not_depend_on_their_company():
     algorithm, world = tiny(normalize_observation=True), Walk()
     games, _, actor = device_games(algorithm, world)
     vectors = jax.random.normal(jax.random.key(1), (11, 6))
-    keys = jax.random.split(jax.random.key(2), 11)
-    together = played(games, actor, vectors, keys)
+    chance = Chance(np.arange(11), jax.random.key(2))
+    together = played(games, actor, vectors, chance)
     for n in (0, 5, 10):
-        alone = played(games, actor, vectors[n : n + 1], keys[n : n + 1])
+        alone = played(games, actor, vectors[n : n + 1], chance._replace(numbers=np.array([n])))
         for field, whole in zip(alone, together, strict=True):
             np.testing.assert_array_equal(field[0], whole[n])
 
@@ -288,8 +288,8 @@ def test_long_games_go_on_in_smaller_programs(monkeypatch):
     algorithm, world = tiny(normalize_observation=True), Walk()
     games, _, actor = device_games(algorithm, world)
     vectors = jax.random.normal(jax.random.key(1), (40, 6))
-    keys = jax.random.split(jax.random.key(2), 40)
-    at_once = played(games, actor, vectors, keys)
+    chance = Chance(np.arange(40), jax.random.key(2))
+    at_once = played(games, actor, vectors, chance)
     assert len(set(at_once.lengths.tolist())) > 10
     sizes = []
     keep = games_on_device._keep
@@ -298,7 +298,7 @@ def test_long_games_go_on_in_smaller_programs(monkeypatch):
     )
     monkeypatch.setattr(games_on_device, "TICKS", 5)
     jax.clear_caches()
-    by_parts = played(games, actor, vectors, keys)
+    by_parts = played(games, actor, vectors, chance)
     jax.clear_caches()
     assert sizes == sorted(sizes, reverse=True)
     assert sizes
@@ -311,10 +311,10 @@ def test_device_games_by_definition():
     algorithm, world = tiny(normalize_observation=True), Walk()
     games, _, actor = device_games(algorithm, world)
     vectors = jax.random.normal(jax.random.key(1), (6, 6))
-    keys = jax.random.split(jax.random.key(2), 6)
-    found = played(games, actor, vectors, keys)
+    chance = Chance(np.arange(6), jax.random.key(2))
+    found = played(games, actor, vectors, chance)
     for n in range(6):
-        key_reset, key_steps = jax.random.split(keys[n])
+        key_reset, key_steps = jax.random.split(jax.random.fold_in(chance.key, n))
         state, obs = world.reset(key_reset)
         total, length, seen, done = 0.0, 0, [], False
         while not done:
@@ -336,8 +336,9 @@ class Recorder:
     def __init__(self, returns):
         self.returns, self.calls = returns, []
 
-    def play(self, actor, vectors, chances, left, stopped):
-        self.calls.append((np.asarray(vectors), list(chances)))
+    def play(self, actor, vectors, chance, left, stopped):
+        seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
+        self.calls.append((np.asarray(vectors), seeds))
         returns = np.array([self.returns(vector) for vector in np.asarray(vectors)])
         return Games(returns, np.full(len(returns), 2), *np.zeros((2, len(returns), 0)))
 
@@ -347,7 +348,7 @@ def one_generation(**options):
     state = algorithm.init(jax.random.key(0), spec_of(Walk()))
     games: Any = Recorder(lambda vector: float(vector[0]))
     driver = SearchDriver(algorithm, games, seed=5, total_timesteps=10_000)
-    state, metrics, episodes = driver.iterate(state, jax.random.key(1), 0, 1, 0, 1)
+    state, metrics, (episodes,), *_ = driver.iterate(state, jax.random.key(1)[None], Span(0, 1, 0, 1))
     return games.calls, state, metrics, episodes
 
 
@@ -368,7 +369,7 @@ def test_the_best_play_again():
     assert not set(first[1]) & set(again[1])
     assert len(episodes.returns) == state.episodes == 16 + 6
     assert state.evaluations == 8
-    assert state.step == 2 * 22
+    assert state.clock.step == 2 * 22
 
 
 def test_the_state_keeps_the_best_and_the_mean():
@@ -422,7 +423,15 @@ SCORED = gymnasium.spaces.Dict(
 
 
 def policy_of(observation_space, action_space, hidden=(), network=None):
-    return deterministic(observation_space, action_space, network, hidden, "tanh", "orthogonal", "clip")
+    return deterministic(
+        observation_space,
+        action_space,
+        network=network,
+        hidden=hidden,
+        activation="tanh",
+        initialisation="orthogonal",
+        bounds="clip",
+    )
 
 
 def test_a_scoring_policy_takes_the_best_of_what_is_possible():
@@ -483,7 +492,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     assert process.returncode == 130
     assert "To go on: advantage resume" in rest
     stopped = adv.load(out)
-    assert stopped.step == stopped.state.step
+    assert stopped.step == stopped.state.clock.step
     run = adv.resume(out, total_timesteps=stopped.step + 4_000)
     assert stopped.step < run.step <= stopped.step + 4_000
 
@@ -497,7 +506,7 @@ def test_options_of_searches_change_something():
         state = algorithm.init(jax.random.key(0), spec)
         driver = SearchDriver(algorithm, DeviceGames(algorithm, world), seed=5, total_timesteps=1_000_000)
         for n in range(2):
-            state, _, episodes = driver.iterate(state, jax.random.key(1), n, 1, 0, 1)
+            state, _, (episodes,), *_ = driver.iterate(state, jax.random.key(1)[None], Span(n, 1, 0, 1))
         actor = algorithm.actor(state)
         obs = np.array([[0.3, -0.4], [25.0, -12.0]], np.float32)
         parts = (
@@ -552,11 +561,11 @@ def test_a_world_that_scores_its_actions_plays_the_same_games():
         step = staticmethod(world.step)
 
     vectors = jax.random.normal(jax.random.key(1), (5, 14)).round(1)
-    keys = jax.random.split(jax.random.key(2), 5)
+    chance = Chance(np.arange(5), jax.random.key(2))
     results = []
     for played_in in (world, Seen()):
         games, _, actor = device_games(tiny(), played_in)
-        results.append(played(games, actor, vectors, keys))
+        results.append(played(games, actor, vectors, chance))
     for left, right in zip(*results, strict=True):
         np.testing.assert_array_equal(left, right)
     assert results[0].lengths.min() > 3
@@ -573,9 +582,9 @@ def test_an_evaluation_plays_as_candidates_do():
     few, many = (adv.evaluate(agent, episodes=n, seed=4) for n in (3, 20))
     np.testing.assert_array_equal(few.returns, many.returns[:3])
     games, _, actor = device_games(algorithm, world)
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(4), n) for n in range(20)])
+    chance = Chance(np.arange(20), jax.random.key(4))
     for who, sign in ((agent, 1), (other_agents(agent)["best"], -1)):
-        direct = played(games, actor, jnp.tile(sign * vector, (20, 1)), keys)
+        direct = played(games, actor, jnp.tile(sign * vector, (20, 1)), chance)
         found = adv.evaluate(who, episodes=20, seed=4)
         np.testing.assert_array_equal(found.returns, direct.returns)
         np.testing.assert_array_equal(found.lengths, direct.lengths)

@@ -71,7 +71,7 @@ def update(ppo, state, rollout, key):
 
 @quick_jit
 def batch_of(ppo, state, rollout):
-    return ppo._batch(state, rollout)
+    return ppo._samples(state, rollout)[0]
 
 
 def train(ppo, state, updates=2, **options):
@@ -466,7 +466,7 @@ def test_two_updates_equal_those_of_a_second_implementation(name):
         assert metrics["n_updates"] == 8
     assert expected["clip_fraction"] > 0  # else the clips were never put to the test
     assert ppo.max_grad_norm is None or expected["gradient_norm"] > ppo.max_grad_norm
-    assert int(state.step) == 32
+    assert int(state.clock.step) == 32
 
 
 # --- stopping at a KL ---------------------------------------------------------------------------------------
@@ -511,7 +511,7 @@ def test_promise_7_the_first_step_has_no_kl_and_a_stop_holds_for_the_rest_of_the
     assert metrics["n_updates"] == 1
     assert int(learned.optimiser[1].count) == 1
     assert differs(learned.params, state.params)
-    assert int(learned.step) == 16  # what was learned about the environment stays learned
+    assert int(learned.clock.step) == 16  # what was learned about the environment stays learned
     assert differs(learned.observations, state.observations)
     generous = dataclasses.replace(ppo, target_kl=1e9)
     free = dataclasses.replace(ppo, target_kl=None, clip_range_vf=None)
@@ -580,7 +580,7 @@ def test_promise_6_advantages_without_variance_move_no_policy():
     state = begin(ppo)
     params = jax.tree.map(jnp.asarray, state.params)
     params["critic"]["head"] = jax.tree.map(jnp.zeros_like, params["critic"]["head"])  # every value is 0
-    state = state._replace(params=params)
+    state = dataclasses.replace(state, params=params)
     rollout = play(ppo, state, 0)
     rollout = rollout._replace(reward=np.full_like(rollout.reward, 2.0))
     learned, metrics = update(ppo, state, rollout, jax.random.key(0))
@@ -675,7 +675,7 @@ def test_a_bonus_for_entropy_raises_it_and_the_critics_weight_lowers_its_error()
     state = begin(tiny())
     params = jax.tree.map(jnp.asarray, state.params)
     params["actor"]["head"]["weight"] *= 300  # away from uniform
-    state = state._replace(params=params)
+    state = dataclasses.replace(state, params=params)
 
     def last(**options):
         return train(tiny(**options, gamma=0.0, gae_lambda=0.0), state, 6)[1][-1]
@@ -696,7 +696,7 @@ def test_promise_11_schedules_follow_the_global_step():
     state = begin(ppo, total_timesteps=64)
     for i in range(4):
         progress = i * 16 / 64
-        assert int(state.step) == i * 16
+        assert int(state.clock.step) == i * 16
         rollout = play(ppo, state, i)
         constant = tiny(
             learning_rate=convex(progress), clip_range=0.3 - 0.2 * progress, clip_range_vf=1 - 0.5 * progress
@@ -759,7 +759,7 @@ def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environ
     ppo = tiny(n_steps=32 // num_envs)
     state, (metrics,) = train(ppo, begin(ppo, num_envs=num_envs), 1)
     assert metrics["n_updates"] == ppo.n_epochs * 32 / ppo.batch_size
-    assert state.step == 32
+    assert state.clock.step == 32
 
 
 def test_a_last_rollout_may_be_short():
@@ -767,7 +767,7 @@ def test_a_last_rollout_may_be_short():
     state, _ = train(ppo, begin(ppo), 1)
     learned, metrics = update(ppo, state, play(ppo, state, 1, num_steps=5), jax.random.key(1))
     assert metrics["n_updates"] == 2 * ppo.n_epochs
-    assert int(learned.step) == 16 + 10
+    assert int(learned.clock.step) == 16 + 10
     assert learned.observations.count.value == 16 + 10
     assert_finite((learned.params, metrics))
     assert differs(learned.params, state.params)

@@ -10,7 +10,7 @@ from advantage.algorithms.presets import presets
 from advantage.algorithms.registry import ALGORITHMS, to_json
 from advantage.cli import main
 from advantage.environments.make import resolve
-from advantage.training import Options
+from advantage.training.options import Options
 
 PAIRS = [(algorithm, environment) for algorithm in ALGORITHMS for environment in presets(algorithm)]
 

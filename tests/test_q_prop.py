@@ -1,5 +1,6 @@
 """Q-Prop: the control variate against exact gradients and closed forms, the update against loops, the promises."""
 
+import dataclasses
 import functools
 
 import jax
@@ -27,15 +28,15 @@ from probe_learners import (
 )
 from random_tables import random_mdp
 
-from advantage import training
 from advantage.algorithms.policy_gradient.q_prop import QProp
-from advantage.algorithms.policy_gradient.shared.learner import encode, policy_actor
+from advantage.algorithms.policy_gradient.shared.acting import encode, policy_actor
 from advantage.estimators.control_variate import control_variate, control_weight, expected_control
 from advantage.policies.action_value import action_value
 from advantage.policies.distributions import Bernoulli, Categorical, Gaussian
 from advantage.replay.ring import replay_add
 from advantage.theory.policy_evaluation import action_values, expected_visits, values
 from advantage.theory.policy_gradient import policy_gradient, probabilities
+from advantage.training import loop
 from advantage.types import Rollout, Spec
 
 # --- on an exact world: unbiased with any critic, and less to sample with a good one -------------------------
@@ -282,7 +283,7 @@ def test_what_each_critic_learns_from():
     learned, metrics = update(algorithm, state, rollout, jax.random.key(3))
     advantage = advantages_by_loops(algorithm, jax.device_get(state), rollout)
     assert float(metrics["value_loss"]) == pytest.approx(np.mean(advantage**2) / 2, rel=1e-3)
-    same_bits(learned.extra.replay, replay_add(state.extra.replay, rollout))
+    same_bits(learned.replay, replay_add(state.replay, rollout))
     counts = [leaf for leaf in jax.tree.leaves(learned.optimiser["action_value"]) if leaf.dtype == np.int32]
     assert [int(count) for count in counts] == [2 * NUM_ENVS * algorithm.gradient_steps]  # of two updates
 
@@ -339,7 +340,7 @@ def test_promise_1_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
         state = begin(algorithm, DISCRETE)
         action = np.array([[1, 1]], np.int32)
         rollout = Rollout(obs, action, np.ones(shape, np.float32), obs, terminated, truncated)
-        still = state._replace(params=state.params | {"actor": _always(state.params["actor"], 1)})
+        still = dataclasses.replace(state, params=state.params | {"actor": _always(state.params["actor"], 1)})
         learned, _ = update(algorithm, still, rollout, jax.random.key(0))
         x = encode(learned.policy, None, obs[0])
         value = action_value(learned.policy).value(learned.params["action_value"], x, action[0])
@@ -393,7 +394,7 @@ def test_a_wrong_option_is_named(name, value):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def test_seeds_side_by_side_are_each_alone():

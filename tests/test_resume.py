@@ -25,11 +25,11 @@ from gymnasium import spaces
 from probe_runs import ENVS, SIZE, stop_at, tiny
 
 import advantage as adv
-from advantage import training
 from advantage.cli import main
 from advantage.runs.folder import RunFolder
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import read_evaluations, read_progress
+from advantage.training import journal, loop, reporting
 
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "noisy_world:Noisy-v0", "jax/CartPole-v1"
@@ -83,7 +83,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     (folder / "noisy_world.py").write_text(PACKAGE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         patch.syspath_prepend(str(folder))
         yield folder
     for name in ("Noisy-v0", "Stuck-v0"):
@@ -210,7 +210,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("function", ["save_checkpoint", "point"])
 def test_stopped_at_every_step_of_every_checkpoint(environment, function, tmp_path, monkeypatch):
     """Whatever had been written by then, the log of the last evaluation too."""
-    original, calls = getattr(training, function), []
+    original, calls = getattr(journal, function), []
 
     def count(*args, **kwargs):
         calls.append(None)
@@ -220,7 +220,7 @@ def test_stopped_at_every_step_of_every_checkpoint(environment, function, tmp_pa
 
     options = {"total_timesteps": 3 * SIZE, "checkpoint_every": SIZE, "eval_every": 2 * SIZE}
     deadline = None
-    monkeypatch.setattr(training, function, count)
+    monkeypatch.setattr(journal, function, count)
     train(environment, tmp_path / "whole", **options)
     moments = len(calls)
     assert moments >= 4
@@ -266,7 +266,7 @@ def test_stopped_by_a_broken_evaluation(tmp_path):
     assert adv.load(tmp_path / "run").step == 4 * SIZE
 
 
-class Listener(training.Silent):
+class Listener(reporting.Silent):
     def __init__(self):
         self.messages = []
 

@@ -29,7 +29,6 @@ from advantage.algorithms.search.evolution_strategy import EvolutionStrategy
 from advantage.algorithms.search.finite_differences import FiniteDifferences
 from advantage.algorithms.search.genetic import GeneticAlgorithm, GeneticState
 from advantage.algorithms.search.normal import standard_normal
-from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.pattern_search import PatternSearch
 from advantage.algorithms.search.random_search import AugmentedRandomSearch
 from advantage.algorithms.search.ranking import best_first, centred_ranks, number_of, rank, standardised
@@ -283,7 +282,6 @@ BASE = {
     FiniteDifferences: METHODS["central"],
 }
 CLASSES = [CEM, GeneticAlgorithm, PatternSearch, EvolutionStrategy, AugmentedRandomSearch, FiniteDifferences]
-SHARED = {field.name for field in dataclasses.fields(SearchOptions)}
 
 
 def course(method):
@@ -292,7 +290,7 @@ def course(method):
 
 
 plain_course = functools.cache(course)
-PAIRS = [(m, f) for m in CLASSES for f in dataclasses.fields(m) if f.name not in SHARED]
+PAIRS = [(m, f) for m in CLASSES for f in dataclasses.fields(m)]
 
 
 def check_not_dead(method, field):
@@ -392,11 +390,6 @@ def test_what_memory_cannot_hold_is_refused_with_the_bytes_and_the_alternative(
         method.begin(jnp.zeros(1000))
     monkeypatch.setattr(memory, "free_host_bytes", lambda: size)
     method.begin(jnp.zeros(1000))
-
-
-def test_augmented_random_search_normalises_observations_by_default():
-    assert AugmentedRandomSearch().normalize_observation
-    assert not any(m().normalize_observation for m in CLASSES if m is not AugmentedRandomSearch)
 
 
 # --- the cross-entropy method -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from probe_runs import stop_at
 
 import advantage as adv
-from advantage.drivers import episode_book as episodes
+from advantage.drivers import schedule
 from advantage.drivers.host.host_actor import HostActor, pack, unpack
 
 TINY = adv.A2C(hidden=(8,), n_steps=5, learning_rate=1e-2, normalize_observation=True)
@@ -34,7 +34,7 @@ def rows(run):
 def test_the_numbers_are_those_of_one_iteration_at_a_time(network, tmp_path, monkeypatch):
     algorithm = adv.A2C(hidden=(8,), n_steps=5, learning_rate=1e-2, network=network)
     together = adv.train(algorithm, "CartPole-v1", out=tmp_path / "a", total_timesteps=644, **QUIET)
-    monkeypatch.setattr(episodes, "SHORT", 0)
+    monkeypatch.setattr(schedule, "SHORT", 0)
     alone = adv.train(algorithm, "CartPole-v1", out=tmp_path / "b", total_timesteps=644, **QUIET)
     assert (tmp_path / "a/episodes.csv").read_text() == (tmp_path / "b/episodes.csv").read_text()
     leaves = (jax.tree.leaves(run.agent.state) for run in (together, alone))

@@ -12,10 +12,11 @@ from probe_runs import stop_at
 from random_tables import random_mdp
 
 import advantage as adv
-from advantage import evaluation, training
+from advantage import evaluation
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.make import make
 from advantage.environments.tables.world import TabularWorld
+from advantage.training import loop
 from advantage.types import Rollout, Spec
 
 N_STATES, N_ACTIONS = 5, 3
@@ -35,7 +36,7 @@ BY_STEP = [
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         yield
 
 
@@ -67,7 +68,7 @@ def run(algorithm, state, rollout, keys):
     def one(state, inputs):
         row, key = inputs
         state, metrics = algorithm.update(state, jax.tree.map(lambda x: x[None], row), key)
-        return state, (state.q, metrics)
+        return state, (state.table.q, metrics)
 
     return jax.lax.scan(one, state, (rollout, keys))
 
@@ -78,7 +79,7 @@ def learned(algorithm, rollout, seed=0):
     state = algorithm.init(jax.random.key(0), Spec(*SPACES, num_envs, steps * num_envs))
     state, (tables, metrics) = run(algorithm, state, rollout, jax.random.split(jax.random.key(seed), steps))
     assert all(np.isfinite(value).all() for value in metrics.values())
-    assert int(state.step) == steps * num_envs
+    assert int(state.clock.step) == steps * num_envs
     return np.asarray(tables), state
 
 
@@ -302,24 +303,18 @@ CASES = [
 ]
 
 
-def changed(algorithm, **fields):
-    return type(algorithm)(
-        **{name: getattr(algorithm, name) for name in algorithm.__dataclass_fields__} | fields
-    )
-
-
 @pytest.mark.parametrize(("num_envs", "power"), [(1, None), (2, 0.6)])
 @pytest.mark.parametrize(("loop", "algorithm"), CASES)
 def test_every_step_is_the_definition(loop, algorithm, num_envs, power):
     if loop is SarsaLambdaLoop:
         power = None  # the textbook's traces know one step size
     rate = 0.3 if power is None else 0.8
-    algorithm = changed(algorithm, learning_rate=rate, learning_rate_power=power, **COMMON)
+    algorithm = dataclasses.replace(algorithm, learning_rate=rate, learning_rate_power=power, **COMMON)
     rollout = facts(num_envs, num_envs)
     tables, state = learned(algorithm, rollout)
     np.testing.assert_allclose(tables, loop(algorithm, rollout).run(), rtol=1e-4, atol=1e-4)
     if power is not None:
-        assert int(state.visits.sum()) == rollout.reward.size
+        assert int(state.table.visits.sum()) == rollout.reward.size
 
 
 def episodes_of(rollout):
@@ -378,7 +373,7 @@ def test_monte_carlo_control_is_the_mean_of_returns(importance, visits):
             earned[s, a] += x
             weights[s, a] += weight
         np.divide(earned, weights, out=loop.q, where=weights > 0)
-    np.testing.assert_allclose(state.q, loop.q, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(state.table.q, loop.q, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("visits", ["first", "every"])
@@ -431,7 +426,9 @@ def test_off_policy_monte_carlo_refuses_a_behaviour_that_shows_too_little():
 def test_methods_that_are_one_another(one, other):
     fields = dict(learning_rate=0.8, learning_rate_power=0.6)
     rollout = facts(4, 2)
-    (left, _), (right, _) = (learned(changed(algorithm, **fields), rollout) for algorithm in (one, other))
+    (left, _), (right, _) = (
+        learned(dataclasses.replace(algorithm, **fields), rollout) for algorithm in (one, other)
+    )
     np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
 
 
@@ -464,15 +461,14 @@ def played(algorithm, world, steps, num_seeds, num_envs=1, first_seed=0):
     spec = Spec(world.observation_space, world.action_space, num_envs, steps * num_envs)
     driver = DeviceDriver(algorithm, world, spec, num_seeds)
     seeds = np.arange(first_seed, first_seed + num_seeds)
-    driver.start(jax.vmap(jax.random.key)(seeds))
     state = jax.vmap(lambda key: algorithm.init(key, spec))(jax.vmap(jax.random.key)(seeds + 10_000))
+    driver.start(state, jax.vmap(jax.random.key)(seeds))
     run_keys = jax.vmap(jax.random.key)(seeds + 20_000)
     iterations, done, returns = steps // algorithm.n_steps, 0, [[] for _ in seeds]
     while done < iterations:
-        count = min(driver.chunk, iterations - done)
-        first = done * algorithm.n_steps * num_envs
-        state, _, episodes = driver.iterate(state, run_keys, done, count, first, algorithm.n_steps)
-        done += count
+        span = driver.span(done, done * algorithm.n_steps * num_envs, steps * num_envs)
+        state, _, episodes, *_ = driver.iterate(state, run_keys, span)
+        done += span.count
         for mine, finished in zip(returns, episodes, strict=True):
             mine.append(finished.returns)
     return jax.device_get(state), [np.concatenate(parts) for parts in returns]
@@ -500,22 +496,22 @@ MEANS = dict(SLOWER, learning_rate_power=1.0, n_steps=250, max_episode=40)
     [
         (adv.QLearning(**SLOWER), 0.0),
         (adv.DoubleQLearning(**SLOWER), 0.0),
-        pytest.param(changed(adv.WatkinsQLambda(lam=0.5), **SLOWER), 0.0, marks=slow),
-        pytest.param(changed(adv.TreeBackup(n=3), **SLOWER), 0.0, marks=slow),
-        pytest.param(changed(adv.MonteCarloControl("weighted"), **MEANS), 0.0, marks=slow),
-        pytest.param(changed(adv.MonteCarloControl("ordinary"), **MEANS), 0.0, marks=slow),
-        pytest.param(changed(adv.Sarsa(), **SLOWER), 0.5, marks=slow),
-        (changed(adv.Sarsa(n=3), **SLOWER), 0.5),
+        pytest.param(dataclasses.replace(adv.WatkinsQLambda(lam=0.5), **SLOWER), 0.0, marks=slow),
+        pytest.param(dataclasses.replace(adv.TreeBackup(n=3), **SLOWER), 0.0, marks=slow),
+        pytest.param(dataclasses.replace(adv.MonteCarloControl("weighted"), **MEANS), 0.0, marks=slow),
+        pytest.param(dataclasses.replace(adv.MonteCarloControl("ordinary"), **MEANS), 0.0, marks=slow),
+        pytest.param(dataclasses.replace(adv.Sarsa(), **SLOWER), 0.5, marks=slow),
+        (dataclasses.replace(adv.Sarsa(n=3), **SLOWER), 0.5),
         (adv.ExpectedSarsa(**SLOWER), 0.5),
-        pytest.param(changed(adv.SarsaLambda(lam=0.5), **SLOWER), 0.5, marks=slow),
-        pytest.param(changed(adv.SarsaLambda(lam=0.5, trace="dutch"), **SLOWER), 0.5, marks=slow),
-        pytest.param(changed(adv.MonteCarloControl(), **MEANS), 0.5, marks=slow),
+        pytest.param(dataclasses.replace(adv.SarsaLambda(lam=0.5), **SLOWER), 0.5, marks=slow),
+        pytest.param(dataclasses.replace(adv.SarsaLambda(lam=0.5, trace="dutch"), **SLOWER), 0.5, marks=slow),
+        pytest.param(dataclasses.replace(adv.MonteCarloControl(), **MEANS), 0.5, marks=slow),
     ],
 )
 def test_the_values_become_the_exact_ones(algorithm, epsilon):
     world, num_seeds = small_world(), 8
     state, _ = played(algorithm, world, 4000, num_seeds, num_envs=2)
-    q = state.q.mean(1) if isinstance(algorithm, adv.DoubleQLearning) else state.q
+    q = state.table.q.mean(1) if isinstance(algorithm, adv.DoubleQLearning) else state.table.q
     exact, other = exact_q(world.mdp, 0.8, epsilon), exact_q(world.mdp, 0.8, 0.5 - epsilon)
     assert np.abs(exact - other).max() > 0.3, "the two kinds of values differ"
     wrong = (q - exact)[:, ~world.mdp.terminal]
@@ -530,7 +526,7 @@ CLIFF = dict(learning_rate=0.5, epsilon=0.1, gamma=1.0)
 @pytest.mark.parametrize(
     ("algorithm", "steps", "published"),
     [
-        (changed(adv.Sarsa(), **CLIFF), 18_432, -27.6),
+        (dataclasses.replace(adv.Sarsa(), **CLIFF), 18_432, -27.6),
         (adv.QLearning(**CLIFF), 11_264, -48.8),
         (adv.ExpectedSarsa(**CLIFF), 11_264, -21.0),
     ],
@@ -559,7 +555,7 @@ def test_sarsa_finds_the_shortest_way_across_the_wind(name, shortest):
     """Sutton & Barto 2018, example 6.5 and exercise 6.9."""
     algorithm = adv.Sarsa(learning_rate=0.5, epsilon=adv.Linear(0.1, 0.0), gamma=1.0)
     state, _ = played(algorithm, "jax/" + name, 20_480, num_seeds=16)
-    lengths = np.array([greedy_length(make("jax/" + name), q) for q in state.q])
+    lengths = np.array([greedy_length(make("jax/" + name), q) for q in state.table.q])
     assert lengths.min() == shortest
     assert lengths.mean() < shortest + 1.5
 
@@ -616,9 +612,9 @@ def test_promise_2_host_and_device_learn_the_same_and_evaluation_works(tmp_path,
     options = QUIET | dict(total_timesteps=1024, num_envs=2, seed=3)
     host = adv.train(algorithm, "CliffWalking-v1", out=tmp_path / "host", workers=0, **options)
     device = adv.train(algorithm, "jax/CliffWalking-v1", out=tmp_path / "device", num_seeds=2, **options)
-    np.testing.assert_allclose(host.agent.state.q, device[0].agent.state.q, rtol=1e-4, atol=1e-4)
-    assert np.abs(host.agent.state.q).max() > 0.5
-    assert (device[0].agent.state.q != device[1].agent.state.q).any()
+    np.testing.assert_allclose(host.agent.state.table.q, device[0].agent.state.table.q, rtol=1e-4, atol=1e-4)
+    assert np.abs(host.agent.state.table.q).max() > 0.5
+    assert (device[0].agent.state.table.q != device[1].agent.state.table.q).any()
     monkeypatch.setattr(evaluation, "LONGEST", 50)
     result = adv.evaluate(adv.load(host.path), "CliffWalking-v1", episodes=2)
     assert (result.lengths <= 50).all()
@@ -648,10 +644,10 @@ def test_every_hyperparameter_changes_what_is_learned_or_done(algorithm):
     before = outcome(algorithm)
     fields = dataclasses.fields(algorithm)
     others = [(field.name, OTHERS[field.name]) for field in fields if field.name != "trace"]
-    if "trace" in algorithm.__dataclass_fields__:
+    if "trace" in [field.name for field in fields]:
         others.append(("trace", "replacing"))
     for name, value in others:
-        after = outcome(changed(algorithm, **{name: value}))
+        after = outcome(dataclasses.replace(algorithm, **{name: value}))
         assert not all(map(np.array_equal, before, after)), name
         if name not in ("epsilon", "epsilon_power"):
             assert not np.array_equal(before[0], after[0]), name
@@ -661,7 +657,7 @@ def test_actions_are_drawn_from_the_policy():
     algorithm = adv.Sarsa(epsilon=0.3)
     state = algorithm.init(jax.random.key(0), Spec(*SPACES))
     q = np.array([[0, 1, 1], [2, 1, 0], [0, 0, 0], [0, 3, 1], [1, 0, 2]], np.float32)
-    actor = algorithm.actor(state._replace(q=jnp.asarray(q)))
+    actor = algorithm.actor(state._replace(table=state.table._replace(q=jnp.asarray(q))))
     noise = (np.arange(3000) + 0.5) / 3000
     for s in range(N_STATES):
         action, _, _ = algorithm.act(actor, jnp.full(3000, s), (), jnp.asarray(noise, jnp.float32))

@@ -12,7 +12,6 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
-from advantage import training
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.algorithms.tabular import whole_episodes as episodes
 from advantage.algorithms.tabular.given_policy import GivenPolicy, follow
@@ -25,7 +24,8 @@ from advantage.algorithms.tabular.whole_episodes import each_episode, first_visi
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.tables.names import world
 from advantage.environments.tables.world import TabularEnv, TabularWorld
-from advantage.types import Rollout, Spec
+from advantage.training import loop
+from advantage.types import Rollout, Span, Spec
 
 STATES, ACTIONS, LONGEST = 5, 3, 24
 SIZES = Sizes((STATES,), (0,), ACTIONS)
@@ -51,13 +51,13 @@ def made_up(seed, n_steps, num_envs=1, terminates=0.15, truncates=0.1, n_states=
 def begin(algorithm, num_envs=1, n_states=STATES, v=None):
     spec = Spec(spaces.Discrete(n_states), spaces.Discrete(ACTIONS), num_envs, 10_000)
     state = algorithm.init(jax.random.key(0), spec)
-    return state if v is None else state._replace(v=jnp.asarray(v, jnp.float32))
+    return state if v is None else state._replace(table=state.table._replace(v=jnp.asarray(v, jnp.float32)))
 
 
 def _feed(algorithm, state, rollout):
     def step(state, part):
         state, metrics = algorithm.update(state, part, jax.random.key(0))
-        return state, (state.v, metrics)
+        return state, (state.table.v, metrics)
 
     n_steps = algorithm.n_steps
     parts = jax.tree.map(lambda x: x.reshape(-1, n_steps, *x.shape[1:]), rollout)
@@ -194,12 +194,12 @@ def test_td_is_its_definition(n, num_envs):
     algorithm = TD(n=n, gamma=0.8, learning_rate=0.3)
     state, values, metrics = learn(algorithm, rollout, V0)
     np.testing.assert_allclose(values, n_step_td(rollout, n, 0.8, 0.3, V0), atol=1e-5)
-    assert state.step == 200 * num_envs
+    assert state.clock.step == 200 * num_envs
     waiting = sum(len(steps_so_far(rollout, env, 199)[-n:]) for env in range(num_envs))
     assert n > 1 or metrics["td_error"].all()
     done = (rollout.terminated | rollout.truncated)[-1]
     waiting = sum(min(n - 1, len(steps_so_far(rollout, env, 199))) for env in np.flatnonzero(~done))
-    assert state.visits.sum() == 200 * num_envs - waiting
+    assert state.table.visits.sum() == 200 * num_envs - waiting
     np.testing.assert_array_equal(state.recent.count.sum(), waiting)
 
 
@@ -241,8 +241,8 @@ def test_environments_have_dutch_traces_of_their_own():
     right = right._replace(obs=right.obs + 2, next_obs=right.next_obs + 2)
     both = jax.tree.map(lambda *x: np.concatenate(x, axis=1), left, right)
     algorithm = TDLambda(lam=0.7, learning_rate=0.4, trace="dutch")
-    alone = [learn(algorithm, rollout, V0)[0].v for rollout in (left, right)]
-    together = learn(algorithm, both, V0)[0].v
+    alone = [learn(algorithm, rollout, V0)[0].table.v for rollout in (left, right)]
+    together = learn(algorithm, both, V0)[0].table.v
     np.testing.assert_allclose(together[:2], alone[0][:2], atol=1e-6)
     np.testing.assert_allclose(together[2:4], alone[1][2:4], atol=1e-6)
 
@@ -269,7 +269,7 @@ def test_forward_and_backward_view_agree_offline_over_a_thousand_episodes():
         episode.obs[1:] = episode.next_obs[:-1]
     options = {"learning_rate": 0.1, "gamma": 0.95, "lam": 0.8, "initial_value": 0.5}
     backward, forward = TDLambda(online=False, **options), OfflineLambdaReturn(**EPISODIC, **options)
-    results = [side_by_side(a, begin(a), stack(made))[0].v for a in (backward, forward)]
+    results = [side_by_side(a, begin(a), stack(made))[0].table.v for a in (backward, forward)]
     assert np.abs(results[0] - 0.5).max(1).min() > 1e-3
     np.testing.assert_allclose(*results, atol=1e-6)
 
@@ -283,14 +283,14 @@ def test_forward_view_is_its_definition_and_the_backward_view():
         return lambda_return_of(rollout, env, first, last, 0.95, 0.8, lambda k: v)
 
     expected, counts = episodic(rollout, target, "every", lambda count: 0.05, V0)
-    np.testing.assert_allclose(forward.v, expected, atol=1e-5)
-    np.testing.assert_array_equal(forward.visits, counts)
+    np.testing.assert_allclose(forward.table.v, expected, atol=1e-5)
+    np.testing.assert_array_equal(forward.table.visits, counts)
     lengths = [len(steps) for _, steps in episodes_of(rollout)]
     assert metrics["episodes"].sum() == sum(length <= LONGEST for length in lengths)
     assert metrics["episodes_dropped"].sum() == sum(length > LONGEST for length in lengths) > 0
     everything = learn(OfflineLambdaReturn(n_steps=16, max_episode=64, **options), rollout, V0)[0]
     backward = learn(TDLambda(online=False, **options), rollout, V0)[0]
-    np.testing.assert_allclose(everything.v, backward.v, atol=1e-5)
+    np.testing.assert_allclose(everything.table.v, backward.table.v, atol=1e-5)
 
 
 def test_td_one_offline_is_monte_carlo_of_every_visit():
@@ -300,7 +300,7 @@ def test_td_one_offline_is_monte_carlo_of_every_visit():
     every = MonteCarloPrediction(
         learning_rate_power=None, visits="every", n_steps=16, max_episode=64, **options
     )
-    np.testing.assert_allclose(lam.v, learn(every, rollout, V0)[0].v, atol=1e-5)
+    np.testing.assert_allclose(lam.table.v, learn(every, rollout, V0)[0].table.v, atol=1e-5)
 
 
 @pytest.mark.parametrize("visits", ["first", "every"])
@@ -315,8 +315,8 @@ def test_monte_carlo_is_its_definition(visits, power):
         return return_of(rollout, env, first, last, 0.9, v)
 
     expected, counts = episodic(rollout, target, visits, lambda n: rate / n ** (power or 0), V0)
-    np.testing.assert_allclose(state.v, expected, atol=1e-5)
-    np.testing.assert_array_equal(state.visits, counts)
+    np.testing.assert_allclose(state.table.v, expected, atol=1e-5)
+    np.testing.assert_array_equal(state.table.visits, counts)
 
 
 @pytest.mark.parametrize("visits", ["first", "every"])
@@ -334,13 +334,13 @@ def test_the_running_mean_is_the_mean_of_the_returns(visits):
             if visits == "every" or s not in seen:
                 returns[s].append(return_of(rollout, env, k, steps[-1], 0.9, V0))
             seen.add(s)
-    np.testing.assert_allclose(state.v, [np.mean(column) for column in returns], atol=1e-5)
+    np.testing.assert_allclose(state.table.v, [np.mean(column) for column in returns], atol=1e-5)
 
 
 @BOTH_EPISODIC
 def test_where_rollouts_are_cut_does_not_matter(algorithm):
     rollout = made_up(29, 240, 2)
-    values = [learn(dataclasses.replace(algorithm, n_steps=n), rollout, V0)[0].v for n in (1, 16, 80)]
+    values = [learn(dataclasses.replace(algorithm, n_steps=n), rollout, V0)[0].table.v for n in (1, 16, 80)]
     np.testing.assert_allclose(values[0], values[1], atol=1e-6)
     np.testing.assert_allclose(values[0], values[2], atol=1e-6)
 
@@ -368,7 +368,7 @@ def test_first_visits_are_unbiased_and_every_visit_is_not_but_converges():
     means = {}
     for visits in ("first", "every"):
         algorithm = MonteCarloPrediction(gamma=1, visits=visits, n_steps=LONGEST, max_episode=LONGEST)
-        v = side_by_side(algorithm, begin(algorithm), batch)[0].v[:, 0]
+        v = side_by_side(algorithm, begin(algorithm), batch)[0].table.v[:, 0]
         np.testing.assert_allclose(v, lengths if visits == "first" else (lengths + 1) / 2, rtol=1e-6)
         means[visits] = float(v.mean()), float(v.std() / np.sqrt(runs))
     assert abs(means["first"][0] - 2) < 4 * means["first"][1]
@@ -376,7 +376,7 @@ def test_first_visits_are_unbiased_and_every_visit_is_not_but_converges():
     length = lengths.astype(float)  # one run of them all: the mean over visits, whose bias has gone
     rollout = geometric(np.append(lengths, -lengths.sum() % 16 or 16))
     algorithm = MonteCarloPrediction(gamma=1, visits="every", **EPISODIC)
-    v = learn(algorithm, rollout)[0].v[0]
+    v = learn(algorithm, rollout)[0].table.v[0]
     excess = length * (length + 1) / 2 - 2 * length
     assert abs(v - 2) < 4 * excess.std() / length.mean() / np.sqrt(runs)
 
@@ -420,15 +420,13 @@ def test_the_random_walk_on_the_device_has_its_exact_values(algorithm):
     state = jax.vmap(lambda key: algorithm.init(key, spec))(keys)
     driver = DeviceDriver(algorithm, walk, spec, seeds)
     with jax.debug_key_reuse(False):
-        driver.start(keys)
+        driver.start(state, keys)
         taken = 0
         while taken < 16_000:
-            count = min(driver.chunk, 16_000 // algorithm.n_steps)
-            state, _, _ = driver.iterate(
-                state, keys, taken // algorithm.n_steps, count, taken, algorithm.n_steps
-            )
-            taken += count * algorithm.n_steps
-    v = np.asarray(state.v[:, 1:6])
+            span = driver.span(taken // algorithm.n_steps, taken, 16_000)
+            state = driver.iterate(state, keys, span).state
+            taken += span.count * algorithm.n_steps
+    v = np.asarray(state.table.v[:, 1:6])
     np.testing.assert_array_less(np.abs(v.mean(0) - EXACT), 4 * v.std(0, ddof=1) / np.sqrt(seeds))
     assert v.std(0).max() < 0.05
 
@@ -494,10 +492,10 @@ def test_a_truncated_step_bootstraps(algorithm):
     state = jax.vmap(lambda key: algorithm.init(key, spec))(keys)
     driver = DeviceDriver(algorithm, forever, spec)
     with jax.debug_key_reuse(False):
-        driver.start(keys)
+        driver.start(state, keys)
         count = 2048 // algorithm.n_steps
-        state, _, _ = driver.iterate(state, keys, 0, count, 0, algorithm.n_steps)
-    np.testing.assert_allclose(state.v, [[5.0]], rtol=1e-3)
+        state = driver.iterate(state, keys, Span(0, count, 0, algorithm.n_steps)).state
+    np.testing.assert_allclose(state.table.v, [[5.0]], rtol=1e-3)
 
 
 @METHODS
@@ -667,7 +665,7 @@ def test_no_option_is_dead(algorithm):
         state = learn(algorithm, rollout)[0]
         noise = np.linspace(0, 0.99, STATES, dtype=np.float32)
         act = algorithm.act(algorithm.actor(state), np.arange(STATES), (), noise)[0]
-        return [*map(np.asarray, (state.v, act)), algorithm.n_steps]
+        return [*map(np.asarray, (state.table.v, act)), algorithm.n_steps]
 
     base = result(algorithm)
     for field in dataclasses.fields(algorithm):
@@ -679,7 +677,8 @@ def test_no_option_is_dead(algorithm):
 def test_a_dutch_trace_is_another_one_and_online():
     rollout = made_up(41, 100)
     values = [
-        learn(TDLambda(trace=trace), rollout, V0)[0].v for trace in ("accumulating", "replacing", "dutch")
+        learn(TDLambda(trace=trace), rollout, V0)[0].table.v
+        for trace in ("accumulating", "replacing", "dutch")
     ]
     assert len({tuple(v.tolist()) for v in values}) == 3
     with pytest.raises(ValueError, match="trace='dutch' with online=False"):
@@ -720,7 +719,7 @@ def row_on_host():
     ids=lambda algorithm: type(algorithm).__name__,
 )
 def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
     algorithm = dataclasses.replace(algorithm, gamma=1.0, policy=[[0.4, 0.4, 0.2]] * 8)
     options = {
         "num_envs": 2,
@@ -735,7 +734,7 @@ def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, 
         assert adv.load(part.path).algorithm == algorithm
         adv.resume(part.path, environment=environment, total_timesteps=480)
         left, right = (adv.load(run.path) for run in (whole, part))
-        assert np.abs(left.state.v[:7]).max() > 0.5
+        assert np.abs(left.state.table.v[:7]).max() > 0.5
         for a, b in zip(jax.tree.leaves(left.state), jax.tree.leaves(right.state), strict=True):
             np.testing.assert_array_equal(a, b)
     assert left.act(3) == 0
@@ -743,17 +742,17 @@ def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, 
 
 @pytest.mark.slow
 def test_many_seeds_at_once_and_gymnasium(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
     options = {"eval_episodes": 0, "tensorboard": False, "workers": 0}
     runs = adv.train(
         TD(), "jax/RandomWalk-v0", total_timesteps=500, num_seeds=3, out=tmp_path / "s", **options
     )
-    assert len({run.agent.state.v.tobytes() for run in jax.device_get(runs)}) == 3
+    assert len({run.agent.state.table.v.tobytes() for run in jax.device_get(runs)}) == 3
     for name, n_states in (("FrozenLake-v1", 16), ("Blackjack-v1", 32 * 11 * 2)):
         algorithm = MonteCarloPrediction(policy=[1] * n_states, gamma=1.0, max_episode=100)
         run = adv.train(algorithm, name, total_timesteps=512, out=tmp_path / name, **options)
-        assert run.agent.state.visits.sum() > 100
-        v = run.agent.state.v
+        assert run.agent.state.table.visits.sum() > 100
+        v = run.agent.state.table.v
         if name == "Blackjack-v1":  # who always hits is bust
             assert set(np.unique(v)) == {-1.0, 0.0}
 

@@ -1,5 +1,6 @@
 """What a training promises whatever the algorithm: budget, schedules, seeds, evaluation, callbacks, run folder."""
 
+import dataclasses
 import errno
 import functools
 import io
@@ -21,22 +22,23 @@ from gymnasium import spaces
 from probe_runs import ENVS, SIZE, stop_at, tiny, train
 
 import advantage as adv
-from advantage import training
+from advantage.algorithms.registry import to_json
 from advantage.cli import main
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_evaluations, read_progress
+from advantage.training import loop, reporting
 
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "CartPole-v1", "jax/CartPole-v1"
 PATHS = pytest.mark.parametrize("environment", [HOST, DEVICE])
-plot_curve = training.plot_curve
+plot_curve = loop.plot_curve
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_curve", lambda folder: None)
+        patch.setattr(loop, "plot_curve", lambda folder: None)
         yield
 
 
@@ -83,7 +85,7 @@ def test_promise_11_the_budget_is_exact(environment, total, tmp_path):
     assert (run.step, run.finished) == (total, True)
     assert columns(run)["step"].tolist() == [*range(SIZE, total, SIZE), total]
     saved = safetensors.numpy.load_file(run.path / "last" / "state.safetensors")
-    assert saved["state/step"] == saved["state/total_timesteps"] == total
+    assert saved["state/clock/step"] == saved["state/clock/total_timesteps"] == total
     finished = read_episodes(RunFolder(run.path))["l"].sum()
     assert finished + saved["records/book/lengths"].sum() == total
     assert run.agent.step == total and (run.path / "last").resolve().name == f"step_{total:012d}"
@@ -159,7 +161,7 @@ WATCHING = {
     "no checkpoints": {"checkpoint_every": 10**9},
     "no TensorBoard": {"tensorboard": False},
     "a callback": {"callback": lambda progress: None},
-    "a reporter": {"reporter": training.Silent()},
+    "a reporter": {"reporter": reporting.Silent()},
     "the device": {"device": "cpu"},
     "a global seed": {},
 }
@@ -428,7 +430,7 @@ def test_an_error_in_a_callback_is_the_callers(tmp_path):
     )
 
 
-class Listener(training.Silent):
+class Listener(reporting.Silent):
     def __init__(self):
         self.calls = []
 
@@ -452,7 +454,7 @@ def test_a_reporter_is_told_what_happens(tmp_path):
     assert listener.calls[0][0] == "begin" and listener.calls[-1][0] == "end"
     assert facts["algorithm"] == "ppo" and facts["environment"] == HOST and facts["folders"] == [run.path]
     assert (facts["total_timesteps"], facts["step"], facts["num_envs"]) == (3 * SIZE, 0, ENVS)
-    assert SIZE * 2 * 16 < facts["rollout_bytes"] < SIZE * 2 * 32
+    assert SIZE * 2 * 16 < facts["driver"].nbytes < SIZE * 2 * 32
     told = [call for call in listener.calls if call[0] in ("update", "message")]
     assert [call[0] for call in told] == ["update", "update", "message", "update", "message"]
     assert told[2][1].startswith("Evaluation at step 128: return ") and "deterministic" in told[2][1]
@@ -462,7 +464,7 @@ def test_a_reporter_is_told_what_happens(tmp_path):
 
 
 def test_a_run_folder_has_the_promised_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", plot_curve)
+    monkeypatch.setattr(loop, "plot_curve", plot_curve)
     run = train(HOST, tmp_path / "run", eval_episodes=1, eval_every=SIZE, checkpoint_every=SIZE)
     names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in run.path.iterdir()}
     logs = {"progress.csv", "episodes.csv", "evaluations.csv", "events.out.tfevents", "curve.png"}
@@ -475,7 +477,7 @@ def test_a_run_folder_has_the_promised_files(tmp_path, monkeypatch):
         assert adv.load(link).algorithm == run.agent.algorithm
     config = read_config(RunFolder(run.path))
     assert config["algorithm"] == "ppo" and config["environment"] == HOST and config["seed"] == 0
-    assert config["hyperparameters"] == json.loads(json.dumps(training.to_json(tiny())))
+    assert config["hyperparameters"] == json.loads(json.dumps(to_json(tiny())))
     assert config["training"]["total_timesteps"] == 3 * SIZE and config["training"]["num_envs"] == ENVS
     assert {"versions", "commit", "command", "devices"} <= config["host"].keys()
     moved = run.path.rename(tmp_path / "moved")  # nothing in it knows where it lies
@@ -655,9 +657,11 @@ def test_parameters_that_are_not_finite_are_never_saved(environment, tmp_path, m
 
     def broken(self, state, rollout, key):
         learned, _ = honest(self, state, rollout, key)
-        late = learned.step > 3 * SIZE
+        late = learned.clock.step > 3 * SIZE
         params = jax.tree.map(lambda leaf: jax.numpy.where(late, np.nan, leaf), learned.params)
-        return learned._replace(params=params), {"loss": 0 * learned.step.astype(np.float32)}
+        return dataclasses.replace(learned, params=params), {
+            "loss": 0 * learned.clock.step.astype(np.float32)
+        }
 
     monkeypatch.setattr(adv.PPO, "update", broken)
     options = {"total_timesteps": 8 * SIZE, "checkpoint_every": SIZE, "eval_episodes": 0}
@@ -710,7 +714,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_last_checkpoint(name, tmp_
     assert listener.calls[-1][0] == "end"
     assert f"{tmp_path / 'run' / 'last'} is as it was at step 0" in listener.calls[-2][1]
     monkeypatch.undo()
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
     assert adv.resume(tmp_path / "run").finished
     assert learned(adv.resume(tmp_path / "run", total_timesteps=4 * SIZE)) == learned(
         train(HOST, tmp_path / "again", total_timesteps=4 * SIZE)

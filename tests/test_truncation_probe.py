@@ -10,8 +10,8 @@ from probe_drivers import Door, Match, OnHost, TenStepsWorld
 from probe_worlds import TenSteps
 
 import advantage as adv
-from advantage import training
-from advantage.algorithms.policy_gradient.shared.learner import encode
+from advantage.algorithms.policy_gradient.shared.acting import encode
+from advantage.training import loop
 
 PPO = adv.PPO(
     gamma=0.9,
@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(training, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def learn(world, on_device, path, steps=5120):

@@ -244,7 +244,7 @@ def test_a_checkout_that_nobody_has_installed(tmp_path, monkeypatch):
     """Its processes run its own modules, though `python -m` no longer has the current folder on the path."""
     shutil.copytree(ROOT / "advantage", tmp_path / "advantage", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
-    worker = Path("advantage", "rollout", "workers.py")
+    worker = Path("advantage", "drivers", "host", "workers.py")
     worker.write_text(worker.read_text() + '\nopen(f"ran {__name__}", "w")\n')
     arguments = ["--total-timesteps", "128", "--n-steps", "16", "--batch-size", "32", "--eval-episodes", "0"]
     code, said = python(

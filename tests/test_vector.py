@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from probe_drivers import assert_same, play, random_policy, spec_of
+from probe_drivers import assert_same, begin, bring_back, play, random_policy, spec_of
 from probe_worlds import Counter, Failing, Native, Seeded
 
 import advantage as adv
@@ -30,7 +30,7 @@ def drive(environments, iterations, algorithm=PPO, num_envs=3):
     spaces_of = environments if isinstance(environments, gymnasium.vector.VectorEnv) else environments()
     driver = HostDriver(algorithm, environments, spec_of(spaces_of, num_envs), SEED)
     with contextlib.closing(driver):
-        driver.start()
+        begin(driver)
         return play(driver, iterations)
 
 
@@ -88,7 +88,7 @@ def test_native_first_rollout_when_resets_take_steps():
     late = played.rollout.truncated & ~expected.rollout.truncated  # the cut where an end went unrecorded
     assert not late[:-1].any()
     assert_same(played.rollout._replace(truncated=played.rollout.truncated & ~late), expected.rollout)
-    for path in ("params", "optimiser", "observations", "step"):
+    for path in ("params", "optimiser", "observations", "clock"):
         assert_same(getattr(played.state, path), getattr(expected.state, path))
     assert_same(played.state.rewards.moments, expected.state.rewards.moments)
 
@@ -98,7 +98,7 @@ def test_native_over_many_rollouts_when_resets_take_steps():
     iterations = 12
     envs = Native(LENGTHS, NEXT_STEP)
     rollout, episodes, state = drive(envs, iterations)
-    assert state.step == iterations * N_STEPS * 3, "the budget counts what was learned from"
+    assert state.clock.step == iterations * N_STEPS * 3, "the budget counts what was learned from"
     assert envs.steps > iterations * N_STEPS
     done = rollout.terminated | rollout.truncated
     for env, lengths in enumerate(LENGTHS):
@@ -196,13 +196,13 @@ def test_resuming_begins_new_episodes_and_says_so(native):
         return Native(LENGTHS, NEXT_STEP) if native else SyncVectorEnv(makers())
 
     driver = HostDriver(PPO, envs(), spec_of(envs(), 3), SEED)
-    driver.start()
+    begin(driver)
     state = play(driver, 2).state
-    records = {name: np.copy(array) for name, array in driver.records().items()}
+    records = {name: np.copy(array) for name, array in driver.records(0).items()}
     assert records["book/lengths"].any()
     driver = HostDriver(PPO, envs(), spec_of(envs(), 3), SEED)
-    driver.start()
-    notices = driver.restore(records)
+    begin(driver)
+    notices = bring_back(driver, records)
     assert len(notices) == 1 and "vector environment" in notices[0] and "anew" in notices[0]
     np.testing.assert_array_equal(driver.stepper.episodes, records["book/numbers"] + 1)
     played = play(driver, 1, first=2, state=state)

@@ -41,15 +41,22 @@ def ranged(default: Any, interval: str) -> Any:
 T = TypeVar("T", bound=type)
 
 
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def hyperparameters(cls: T) -> T:
     """Register a frozen dataclass as a pytree: fields annotated with `float` are leaves, the others static.
 
+    A class that is no dataclass of its own yet becomes one, whose fields are checked when it is made.
+
     A float is then traced, so changing it compiles nothing and many values can run at once by vmap. A schedule
-    that is a plain function rides along as static.
+    that is a plain function rides along as static. A field with the metadata `is_pytree` is a subtree.
     """
-    names = [field.name for field in dataclasses.fields(cls)]
-    traced = [name for name in names if "float" in str(cls.__dataclass_fields__[name].type)]
-    static = [name for name in names if name not in traced]
+    if "__dataclass_fields__" not in vars(cls):
+        if "__post_init__" not in vars(cls):
+            cls.__post_init__ = check
+        cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)
+    traced = [field.name for field in fields if "float" in str(field.type) or "is_pytree" in field.metadata]
+    static = [field.name for field in fields if field.name not in traced]
 
     def flatten_with_keys(self):
         children = [_leaf(getattr(self, name)) for name in traced]

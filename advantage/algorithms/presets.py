@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advantage.algorithms.registry import algorithm_class, from_json, to_json
+from advantage.algorithms.registry import algorithm_class, default_algorithm, from_json, to_json
 
 FOLDER = Path(__file__).parents[1] / "presets"
 
@@ -46,8 +45,7 @@ def preset(algorithm: str, environment: str) -> Preset:
         there = f"There are: {', '.join(known)}" if known else "There are none"
         raise ValueError(f"{algorithm} has no preset for {environment!r}. {there}.")
     values = known[name]
-    defaults = to_json(algorithm_class(algorithm)())
-    fields = {field.name for field in dataclasses.fields(algorithm_class(algorithm))}
-    hyperparameters = {field: value for field, value in values.items() if field in fields}
-    options = {field: value for field, value in values.items() if field not in fields}
+    defaults = to_json(default_algorithm(algorithm))
+    hyperparameters = {field: value for field, value in values.items() if field in defaults}
+    options = {field: value for field, value in values.items() if field not in defaults}
     return Preset(from_json(algorithm, defaults | hyperparameters), options)

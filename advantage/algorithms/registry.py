@@ -17,6 +17,8 @@ from advantage.algorithms.dynamic_programming.backward_induction import Backward
 from advantage.algorithms.dynamic_programming.gauss_seidel import GaussSeidel
 from advantage.algorithms.dynamic_programming.linear_programming import LinearProgramming
 from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
+from advantage.algorithms.dynamic_programming.plan import Solver
+from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration
 from advantage.algorithms.dynamic_programming.prioritised_value_iteration import PrioritisedValueIteration
 from advantage.algorithms.dynamic_programming.relative_value_iteration import RelativeValueIteration
@@ -31,15 +33,12 @@ from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepAc
 from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.algorithms.policy_gradient.q_prop import QProp
 from advantage.algorithms.policy_gradient.reinforce import Reinforce
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
-from advantage.algorithms.search.cma_es import CMAES
-from advantage.algorithms.search.cross_entropy import CEM
-from advantage.algorithms.search.evolution_strategy import EvolutionStrategy
-from advantage.algorithms.search.finite_differences import FiniteDifferences
-from advantage.algorithms.search.genetic import GeneticAlgorithm
-from advantage.algorithms.search.pattern_search import PatternSearch
-from advantage.algorithms.search.random_search import AugmentedRandomSearch
+from advantage.algorithms.search.optimiser import Optimiser
+from advantage.algorithms.search.optimisers import OPTIMISERS
+from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.algorithms.tabular.double_q_learning import DoubleQLearning
 from advantage.algorithms.tabular.dyna import Dyna
 from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa
@@ -56,7 +55,7 @@ from advantage.algorithms.tabular.td import TD
 from advantage.algorithms.tabular.td_lambda import TDLambda
 from advantage.algorithms.tabular.tree_backup import TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda
-from advantage.types import ActionUnits, Spec
+from advantage.types import ActionUnits, Algorithm, Spec
 
 ALGORITHMS = {
     "ppo": PPO,
@@ -70,13 +69,7 @@ ALGORITHMS = {
     "off-policy-ac": OffPolicyActorCritic,
     "q-prop": QProp,
     "impala": Impala,
-    "cem": CEM,
-    "cma-es": CMAES,
-    "ga": GeneticAlgorithm,
-    "pattern-search": PatternSearch,
-    "es": EvolutionStrategy,
-    "ars": AugmentedRandomSearch,
-    "finite-differences": FiniteDifferences,
+    **OPTIMISERS,
     "value-iteration": ValueIteration,
     "gauss-seidel": GaussSeidel,
     "prioritised-value-iteration": PrioritisedValueIteration,
@@ -108,7 +101,7 @@ ALGORITHMS = {
 
 
 # What a run meant that was written before the option existed.
-MEANT_BEFORE: dict[str, Any] = {"action_units": "raw"}
+MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None}
 
 
 def algorithm_class(name: str) -> type:
@@ -120,17 +113,31 @@ def algorithm_class(name: str) -> type:
     raise ValueError(f"There is no algorithm {name!r}; {hint}There are: {', '.join(ALGORITHMS)}.")
 
 
-def algorithm_name(algorithm: Any) -> str:
-    """The name that an algorithm has on the command line."""
-    known, cls = (
-        {cls: name for name, cls in ALGORITHMS.items()},
-        type(getattr(algorithm, "solver", algorithm)),
-    )
-    return known.get(cls, cls.__name__)
+def default_algorithm(name: str) -> Algorithm | PolicySearch | Solver:
+    """The algorithm of a name with its defaults; for an optimiser the search for a policy with it.
+
+    Raises:
+        ValueError: an unknown name, with the nearest ones.
+    """
+    algorithm = algorithm_class(name)()
+    return PolicySearch(algorithm) if isinstance(algorithm, Optimiser) else algorithm
+
+
+def algorithm_name(algorithm: Algorithm | PolicySearch | Solver) -> str:
+    """The name that an algorithm has on the command line, or the name of its class."""
+    named = _inner(algorithm)
+    return next((name for name, cls in ALGORITHMS.items() if cls is type(named)), type(named).__name__)
+
+
+def _inner(algorithm: Algorithm | PolicySearch | Solver) -> Algorithm | Optimiser | Solver:
+    """What has the name: the optimiser of a search, the solver of a planner, or the algorithm itself."""
+    if isinstance(algorithm, PolicySearch):
+        return algorithm.optimiser
+    return algorithm.solver if isinstance(algorithm, Planner) else algorithm
 
 
 def spec_of(
-    algorithm: Any,
+    algorithm: Algorithm | PolicySearch,
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
     *,
@@ -138,15 +145,36 @@ def spec_of(
     total_timesteps: int,
 ) -> Spec:
     """The spec of a run; an algorithm without the option `action_units` acts in units of the bounds."""
-    units: ActionUnits = getattr(algorithm, "action_units", "bounds")
+    acting: Any = algorithm
+    has_units = isinstance(algorithm, PolicyOptions | PolicySearch)
+    units: ActionUnits = acting.action_units if has_units else "bounds"
     return Spec(observation_space, action_space, num_envs, total_timesteps, units)
 
 
-def to_json(algorithm: Any) -> dict[str, Any]:
+def hyperparameters_of(algorithm: Algorithm | PolicySearch | Solver) -> dict[str, Any]:
+    """Every hyperparameter by name: a search's own and its optimiser's in one dictionary, a solver's for a planner."""
+    values = _fields(algorithm) if isinstance(algorithm, PolicySearch) else {}
+    values.pop("optimiser", None)
+    return values | _fields(_inner(algorithm))
+
+
+def with_hyperparameters(algorithm: Any, values: dict[str, Any]) -> Any:
+    """The same algorithm with other values of some hyperparameters, by the names of `hyperparameters_of`."""
+    if not isinstance(algorithm, PolicySearch):
+        return dataclasses.replace(algorithm, **values)
+    optimiser: Any = algorithm.optimiser
+    own = {name: values[name] for name in values if name in _fields(optimiser)}
+    rest = {name: values[name] for name in values if name not in own}
+    return dataclasses.replace(algorithm, optimiser=dataclasses.replace(optimiser, **own), **rest)
+
+
+def _fields(dataclass: Any) -> dict[str, Any]:
+    return {field.name: getattr(dataclass, field.name) for field in dataclasses.fields(dataclass)}
+
+
+def to_json(algorithm: Algorithm | PolicySearch | Solver) -> dict[str, Any]:
     """Every hyperparameter as JSON; a function or a network of the user's becomes `{"python": its name}`."""
-    algorithm = getattr(algorithm, "solver", algorithm)  # of a planner
-    fields = dataclasses.fields(algorithm)
-    return {field.name: _value_to_json(getattr(algorithm, field.name)) for field in fields}
+    return {name: _value_to_json(value) for name, value in hyperparameters_of(algorithm).items()}
 
 
 def from_json(name: str, values: dict[str, Any]) -> Any:
@@ -155,21 +183,20 @@ def from_json(name: str, values: dict[str, Any]) -> Any:
     Raises:
         ValueError: an unknown algorithm or field, a value that is not allowed, or one that only Python can give.
     """
-    cls = algorithm_class(name)
-    known = {field.name for field in dataclasses.fields(cls)}
+    default = default_algorithm(name)
+    known = to_json(default)
     for field in values:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f" (the nearest is {near[0]})" if near else ""
             raise ValueError(f"{name} has no hyperparameter {field!r}{hint}; remove it.")
     values = {name: meant for name, meant in MEANT_BEFORE.items() if name in known} | values
-    for field in dataclasses.fields(cls):
-        if field.name not in values:
-            default = _value_to_json(field.default)
-            raise ValueError(
-                f"{name}'s hyperparameter {field.name!r} is missing; its default is {default!r}."
-            )
-    return cls(**{field: _value_from_json(field, value) for field, value in values.items()})
+    for field, value in known.items():
+        if field not in values:
+            raise ValueError(f"{name}'s hyperparameter {field!r} is missing; its default is {value!r}.")
+    return with_hyperparameters(
+        default, {field: _value_from_json(field, value) for field, value in values.items()}
+    )
 
 
 def _value_to_json(value: Any) -> Any:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advantage.drivers.draws import BLOCK, Draws, draw, draw_block, of_block
-from advantage.drivers.episode_book import EpisodeBook, Episodes, iterations_per_row
+from advantage.drivers.draws import Draws, draw, draw_block, of_block
+from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
+from advantage.drivers.schedule import BLOCK, iterations_per_row, plan_span, row_ends, rows_per_chunk
 from advantage.environments.spaces import translator
 from advantage.machine import available_cores, free_device_bytes
-from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, Rollout, Spec, World
+from advantage.types import (
+    ActionUnits,
+    Algorithm,
+    Array,
+    DriverFacts,
+    Iterated,
+    Key,
+    Pytree,
+    Rollout,
+    Span,
+    Spec,
+    World,
+)
 
-CHUNK_STEPS = 2**17  # environment steps, about, that one call takes before it reports, in each seed
-ALL_CHUNK_STEPS = 2**22  # in all seeds together
-MAX_CHUNK = 64  # rows of metrics
 SEEDS = "seeds"
 
 
@@ -40,10 +50,11 @@ def share_cores(num_seeds: int) -> None:
             jax.config.update("jax_num_cpu_devices", min(num_seeds, available_cores()))
 
 
-def start(world: World, key: Key, num_envs: int) -> WorldState:
+def start(world: World, key: Key, num_envs: int, initial_memory: Pytree = ()) -> WorldState:
     """Draw every environment's first state."""
     state, obs = jax.vmap(world.reset)(jax.random.split(key, num_envs))
-    return WorldState(state, obs, jnp.zeros(num_envs, jnp.int32), ())
+    memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_envs, *leaf.shape)), initial_memory)
+    return WorldState(state, obs, jnp.zeros(num_envs, jnp.int32), memory)
 
 
 def rollout_on_device(
@@ -57,11 +68,12 @@ def rollout_on_device(
 ) -> tuple[WorldState, Rollout]:
     """Act once for each row of `noise` `[T, B, ...]` in every environment: `-> worlds, rollout [T, B, ...]`.
 
-    `next_obs` is the true successor; a finished environment goes on from a newly drawn start.
+    `next_obs` is the true successor; a finished environment goes on from a newly drawn start, and its policy's memory
+    from the initial one.
     """
     n_steps, num_envs = jax.tree.leaves(noise)[0].shape[0], worlds.elapsed.shape[0]
     keys = jax.random.split(key_world, (n_steps, 2, num_envs))
-    translate = translator(world.action_space, units)
+    translate, initial = translator(world.action_space, units), algorithm.initial_memory(actor)
 
     def step(worlds, inputs):
         noise, (step_keys, reset_keys) = inputs
@@ -73,14 +85,16 @@ def rollout_on_device(
         done = terminated | truncated
         fresh_state, fresh_obs = jax.vmap(world.reset)(reset_keys)
         state, obs = jax.tree.map(partial(_where, done), (fresh_state, fresh_obs), (state, next_obs))
+        memory = jax.tree.map(partial(_where, done), initial, memory)
         facts = Rollout(worlds.obs, action, reward, next_obs, terminated, truncated, extras)
         return WorldState(state, obs, jnp.where(done, 0, elapsed), memory), facts
 
-    return jax.lax.scan(step, worlds, (noise, keys))
+    after, rollout = jax.lax.scan(step, worlds, (noise, keys))
+    return after, rollout._replace(memory=worlds.memory)
 
 
 def _where(condition: Array, yes: Array, no: Array) -> Array:
-    return jnp.where(condition.reshape(condition.shape + (1,) * (yes.ndim - 1)), yes, no)
+    return jnp.where(condition.reshape(condition.shape + (1,) * (no.ndim - 1)), yes, no)
 
 
 def iterate_on_device(
@@ -99,25 +113,47 @@ def iterate_on_device(
     return state, worlds, metrics, (rollout.reward, rollout.terminated | rollout.truncated)
 
 
-@partial(jax.jit, static_argnames=("world", "units", "n_steps", "rows", "per_row", "mesh"))
-def _chunk(algorithm, world, units, state, worlds, run_keys, first, count, n_steps, rows, per_row, mesh):
-    """`count` of at most `rows * per_row` iterations, for every seed in the leading axis of the arrays.
+class Sizes(NamedTuple):
+    """Of a call: steps of an iteration, rows of metrics, iterations of a row, and the devices that share the seeds."""
+
+    n_steps: int
+    rows: int
+    per_row: int
+    mesh: Mesh | None
+
+
+class Begun(NamedTuple):
+    """Where a call begins: states, worlds and keys with a leading axis of seeds, and the iteration's number."""
+
+    state: Pytree
+    worlds: WorldState
+    run_keys: Key
+    iteration: Array
+
+
+@partial(jax.jit, static_argnames=("world", "units", "sizes"))
+def _chunk(
+    algorithm: Algorithm, world: World, units: ActionUnits, begun: Begun, count: Array, sizes: Sizes
+) -> Any:
+    """`count` of at most `rows * per_row` iterations, for every seed.
 
     `-> state, worlds, metrics [rows, S], (reward, done) [iterations, S, T, B]`; a row is the mean of its iterations.
     """
-    sizes = n_steps, rows, per_row
 
-    def run(algorithm, state, worlds, run_keys, first, count):
-        return _iterations(algorithm, world, units, state, worlds, run_keys, first, count, *sizes)
+    def run(algorithm: Algorithm, begun: Begun, count: Array) -> Any:
+        return _iterations(algorithm, world, units, begun, count, sizes)
 
-    if mesh is not None:  # each device has its seeds to itself, and none waits for another
+    if sizes.mesh is not None:  # each device has its seeds to itself, and none waits for another
         one, each, later = PartitionSpec(), PartitionSpec(SEEDS), PartitionSpec(None, SEEDS)
-        places = (one, each, each, each, one, one), (each, each, later, later)
-        run = jax.shard_map(run, mesh=mesh, in_specs=places[0], out_specs=places[1], check_vma=False)
-    return run(algorithm, state, worlds, run_keys, first, count)
+        places: Any = (one, Begun(*cast(Any, (each, each, each, one))), one), (each, each, later, later)
+        run = jax.shard_map(run, mesh=sizes.mesh, in_specs=places[0], out_specs=places[1], check_vma=False)
+    return run(algorithm, begun, count)
 
 
-def _iterations(algorithm, world, units, state, worlds, run_keys, first, count, n_steps, rows, per_row):
+def _iterations(
+    algorithm: Algorithm, world: World, units: ActionUnits, begun: Begun, count: Array, sizes: Sizes
+) -> Any:
+    (state, worlds, run_keys, first), (n_steps, rows, per_row, _) = begun, sizes
     by_block, num_envs = per_row > 1 and algorithm.n_steps == 1, worlds.elapsed.shape[1]
 
     @partial(jax.vmap, in_axes=(0, 0, None))
@@ -167,8 +203,11 @@ def _iterations(algorithm, world, units, state, worlds, run_keys, first, count, 
 
 
 @partial(jax.jit, static_argnames=("world", "num_envs"))
-def _start(world: World, keys: Key, num_envs: int) -> WorldState:
-    return jax.vmap(partial(start, world, num_envs=num_envs))(keys)
+def _start(algorithm: Algorithm, world: World, state: Pytree, keys: Key, num_envs: int) -> WorldState:
+    def one(state, key):
+        return start(world, key, num_envs, algorithm.initial_memory(algorithm.actor(state)))
+
+    return jax.vmap(one)(state, keys)
 
 
 def _by_time(facts: np.ndarray) -> np.ndarray:
@@ -189,17 +228,59 @@ class DeviceDriver:
         refuse_what_does_not_fit(self.rollout_bytes, free_device_bytes(), algorithm.n_steps, spec.num_envs)
         self.book = EpisodeBook(spec.num_envs, num_seeds)
         self.per_row = iterations_per_row(algorithm, spec)
-        steps = algorithm.n_steps * spec.num_envs * self.per_row
-        self.rows = int(np.clip(min(CHUNK_STEPS, ALL_CHUNK_STEPS // num_seeds) // steps, 1, MAX_CHUNK))
-        self.chunk = self.rows * self.per_row
+        self.rows = rows_per_chunk(algorithm, spec, num_seeds)
         (here,) = jnp.zeros(()).devices()
         self.num_seeds, devices = num_seeds, jax.devices(here.platform)[:num_seeds]
         self.mesh = Mesh(np.array(devices), (SEEDS,)) if len(devices) > 1 else None
         self.worlds: Any = None
 
-    def start(self, keys: Key) -> None:
-        """Begin every environment's first episode, `keys` one a seed."""
-        self.worlds = _start(self.world, keys, self.spec.num_envs)
+    @property
+    def facts(self) -> DriverFacts:
+        """What computes, for people."""
+        return DriverFacts(f"on {jax.devices()[0].platform}", nbytes=self.rollout_bytes)
+
+    finished = False
+
+    def start(self, states: Pytree, keys: Key) -> Pytree:
+        """Begin every environment's first episode, from one key a seed; the states as they are."""
+        self.worlds = _start(self.algorithm, self.world, states, keys, num_envs=self.spec.num_envs)
+        return states
+
+    def state_of(self, state: Pytree, seed: int) -> Pytree:
+        """One seed's part of every leaf."""
+        return jax.tree.map(lambda leaf: leaf[seed], state)
+
+    def span(self, iteration: int, step: int, until: int) -> Span:
+        """A chunk's iterations, or what is left of them."""
+        chunk = self.rows * self.per_row
+        return plan_span(self.algorithm, self.spec, chunk=chunk, iteration=iteration, step=step, until=until)
+
+    def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
+        """The iterations of a span, at most a chunk."""
+        state, worlds, run_keys = self._spread((state, self.worlds, run_keys))
+        sizes = Sizes(span.n_steps, self.rows, self.per_row, self.mesh)
+        state, self.worlds, metrics, facts = _chunk(
+            self.algorithm,
+            self.world,
+            self.spec.action_units,
+            Begun(state, worlds, run_keys, np.int32(span.iteration)),
+            np.int32(span.count),
+            sizes,
+        )
+        metrics, (reward, done) = jax.tree.map(
+            lambda x: x[:, : self.num_seeds], jax.device_get((metrics, facts))
+        )
+        if self.mesh is not None:
+            state, self.worlds = jax.tree.map(lambda x: x[: self.num_seeds], (state, self.worlds))
+        reward, done = (_by_time(fact[: span.count]) for fact in (reward, done))
+        episodes = self.book.record_seeds(reward, done, span.first_step)
+        iterations, steps = row_ends(span, self.per_row, self.spec.num_envs)
+        rows = {name: value[: len(steps)].T for name, value in metrics.items()}
+        return Iterated(state, rows, episodes, iterations, steps)
+
+    def conclusion(self, step: int) -> list[str]:
+        """Nothing to add."""
+        return []
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
         """What a checkpoint needs to put one seed's environments where they are: their arrays."""
@@ -207,36 +288,19 @@ class DeviceDriver:
         books = {f"book/{name}": array for name, array in self.book.records(seed).items()}
         return books | {f"worlds/{i}": leaf for i, leaf in enumerate(leaves)}
 
-    def restore(self, records: dict[str, np.ndarray]) -> list[str]:
-        """Put the one seed's environments where `records` says; call after `start`. Nothing can go astray."""
+    def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
+        """Put the one seed's environments where `records` says. They come back exactly: there is no notice."""
+        states = self.start(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state), keys)
         self.book.restore(
             {name.removeprefix("book/"): array for name, array in records.items() if name.startswith("book/")}
         )
         leaves, structure = jax.tree.flatten(self.worlds)
         stored = [jnp.asarray(records[f"worlds/{i}"], leaf.dtype)[None] for i, leaf in enumerate(leaves)]
         self.worlds = structure.unflatten(stored)
-        return []
+        return states, []
 
     def close(self) -> None:
-        """Nothing to give back."""
-
-    def iterate(
-        self, state: Pytree, run_keys: Key, iteration: int, count: int, first_step: int, n_steps: int
-    ) -> tuple[Pytree, dict[str, np.ndarray], list[Episodes]]:
-        """`count` iterations: `-> state, metrics [S, rows], episodes of each seed`."""
-        sizes = n_steps, self.rows, self.per_row, self.mesh
-        inputs = self._spread((state, self.worlds, run_keys))
-        state, self.worlds, metrics, facts = _chunk(
-            self.algorithm, self.world, self.spec.action_units, *inputs, iteration, count, *sizes
-        )
-        metrics, (reward, done) = jax.tree.map(
-            lambda x: x[:, : self.num_seeds], jax.device_get((metrics, facts))
-        )
-        if self.mesh is not None:
-            state, self.worlds = jax.tree.map(lambda x: x[: self.num_seeds], (state, self.worlds))
-        reward, done = (_by_time(fact[:count]) for fact in (reward, done))
-        episodes, rows = self.book.record_seeds(reward, done, first_step), -(-count // self.per_row)
-        return state, {name: value[:rows].T for name, value in metrics.items()}, episodes
+        """Nothing was opened."""
 
     def _spread(self, tree: Pytree) -> Pytree:
         """Seeds on the devices that run them, as many on each."""

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from advantage.drivers.schedule import BLOCK
 from advantage.types import Algorithm, Key, Pytree
-
-BLOCK = 64  # iterations of a single step share a draw: drawing costs more than stepping
 
 
 class Draws(NamedTuple):

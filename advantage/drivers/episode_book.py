@@ -1,36 +1,13 @@
-"""Bookkeeping of episodes and of rows of metrics, the same for every driver."""
+"""Bookkeeping of episodes, the same for every driver."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from advantage.types import Algorithm, Spec
-
-ROW_STEPS = 256  # environment steps, about, that a row of metrics covers where iterations are shorter
-SHORT = 8  # steps below which they are
-
-
-class Episodes(NamedTuple):
-    """Finished episodes in the order of their ends, one row each.
-
-    Attributes:
-        returns: undiscounted sum of the environment's own rewards.
-        lengths: in steps.
-        steps: global step at the end.
-        envs: index of the environment.
-        numbers: which episode of that environment, from 0.
-    """
-
-    returns: np.ndarray
-    lengths: np.ndarray
-    steps: np.ndarray
-    envs: np.ndarray
-    numbers: np.ndarray
-
+from advantage.types import Episodes
 
 NO_EPISODES = Episodes(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(4)))
 
@@ -106,9 +83,3 @@ def _sums(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """The sum of each part of `numbers`, in order: a sparse product adds one by one, unlike NumPy's sums."""
     of = np.ones(len(numbers)), np.arange(len(numbers), dtype=np.int32), bounds
     return sparse.csr_array(of, shape=(len(bounds) - 1, len(numbers))) @ numbers
-
-
-def iterations_per_row(algorithm: Algorithm, spec: Spec) -> int:
-    """Iterations that a row of metrics is the mean of: 1, or more for an algorithm that learns every few steps."""
-    size = algorithm.n_steps * spec.num_envs
-    return max(1, ROW_STEPS // size) if algorithm.n_steps < SHORT else 1

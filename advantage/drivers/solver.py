@@ -2,86 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from advantage.drivers.episode_book import NO_EPISODES, Episodes
+from advantage.algorithms.dynamic_programming.plan import Plan
+from advantage.algorithms.dynamic_programming.planner import Planner
+from advantage.drivers.episode_book import NO_EPISODES
+from advantage.drivers.only_seed import only_seed
 from advantage.environments.tables.mdp import MDP
-from advantage.types import Key, Pytree
+from advantage.types import DriverFacts, Iterated, Key, Pytree, Span
+
+ONE = np.ones(1, np.int64)
 
 
-class PlanningDriver:
-    """Lets a solver improve its plan until it has converged.
+class SolverDriver:
+    """Lets a solver improve its plan until it has converged; the budget counts iterations."""
 
-    Args:
-        planner: a solver in the form of an algorithm: `start(mdp) -> plan`, `improve(mdp, plan) -> plan`,
-            `adopt(state, plan) -> state`.
-        mdp: the table.
-    """
-
-    chunk = per_row = 1
-    where = "in this process"
-
-    def __init__(self, planner: Any, mdp: MDP):
+    def __init__(self, planner: Planner, mdp: MDP):
         self.planner, self.mdp = planner, mdp
-        self.rollout_bytes = mdp.nbytes
-        self.plan: Any = None
+        self.plan: Plan | None = None
 
-    def start(self) -> None:
-        """The first plan."""
-        self.plan = self.planner.start(self.mdp)
+    @property
+    def facts(self) -> DriverFacts:
+        """The table's size, for people."""
+        return DriverFacts("in this process", unit="iterations", nbytes=self.mdp.nbytes)
 
     @property
     def finished(self) -> bool:
         """Whether the plan is as good as the solver's tolerance asks."""
         return self.plan is not None and bool(self.plan.converged)
 
-    def iterate(
-        self, state: Pytree, run_key: Key, iteration: int, count: int, first_step: int, n_steps: int
-    ) -> tuple[Pytree, dict[str, float], Episodes]:
-        """One improvement: `-> state, metrics, no episodes`. A bound that is still infinite is left out."""
-        self.plan = self.planner.improve(self.mdp, self.plan)
-        metrics = {
-            "residual": float(self.plan.residual),
-            "error_bound": float(self.plan.error_bound),
-        }
-        if "gain" in self.plan.extra:
-            metrics["gain"] = float(self.plan.extra["gain"])
-        else:
-            metrics["start_value"] = float(self.mdp.start @ self.plan.value)
-        metrics = {name: value for name, value in metrics.items() if value != float("inf")}
-        return self.planner.adopt(state, self.plan), metrics, NO_EPISODES
+    def start(self, states: Pytree, keys: Key) -> Pytree:
+        """The first plan; the state of the one seed, without its axis."""
+        self.plan = self.planner.start(self.mdp)
+        return only_seed(states)
 
-    @property
-    def verdict(self) -> str:
-        """How good the plan is, for people."""
-        known = "gain" in self.plan.extra
-        name = "average reward" if known else "value of the start"
-        value = self.plan.extra["gain"] if known else self.mdp.start @ self.plan.value
-        bound = (
-            f"off by at most {self.plan.error_bound:.2g}"
-            if self.plan.error_bound < float("inf")
-            else "no bound"
-        )
-        return f"{name} {value:.6g}, {bound}"
+    def state_of(self, state: Pytree, seed: int) -> Pytree:
+        """The state as it is: there is one seed."""
+        return state
 
-    def records(self) -> dict[str, np.ndarray]:
+    def span(self, iteration: int, step: int, until: int) -> Span:
+        """One improvement, which is one step."""
+        return Span(iteration, 1, step, 1)
+
+    def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
+        """One improvement. A bound that is still infinite is left out of the metrics."""
+        assert self.plan is not None
+        self.plan = plan = self.planner.improve(self.mdp, self.plan)
+        name, value = self._objective(plan)
+        metrics = {"residual": plan.residual, "error_bound": plan.error_bound, name: value}
+        row = {name: np.full((1, 1), value, float) for name, value in metrics.items() if value != np.inf}
+        return Iterated(self.planner.adopt(state, plan), row, [NO_EPISODES], ONE, ONE)
+
+    def _objective(self, plan: Plan) -> tuple[str, float]:
+        """What the plan is worth, and its name among the metrics."""
+        if "gain" in plan.extra:
+            return "gain", float(plan.extra["gain"])
+        return "start_value", float(self.mdp.start @ plan.value)
+
+    def conclusion(self, step: int) -> list[str]:
+        """How good the plan is."""
+        assert self.plan is not None
+        name, value = self._objective(self.plan)
+        known = {"gain": "average reward", "start_value": "value of the start"}[name]
+        finite = self.plan.error_bound < np.inf
+        bound = f"off by at most {self.plan.error_bound:.2g}" if finite else "no bound"
+        return [f"{known} {value:.6g}, {bound}"]
+
+    def records(self, seed: int) -> dict[str, np.ndarray]:
         """What a checkpoint needs: the plan."""
+        assert self.plan is not None
         fields = self.plan._asdict()
         extra = {f"extra/{name}": x for name, x in fields.pop("extra").items()}
         return {f"plan/{name}": np.asarray(x) for name, x in (fields | extra).items()}
 
-    def restore(self, records: dict[str, np.ndarray]) -> list[str]:
+    def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Take the plan back."""
         fields = {name.removeprefix("plan/"): x for name, x in records.items() if name.startswith("plan/")}
         extra = {
             name.removeprefix("extra/"): fields.pop(name) for name in [*fields] if name.startswith("extra/")
         }
-        self.start()
         numbers = {name: x if x.ndim else x.item() for name, x in fields.items()}
-        self.plan = self.plan._replace(**numbers, extra=extra)
-        return []
+        self.plan = self.planner.start(self.mdp)._replace(**numbers, extra=extra)
+        return state, []
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing was opened."""

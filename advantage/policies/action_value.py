@@ -9,15 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.policies.actor_critic import (
-    ActorCritic,
-    BernoulliHead,
-    CategoricalHead,
-    GaussianHead,
-    Head,
-    ProductHead,
-)
+from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.distributions import Categorical
+from advantage.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head, ProductHead
 from advantage.policies.networks import Initialisation, Network, linear, linear_init, split
 from advantage.types import Array, Key, Pytree
 
@@ -76,8 +70,8 @@ class ActionValue:
 
 
 def action_value(policy: ActorCritic) -> ActionValue:
-    """The critic of actions with the architecture that a policy has."""
-    return ActionValue(policy.head, policy.network, policy.initialisation)
+    """The critic of actions with the architecture that a policy has. Raises ValueError for a recurrent one."""
+    return ActionValue(policy.head, feed_forward(policy.network), policy.initialisation)
 
 
 def action_width(head: Head) -> int:

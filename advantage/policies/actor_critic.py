@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
 
-from advantage.environments.spaces import policy_bounds
-from advantage.policies.distributions import (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    Product,
-    SquashedGaussian,
-)
 from advantage.policies.encoder import LARGE, Encoder, encoder
+from advantage.policies.heads import Bounds, Head, Spread, head, log_std_outputs
 from advantage.policies.networks import (
     CNN,
     MLP,
@@ -32,155 +24,20 @@ from advantage.policies.networks import (
     linear,
     linear_init,
 )
+from advantage.policies.recurrent import GRU, LSTM, CustomCell, Memories, Recurrent, Sequences
 from advantage.types import ActionUnits, Array, Key, Pytree
 
-Bounds = Literal["clip", "squash"]
-Spread = Literal["state-independent", "state-dependent"]
-LOG_STD_RANGE = (-5.0, 2.0)  # a state-dependent spread is held inside it
-
-
-class Head(Protocol):
-    """From the network's outputs to a distribution over one action space."""
-
-    @property
-    def num_outputs(self) -> int: ...
-
-    @property
-    def num_log_std(self) -> int: ...
-
-    def noise(self, key: Key, shape: tuple[int, ...]) -> Pytree: ...
-
-    def distribution(self, outputs: Array, log_std: Array) -> Any: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class CategoricalHead:
-    """One of `size` actions."""
-
-    size: int
-    num_log_std: int = 0
-
-    @property
-    def num_outputs(self) -> int:
-        return self.size
-
-    def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
-        return Categorical.noise(key, shape, self.size)
-
-    def distribution(self, outputs: Array, log_std: Array) -> Categorical:
-        return Categorical(outputs)
-
-
-@dataclasses.dataclass(frozen=True)
-class BernoulliHead:
-    """`size` switches, each on or off."""
-
-    size: int
-    num_log_std: int = 0
-
-    @property
-    def num_outputs(self) -> int:
-        return self.size
-
-    def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
-        return Bernoulli.noise(key, shape, self.size)
-
-    def distribution(self, outputs: Array, log_std: Array) -> Bernoulli:
-        return Bernoulli(outputs)
-
-
-@dataclasses.dataclass(frozen=True)
-class GaussianHead:
-    """`bounds` are those a squashed Gaussian fills; without them the Gaussian is unbounded."""
-
-    size: int
-    spread: Spread = "state-independent"
-    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-
-    @property
-    def num_outputs(self) -> int:
-        return self.size if self.spread == "state-independent" else 2 * self.size
-
-    @property
-    def num_log_std(self) -> int:
-        return self.size if self.spread == "state-independent" else 0
-
-    def noise(self, key: Key, shape: tuple[int, ...]) -> Array:
-        return Gaussian.noise(key, shape, self.size)
-
-    def distribution(self, outputs: Array, log_std: Array) -> Gaussian | SquashedGaussian:
-        mean = outputs
-        if self.spread == "state-dependent":
-            xp = outputs.__array_namespace__()
-            mean, log_std = outputs[..., : self.size], outputs[..., self.size :]
-            log_std = xp.clip(log_std, *LOG_STD_RANGE)
-        if self.bounds is None:
-            return Gaussian(mean, log_std)
-        return SquashedGaussian(mean, log_std, *(np.array(bound, np.float32) for bound in self.bounds))
-
-
-@dataclasses.dataclass(frozen=True)
-class ProductHead:
-    """Several actions at once, chosen independently."""
-
-    parts: tuple[Head, ...]
-
-    @property
-    def num_outputs(self) -> int:
-        return sum(part.num_outputs for part in self.parts)
-
-    @property
-    def num_log_std(self) -> int:
-        return sum(part.num_log_std for part in self.parts)
-
-    def noise(self, key: Key, shape: tuple[int, ...]) -> tuple[Pytree, ...]:
-        keys = jax.random.split(key, len(self.parts))
-        return tuple(part.noise(keys[i], shape) for i, part in enumerate(self.parts))
-
-    def distribution(self, outputs: Array, log_std: Array) -> Product:
-        parts, i, j = [], 0, 0
-        for part in self.parts:
-            slices = outputs[..., i : i + part.num_outputs], log_std[..., j : j + part.num_log_std]
-            parts.append(part.distribution(*slices))
-            i, j = i + part.num_outputs, j + part.num_log_std
-        return Product(tuple(parts))
-
-
-def head(
-    space: gymnasium.Space,
-    bounds: Bounds = "clip",
-    spread: Spread = "state-independent",
-    units: ActionUnits = "bounds",
-) -> Head:
-    """The head of an action space.
-
-    Raises:
-        ValueError: a space that no distribution covers, or a squashed Gaussian over an unbounded box.
-    """
-    if isinstance(space, spaces.Discrete):
-        return CategoricalHead(int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        return ProductHead(tuple(CategoricalHead(int(n)) for n in space.nvec.ravel()))
-    if isinstance(space, spaces.MultiBinary):
-        return BernoulliHead(int(np.prod(space.shape)))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        if bounds == "clip":
-            return GaussianHead(int(np.prod(space.shape)), spread)
-        if space.is_bounded():
-            low, high = (tuple(bound.ravel().tolist()) for bound in policy_bounds(space, units))
-            return GaussianHead(len(low), spread, (low, high))
-        raise ValueError(
-            f"action_bounds='squash' needs finite bounds, and the action space is {space}; use "
-            "action_bounds='clip', or rescale the actions with gymnasium.wrappers.RescaleAction."
-        )
-    if isinstance(space, spaces.Tuple):
-        return ProductHead(tuple(head(part, bounds, spread, units) for part in space.spaces))
-    if isinstance(space, spaces.Dict):
-        return ProductHead(tuple(head(part, bounds, spread, units) for part in space.spaces.values()))
-    raise ValueError(
-        f"The action space {space} has no policy; allowed are Discrete, MultiDiscrete, MultiBinary, Box of floats, "
-        "and Dict and Tuple of these. Wrap the environment with gymnasium.wrappers.TransformAction."
-    )
+METHODS_WITH_MEMORY = (
+    "ppo",
+    "trpo",
+    "npg",
+    "a2c",
+    "vpg",
+    "reinforce",
+    "off-policy-pg",
+    "actor-critic",
+    "impala",
+)
 
 
 @jax.tree_util.register_static
@@ -189,12 +46,13 @@ class ActorCritic:
     """`pi(a|s)` and `V(s)`: an encoder, a network each (or one shared), and a linear head each.
 
     Parameters are `{"actor": {"network", "head", "log_std"}, "critic": {"network", "head"}}`; a shared network is
-    the actor's.
+    the actor's. What the networks take, `x`, is one encoded observation for each sample, `[N, ...]`; a recurrent
+    policy takes `Sequences`, whose steps come out as samples in the order of `[L * N]`.
     """
 
     encoder: Encoder
     head: Head
-    network: Network
+    network: Network | Recurrent
     shared: bool = False
     initialisation: Initialisation = "orthogonal"
 
@@ -205,35 +63,111 @@ class ActorCritic:
         count = 1 if self.shared else 2
         keys = jax.random.split(key_networks, count)
         first, *others = (self.network.init(keys[n], x) for n in range(count))
-        width = jax.eval_shape(self.network.apply, first, x).shape[-1]
+        width = jax.eval_shape(self._features_of_example, first, x).shape[-1]
         shapes = [(width, self.head.num_outputs), (width, 1)]
         actor_head, critic_head = linear_init(key_heads, shapes, [0.01, 1.0], self.initialisation)
-        actor_head["bias"] = actor_head["bias"] + log_std * self.log_std_outputs()
+        outputs = np.array(log_std_outputs(self.head), np.float32)
+        actor_head["bias"] = actor_head["bias"] + log_std * outputs
         spread = jnp.full(self.head.num_log_std, log_std, jnp.float32)
         actor = {"network": first, "head": actor_head, "log_std": spread}
         critic = {"head": critic_head} if self.shared else {"network": others[0], "head": critic_head}
         return {"actor": actor, "critic": critic}
 
-    def log_std_outputs(self) -> Array:
-        """1 for each output that is a state-dependent log standard deviation, 0 for the others."""
-        return np.array(_log_std_outputs(self.head), np.float32)
+    @property
+    def is_recurrent(self) -> bool:
+        return isinstance(self.network, Recurrent)
+
+    def initial_memory(self) -> Pytree:
+        """The memory at the beginning of an episode, of one environment; `()` without recurrence."""
+        return self.network.initial() if isinstance(self.network, Recurrent) else ()
+
+    def step(self, actor: Pytree, x: Pytree, memory: Pytree) -> tuple[Any, Pytree]:
+        """`pi(.|s)` for one step of every environment: `-> distribution, the next memory`."""
+        if not isinstance(self.network, Recurrent):
+            return self.distribution(actor, x), memory
+        features, memory = self.network.apply(actor["network"], x, memory)
+        return self._distribution(actor, features), memory
 
     def distribution(self, actor: Pytree, x: Pytree) -> Any:
         """`pi(.|s)` from the actor's parameters."""
-        features = self.network.apply(actor["network"], x)
-        return self.head.distribution(linear(actor["head"], features), actor["log_std"])
+        if isinstance(x, Sequences):
+            return self._distribution(actor, self._unrolled(actor["network"], x, x.memory.actor))
+        return self._distribution(actor, self._apply(actor["network"], x))
 
     def value(self, params: Pytree, x: Pytree) -> Array:
-        """`V(s)`, `[...]`."""
+        """`V(s)`, `[N]`."""
         network = params["actor" if self.shared else "critic"]["network"]
-        return linear(params["critic"]["head"], self.network.apply(network, x))[..., 0]
+        if isinstance(x, Sequences):
+            memory = x.memory.actor if self.shared else x.memory.critic
+            return self._value(params, self._unrolled(network, x, memory))
+        return self._value(params, self._apply(network, x))
+
+    def look(self, params: Pytree, x: Sequences, next_x: Pytree) -> Looked:
+        """What a recurrent policy makes of a rollout, whose sequences are the environments'.
+
+        Args:
+            params: actor and critic.
+            x: the rollout's steps.
+            next_x: the encoded true successors, `[T, B, ...]`.
+        """
+        assert isinstance(self.network, Recurrent)
+        actor, of_value = params["actor"], params["actor" if self.shared else "critic"]["network"]
+        acted = self.network.unroll(actor["network"], x.x, x.begins, x.memory.actor)
+        judged = acted
+        if not self.shared:
+            judged = self.network.unroll(of_value, x.x, x.begins, x.memory.critic)
+        following, _ = self.network.apply(of_value, next_x, judged.after)
+        last = jax.tree.map(lambda leaf: leaf[-1], (acted.after, judged.after))
+        before = Memories(acted.before, () if self.shared else judged.before)
+        return Looked(
+            distribution=self._distribution(actor, _merge(acted.features)),
+            value=self._value(params, _merge(judged.features)),
+            next_value=self._value(params, _merge(following)),
+            before=before,
+            last=Memories(last[0], () if self.shared else last[1]),
+        )
+
+    def _apply(self, network: Pytree, x: Pytree) -> Array:
+        assert not isinstance(self.network, Recurrent)
+        return self.network.apply(network, x)
+
+    def _unrolled(self, network: Pytree, x: Sequences, memory: Pytree) -> Array:
+        assert isinstance(self.network, Recurrent)
+        return _merge(self.network.unroll(network, x.x, x.begins, memory).features)
+
+    def _features_of_example(self, network: Pytree, x: Pytree) -> Array:
+        if isinstance(self.network, Recurrent):
+            memory = jax.tree.map(lambda leaf: leaf[None], self.network.initial())
+            return self.network.apply(network, x, memory)[0]
+        return self.network.apply(network, x)
+
+    def _distribution(self, actor: Pytree, features: Array) -> Any:
+        return self.head.distribution(linear(actor["head"], features), actor["log_std"])
+
+    def _value(self, params: Pytree, features: Array) -> Array:
+        return linear(params["critic"]["head"], features)[..., 0]
 
 
-def _log_std_outputs(part: Head) -> list[float]:
-    if isinstance(part, ProductHead):
-        return [flag for inner in part.parts for flag in _log_std_outputs(inner)]
-    spread = part.num_outputs - part.size if isinstance(part, GaussianHead) else 0
-    return [0.0] * (part.num_outputs - spread) + [1.0] * spread
+class Looked(NamedTuple):
+    """What a recurrent policy makes of a rollout `[T, B]`.
+
+    Attributes:
+        distribution, value, next_value: of each step, `[T * B]`; the value of a successor is that after its step,
+            also where the episode ended.
+        before: the memories before each step, `[T, B, ...]`.
+        last: the memories after the last step, `[B, ...]`.
+    """
+
+    distribution: Any
+    value: Array
+    next_value: Array
+    before: Memories
+    last: Memories
+
+
+def _merge(x: Array) -> Array:
+    """`[L, N, ...] -> [L * N, ...]`."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def choose_network(
@@ -242,21 +176,49 @@ def choose_network(
     hidden: tuple[int, ...],
     activation: Activation,
     initialisation: Initialisation,
-) -> Network:
-    """The user's network, else an MLP, or convolutions where the observation holds an image."""
+) -> Network | Recurrent:
+    """The user's network, else an MLP, or convolutions where the observation holds an image.
+
+    "gru" and "lstm" put a cell of the last width behind the layers before it, or behind the convolutions.
+    """
+    images = encoder(observation_space).images
+    if isinstance(network, str):
+        if network not in ("gru", "lstm") or not hidden:
+            raise ValueError(
+                f"network={network!r} with hidden={hidden} is not allowed; use network='gru' or 'lstm' with the "
+                "width of its memory last in hidden, such as hidden=(64,), or a network of your own."
+            )
+        *before, size = hidden
+        base = feed_forward(
+            choose_network(None, observation_space, tuple(before), activation, initialisation)
+        )
+        cell = GRU(size, initialisation) if network == "gru" else LSTM(size, initialisation)
+        return Recurrent(cell, base if before or images else None)
+    if type(network) is tuple and len(network) == 3 and all(map(callable, network)):
+        return Recurrent(CustomCell(*network))
     if network is not None:
         return as_network(network)
-    images = encoder(observation_space).images
     if not images:
         return MLP(hidden, activation, initialisation)
     small = min(min(image.height_width) for image in images) < LARGE
     return CNN(SMALL_IMAGE_LAYERS if small else NATURE_LAYERS, initialisation=initialisation)
 
 
+def feed_forward(network: Network | Recurrent) -> Network:
+    """The network itself. Raises ValueError for one with a memory."""
+    if isinstance(network, Recurrent):
+        raise ValueError(
+            f"A recurrent network (network={network!r}) needs a method that learns from whole sequences: "
+            f"{', '.join(METHODS_WITH_MEMORY)}. This one learns from single steps or has a critic of actions; use "
+            "one of those, or stack observations with frame_stack."
+        )
+    return network
+
+
 def actor_critic(
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
-    network: Network,
+    network: Network | Recurrent,
     *,
     shared: bool,
     initialisation: Initialisation,

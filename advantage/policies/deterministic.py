@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from advantage.policies.actor_critic import Bounds, Head, choose_network, head
+from advantage.policies.actor_critic import choose_network, feed_forward
 from advantage.policies.encoder import Encoder, encoder
+from advantage.policies.heads import Bounds, Head, head
 from advantage.policies.networks import Activation, Initialisation, Network, linear, linear_init
 from advantage.types import ActionUnits, Array, Key, Pytree
 
@@ -119,6 +120,7 @@ def unflatten(policy: Deterministic | Scoring, vector: Array) -> Pytree:
 def deterministic(
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
+    *,
     network: Any,
     hidden: tuple[int, ...],
     activation: Activation,
@@ -142,6 +144,6 @@ def deterministic(
             and (features.shape or ())[:1] == possible.shape == (int(action_space.n),)
         ):
             return Scoring(int(np.prod((features.shape or ())[1:])))
-    chosen = choose_network(network, observation_space, hidden, activation, initialisation)
+    chosen = feed_forward(choose_network(network, observation_space, hidden, activation, initialisation))
     parts = encoder(observation_space), head(action_space, bounds, units=units), chosen
     return Deterministic(*parts, initialisation)

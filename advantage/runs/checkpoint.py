@@ -38,6 +38,15 @@ _DTYPES = {"BOOL": "bool", "BF16": "bfloat16", "F16": "float16", "F32": "float32
 _DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
 _DTYPES |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+# What parts of a state were named when the first checkpoints were written.
+_OLDER_NAMES = {
+    "state/clock/": "state/",
+    "state/kl_coef": "state/extra",
+    "state/elapsed": "state/extra",
+    "state/past_actors/": "state/extra/",
+    "state/target/": "state/extra/target/",
+    "state/replay/": "state/extra/replay/",
+}
 _DAMAGED = "the file is damaged or was edited; use another checkpoint of the run"
 
 
@@ -129,18 +138,29 @@ def load_checkpoint(
     folder = _present(Path(path))
     manifest = read_manifest(folder)
     entries, metadata = manifest["tensors"], manifest["metadata"]
-    remedy = "choose another checkpoint, or load it with what the run's config.json says"
+    remedy = "choose another checkpoint, or load it with the settings and the version of advantage in its config.json"
     found = {name: metadata[name] for name in expect if name in metadata}
     _require(folder / MANIFEST, "metadata/", found, json.loads(json.dumps(dict(expect))), remedy)
     leaves, treedef = _named_leaves(template)
     expected = {name: _entry(name, leaf) for name, leaf in leaves.items()}
-    stored = {name: entry for name, entry in entries.items() if not name.startswith("records/")}
+    names: dict[str, str] = {_stored_name(name, entries): name for name in leaves}
+    stored: dict[str, JSON] = {
+        str(names.get(name, name)): entry
+        for name, entry in entries.items()
+        if not name.startswith("records/")
+    }
     _require(folder / MANIFEST, "tensors/", _flat(stored), _flat(expected), remedy)
 
     arrays = _read_tensors(folder / TENSORS, manifest)
-    restored = [_restore(arrays.pop(name), leaf, entries[name]) for name, leaf in leaves.items()]
+    restored = [_restore(arrays.pop(name), leaves[new], entries[name]) for name, new in names.items()]
     records = {name.removeprefix("records/"): array for name, array in arrays.items()}
     return treedef.unflatten(restored), records, metadata
+
+
+def _stored_name(name: str, entries: Mapping[str, JSON]) -> str:
+    """What a leaf is named in a checkpoint's manifest, which an older version may have written."""
+    older = (old + name.removeprefix(new) for new, old in _OLDER_NAMES.items() if name.startswith(new))
+    return next((old for old in older if name not in entries and old in entries), name)
 
 
 def read_manifest(path: Path) -> dict[str, JSON]:

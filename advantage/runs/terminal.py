@@ -46,22 +46,23 @@ class Terminal:
     def begin(self, facts: dict[str, Any]) -> None:
         seeds = facts["seeds"]
         who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]} at once"
-        size, self.planning = readable(facts["rollout_bytes"]), facts["planning"]
+        driver = facts["driver"]
+        size, self.planning = readable(driver.nbytes), driver.unit == "iterations"
         if self.planning:
             self.message(
                 f"Solving {facts['environment']} with {facts['algorithm']}, whose table takes {size}, in at most "
                 f"{facts['total_timesteps']:,} iterations."
             )
-        elif facts["candidates"]:
+        elif driver.candidates:
             self.message(
                 f"Searching with {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} "
-                f"steps, {facts['candidates']} candidate{'s' * (facts['candidates'] > 1)} of {facts['parameters']:,} "
-                f"parameters a generation, played {facts['stepping']}."
+                f"steps, {driver.candidates} candidate{'s' * (driver.candidates > 1)} of {driver.parameters:,} "
+                f"parameters a generation, played {driver.where}."
             )
         else:
             self.message(
                 f"Training {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} steps "
-                f"in {facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {facts['stepping']}; a rollout "
+                f"in {facts['num_envs']} environment{'s' * (facts['num_envs'] > 1)} {driver.where}; a rollout "
                 f"takes {size}."
             )
         if self.notice:

@@ -6,9 +6,6 @@
 Every public function of the room's files is a name here.
 """
 
-from advantage.theory.actors import actor_policy as actor_policy
-from advantage.theory.actors import actor_probabilities as actor_probabilities
-from advantage.theory.actors import greedy_actions as greedy_actions
 from advantage.theory.beliefs import AlphaVectors as AlphaVectors
 from advantage.theory.beliefs import BeliefMDP as BeliefMDP
 from advantage.theory.beliefs import alpha_vectors as alpha_vectors

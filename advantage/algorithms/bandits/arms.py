@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.algorithms.tabular.table import sizes_of
-from advantage.types import Array, Pytree, Rollout, Spec
+from advantage.types import Array, Clock, Pytree, Rollout, Spec
 
 
 class Arms(NamedTuple):
@@ -21,8 +22,7 @@ class Arms(NamedTuple):
 
     value: Array
     count: Array
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 def number_of_arms(spec: Spec) -> int:
@@ -42,8 +42,7 @@ def arms_of(spec: Spec, initial_value: Array | float = 0.0) -> Arms:
     return Arms(
         jnp.full(n, initial_value, jnp.float32),
         jnp.zeros(n, jnp.int32),
-        jnp.zeros((), jnp.uint32),
-        jnp.asarray(spec.total_timesteps, jnp.uint32),
+        clock_init(spec.total_timesteps),
     )
 
 
@@ -60,9 +59,7 @@ def pulled(
     count = arms.count.at[a].add(1)
     alpha = 1 / count[a].astype(jnp.float32) if learning_rate is None else learning_rate
     error = r - arms.value[a]
-    learned = arms._replace(
-        value=arms.value.at[a].add(alpha * error), count=count, step=arms.step + jnp.uint32(r.size)
-    )
+    learned = Arms(arms.value.at[a].add(alpha * error), count, advance_clock(arms.clock, r.size))
     return learned, {"reward": r.mean(), "prediction_error": jnp.abs(error).mean()}
 
 

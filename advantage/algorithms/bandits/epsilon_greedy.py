@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 from advantage.algorithms.bandits.arms import Arms, arms_of, for_each, pulled
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.table import epsilon_greedy, progress_of, uniform_noise
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.algorithms.clock import progress
+from advantage.algorithms.hyperparameters import Schedule, hyperparameters, ranged, schedule_value
+from advantage.algorithms.tabular.acting import choice_noise, epsilon_greedy
+from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
 
-class Actor(NamedTuple):
+class EpsilonGreedyBanditActor(NamedTuple):
     """The estimates `[A]`, and how much to explore."""
 
     value: Array
@@ -19,7 +19,6 @@ class Actor(NamedTuple):
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
 class EpsilonGreedyBandit:
     """The arm that has paid most so far, and now and then any.
 
@@ -40,33 +39,29 @@ class EpsilonGreedyBandit:
     initial_value: float = ranged(0.0, "(-inf, inf)")
     """Of every Q(a); above what can be earned, it makes for exploration."""
 
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
-
     def init(self, key: Key, spec: Spec) -> Arms:
         """The first state. Raises ValueError for spaces that are no bandit's."""
         return arms_of(spec, self.initial_value)
 
-    def actor(self, state: Arms) -> Actor:
+    initial_memory = no_memory
+
+    def actor(self, state: Arms) -> EpsilonGreedyBanditActor:
         """The estimates and how much to explore."""
-        return Actor(state.value, schedule_value(self.epsilon, progress_of(state)))
+        return EpsilonGreedyBanditActor(state.value, schedule_value(self.epsilon, progress(state.clock)))
 
-    def noise(self, actor: Actor, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
+    n_steps = 1
+    noise = choice_noise
 
-    def act(self, actor: Actor, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
+    def act(
+        self, actor: EpsilonGreedyBanditActor, obs: Pytree, memory: Pytree, noise: Array
+    ) -> tuple[Array, Pytree, Pytree]:
         """Explore, or take the best: `-> action, memory, extras`."""
         return epsilon_greedy(actor.value, actor.epsilon, noise), memory, ()
 
-    def greedy(self, actor: Actor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+    def greedy(self, actor: EpsilonGreedyBanditActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
         """The best arm: `-> action, memory`."""
         return for_each(obs, actor.value.argmax()), memory
 
     def update(self, state: Arms, rollout: Rollout, key: Key) -> tuple[Arms, dict[str, Array]]:
         """One pull in each environment: `-> state, metrics`."""
-        return pulled(state, rollout, schedule_value(self.learning_rate, progress_of(state)))
+        return pulled(state, rollout, schedule_value(self.learning_rate, progress(state.clock)))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.bandits.arms import for_each, number_of_arms
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.table import progress_of
+from advantage.algorithms.clock import advance_clock, clock_init, progress
+from advantage.algorithms.hyperparameters import Schedule, hyperparameters, ranged, schedule_value
 from advantage.policies.distributions import Categorical
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec, no_memory
 
 
 class GradientBanditState(NamedTuple):
@@ -20,12 +19,10 @@ class GradientBanditState(NamedTuple):
 
     preference: Array
     mean_reward: Array
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
 class GradientBandit:
     """Stochastic gradient ascent on the expected reward of a softmax over preferences.
 
@@ -45,21 +42,17 @@ class GradientBandit:
     baseline: bool = True
     """Compare rewards with their mean, or with 0."""
 
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
+    n_steps = 1
 
     def init(self, key: Key, spec: Spec) -> GradientBanditState:
         """The first state, all arms alike. Raises ValueError for spaces that are no bandit's."""
         return GradientBanditState(
             jnp.zeros(number_of_arms(spec), jnp.float32),
             jnp.zeros((), jnp.float32),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+            clock_init(spec.total_timesteps),
         )
+
+    initial_memory = no_memory
 
     def actor(self, state: GradientBanditState) -> Categorical:
         """The policy."""
@@ -84,12 +77,12 @@ class GradientBandit:
     ) -> tuple[GradientBanditState, dict[str, Array]]:
         """One pull in each environment: `-> state, metrics`."""
         a, r = rollout.action[0], rollout.reward[0].astype(jnp.float32)
-        step = state.step + jnp.uint32(r.size)
-        mean_reward = state.mean_reward + (r - state.mean_reward).sum() / step.astype(jnp.float32)
-        before = jnp.where(state.step > 0, state.mean_reward, r.mean()) if self.baseline else 0.0
+        clock = advance_clock(state.clock, r.size)
+        mean_reward = state.mean_reward + (r - state.mean_reward).sum() / clock.step.astype(jnp.float32)
+        before = jnp.where(state.clock.step > 0, state.mean_reward, r.mean()) if self.baseline else 0.0
         policy = jax.nn.softmax(state.preference)
         score = jax.nn.one_hot(a, policy.size) - policy
-        alpha = schedule_value(self.learning_rate, progress_of(state))
+        alpha = schedule_value(self.learning_rate, progress(state.clock))
         preference = state.preference + alpha * ((r - before)[:, None] * score).sum(0)
-        learned = state._replace(preference=preference, mean_reward=mean_reward, step=step)
+        learned = GradientBanditState(preference, mean_reward, clock)
         return learned, {"reward": r.mean(), "entropy": Categorical(preference).entropy()}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.bandits.arms import Arms, arms_of, for_each, pulled
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
+from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
 PROPOSALS = 6  # of which all are rejected once in 10^8 draws, at most; a float32 in [0, 1) is not finer
 
@@ -69,7 +68,6 @@ def gamma_sample(alpha: Array, normal: Array, exponential: Array) -> Array:
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
 class Thompson:
     """Pull each arm as often as it is believed to be the best.
 
@@ -100,16 +98,13 @@ class Thompson:
     reward_std: float = ranged(1.0, "(0, inf)")
     """Of a reward around its arm's mean, gaussian only."""
 
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
+    n_steps = 1
 
     def init(self, key: Key, spec: Spec) -> Arms:
         """The first state. Raises ValueError for spaces that are no bandit's."""
         return arms_of(spec)
+
+    initial_memory = no_memory
 
     def actor(self, state: Arms) -> Beta | Normal:
         """The posterior of each arm's mean."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from advantage.algorithms.bandits.arms import Arms, arms_of, for_each, pulled
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.tabular.table import epsilon_greedy, uniform_noise
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
+from advantage.algorithms.tabular.acting import choice_noise, epsilon_greedy
+from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
 
-class Actor(NamedTuple):
+class UCBActor(NamedTuple):
     """Estimates and their upper bounds, `[A]`."""
 
     value: Array
@@ -21,7 +20,6 @@ class Actor(NamedTuple):
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
 class UCB:
     """Optimism in the face of uncertainty: the arm that could be the best.
 
@@ -38,32 +36,26 @@ class UCB:
     confidence: float = ranged(2.0, "[0, inf)")
     """Width c of the bounds, in units of reward."""
 
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
-
     def init(self, key: Key, spec: Spec) -> Arms:
         """The first state. Raises ValueError for spaces that are no bandit's."""
         return arms_of(spec)
 
-    def actor(self, state: Arms) -> Actor:
+    initial_memory = no_memory
+
+    def actor(self, state: Arms) -> UCBActor:
         """The estimates and their upper bounds, infinite for an arm that was never pulled."""
-        time = (state.step + 1).astype(jnp.float32)
+        time = (state.clock.step + 1).astype(jnp.float32)
         width = self.confidence * jnp.sqrt(jnp.log(time) / jnp.maximum(state.count, 1))
-        return Actor(state.value, jnp.where(state.count > 0, state.value + width, jnp.inf))
+        return UCBActor(state.value, jnp.where(state.count > 0, state.value + width, jnp.inf))
 
-    def noise(self, actor: Actor, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
+    n_steps = 1
+    noise = choice_noise
 
-    def act(self, actor: Actor, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
+    def act(self, actor: UCBActor, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Pytree]:
         """The highest bound: `-> action, memory, extras`."""
         return epsilon_greedy(actor.bound, 0.0, noise), memory, ()
 
-    def greedy(self, actor: Actor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+    def greedy(self, actor: UCBActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
         """The best arm so far: `-> action, memory`."""
         return for_each(obs, actor.value.argmax()), memory
 

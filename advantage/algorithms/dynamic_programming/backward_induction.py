@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, facts
-from advantage.algorithms.dynamic_programming.plan import Plan, discount, rounding
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.dynamic_programming.options import discount
+from advantage.algorithms.dynamic_programming.plan import Plan, rounding
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
 class BackwardInduction:
     """Backward induction over a finite horizon of T steps.
 
@@ -32,9 +30,6 @@ class BackwardInduction:
     """Discount per step; None takes the table's own."""
     horizon: int | None = ranged(None, "[1, inf)")
     """Steps, T; None takes the table's `max_episode_steps`."""
-
-    def __post_init__(self):
-        check(self)
 
     def start(self, mdp: MDP) -> Plan:
         """Nothing to go: worth nothing."""

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-
-from advantage.algorithms.dynamic_programming.backups import action_values, bellman, blocks, greedy
-from advantage.algorithms.dynamic_programming.episode_ends import horizon
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.dynamic_programming.backups import bellman, blocks, greedy
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
+from advantage.algorithms.dynamic_programming.plan import Plan, bounded, plan_action_values, start_from_zero
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class GaussSeidel:
+class GaussSeidel(SolverOptions):
     """Gauss–Seidel value iteration, in place, block by block of states.
 
         v        <- 0
@@ -35,20 +30,11 @@ class GaussSeidel:
     Source: Sutton & Barto 2018, section 4.4 (in place); Puterman 1994, "Markov decision processes", section 6.3.3.
     """
 
-    gamma: float | None = ranged(None, "[0, 1]")
-    """Discount per step; None takes the table's own."""
-    tolerance: float = ranged(1e-6, "(0, inf)")
-    """Largest error of the value returned, in units of return."""
     blocks: int = ranged(4, "[1, inf)")
     """How many blocks of states are backed up one after another; no more than there are states."""
 
-    def __post_init__(self):
-        check(self)
-
-    def start(self, mdp: MDP) -> Plan:
-        """Zero everywhere."""
-        longest = horizon(mdp, discount(self.gamma, mdp))
-        return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
+    start = start_from_zero
+    action_value = plan_action_values
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
         """One sweep in place and one from a single value."""
@@ -57,10 +43,6 @@ class GaussSeidel:
         for block in blocks(mdp, self.blocks):
             value[block.states] = greedy(block.action_values(gamma, value))[1]
         backup = bellman(mdp, gamma, value)
-        improved = bounded(mdp, gamma, self.tolerance, backup, plan.extra)
+        improved = bounded(self, mdp, backup, plan.extra)
         iterate = backup.value if mdp.terminal.any() else improved.value
         return improved._replace(extra=plan.extra | {"iterate": iterate})
-
-    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q(s, a)`, `[S, A]`."""
-        return action_values(mdp, discount(self.gamma, mdp), plan.value)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from advantage.algorithms.dynamic_programming.backups import action_values, bellman, stacked
+from advantage.algorithms.dynamic_programming.backups import bellman, stacked
 from advantage.algorithms.dynamic_programming.episode_ends import horizon
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, plan_action_values
 from advantage.algorithms.dynamic_programming.policy_evaluation import evaluate
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import hyperparameters
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
 
@@ -20,8 +20,7 @@ COPIES = 6  # of the constraints, in bytes of a sparse table: SciPy's, the solve
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class LinearProgramming:
+class LinearProgramming(SolverOptions):
     """Linear programming: the smallest value that no action improves.
 
         minimise   Σ_s v(s) / S
@@ -39,13 +38,7 @@ class LinearProgramming:
     decision processes", section 6.9.
     """
 
-    gamma: float | None = ranged(None, "[0, 1]")
-    """Discount per step; None takes the table's own."""
-    tolerance: float = ranged(1e-6, "(0, inf)")
-    """Largest error of the value returned, in units of return."""
-
-    def __post_init__(self):
-        check(self)
+    action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
         """Nothing but room for the programme."""
@@ -65,13 +58,10 @@ class LinearProgramming:
         gamma = discount(self.gamma, mdp)
         occupancy = self._occupancy(mdp, gamma)
         policy = occupancy.argmax(axis=1).astype(np.int32)
-        value = evaluate(mdp, gamma, policy, plan.value, self.tolerance * (1 - gamma) / 16).value
+        precision = self.tolerance * (1 - gamma) / 16
+        value = evaluate(mdp, gamma, policy, guess=plan.value, precision=precision).value
         extra = plan.extra | {"occupancy": occupancy}
-        return bounded(mdp, gamma, self.tolerance, bellman(mdp, gamma, value), extra)
-
-    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q(s, a)`, `[S, A]`."""
-        return action_values(mdp, discount(self.gamma, mdp), plan.value)
+        return bounded(self, mdp, bellman(mdp, gamma, value), extra)
 
     def _occupancy(self, mdp: MDP, gamma: float) -> np.ndarray:
         shape = mdp.n_actions, mdp.n_states

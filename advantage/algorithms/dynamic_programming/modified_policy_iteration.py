@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-
-from advantage.algorithms.dynamic_programming.backups import action_values, bellman, follow
+from advantage.algorithms.dynamic_programming.backups import bellman, follow
 from advantage.algorithms.dynamic_programming.episode_ends import horizon, proper_policy
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
+from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, plan_action_values
 from advantage.algorithms.dynamic_programming.policy_evaluation import evaluate
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class ModifiedPolicyIteration:
+class ModifiedPolicyIteration(SolverOptions):
     """Modified policy iteration: one greedy improvement, then up to `sweeps` backups of that policy alone.
 
         v        <- max_a r(s, a)
@@ -35,17 +31,12 @@ class ModifiedPolicyIteration:
     Puterman 1994, "Markov decision processes", sections 6.5 and 6.6.3.
     """
 
-    gamma: float | None = ranged(None, "[0, 1]")
-    """Discount per step; None takes the table's own."""
-    tolerance: float = ranged(1e-6, "(0, inf)")
-    """Largest error of the value returned, in units of return."""
     sweeps: int = ranged(100, "[1, inf)")
     """Backups of a policy before the next improvement, at most."""
     share: float = ranged(0.02, "[0, 1)")
     """Ends the backups of a policy once their change spans no more than this share of the improvement's."""
 
-    def __post_init__(self):
-        check(self)
+    action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
         """The largest reward, or at a discount of 1 the value of a policy that ends."""
@@ -53,21 +44,17 @@ class ModifiedPolicyIteration:
         longest = horizon(mdp, gamma)
         value = mdp.expected_reward.max(axis=1)
         if gamma == 1:
-            value = evaluate(mdp, gamma, proper_policy(mdp), value, self.tolerance).value
+            value = evaluate(mdp, gamma, proper_policy(mdp), guess=value, precision=self.tolerance).value
         return blank(mdp, iterate=value, horizon=longest)
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
         """One improvement and the backups of its policy."""
         gamma = discount(self.gamma, mdp)
         backup = bellman(mdp, gamma, plan.extra["iterate"])
-        improved = bounded(mdp, gamma, self.tolerance, backup, plan.extra | {"iterate": backup.value})
+        improved = bounded(self, mdp, backup, plan.extra | {"iterate": backup.value})
         if improved.converged:
             return improved
         span = backup.highest - backup.lowest
         enough = max(self.share * span, self.tolerance * (1 - gamma))
-        followed = follow(mdp, gamma, backup.policy, backup.value, self.sweeps, enough)
+        followed = follow(mdp, gamma, backup.policy, value=backup.value, sweeps=self.sweeps, enough=enough)
         return improved._replace(extra=plan.extra | {"iterate": followed.value})
-
-    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q(s, a)`, `[S, A]`."""
-        return action_values(mdp, discount(self.gamma, mdp), plan.value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from advantage.algorithms.dynamic_programming.backups import ROUNDING, Backup, facts, largest
+from advantage.algorithms.dynamic_programming.backups import ROUNDING, Backup, action_values, facts, largest
+from advantage.algorithms.dynamic_programming.episode_ends import horizon
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
 from advantage.environments.tables.mdp import MDP
 
 
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
     extra: dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A frozen dataclass of hyperparameters and three pure functions of a table and a plan."""
 
@@ -51,11 +54,6 @@ class Solver(Protocol):
     def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
         """`Q(s, a)` of the plan's value, `[S, A]`."""
         ...
-
-
-def discount(gamma: float | None, mdp: MDP) -> float:
-    """The solver's discount, or the one that the problem is posed with."""
-    return mdp.gamma if gamma is None else float(gamma)
 
 
 def rounding(mdp: MDP, gamma: float, size: float) -> float:
@@ -95,12 +93,13 @@ def bracket(mdp: MDP, gamma: float, horizon: float, backup: Backup) -> tuple[flo
     return min(w * low for w in weights) - slack, max(w * high for w in weights) + slack
 
 
-def bounded(mdp: MDP, gamma: float, tolerance: float, backup: Backup, extra: dict[str, np.ndarray]) -> Plan:
+def bounded(solver: SolverOptions, mdp: MDP, backup: Backup, extra: dict[str, np.ndarray]) -> Plan:
     """The plan that a backup of every state leads to: its value moved into the middle of the bounds.
 
     The backup's policy, greedy for the value before it, is worth at least the lower bound, so it loses no more than
     twice `error_bound` in any state.
     """
+    gamma, tolerance = discount(solver.gamma, mdp), solver.tolerance
     low, high = bracket(mdp, gamma, float(extra["horizon"]), backup)
     shift, error = ((low + high) / 2, (high - low) / 2) if high < np.inf else (0.0, np.inf)
     value = backup.value + shift
@@ -117,3 +116,18 @@ def blank(mdp: MDP, **extra: np.ndarray | float) -> Plan:
     zeros = np.zeros(mdp.n_states)
     named = {name: np.asarray(value) for name, value in extra.items()}
     return Plan(zeros, np.zeros(mdp.n_states, np.int32), np.inf, np.inf, False, named)
+
+
+def start_from_zero(solver: SolverOptions, mdp: MDP) -> Plan:
+    """Nothing known yet, and zero everywhere to iterate from; a solver's `start`.
+
+    Raises:
+        ValueError: at a discount of 1, a state from which no episode can end.
+    """
+    longest = horizon(mdp, discount(solver.gamma, mdp))
+    return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
+
+
+def plan_action_values(solver: SolverOptions, mdp: MDP, plan: Plan) -> np.ndarray:
+    """`Q(s, a)` of the plan's value, `[S, A]`; a solver's `action_value`."""
+    return action_values(mdp, discount(solver.gamma, mdp), plan.value)

@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction
 from advantage.algorithms.dynamic_programming.plan import Plan, Solver
 from advantage.algorithms.tabular.table import Sizes, sizes_of
 from advantage.environments.tables.mdp import MDP
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec, no_memory
 
 
 class PlannedPolicy(NamedTuple):
-    """What acting needs of a plan: the best action and the value of each state, `[S]`."""
+    """What acting needs of a plan: the best action and the value of each state, `[S]`; the clock counts plans."""
 
     sizes: Sizes
     policy: Array
     value: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @jax.tree_util.register_dataclass
@@ -36,9 +37,7 @@ class Planner:
 
     solver: Solver
 
-    @property
-    def n_steps(self) -> int:
-        return 1
+    n_steps = 1
 
     def start(self, mdp: MDP) -> Plan:
         """The solver's first plan."""
@@ -50,15 +49,16 @@ class Planner:
 
     def adopt(self, state: PlannedPolicy, plan: Plan) -> PlannedPolicy:
         """The state that acts by a plan."""
-        return state._replace(
-            policy=np.asarray(plan.policy, np.int32), value=np.asarray(plan.value, np.float32)
-        )
+        policy, value = np.asarray(plan.policy, np.int32), np.asarray(plan.value, np.float32)
+        return PlannedPolicy(state.sizes, policy, value, advance_clock(state.clock, 1))
 
     def init(self, key: Key, spec: Spec) -> PlannedPolicy:
         """Action 0 everywhere. Raises ValueError for spaces that are not finite."""
         sizes = sizes_of(spec)
         policy, value = jnp.zeros(sizes.n_states, jnp.int32), jnp.zeros(sizes.n_states, jnp.float32)
-        return PlannedPolicy(sizes, policy, value, jnp.asarray(spec.total_timesteps, jnp.uint32))
+        return PlannedPolicy(sizes, policy, value, clock_init(spec.total_timesteps))
+
+    initial_memory = no_memory
 
     def actor(self, state: PlannedPolicy) -> PlannedPolicy:
         return state

@@ -15,7 +15,7 @@ Method = Literal["automatic", "sweeps", "solve"]
 PATIENCE = 200  # sweeps after which a sparse system is factored instead
 
 
-class Evaluation(NamedTuple):
+class PolicyValue(NamedTuple):
     """`value [S]` is that of the policy to within `error` in every state."""
 
     value: np.ndarray
@@ -29,7 +29,7 @@ def evaluate(
     guess: np.ndarray,
     precision: float,
     method: Method = "automatic",
-) -> Evaluation:
+) -> PolicyValue:
     """The value of a policy, as exactly as `precision` says or rounding allows.
 
     Args:
@@ -50,33 +50,33 @@ def evaluate(
     if method == "solve" or (method == "automatic" and (gamma == 1 or not mdp.is_sparse)):
         return _by_solve(mdp, gamma, policy)
     patience = PATIENCE if method == "automatic" else 10 * PATIENCE
-    found = _by_sweeps(mdp, gamma, policy, guess, precision, patience)
+    found = _by_sweeps(mdp, gamma, policy, guess=guess, precision=precision, sweeps=patience)
     if found.error <= precision:
         return found
     free = free_host_bytes()
     if method == "automatic" and (free is None or _bytes_of_factors(mdp, policy) < free):
         return _by_solve(mdp, gamma, policy)
-    return _by_sweeps(mdp, gamma, policy, found.value, precision, 100 * PATIENCE)
+    return _by_sweeps(mdp, gamma, policy, guess=found.value, precision=precision, sweeps=100 * PATIENCE)
 
 
 def _by_sweeps(
     mdp: MDP, gamma: float, policy: np.ndarray, guess: np.ndarray, precision: float, sweeps: int
-) -> Evaluation:
+) -> PolicyValue:
     rates = [gamma * total for total in (facts(mdp).least, facts(mdp).most)]
     if rates[1] >= 1:
-        return Evaluation(follow(mdp, gamma, policy, guess, sweeps, 0.0).value, np.inf)
+        return PolicyValue(follow(mdp, gamma, policy, value=guess, sweeps=sweeps, enough=0.0).value, np.inf)
     weights = [rate / (1 - rate) for rate in rates]
     enough = precision / max(weights[1], 1.0)
-    found = follow(mdp, gamma, policy, guess, sweeps, enough)
+    found = follow(mdp, gamma, policy, value=guess, sweeps=sweeps, enough=enough)
     slack = rounding(mdp, gamma, largest(found.value) + max(-found.lowest, found.highest))
     low = min(w * (found.lowest - slack) for w in weights) - slack
     high = max(w * (found.highest + slack) for w in weights) + slack
     value = found.value + (low + high) / 2
     value[mdp.terminal] = 0.0
-    return Evaluation(value, (high - low) / 2)
+    return PolicyValue(value, (high - low) / 2)
 
 
-def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> Evaluation:
+def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> PolicyValue:
     """Terminal states are worth 0. `(I - gamma P_π)^-1` has no negative entry, so its norm is its largest row sum."""
     from advantage.theory.linear import solve  # takes half a second, which sweeps need not wait for
 
@@ -97,7 +97,7 @@ def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> Evaluation:
     norm = (
         1 / (1 - rate) if rate < 1 else 1.01 * float(solve(rows, gamma, np.ones(len(states))).max(initial=0))
     )
-    return Evaluation(value, norm * (left + rounding(mdp, gamma, largest(value))))
+    return PolicyValue(value, norm * (left + rounding(mdp, gamma, largest(value))))
 
 
 def _bytes_of_factors(mdp: MDP, policy: np.ndarray) -> float:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
-from advantage.algorithms.dynamic_programming.backups import action_values, bellman
-from advantage.algorithms.dynamic_programming.episode_ends import horizon, proper_policy
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
+from advantage.algorithms.dynamic_programming.backups import bellman
+from advantage.algorithms.dynamic_programming.episode_ends import proper_policy
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
+from advantage.algorithms.dynamic_programming.plan import Plan, bounded, plan_action_values, start_from_zero
 from advantage.algorithms.dynamic_programming.policy_evaluation import Method, evaluate
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import hyperparameters
 from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class PolicyIteration:
+class PolicyIteration(SolverOptions):
     """Policy iteration: evaluate exactly, improve greedily.
 
         π(s)     <- argmax_a r(s, a)
@@ -35,34 +33,27 @@ class PolicyIteration:
     Source: Howard 1960, "Dynamic programming and Markov processes"; Sutton & Barto 2018, section 4.3.
     """
 
-    gamma: float | None = ranged(None, "[0, 1]")
-    """Discount per step; None takes the table's own."""
-    tolerance: float = ranged(1e-6, "(0, inf)")
-    """Largest error of the value returned, in units of return."""
     evaluation: Method = "automatic"
     """By "sweeps" until nothing changes, by "solve" of the linear system, or whichever is likely faster."""
 
-    def __post_init__(self):
-        check(self)
+    action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
         """The action that earns most at once, or at a discount of 1 one that leads towards an end."""
         gamma = discount(self.gamma, mdp)
-        longest = horizon(mdp, gamma)
+        plan = start_from_zero(self, mdp)
         policy = proper_policy(mdp) if gamma == 1 else mdp.expected_reward.argmax(axis=1).astype(np.int32)
-        return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)._replace(policy=policy)
+        return plan._replace(policy=policy)
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
         """One evaluation and one improvement."""
         gamma = discount(self.gamma, mdp)
         precision = self.tolerance * (1 - gamma) / 16
-        value, error = evaluate(mdp, gamma, plan.policy, plan.extra["iterate"], precision, self.evaluation)
+        value, error = evaluate(
+            mdp, gamma, plan.policy, guess=plan.extra["iterate"], precision=precision, method=self.evaluation
+        )
         backup = bellman(mdp, gamma, value)
         better = backup.value - value > (4 * error if error < np.inf else self.tolerance)
         policy = np.where(better, backup.policy, plan.policy)
-        improved = bounded(mdp, gamma, self.tolerance, backup, plan.extra | {"iterate": value})
+        improved = bounded(self, mdp, backup, plan.extra | {"iterate": value})
         return improved._replace(policy=policy)
-
-    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q(s, a)`, `[S, A]`."""
-        return action_values(mdp, discount(self.gamma, mdp), plan.value)

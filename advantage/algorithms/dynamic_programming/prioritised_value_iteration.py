@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from advantage.algorithms.dynamic_programming.backups import (
-    action_values,
     bellman,
     greedy,
     once,
     rows_between,
 )
-from advantage.algorithms.dynamic_programming.episode_ends import horizon
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
+from advantage.algorithms.dynamic_programming.plan import Plan, bounded, plan_action_values, start_from_zero
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class PrioritisedValueIteration:
+class PrioritisedValueIteration(SolverOptions):
     """Prioritised sweeping of a known table: the states with the largest priority are backed up next.
 
         v        <- 0
@@ -49,15 +46,10 @@ class PrioritisedValueIteration:
     bounds, Puterman 1994, "Markov decision processes", section 6.6.3.
     """
 
-    gamma: float | None = ranged(None, "[0, 1]")
-    """Discount per step; None takes the table's own."""
-    tolerance: float = ranged(1e-6, "(0, inf)")
-    """Largest error of the value returned, in units of return."""
     batches: int = ranged(4, "[1, inf)")
     """In how many batches S states are backed up; no more than there are states."""
 
-    def __post_init__(self):
-        check(self)
+    action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
         """Zero everywhere."""
@@ -66,15 +58,14 @@ class PrioritisedValueIteration:
             refuse_large(
                 f"A list of {mdp.transition.nnz:_} predecessors", size, "use ModifiedPolicyIteration"
             )
-        longest = horizon(mdp, discount(self.gamma, mdp))
-        return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
+        return start_from_zero(self, mdp)
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
         """One sweep from a single value, which sets the priorities, and as many backups in their order."""
         gamma = discount(self.gamma, mdp)
         value = plan.extra["iterate"]
         backup = bellman(mdp, gamma, value)
-        improved = bounded(mdp, gamma, self.tolerance, backup, plan.extra)
+        improved = bounded(self, mdp, backup, plan.extra)
         if improved.converged:
             return improved
         change = 0.0 if gamma == 1 or mdp.terminal.any() else (backup.lowest + backup.highest) / 2
@@ -92,10 +83,6 @@ class PrioritisedValueIteration:
             priority[states] = 0.0
             priority += gamma * _spread(mdp, states, difference)
         return improved._replace(extra=plan.extra | {"iterate": value})
-
-    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q(s, a)`, `[S, A]`."""
-        return action_values(mdp, discount(self.gamma, mdp), plan.value)
 
 
 def _action_values(mdp: MDP, gamma: float, value: np.ndarray, states: np.ndarray) -> np.ndarray:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.backups import action_values, bellman, facts
 from advantage.algorithms.dynamic_programming.plan import Plan, blank, rounding
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
 class RelativeValueIteration:
     """Relative value iteration for the average reward: gain g and bias h with `g + h(s) = max_a r(s, a) + Σ P h`.
 
@@ -40,9 +37,6 @@ class RelativeValueIteration:
     """Largest error of the gain, in units of reward per step."""
     stay: float = ranged(0.1, "[0, 1)")
     """Share of the time that a state stays as it is, against periodicity."""
-
-    def __post_init__(self):
-        check(self)
 
     def start(self, mdp: MDP) -> Plan:
         """Zero everywhere."""

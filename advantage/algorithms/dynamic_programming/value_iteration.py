@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
-
-from advantage.algorithms.dynamic_programming.backups import action_values, bellman
-from advantage.algorithms.dynamic_programming.episode_ends import horizon
-from advantage.algorithms.dynamic_programming.plan import Plan, blank, bounded, discount
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.dynamic_programming.backups import bellman
+from advantage.algorithms.dynamic_programming.options import SolverOptions, discount
+from advantage.algorithms.dynamic_programming.plan import Plan, bounded, plan_action_values, start_from_zero
+from advantage.algorithms.hyperparameters import hyperparameters
 from advantage.environments.tables.mdp import MDP
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class ValueIteration:
+class ValueIteration(SolverOptions):
     """Value iteration: the Bellman operator, over and over.
 
         v        <- 0
@@ -35,25 +30,11 @@ class ValueIteration:
     Source: Sutton & Barto 2018, section 4.4; Puterman 1994, "Markov decision processes", sections 6.3 and 6.6.3.
     """
 
-    gamma: float | None = ranged(None, "[0, 1]")
-    """Discount per step; None takes the table's own."""
-    tolerance: float = ranged(1e-6, "(0, inf)")
-    """Largest error of the value returned, in units of return."""
-
-    def __post_init__(self):
-        check(self)
-
-    def start(self, mdp: MDP) -> Plan:
-        """Zero everywhere."""
-        longest = horizon(mdp, discount(self.gamma, mdp))
-        return blank(mdp, iterate=np.zeros(mdp.n_states), horizon=longest)
+    start = start_from_zero
+    action_value = plan_action_values
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
         """One sweep over all states."""
         gamma = discount(self.gamma, mdp)
         backup = bellman(mdp, gamma, plan.extra["iterate"])
-        return bounded(mdp, gamma, self.tolerance, backup, plan.extra | {"iterate": backup.value})
-
-    def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q(s, a)`, `[S, A]`."""
-        return action_values(mdp, discount(self.gamma, mdp), plan.value)
+        return bounded(self, mdp, backup, plan.extra | {"iterate": backup.value})

@@ -10,20 +10,18 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
-from advantage.algorithms.policy_gradient.shared.ascent import actor_critic_step
-from advantage.algorithms.policy_gradient.shared.learner import (
+from advantage.algorithms.policy_gradient.shared.acting import (
     Actor,
-    LearnerState,
-    PolicyOptions,
-    advance_statistics,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
 )
-from advantage.algorithms.policy_gradient.shared.optimisers import OptimiserOptions, optimiser_of
+from advantage.algorithms.policy_gradient.shared.ascent import Judged, actor_critic_step
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
+from advantage.algorithms.policy_gradient.shared.optimisers import optimiser_of
+from advantage.algorithms.policy_gradient.shared.options import ActorCriticOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, policy_state_init
 from advantage.estimators.off_policy_corrections import effective_sample_size, vtrace
 from advantage.estimators.returns import explained_variance
 from advantage.objectives.surrogates import kl_estimate
@@ -40,9 +38,17 @@ class LaggingActor(NamedTuple):
         return self.newest.distribution(obs)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ImpalaState(PolicyState):
+    """A policy's state, and the last `lag` actors, the oldest first, `[lag, ...]`."""
+
+    past_actors: Actor
+
+
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class Impala(OptimiserOptions, PolicyOptions):
+class Impala(ActorCriticOptions):
     """Actor-critic on the experience of an older policy, corrected by V-trace.
 
     Experience is gathered by mu, the policy of `lag` updates ago (the first one until there are so many), as where
@@ -79,14 +85,6 @@ class Impala(OptimiserOptions, PolicyOptions):
     """Largest rho by which credit is handed on to the step before; at most rho_clip."""
     ent_coef: float = ranged(0.01, "[0, inf)")
     """Weight of the entropy bonus, per nat."""
-    vf_coef: float = ranged(0.5, "[0, inf)")
-    """Weight of the critic's loss."""
-    share_network: bool = False
-    """One network for actor and critic, or one each."""
-    normalize_observation: bool = False
-    """Scale observations by running mean and standard deviation."""
-    normalize_reward: bool = False
-    """Divide rewards by the running standard deviation of the discounted return."""
 
     def __post_init__(self):
         check(self)
@@ -103,19 +101,25 @@ class Impala(OptimiserOptions, PolicyOptions):
                 f"rho_clip is at least c_clip; use c_clip={self.rho_clip} or less."
             )
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> ImpalaState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
-        state = learner_init(self, key, spec, self.share_network)
+        state = policy_state_init(self, key, spec, shared=self.share_network)
         first = policy_actor(self, state)
-        return state._replace(
+        return extended(
+            state,
+            ImpalaState,
             optimiser=optimiser_of(self).init(ravel_pytree(state.params)[0]),
-            extra=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.lag, *leaf.shape)), first),
+            past_actors=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.lag, *leaf.shape)), first),
         )
 
-    def actor(self, state: LearnerState) -> LaggingActor:
+    def actor(self, state: ImpalaState) -> LaggingActor:
         """Who acts, the policy of `lag` updates ago, and the newest."""
         oldest = jax.tree.map(lambda leaf: leaf[0], self._actors(state))
         return LaggingActor(oldest, policy_actor(self, state))
+
+    def initial_memory(self, actor: LaggingActor) -> Pytree:
+        """What the policy remembers when an episode begins."""
+        return policy_memory(self, actor.acting)
 
     def noise(self, actor: LaggingActor, key: Key, shape: tuple[int, ...]) -> Pytree:
         """What `act` will consume, `[*shape, ...]`."""
@@ -125,7 +129,7 @@ class Impala(OptimiserOptions, PolicyOptions):
         self, actor: LaggingActor, obs: Pytree, memory: Pytree, noise: Pytree
     ) -> tuple[Pytree, Pytree, Pytree]:
         """Sample from mu: `-> action, memory, log mu(a|s)`."""
-        distribution = actor.acting.distribution(obs)
+        distribution, memory = actor.acting.step(obs, memory)
         action = distribution.sample(noise)
         return action, memory, distribution.log_prob(action)
 
@@ -133,10 +137,8 @@ class Impala(OptimiserOptions, PolicyOptions):
         """The newest policy's mode: `-> action, memory`."""
         return greedy_by_policy(self, actor.newest, obs, memory)
 
-    def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
-        """One step: `-> state, metrics`; `extra` holds the last `lag` actors, the oldest first.
+    def update(self, state: ImpalaState, rollout: Rollout, key: Key) -> tuple[ImpalaState, dict[str, Array]]:
+        """One step: `-> state, metrics`.
 
         Raises:
             ValueError: a rollout without the log-probabilities that `act` returns.
@@ -154,10 +156,8 @@ class Impala(OptimiserOptions, PolicyOptions):
             corrected = vtrace(*facts, rho, seen.trace, self.lam, self.rho_clip, self.c_clip)
         else:
             corrected = vtrace(*facts, jnp.ones_like(rho), seen.trace, self.lam)
-        x, action, value, (target, advantage) = merge_time_and_envs(
-            (seen.x, seen.action, seen.value, corrected)
-        )
-        params, optimiser, metrics = actor_critic_step(self, state, x, action, advantage, target)
+        action, value, (target, advantage) = seen.samples(seen.action, seen.value, corrected)
+        params, optimiser, metrics = actor_critic_step(self, state, Judged(seen.x, action, advantage, target))
         metrics |= {
             "explained_variance": explained_variance(value, target),
             "ratio": rho.mean(),
@@ -165,14 +165,15 @@ class Impala(OptimiserOptions, PolicyOptions):
             "approx_kl": kl_estimate(log_ratio).mean(),
             "effective_sample_size": effective_sample_size(rho),
         }
-        learned = advance_statistics(self, state, rollout)._replace(
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout, seen.critic_memory),
             params=params,
             optimiser=optimiser,
-            extra=jax.tree.map(lambda leaf: leaf[1:], self._actors(state)),
+            past_actors=jax.tree.map(lambda leaf: leaf[1:], self._actors(state)),
         )
         return learned, metrics
 
-    def _actors(self, state: LearnerState) -> Actor:
+    def _actors(self, state: ImpalaState) -> Actor:
         """The last `lag` actors and the newest, the oldest first, `[lag + 1, ...]`."""
         newest = policy_actor(self, state)
-        return jax.tree.map(lambda old, new: jnp.concatenate([old, new[None]]), state.extra, newest)
+        return jax.tree.map(lambda old, new: jnp.concatenate([old, new[None]]), state.past_actors, newest)

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
-    PolicyOptions,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
     greedy_by_policy,
-    learner_init,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
 )
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     Learned,
+    ReplayedState,
     fit_action_value,
     polyak,
     repeat,
     replayed_batch,
-    replayed_critic_init,
+    replayed_state,
 )
+from advantage.algorithms.policy_gradient.shared.state import policy_state_init, without_critic
 from advantage.objectives.surrogates import score_function_loss
 from advantage.policies.action_value import action_value
-from advantage.policies.actor_critic import ActorCritic, GaussianHead, Head, ProductHead
+from advantage.policies.actor_critic import ActorCritic
+from advantage.policies.heads import GaussianHead, Head, ProductHead
 from advantage.policies.networks import Activation
 from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
@@ -100,7 +103,7 @@ class OffPolicyActorCritic(PolicyOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> ReplayedState:
         """Draw the first state.
 
         Raises:
@@ -108,55 +111,43 @@ class OffPolicyActorCritic(PolicyOptions):
                 that does not fit into memory.
         """
         key_policy, key_critic = jax.random.split(key)
-        state = learner_init(self, key_policy, spec)
+        state = policy_state_init(self, key_policy, spec)
         if self.gradient == "pathwise" and not _continuous(state.policy.head):
             raise ValueError(
                 f"gradient='pathwise' needs continuous actions, and the action space is {spec.action_space}; use "
                 "gradient='score'."
             )
-        actor = state.params["actor"]
-        moments = self._optimiser().init(ravel_pytree(actor)[0])
-        state = state._replace(params={"actor": actor}, optimiser={"actor": moments})
-        return replayed_critic_init(self, key_critic, state, spec)
+        state = without_critic(state)
+        moments = self._optimiser().init(ravel_pytree(state.params["actor"])[0])
+        state = dataclasses.replace(state, optimiser={"actor": moments})
+        return replayed_state(self, key_critic, state, spec, self.buffer_size)
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
     def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
+        self, state: ReplayedState, rollout: Rollout, key: Key
+    ) -> tuple[ReplayedState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
-        replay, progress = replay_add(state.extra.replay, rollout), progress_of(state)
+        replay, spent = replay_add(state.replay, rollout), progress(state.clock)
         size = rollout.reward.size
-        begun = state.step + jnp.uint32(size) >= jnp.uint32(self.learning_starts)
+        begun = state.clock.step + jnp.uint32(size) >= jnp.uint32(self.learning_starts)
         count = jnp.where(begun, self.gradient_steps * size // self.n_steps, 0)
-        rates = (
-            schedule_value(self.learning_rate, progress),
-            schedule_value(self.critic_learning_rate, progress),
+        rate, critic_rate = (
+            schedule_value(schedule, spent) for schedule in (self.learning_rate, self.critic_learning_rate)
         )
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
             key_batch, key_target, key_actor = jax.random.split(key, 3)
             batch = replayed_batch(self, state, replay, key_batch, self.batch_size)
             params, optimiser, target = learned
-            critic = fit_action_value(
-                state,
-                params["actor"],
-                params["action_value"],
-                optimiser["action_value"],
-                target,
-                batch,
-                key_target,
-                rates[1],
-            )
-            actor, moments, metrics = self._ascend(
-                state.policy,
-                params["actor"],
-                optimiser["actor"],
-                critic.params,
-                batch.x,
-                key_actor,
-                rates[0],
-            )
+            q = Learned(params["action_value"], optimiser["action_value"], target)
+            critic = fit_action_value(state.policy, params["actor"], q, batch, key_target, critic_rate)
+            ascent = self._ascent(state.policy, critic.params, batch.x, key_actor)
+            actor, moments, metrics = ascent(params["actor"], optimiser["actor"], rate)
             learned = Learned(
                 {"actor": actor, "action_value": critic.params},
                 {"actor": moments, "action_value": critic.optimiser},
@@ -164,40 +155,41 @@ class OffPolicyActorCritic(PolicyOptions):
             )
             return learned, metrics | {"action_value_loss": critic.metrics["value_loss"]}
 
-        before = Learned(state.params, state.optimiser, state.extra.target)
+        before = Learned(state.params, state.optimiser, state.target)
         (params, optimiser, target), metrics = repeat(step, before, count, key)
-        learned = advance_statistics(self, state, rollout)._replace(
-            params=params, optimiser=optimiser, extra=state.extra._replace(target=target, replay=replay)
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout),
+            params=params,
+            optimiser=optimiser,
+            target=target,
+            replay=replay,
         )
         return learned, metrics | {"gradient_steps": count}
 
-    def _ascend(
-        self,
-        policy: ActorCritic,
-        actor: Pytree,
-        optimiser: Any,
-        critic: Pytree,
-        x: Pytree,
-        key: Key,
-        rate: Array | float,
-    ) -> tuple[Pytree, Any, dict[str, Array]]:
-        """One step of Adam for the actor: `-> parameters, optimiser, metrics`."""
-        start, unflatten = ravel_pytree(actor)
+    def _ascent(self, policy: ActorCritic, critic: Pytree, x: Pytree, key: Key) -> Callable[..., Any]:
+        """One step of Adam for the actor, as a function `(actor, optimiser, rate) -> actor, optimiser, metrics`."""
         size = jax.tree.leaves(x)[0].shape[0]
         noise = policy.head.noise(key, (self.action_samples, size))
-
         form = pathwise_form if self.gradient == "pathwise" else score_form
 
-        def loss(actor):
-            distribution = policy.distribution(unflatten(actor), x)
-            gain, entropy = form(policy, distribution, critic, x, noise), distribution.entropy().mean()
-            return -gain - self.ent_coef * entropy, {"policy_gradient_loss": -gain, "entropy": entropy}
+        def ascend(
+            actor: Pytree, optimiser: Any, rate: Array | float
+        ) -> tuple[Pytree, Any, dict[str, Array]]:
+            start, unflatten = ravel_pytree(actor)
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(start)
-        metrics["gradient_norm"] = jnp.linalg.norm(gradient)
-        updates: Any
-        updates, optimiser = self._optimiser().update(gradient, optimiser)
-        return unflatten(start - rate * updates), optimiser, metrics
+            def loss(actor: Array) -> tuple[Array, dict[str, Array]]:
+                distribution = policy.distribution(unflatten(actor), x)
+                gain = form(policy, distribution, critic, x, noise)
+                entropy = distribution.entropy().mean()
+                metrics = {"policy_gradient_loss": -gain, "entropy": entropy}
+                return -gain - self.ent_coef * entropy, metrics
+
+            gradient, metrics = jax.grad(loss, has_aux=True)(start)
+            metrics["gradient_norm"] = jnp.linalg.norm(gradient)
+            updates, optimiser = self._optimiser().update(gradient, optimiser)
+            return unflatten(start - rate * cast(Array, updates)), optimiser, metrics
+
+        return ascend
 
     def _optimiser(self) -> optax.GradientTransformation:
         return clipped(optax.scale_by_adam(), self.max_grad_norm)

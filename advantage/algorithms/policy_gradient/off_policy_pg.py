@@ -8,21 +8,24 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.ascent import ascend
-from advantage.algorithms.policy_gradient.shared.episode_places import places
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
-    PolicyOptions,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
+)
+from advantage.algorithms.policy_gradient.shared.ascent import Weighted, ascend
+from advantage.algorithms.policy_gradient.shared.episode_places import places
+from advantage.algorithms.policy_gradient.shared.experience import Experience, advance_statistics, experience
+from advantage.algorithms.policy_gradient.shared.options import CriticOptions, PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import (
+    EpisodicState,
+    episodic,
+    policy_state_init,
+    without_critic,
 )
 from advantage.algorithms.policy_gradient.shared.value_fit import actor_and_critic_optimisers, fit_value
 from advantage.estimators.off_policy_corrections import (
@@ -33,12 +36,12 @@ from advantage.estimators.off_policy_corrections import (
 )
 from advantage.estimators.returns import lambda_returns
 from advantage.objectives.surrogates import kl_estimate
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class OffPolicyPG(PolicyOptions):
+class OffPolicyPG(CriticOptions, PolicyOptions):
     """Several steps along the policy gradient for each rollout, all but the first off-policy.
 
     For each rollout of `n_steps` in each environment, acted by theta_old, and for each of n_epochs steps:
@@ -64,8 +67,6 @@ class OffPolicyPG(PolicyOptions):
 
     learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
     """Adam's step size for the actor; a number or a schedule of progress."""
-    n_steps: int = ranged(2048, "[1, inf)")
-    """Steps taken in each environment for one rollout."""
     n_epochs: int = ranged(10, "[1, inf)")
     """Gradient steps for each rollout."""
     importance: Form = "per-decision"
@@ -76,51 +77,67 @@ class OffPolicyPG(PolicyOptions):
     """Where products of ratios are cut; None does not cut."""
     target_kl: float | None = ranged(0.01, "(0, inf)")
     """Ends an update before the step at which the estimated KL, in nats, passes 1.5 times this; None never."""
-    critic_learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
-    """Adam's step size for the value; a number or a schedule of progress."""
-    critic_epochs: int = ranged(20, "[1, inf)")
-    """Passes of the value over each rollout."""
-    critic_batch_size: int | None = ranged(None, "[1, inf)")
-    """Samples in a minibatch of the value; None takes the whole rollout."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> EpisodicState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
-        state = learner_init(self, key, spec)
-        optimiser = actor_and_critic_optimisers(state.params)
-        return state._replace(optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
+        state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
+        if self.baseline == "none":
+            state = without_critic(state)
+        return episodic(state, spec.num_envs, actor_and_critic_optimisers(state.params))
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
     def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
-        """`n_epochs` steps of the actor: `-> state, metrics`; `extra` counts the steps of the running episodes."""
-        policy, rate = state.policy, schedule_value(self.learning_rate, progress_of(state))
-        seen, has_value = experience(self, state, rollout), self.baseline == "value"
-        where = places(seen.trace, state.extra)
-        known = where.complete | has_value
-        value, next_value = seen.value, seen.next_value
-        if not has_value:
-            value, next_value = jnp.zeros_like(value), jnp.zeros_like(value)
+        self, state: EpisodicState, rollout: Rollout, key: Key
+    ) -> tuple[EpisodicState, dict[str, Array]]:
+        """`n_epochs` steps of the actor: `-> state, metrics`."""
+        seen = experience(self, state, rollout, batch_size=self.critic_batch_size)
+        where, has_value = places(seen.trace, state.elapsed), self.baseline == "value"
+        actor, optimiser, metrics = self._ascend(state, seen, where.complete | has_value)
+        params, optimisers = {"actor": actor}, {"actor": optimiser}
+        if has_value:
+            target = lambda_returns(seen.reward, seen.discount, seen.next_value, seen.trace)
+            (target,) = seen.samples(target)
+            critic = fit_value(self, state, seen.x, target, key)
+            params["critic"], optimisers["critic"] = critic.params, critic.optimiser
+            metrics |= critic.metrics
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout, seen.critic_memory),
+            params=params,
+            optimiser=optimisers,
+            elapsed=where.elapsed,
+        )
+        return learned, metrics
+
+    def _ascend(
+        self, state: EpisodicState, seen: Experience, known: Array
+    ) -> tuple[Pytree, Pytree, dict[str, Array]]:
+        """The steps of the actor: `-> parameters, optimiser, metrics`; `known` `[T, B]` says which steps count."""
+        policy, rate = state.policy, schedule_value(self.learning_rate, progress(state.clock))
         largest = jnp.inf if self.largest_ratio is None else self.largest_ratio
-        x, action = merge_time_and_envs((seen.x, seen.action))
+        action, log_prob = seen.samples(seen.action, seen.log_prob)
 
         def step(carry, _):
             actor, optimiser, stopped = carry
-            log_prob = policy.distribution(actor, x).log_prob(action)
-            log_ratio = log_prob.reshape(seen.log_prob.shape) - seen.log_prob
+            now = policy.distribution(actor, seen.x).log_prob(action)
+            log_ratio = seen.in_time(now - log_prob)
             kl = kl_estimate(log_ratio).mean()
             if self.target_kl is not None:
                 stopped = stopped | (kl > 1.5 * self.target_kl)
             ratios = log_ratio, seen.trace, self.importance, largest
-            psi = importance_sampled_returns(seen.reward, seen.discount, value, next_value, *ratios)
-            used = known & ~stopped
-            new = ascend(policy, actor, optimiser, x, action, psi.ravel(), used.ravel(), rate)
+            psi = importance_sampled_returns(seen.reward, seen.discount, seen.value, seen.next_value, *ratios)
+            weight, used = seen.samples(psi, known & ~stopped)
+            batch = Weighted(seen.x, action, weight, used)
+            new = ascend(policy, actor, optimiser, batch, learning_rate=rate)
             weights = jnp.where(known, importance_weights(*ratios), 0)
             report = {"approx_kl": kl, "effective_sample_size": effective_sample_size(weights)}
             return (new.params, new.optimiser, stopped), (new.metrics | report, ~stopped)
@@ -128,14 +145,4 @@ class OffPolicyPG(PolicyOptions):
         start = state.params["actor"], state.optimiser["actor"], jnp.zeros((), bool)
         (actor, optimiser, _), (metrics, taken) = jax.lax.scan(step, start, length=self.n_epochs)
         metrics = {name: jnp.where(taken, value, 0).sum() / taken.sum() for name, value in metrics.items()}
-        metrics["n_updates"] = taken.sum()
-        params, optimisers = {"actor": actor}, {"actor": optimiser}
-        if has_value:
-            target = lambda_returns(seen.reward, seen.discount, next_value, seen.trace)
-            critic = fit_value(self, state, x, target.ravel(), key)
-            params["critic"], optimisers["critic"] = critic.params, critic.optimiser
-            metrics |= critic.metrics
-        learned = advance_statistics(self, state, rollout)
-        return learned._replace(
-            params=state.params | params, optimiser=state.optimiser | optimisers, extra=where.elapsed
-        ), metrics
+        return actor, optimiser, metrics | {"n_updates": taken.sum()}

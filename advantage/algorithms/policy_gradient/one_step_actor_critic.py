@@ -6,21 +6,23 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.ascent import ascend
-from advantage.algorithms.policy_gradient.shared.episode_places import places
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
-    PolicyOptions,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
+)
+from advantage.algorithms.policy_gradient.shared.ascent import Weighted, ascend
+from advantage.algorithms.policy_gradient.shared.episode_places import places
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
+from advantage.algorithms.policy_gradient.shared.options import CriticOptions, PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import (
+    EpisodicState,
+    episodic,
+    policy_state_init,
 )
 from advantage.algorithms.policy_gradient.shared.value_fit import actor_and_critic_optimisers, fit_value
 from advantage.estimators.returns import td_errors
@@ -29,7 +31,7 @@ from advantage.types import Array, Key, Rollout, Spec
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class OneStepActorCritic(PolicyOptions):
+class OneStepActorCritic(CriticOptions, PolicyOptions):
     """Actor-critic with one-step advantages: online with `n_steps` = 1, else by batches.
 
     For each rollout of `n_steps` in each environment:
@@ -58,12 +60,8 @@ class OneStepActorCritic(PolicyOptions):
     """Weight of the entropy bonus, per nat."""
     max_grad_norm: float | None = ranged(None, "(0, inf)")
     """Largest norm of the actor's gradient; None does not clip."""
-    critic_learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
-    """Adam's step size for the value; a number or a schedule of progress."""
     critic_epochs: int = ranged(1, "[1, inf)")
     """Passes of the value over each rollout."""
-    critic_batch_size: int | None = ranged(None, "[1, inf)")
-    """Samples in a minibatch of the value; None takes the whole rollout."""
     normalize_observation: bool = False
     """Scale observations by running mean and standard deviation."""
     normalize_reward: bool = False
@@ -72,34 +70,47 @@ class OneStepActorCritic(PolicyOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> EpisodicState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
-        state = learner_init(self, key, spec)
+        state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         optimiser = actor_and_critic_optimisers(state.params, self.max_grad_norm)
-        return state._replace(optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
+        return episodic(state, spec.num_envs, optimiser)
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
     def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
-        """One step of each: `-> state, metrics`; `extra` counts the steps of the running episodes."""
-        seen = experience(self, state, rollout)
-        where = places(seen.trace, state.extra)
-        target = seen.reward + seen.discount * seen.next_value
-        x, action, target = merge_time_and_envs((seen.x, seen.action, target))
-        critic = fit_value(self, state, x, target, key)
-        fitted = state._replace(params=state.params | {"critic": critic.params})
-        judged = seen if self.n_steps == 1 else experience(self, fitted, rollout)
+        self, state: EpisodicState, rollout: Rollout, key: Key
+    ) -> tuple[EpisodicState, dict[str, Array]]:
+        """One step of each: `-> state, metrics`."""
+        seen = experience(self, state, rollout, batch_size=self.critic_batch_size)
+        where = places(seen.trace, state.elapsed)
+        action, target = seen.samples(seen.action, seen.reward + seen.discount * seen.next_value)
+        critic = fit_value(self, state, seen.x, target, key)
+        judged = seen
+        if self.n_steps > 1:
+            fitted = dataclasses.replace(state, params=state.params | {"critic": critic.params})
+            judged = experience(self, fitted, rollout, batch_size=self.critic_batch_size)
         advantage = td_errors(judged.reward, judged.discount, judged.value, judged.next_value)
         if self.discount_weighting:
             advantage *= self.gamma**where.time
-        rate, used = schedule_value(self.learning_rate, progress_of(state)), jnp.ones(len(target), bool)
-        batch = state.params["actor"], state.optimiser["actor"], x, action, advantage.ravel(), used, rate
-        actor = ascend(state.policy, *batch, self.ent_coef, self.max_grad_norm)
-        learned = advance_statistics(self, state, rollout)._replace(
+        (advantage,) = seen.samples(advantage)
+        actor = ascend(
+            state.policy,
+            state.params["actor"],
+            state.optimiser["actor"],
+            Weighted(seen.x, action, advantage, jnp.ones(len(target), bool)),
+            learning_rate=schedule_value(self.learning_rate, progress(state.clock)),
+            ent_coef=self.ent_coef,
+            max_grad_norm=self.max_grad_norm,
+        )
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout, seen.critic_memory),
             params={"actor": actor.params, "critic": critic.params},
             optimiser={"actor": actor.optimiser, "critic": critic.optimiser},
-            extra=where.elapsed,
+            elapsed=where.elapsed,
         )
         return learned, actor.metrics | critic.metrics

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from advantage.algorithms.chunks import map_chunks
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.permutation import random_permutation
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
-    PolicyOptions,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    advantage_and_target,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
 )
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
+from advantage.algorithms.policy_gradient.shared.minibatches import mean_of_chunks, minibatches
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped
-from advantage.estimators.returns import explained_variance, standardise
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, policy_state_init
+from advantage.estimators.returns import explained_variance, gae, standardise
 from advantage.objectives.surrogates import (
     adapted_coefficient,
     clipped_squared_error,
@@ -42,8 +38,16 @@ from advantage.objectives.surrogates import (
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
-class Batch(NamedTuple):
-    """What the surrogate needs of each sample, `[N, ...]`."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PPOState(PolicyState):
+    """A policy's state, and the penalty's weight beta where it adapts; `()` in the other modes."""
+
+    kl_coef: Array | tuple[()]
+
+
+class Samples(NamedTuple):
+    """What the surrogate needs of each sample, `[N, ...]`; `x` may be `Sequences` of N steps."""
 
     x: Pytree
     action: Pytree
@@ -86,8 +90,6 @@ class PPO(PolicyOptions):
 
     learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
     """Adam's step size; a number or a schedule of progress."""
-    n_steps: int = ranged(2048, "[1, inf)")
-    """Steps taken in each environment for one update."""
     batch_size: int = ranged(64, "[1, inf)")
     """Samples in a minibatch; divides n_steps * num_envs."""
     n_epochs: int = ranged(10, "[1, inf)")
@@ -122,7 +124,7 @@ class PPO(PolicyOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> PPOState:
         """Draw the first state.
 
         Raises:
@@ -136,35 +138,65 @@ class PPO(PolicyOptions):
                 f"batch_size={self.batch_size} does not divide n_steps * num_envs = {self.n_steps} * "
                 f"{spec.num_envs} = {samples}; use a divisor such as {' or '.join(map(str, near))}."
             )
-        state = learner_init(self, key, spec, self.share_network)
+        state = policy_state_init(self, key, spec, shared=self.share_network, batch_size=self.batch_size)
         optimiser = self._optimiser().init(ravel_pytree(state.params)[0])
-        extra = jnp.asarray(self.kl_coef, jnp.float32) if self.objective == "adaptive-kl" else ()
-        return state._replace(optimiser=optimiser, extra=extra)
+        adapts = self.objective == "adaptive-kl"
+        kl_coef = jnp.asarray(self.kl_coef, jnp.float32) if adapts else ()
+        return extended(state, PPOState, optimiser=optimiser, kl_coef=kl_coef)
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
-    def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
+    def update(self, state: PPOState, rollout: Rollout, key: Key) -> tuple[PPOState, dict[str, Array]]:
         """One rollout's worth of learning: `-> state, metrics`."""
-        progress = progress_of(state)
+        spent = progress(state.clock)
         learning_rate, clip_range = (
-            schedule_value(self.learning_rate, progress),
-            schedule_value(self.clip_range, progress),
+            schedule_value(schedule, spent) for schedule in (self.learning_rate, self.clip_range)
         )
-        batch = self._batch(state, rollout)
+        batch, critic_memory = self._samples(state, rollout)
+        params, optimiser, metrics = self._descend(state, batch, key, learning_rate)
+        metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
+        metrics["clip_range"] = jnp.asarray(clip_range, jnp.float32)
+        metrics["explained_variance"] = explained_variance(batch.value, batch.target)
+        learned = advance_statistics(self, state, rollout, critic_memory)
+        learned = dataclasses.replace(learned, params=params, optimiser=optimiser)
+        if self.objective == "adaptive-kl":
+            kl = self._kl(state, learned.params, batch.x)
+            adapted = adapted_coefficient(state.kl_coef, kl, self.kl_target)
+            learned = dataclasses.replace(learned, kl_coef=adapted)
+            metrics |= {"kl": kl, "kl_coef": state.kl_coef}
+        return learned, metrics
+
+    def _samples(self, state: PPOState, rollout: Rollout) -> tuple[Samples, Pytree]:
+        """Log-probabilities, values and advantages under the parameters that acted: `-> samples, critic's memory`."""
+        seen = experience(self, state, rollout, batch_size=self.batch_size)
+        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, self.gae_lambda * seen.trace)
+        target = advantage + seen.value
+        if self.normalize_advantage == "batch":
+            advantage = standardise(advantage)
+        facts = seen.action, seen.log_prob, seen.value, advantage, target
+        return Samples(seen.x, *seen.samples(*facts)), seen.critic_memory
+
+    def _descend(
+        self, state: PPOState, batch: Samples, key: Key, learning_rate: Array | float
+    ) -> tuple[Pytree, optax.OptState, dict[str, Array]]:
+        """The epochs of minibatch steps: `-> parameters, optimiser, mean metrics`."""
         samples = batch.advantage.shape[0]
-        num_minibatches = max(1, samples // self.batch_size)  # the last rollout of a run may be shorter
-        size = samples // num_minibatches
+        size = samples // max(1, samples // self.batch_size)  # the last rollout of a run may be shorter
+        params, unflatten = ravel_pytree(state.params)  # one vector: Adam's step is then one loop
 
         def minibatch_step(carry, minibatch):
             params, optimiser, stopped = carry
             if self.normalize_advantage == "minibatch":
                 minibatch = minibatch._replace(advantage=standardise(minibatch.advantage))
             loss = partial(jax.grad(self._loss, has_aux=True), unflatten(params), state)
-            gradient, metrics = jax.tree.map(lambda x: x.mean(0), map_chunks(loss, minibatch))
+            gradient, metrics = mean_of_chunks(loss, minibatch)
             gradient, _ = ravel_pytree(gradient)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
+            updates: Any
             updates, new_optimiser = self._optimiser().update(gradient, optimiser)
             new_params = params - learning_rate * updates
             evaluated = ~stopped
@@ -177,59 +209,36 @@ class PPO(PolicyOptions):
             return (new_params, new_optimiser, stopped), (metrics, evaluated, ~stopped)
 
         def epoch(carry, key):
-            order = random_permutation(key, samples)[: num_minibatches * size]
-            minibatches = jax.tree.map(lambda x: x[order].reshape(num_minibatches, size, *x.shape[1:]), batch)
-            return jax.lax.scan(minibatch_step, carry, minibatches)
+            return jax.lax.scan(minibatch_step, carry, minibatches(batch, key, size))
 
-        params, unflatten = ravel_pytree(state.params)  # one vector: Adam's step is then one loop
-        start = (params, state.optimiser, jnp.zeros((), bool))
+        start = params, state.optimiser, jnp.zeros((), bool)
         keys = jax.random.split(key, self.n_epochs)
         (params, optimiser, _), (metrics, evaluated, applied) = jax.lax.scan(epoch, start, keys)
-
         metrics = {
             name: jnp.where(evaluated, value, 0).sum() / evaluated.sum() for name, value in metrics.items()
         }
-        metrics["n_updates"] = applied.sum()
-        metrics["learning_rate"] = jnp.asarray(learning_rate, jnp.float32)
-        metrics["clip_range"] = jnp.asarray(clip_range, jnp.float32)
-        metrics["explained_variance"] = explained_variance(batch.value, batch.target)
-        learned = advance_statistics(self, state, rollout)._replace(
-            params=unflatten(params), optimiser=optimiser
-        )
-        if self.objective == "adaptive-kl":
-            kl = self._kl(state, learned.params, batch.x)
-            learned = learned._replace(extra=adapted_coefficient(state.extra, kl, self.kl_target))
-            metrics |= {"kl": kl, "kl_coef": state.extra}
-        return learned, metrics
+        return unflatten(params), optimiser, metrics | {"n_updates": applied.sum()}
 
-    def _batch(self, state: LearnerState, rollout: Rollout) -> Batch:
-        """Log-probabilities, values and advantages under the parameters and statistics that acted, `[T * B, ...]`."""
-        seen = experience(self, state, rollout)
-        advantage, target = advantage_and_target(self, seen)
-        if self.normalize_advantage == "batch":
-            advantage = standardise(advantage)
-        return merge_time_and_envs(Batch(seen.x, seen.action, seen.log_prob, seen.value, advantage, target))
-
-    def _loss(self, params: Pytree, state: LearnerState, batch: Batch):
+    def _loss(self, params: Pytree, state: PPOState, batch: Samples):
         """The paper's eq. 9, to descend: `-> loss, metrics`."""
-        policy, progress = state.policy, progress_of(state)
+        policy, spent = state.policy, progress(state.clock)
         distribution, value = policy.distribution(params["actor"], batch.x), policy.value(params, batch.x)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob
-        clip_range = schedule_value(self.clip_range, progress)
+        clip_range = schedule_value(self.clip_range, spent)
         if self.objective == "clip":
             policy_loss = clipped_surrogate(log_ratio, batch.advantage, clip_range).mean()
         elif self.objective == "none":
             policy_loss = importance_surrogate(log_ratio, batch.advantage).mean()
         else:
             old = policy.distribution(state.params["actor"], batch.x)
-            coefficient = state.extra if self.objective == "adaptive-kl" else self.kl_coef
+            coefficient = state.kl_coef if self.objective == "adaptive-kl" else self.kl_coef
             policy_loss = penalised_surrogate(
                 log_ratio, batch.advantage, old.kl(distribution), coefficient
             ).mean()
         if self.clip_range_vf is None:
             value_loss = squared_error(value, batch.target).mean()
         else:
-            value_range = schedule_value(self.clip_range_vf, progress)
+            value_range = schedule_value(self.clip_range_vf, spent)
             value_loss = clipped_squared_error(value, batch.value, batch.target, value_range).mean()
         entropy = distribution.entropy().mean()
         loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
@@ -242,14 +251,14 @@ class PPO(PolicyOptions):
             "clip_fraction": (jnp.abs(jnp.expm1(log_ratio)) > clip_range).mean(),
         }
 
-    def _kl(self, state: LearnerState, params: Pytree, x: Pytree) -> Array:
+    def _kl(self, state: PPOState, params: Pytree, x: Pytree) -> Array:
         """The mean of `KL(pi_old || pi_new)` over a rollout's states."""
 
-        def divergence(x):
+        def divergence(x: Pytree) -> Array:
             old, new = (state.policy.distribution(p["actor"], x) for p in (state.params, params))
             return old.kl(new).mean()
 
-        return map_chunks(divergence, x).mean()
+        return mean_of_chunks(divergence, x)
 
     def _optimiser(self) -> optax.GradientTransformation:
         return clipped(optax.scale_by_adam(eps=self.adam_epsilon), self.max_grad_norm)

@@ -7,37 +7,37 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    advantage_and_target,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
 )
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
 from advantage.algorithms.policy_gradient.shared.natural_step import (
-    TrustRegionOptions,
+    OldSamples,
     surrogate_of,
     trust_region_step,
 )
+from advantage.algorithms.policy_gradient.shared.options import TrustRegionOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     Learned,
+    ReplayedState,
     fit_action_value,
     polyak,
     repeat,
     replayed_batch,
-    replayed_critic_init,
+    replayed_state,
 )
+from advantage.algorithms.policy_gradient.shared.state import policy_state_init
 from advantage.algorithms.policy_gradient.shared.value_fit import critic_optimiser, fit_value
 from advantage.estimators.control_variate import Eta, control_variate, control_weight, expected_control
+from advantage.estimators.returns import gae
 from advantage.policies.action_value import action_value
-from advantage.policies.actor_critic import CategoricalHead, GaussianHead
+from advantage.policies.heads import CategoricalHead, GaussianHead
 from advantage.replay.ring import Replay, replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
@@ -93,14 +93,14 @@ class QProp(TrustRegionOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> ReplayedState:
         """Draw the first state.
 
         Raises:
             ValueError: actions that are neither Discrete nor a Gaussian's, or a ring that does not fit into memory.
         """
         key_policy, key_critic = jax.random.split(key)
-        state = learner_init(self, key_policy, spec)
+        state = policy_state_init(self, key_policy, spec)
         head = state.policy.head
         if isinstance(head, GaussianHead) and head.bounds is not None:
             raise ValueError(
@@ -112,53 +112,60 @@ class QProp(TrustRegionOptions):
                 f"Q-Prop has no control variate for the action space {spec.action_space}; allowed are Discrete and Box "
                 "of floats. Use trpo, or flatten the actions with gymnasium.wrappers.TransformAction."
             )
-        state = state._replace(optimiser={"critic": critic_optimiser(state.params["critic"])})
-        return replayed_critic_init(self, key_critic, state, spec)
+        state = dataclasses.replace(state, optimiser={"critic": critic_optimiser(state.params["critic"])})
+        return replayed_state(self, key_critic, state, spec, self.buffer_size)
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
     def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
+        self, state: ReplayedState, rollout: Rollout, key: Key
+    ) -> tuple[ReplayedState, dict[str, Array]]:
         """One step of the actor within the region, then both critics: `-> state, metrics`."""
         key_value, key_action_value = jax.random.split(key)
         policy, old, limit = (
             state.policy,
             state.params["actor"],
-            schedule_value(self.target_kl, progress_of(state)),
+            schedule_value(self.target_kl, progress(state.clock)),
         )
         seen = experience(self, state, rollout)
-        advantage, target = advantage_and_target(self, seen)
-        x, action, log_prob, advantage, target = merge_time_and_envs(
-            (seen.x, seen.action, seen.log_prob, advantage, target)
-        )
+        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, self.gae_lambda * seen.trace)
+        target = advantage + seen.value
+        facts = seen.action, seen.log_prob, advantage, target
+        action, log_prob, advantage, target = seen.samples(*facts)
 
         def q(action: Array) -> Array:
-            return action_value(policy).value(state.params["action_value"], x, action)
+            return action_value(policy).value(state.params["action_value"], seen.x, action)
 
-        control = control_variate(q, policy.distribution(old, x), action)
+        control = control_variate(q, policy.distribution(old, seen.x), action)
         if self.normalize_advantage:
             scale = 1 / (advantage.std() + 1e-8)
             advantage = scale * (advantage - advantage.mean())
             control = jax.tree.map(lambda leaf: scale * leaf, control)
         eta = control_weight(self.eta, advantage, control.advantage)
         residual = advantage - eta * control.advantage
+        batch = OldSamples(seen.x, action, log_prob, residual)
 
         def surrogate(actor):
-            now = surrogate_of(policy, old, actor, x, action, log_prob, residual, self.ent_coef)
-            computed = eta * expected_control(control, policy.distribution(actor, x))
+            now = surrogate_of(policy, old, actor, batch, self.ent_coef)
+            computed = eta * expected_control(control, policy.distribution(actor, seen.x))
             return now._replace(gain=now.gain + computed.mean())
 
-        actor, metrics = trust_region_step(self, policy, old, surrogate, x, limit)
-        critic = fit_value(self, state, x, target, key_value)
-        replay = replay_add(state.extra.replay, rollout)
+        actor, metrics = trust_region_step(self, policy, old, surrogate, seen.x, limit)
+        critic = fit_value(self, state, seen.x, target, key_value)
+        replay = replay_add(state.replay, rollout)
         (params, optimiser, slow), losses = self._learn_action_value(
             state, actor, replay, rollout, key_action_value
         )
-        learned = advance_statistics(self, state, rollout)._replace(
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout),
             params={"actor": actor, "critic": critic.params, "action_value": params},
             optimiser={"critic": critic.optimiser, "action_value": optimiser},
-            extra=state.extra._replace(target=slow, replay=replay),
+            target=slow,
+            replay=replay,
         )
         metrics |= {
             "eta": eta.mean(),
@@ -167,20 +174,20 @@ class QProp(TrustRegionOptions):
         return learned, metrics | critic.metrics | losses
 
     def _learn_action_value(
-        self, state: LearnerState, actor: Pytree, replay: Replay, rollout: Rollout, key: Key
+        self, state: ReplayedState, actor: Pytree, replay: Replay, rollout: Rollout, key: Key
     ) -> tuple[Learned, dict[str, Array]]:
         """The gradient steps of Q under the policy as it is now."""
-        rate = schedule_value(self.learning_rate, progress_of(state))
+        rate = schedule_value(self.learning_rate, progress(state.clock))
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
             key_batch, key_target = jax.random.split(key)
             batch = replayed_batch(self, state, replay, key_batch, self.batch_size)
-            fitted = fit_action_value(state, actor, *learned, batch, key_target, rate)
+            fitted = fit_action_value(state.policy, actor, learned, batch, key_target, rate)
             slow = polyak(learned.target, fitted.params, self.tau)
             return Learned(fitted.params, fitted.optimiser, slow), {
                 "action_value_loss": fitted.metrics["value_loss"]
             }
 
-        before = Learned(state.params["action_value"], state.optimiser["action_value"], state.extra.target)
+        before = Learned(state.params["action_value"], state.optimiser["action_value"], state.target)
         count = jnp.int32(self.gradient_steps * rollout.reward.size // self.n_steps)
         return repeat(step, before, count, key)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-import jax.numpy as jnp
-
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.ascent import ascend
-from advantage.algorithms.policy_gradient.shared.episode_places import places, whole_returns
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
-    PolicyOptions,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
+)
+from advantage.algorithms.policy_gradient.shared.ascent import Weighted, ascend
+from advantage.algorithms.policy_gradient.shared.episode_places import places, whole_returns
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
+from advantage.algorithms.policy_gradient.shared.options import CriticOptions, PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import (
+    EpisodicState,
+    episodic,
+    policy_state_init,
+    without_critic,
 )
 from advantage.algorithms.policy_gradient.shared.value_fit import actor_and_critic_optimisers, fit_value
 from advantage.estimators.baselines import mean_baseline
@@ -31,7 +32,7 @@ from advantage.types import Array, Key, Rollout, Spec
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class Reinforce(PolicyOptions):
+class Reinforce(CriticOptions, PolicyOptions):
     """REINFORCE: an action becomes more likely by as much as what followed was better than the baseline.
 
     For each rollout of `n_steps` in each environment:
@@ -53,18 +54,10 @@ class Reinforce(PolicyOptions):
 
     learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
     """Adam's step size for the actor; a number or a schedule of progress."""
-    n_steps: int = ranged(2048, "[1, inf)")
-    """Steps taken in each environment for one update."""
     weight: Literal["total-return", "reward-to-go"] = "reward-to-go"
     """What an action answers for: the return of the whole episode, or what came after it."""
     baseline: Literal["none", "mean", "value"] = "value"
     """What is subtracted: nothing, the mean of other episodes, or a learned value."""
-    critic_learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
-    """Adam's step size for the value; a number or a schedule of progress."""
-    critic_epochs: int = ranged(20, "[1, inf)")
-    """Passes of the value over each rollout."""
-    critic_batch_size: int | None = ranged(None, "[1, inf)")
-    """Samples in a minibatch of the value; None takes the whole rollout."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -76,44 +69,53 @@ class Reinforce(PolicyOptions):
                 "the whole episode; use weight='reward-to-go', or baseline='mean'."
             )
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> EpisodicState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
-        state = learner_init(self, key, spec)
-        optimiser = actor_and_critic_optimisers(state.params)
-        return state._replace(optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
+        state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
+        if self.baseline != "value":
+            state = without_critic(state)
+        return episodic(state, spec.num_envs, actor_and_critic_optimisers(state.params))
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
     def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
-        """One step of the actor: `-> state, metrics`; `extra` counts the steps of the running episodes."""
-        seen, has_value = experience(self, state, rollout), self.baseline == "value"
-        where = places(seen.trace, state.extra)
-        rest = seen.next_value if has_value else jnp.zeros_like(seen.next_value)
-        to_go = lambda_returns(seen.reward, seen.discount, rest, seen.trace)
+        self, state: EpisodicState, rollout: Rollout, key: Key
+    ) -> tuple[EpisodicState, dict[str, Array]]:
+        """One step of the actor: `-> state, metrics`."""
+        seen = experience(self, state, rollout, batch_size=self.critic_batch_size)
+        has_value, where = self.baseline == "value", places(seen.trace, state.elapsed)
+        to_go = lambda_returns(seen.reward, seen.discount, seen.next_value, seen.trace)
         returns = to_go
         if self.weight == "total-return":
             returns = whole_returns(seen.reward, to_go, seen.trace, where.time, self.gamma)
-        x, action, value, to_go, returns = merge_time_and_envs(
-            (seen.x, seen.action, seen.value, to_go, returns)
-        )
-        used, episode = where.complete.ravel() | has_value, where.episode.ravel()
+        facts = seen.action, seen.value, to_go, returns, where.complete, where.episode
+        action, value, to_go, returns, complete, episode = seen.samples(*facts)
+        used = complete | has_value
         if has_value:
             returns -= value
         elif self.baseline == "mean":
             returns -= mean_baseline(returns, episode, used)
-        rate = schedule_value(self.learning_rate, progress_of(state))
         actor = ascend(
-            state.policy, state.params["actor"], state.optimiser["actor"], x, action, returns, used, rate
+            state.policy,
+            state.params["actor"],
+            state.optimiser["actor"],
+            Weighted(seen.x, action, returns, used),
+            learning_rate=schedule_value(self.learning_rate, progress(state.clock)),
         )
         params, optimiser = {"actor": actor.params}, {"actor": actor.optimiser}
         metrics = actor.metrics
         if has_value:
-            critic = fit_value(self, state, x, to_go, key)
+            critic = fit_value(self, state, seen.x, to_go, key)
             params["critic"], optimiser["critic"] = critic.params, critic.optimiser
             metrics |= critic.metrics
-        learned = advance_statistics(self, state, rollout)
-        return learned._replace(
-            params=state.params | params, optimiser=state.optimiser | optimiser, extra=where.elapsed
-        ), metrics
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout, seen.critic_memory),
+            params=params,
+            optimiser=optimiser,
+            elapsed=where.elapsed,
+        )
+        return learned, metrics

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, schedule_value
-from advantage.algorithms.policy_gradient.shared.learner import (
-    LearnerState,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    advantage_and_target,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
 )
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
 from advantage.algorithms.policy_gradient.shared.natural_step import (
-    TrustRegionOptions,
+    OldSamples,
     surrogate_of,
     trust_region_step,
 )
+from advantage.algorithms.policy_gradient.shared.options import TrustRegionOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, policy_state_init
 from advantage.algorithms.policy_gradient.shared.value_fit import critic_optimiser, fit_value
-from advantage.estimators.returns import standardise
+from advantage.estimators.returns import gae, standardise
 from advantage.types import Array, Key, Rollout, Spec
 
 
@@ -54,36 +52,41 @@ class TRPO(TrustRegionOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def init(self, key: Key, spec: Spec) -> PolicyState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
-        state = learner_init(self, key, spec)
-        return state._replace(optimiser={"critic": critic_optimiser(state.params["critic"])})
+        state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
+        return dataclasses.replace(state, optimiser={"critic": critic_optimiser(state.params["critic"])})
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
-    def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
+    def update(self, state: PolicyState, rollout: Rollout, key: Key) -> tuple[PolicyState, dict[str, Array]]:
         """One step of the actor, within the region: `-> state, metrics`."""
         policy, old, limit = (
             state.policy,
             state.params["actor"],
-            schedule_value(self.target_kl, progress_of(state)),
+            schedule_value(self.target_kl, progress(state.clock)),
         )
-        seen = experience(self, state, rollout)
-        advantage, target = advantage_and_target(self, seen)
-        x, action, log_prob, advantage, target = merge_time_and_envs(
-            (seen.x, seen.action, seen.log_prob, advantage, target)
-        )
+        seen = experience(self, state, rollout, batch_size=self.critic_batch_size)
+        advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, self.gae_lambda * seen.trace)
+        target = advantage + seen.value
+        facts = seen.action, seen.log_prob, advantage, target
+        action, log_prob, advantage, target = seen.samples(*facts)
         if self.normalize_advantage:
             advantage = standardise(advantage)
+        batch = OldSamples(seen.x, action, log_prob, advantage)
 
         def surrogate(actor):
-            return surrogate_of(policy, old, actor, x, action, log_prob, advantage, self.ent_coef)
+            return surrogate_of(policy, old, actor, batch, self.ent_coef)
 
-        actor, metrics = trust_region_step(self, policy, old, surrogate, x, limit)
-        critic = fit_value(self, state, x, target, key)
-        learned = advance_statistics(self, state, rollout)._replace(
-            params={"actor": actor, "critic": critic.params}, optimiser={"critic": critic.optimiser}
+        actor, metrics = trust_region_step(self, policy, old, surrogate, seen.x, limit)
+        critic = fit_value(self, state, seen.x, target, key)
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout, seen.critic_memory),
+            params={"actor": actor, "critic": critic.params},
+            optimiser={"critic": critic.optimiser},
         )
         return learned, metrics | critic.metrics

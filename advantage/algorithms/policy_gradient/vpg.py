@@ -8,26 +8,28 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.ascent import ascend, scores
-from advantage.algorithms.policy_gradient.shared.episode_places import Places, places, whole_returns
-from advantage.algorithms.policy_gradient.shared.learner import (
-    Experience,
-    LearnerState,
-    PolicyOptions,
+from advantage.algorithms.policy_gradient.shared.acting import (
     act_by_policy,
-    advance_statistics,
-    advantage_and_target,
     encode,
-    experience,
     greedy_by_policy,
-    learner_init,
-    merge_time_and_envs,
     policy_actor,
+    policy_memory,
     policy_noise,
-    progress_of,
+)
+from advantage.algorithms.policy_gradient.shared.ascent import Weighted, ascend, scores
+from advantage.algorithms.policy_gradient.shared.episode_places import Places, places, whole_returns
+from advantage.algorithms.policy_gradient.shared.experience import Experience, advance_statistics, experience
+from advantage.algorithms.policy_gradient.shared.options import CriticOptions, PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import (
+    EpisodicState,
+    episodic,
+    policy_state_init,
+    without_critic,
 )
 from advantage.algorithms.policy_gradient.shared.value_fit import (
+    Critic,
     Fitted,
     actor_and_critic_optimisers,
     fit,
@@ -51,17 +53,12 @@ Weight = Literal[
 ]
 
 
-def no_value(x: Pytree) -> Array:
-    """0 for each state."""
-    return jnp.zeros(jax.tree.leaves(x)[0].shape[0])
-
-
 ALIASES = {"mean-baseline": "mean", "value-baseline": "value"}  # of reward-to-go
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class VPG(PolicyOptions):
+class VPG(CriticOptions, PolicyOptions):
     """The vanilla policy gradient: one step along `mean Psi_t ∇log pi(a_t | s_t)` for each rollout.
 
         weight             Psi_t
@@ -91,8 +88,6 @@ class VPG(PolicyOptions):
 
     learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
     """Adam's step size for the actor; a number or a schedule of progress."""
-    n_steps: int = ranged(2048, "[1, inf)")
-    """Steps taken in each environment for one update."""
     weight: Weight = "gae"
     """What each action is weighted with."""
     baseline: Literal["none", "mean", "time-mean", "value", "optimal"] = "none"
@@ -112,12 +107,6 @@ class VPG(PolicyOptions):
     """Weight of the entropy bonus, per nat."""
     max_grad_norm: float | None = ranged(None, "(0, inf)")
     """Largest norm of the actor's gradient; None does not clip."""
-    critic_learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
-    """Adam's step size for the critic; a number or a schedule of progress."""
-    critic_epochs: int = ranged(20, "[1, inf)")
-    """Passes of the critic over each rollout."""
-    critic_batch_size: int | None = ranged(None, "[1, inf)")
-    """Samples in a minibatch of the critic; None takes the whole rollout."""
     action_samples: int = ranged(8, "[1, inf)")
     """Actions drawn for a mean of Q over a policy that is not Discrete."""
     normalize_reward: bool = False
@@ -125,63 +114,114 @@ class VPG(PolicyOptions):
 
     def __post_init__(self):
         check(self)
-        needed = {"q": "q", "advantage": "q"}.get(self.weight)
-        if needed and self.critic != needed:
-            raise ValueError(
-                f"weight={self.weight!r} with critic={self.critic!r} is not allowed: it needs values of actions; use "
-                "critic='q'."
-            )
-        needs_value = self.weight in ("value-baseline", "td-residual", "n-step", "gae")
-        if self.critic == "none" and (needs_value or self.baseline == "value"):
-            option = f"weight={self.weight!r}" if needs_value else f"baseline={self.baseline!r}"
-            raise ValueError(
-                f"{option} with critic='none' is not allowed: it needs values; use critic='value' or critic='q'."
-            )
-        if self.baseline != "none" and self.weight not in ("total-return", "reward-to-go"):
-            raise ValueError(
-                f"baseline={self.baseline!r} with weight={self.weight!r} is not allowed: that weight has its own "
-                "baseline or needs none; use weight='reward-to-go' or 'total-return', or baseline='none'."
-            )
-        if self.weight == "total-return" and self.baseline == "value":
-            raise ValueError(
-                "baseline='value' with weight='total-return' is not allowed: V(s) is the return from s on, not that of "
-                "the whole episode; use weight='reward-to-go', or baseline='mean'."
-            )
-        if self.weight == "total-return" and self.discount_weighting:
-            raise ValueError(
-                "discount_weighting=True with weight='total-return' is not allowed: the return is discounted from the "
-                "episode's start already; use weight='reward-to-go'."
-            )
-        if self.baseline == "optimal" and self.normalize_advantage:
-            raise ValueError(
-                "normalize_advantage=True with baseline='optimal' is not allowed: each parameter has a baseline of its "
-                "own; use normalize_advantage=False."
-            )
+        for refused, given, reason in self._refusals():
+            if refused:
+                options = " with ".join(f"{name}={getattr(self, name)!r}" for name in given)
+                raise ValueError(f"{options} is not allowed: {reason}.")
 
-    def init(self, key: Key, spec: Spec) -> LearnerState:
+    def _refusals(self) -> list[tuple[bool, tuple[str, ...], str]]:
+        """Choices that do not go together: whether they were made, their options, and why not."""
+        total, reward_to_go = self.weight == "total-return", "use weight='reward-to-go'"
+        of_actions = self.weight in ("q", "advantage")
+        of_states = self.weight in ("value-baseline", "td-residual", "n-step", "gae")
+        use_critic = "it needs values; use critic='value' or critic='q'"
+        return [
+            (
+                of_actions and self.critic != "q",
+                ("weight", "critic"),
+                "it needs values of actions; use critic='q'",
+            ),
+            (of_states and self.critic == "none", ("weight", "critic"), use_critic),
+            (self.baseline == "value" and self.critic == "none", ("baseline", "critic"), use_critic),
+            (
+                self.baseline != "none" and not total and self.weight != "reward-to-go",
+                ("baseline", "weight"),
+                "that weight has its own baseline or needs none; use weight='reward-to-go' or 'total-return', or "
+                "baseline='none'",
+            ),
+            (
+                total and self.baseline == "value",
+                ("baseline", "weight"),
+                f"V(s) is the return from s on, not that of the whole episode; {reward_to_go}, or baseline='mean'",
+            ),
+            (
+                total and self.discount_weighting,
+                ("discount_weighting", "weight"),
+                f"the return is discounted from the episode's start already; {reward_to_go}",
+            ),
+            (
+                self.baseline == "optimal" and self.normalize_advantage,
+                ("normalize_advantage", "baseline"),
+                "each parameter has a baseline of its own; use normalize_advantage=False",
+            ),
+        ]
+
+    def init(self, key: Key, spec: Spec) -> EpisodicState:
         """Draw the first state. Raises ValueError for a space that no policy covers."""
-        state = learner_init(self, key, spec)
-        params = state.params
+        state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
+        if self.critic != "value":
+            state = without_critic(state)
         if self.critic == "q":
             example = encode(state.policy, None, state.policy.encoder.example())
-            params = params | {"critic": action_value(state.policy).init(jax.random.fold_in(key, 1), example)}
-        optimiser = actor_and_critic_optimisers(params, self.max_grad_norm)
-        return state._replace(params=params, optimiser=optimiser, extra=jnp.zeros(spec.num_envs, jnp.int32))
+            critic = action_value(state.policy).init(jax.random.fold_in(key, 1), example)
+            state = dataclasses.replace(state, params=state.params | {"critic": critic})
+        optimiser = actor_and_critic_optimisers(state.params, self.max_grad_norm)
+        return episodic(state, spec.num_envs, optimiser)
 
-    actor, noise, act, greedy = policy_actor, policy_noise, act_by_policy, greedy_by_policy
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
 
     def update(
-        self, state: LearnerState, rollout: Rollout, key: Key
-    ) -> tuple[LearnerState, dict[str, Array]]:
-        """One step of the actor: `-> state, metrics`; `extra` counts the steps of the running episodes."""
-        policy, (key_critic, key_actions) = state.policy, jax.random.split(key)
+        self, state: EpisodicState, rollout: Rollout, key: Key
+    ) -> tuple[EpisodicState, dict[str, Array]]:
+        """One step of the actor: `-> state, metrics`."""
+        key_critic, key_actions = jax.random.split(key)
         seen, q = self._look(state, rollout, key_actions)
-        where = places(seen.trace, state.extra)
-        _, target = advantage_and_target(self, seen)
-        psi = self._psi(seen, q, where)
-        x, action, psi, target = merge_time_and_envs((seen.x, seen.action, psi, target))
-        used, episode, time = (part.ravel() for part in (where.complete, where.episode, where.time))
-        used = used | (self.critic != "none")
+        where = places(seen.trace, state.elapsed)
+        actor = ascend(
+            state.policy,
+            state.params["actor"],
+            state.optimiser["actor"],
+            self._weighted(state, seen, q, where),
+            learning_rate=schedule_value(self.learning_rate, progress(state.clock)),
+            ent_coef=self.ent_coef,
+            max_grad_norm=self.max_grad_norm,
+        )
+        params, optimiser, metrics = {"actor": actor.params}, {"actor": actor.optimiser}, actor.metrics
+        if self.critic != "none":
+            critic = self._fit(state, seen, key_critic)
+            params["critic"], optimiser["critic"] = critic.params, critic.optimiser
+            metrics |= critic.metrics
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout, seen.critic_memory),
+            params=params,
+            optimiser=optimiser,
+            elapsed=where.elapsed,
+        )
+        return learned, metrics
+
+    def _look(self, state: EpisodicState, rollout: Rollout, key: Key) -> tuple[Experience, Array]:
+        """The rollout with values of the critic that there is, and `Q(s_t, a_t)`, `[T, B]`."""
+        policy, params = state.policy, state.params
+        if self.critic != "q":
+            return experience(self, state, rollout, batch_size=self.critic_batch_size), jnp.zeros(())
+        critic, noise = action_value(policy), policy.head.noise(key, (self.action_samples, 1))
+
+        def expected(x: Pytree) -> Array:
+            return critic.expected(params["critic"], x, policy.distribution(params["actor"], x), noise)
+
+        seen = experience(self, state, rollout, value_of=expected)
+        (action,) = seen.samples(seen.action)
+        return seen, critic.value(params["critic"], seen.x, action).reshape(seen.reward.shape)
+
+    def _weighted(self, state: EpisodicState, seen: Experience, q: Array, where: Places) -> Weighted:
+        """What each action is weighted with, baseline and discount included."""
+        facts = seen.action, self._psi(seen, q, where), where.complete, where.episode, where.time
+        action, psi, complete, episode, time = seen.samples(*facts)
+        used = complete | (self.critic != "none")
         baseline = ALIASES.get(self.weight, self.baseline)
         if baseline == "mean":
             psi -= mean_baseline(psi, episode, used)
@@ -189,37 +229,14 @@ class VPG(PolicyOptions):
             psi -= time_mean_baseline(psi, episode, time, used)
         weighting = self.gamma**time if self.discount_weighting else jnp.ones_like(psi)
         if baseline == "optimal":
-            score = scores(policy, state.params["actor"], x, action) * (used * weighting)[:, None]
+            score = scores(state.policy, state.params["actor"], seen.x, action)
+            score *= (used * weighting)[:, None]
             psi = (psi[:, None] - self._least_variance(score, psi, episode)) * weighting[:, None]
         else:
             psi *= weighting
         if self.normalize_advantage:
             psi = jnp.where(used, (psi - psi.mean(where=used)) / (psi.std(where=used) + 1e-8), 0)
-        rate = schedule_value(self.learning_rate, progress_of(state))
-        batch = state.params["actor"], state.optimiser["actor"], x, action, psi, used, rate
-        actor = ascend(policy, *batch, self.ent_coef, self.max_grad_norm)
-        critic = self._fit(state, (x, action), target, key_critic)
-        learned = advance_statistics(self, state, rollout)._replace(
-            params={"actor": actor.params, "critic": critic.params},
-            optimiser={"actor": actor.optimiser, "critic": critic.optimiser},
-            extra=where.elapsed,
-        )
-        return learned, actor.metrics | critic.metrics
-
-    def _look(self, state: LearnerState, rollout: Rollout, key: Key) -> tuple[Experience, Array]:
-        """The rollout with values of the critic that there is, and `Q(s_t, a_t)`."""
-        policy, params = state.policy, state.params
-        if self.critic == "value":
-            return experience(self, state, rollout), jnp.zeros(())
-        if self.critic == "none":
-            return experience(self, state, rollout, no_value), jnp.zeros(())
-        critic, noise = action_value(policy), policy.head.noise(key, (self.action_samples, 1))
-
-        def expected(x: Pytree) -> Array:
-            return critic.expected(params["critic"], x, policy.distribution(params["actor"], x), noise)
-
-        seen = experience(self, state, rollout, expected)
-        return seen, critic.value(params["critic"], seen.x, seen.action)
+        return Weighted(seen.x, action, psi, used)
 
     def _psi(self, seen: Experience, q: Array, where: Places) -> Array:
         """The weight without a baseline of means, `[T, B]`."""
@@ -247,20 +264,25 @@ class VPG(PolicyOptions):
         sums = jax.ops.segment_sum(score, episode, size)
         return optimal_baseline(sums, whole, jnp.arange(size))[episode]
 
-    def _fit(self, state: LearnerState, inputs: tuple[Pytree, Pytree], target: Array, key: Key) -> Fitted:
-        """The critic after this rollout."""
-        critic, optimiser = state.params["critic"], state.optimiser["critic"]
-        if self.critic == "none":
-            return Fitted(critic, optimiser, {})
+    def _fit(self, state: EpisodicState, seen: Experience, key: Key) -> Fitted:
+        """The critic after this rollout, fitted to lambda-returns."""
+        facts = seen.reward, seen.discount, seen.value, seen.next_value
+        target = gae(*facts, self.gae_lambda * seen.trace) + seen.value
+        action, target = seen.samples(seen.action, target)
         if self.critic == "value":
-            return fit_value(self, state, inputs[0], target, key)
-        of_actions, rate = (
-            action_value(state.policy),
-            schedule_value(self.critic_learning_rate, progress_of(state)),
-        )
-        options = rate, self.critic_epochs, self.critic_batch_size
+            return fit_value(self, state, seen.x, target, key)
+        q = action_value(state.policy)
 
         def predict(critic: Pytree, inputs: tuple[Pytree, Pytree]) -> Array:
-            return of_actions.value(critic, *inputs)
+            return q.value(critic, *inputs)
 
-        return fit(predict, critic, optimiser, inputs, target, key, *options)
+        return fit(
+            predict,
+            Critic(state.params["critic"], state.optimiser["critic"]),
+            (seen.x, action),
+            target,
+            key,
+            learning_rate=schedule_value(self.critic_learning_rate, progress(state.clock)),
+            epochs=self.critic_epochs,
+            batch_size=self.critic_batch_size,
+        )

@@ -12,9 +12,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.normal import standard_normal
-from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import best_first
 from advantage.machine import refuse_large
 from advantage.matrices import cholesky, divide_by_triangle
@@ -94,7 +92,7 @@ def constants(d: int, n: int, active: bool = True, separable: bool = False) -> C
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class CMAES(SearchOptions):
+class CMAES:
     """CMA-ES: draw from a normal distribution, move it to the best, stretch it along the way that it went.
 
     With n candidates in d dimensions, i:n the i-th best of them, weights w_1 > w_2 > ..., some of which are negative,
@@ -222,10 +220,6 @@ class CMAES(SearchOptions):
             "no_effect": (state.mean == state.mean + 0.1 * state.sigma * axis).all()
             | (state.mean == state.mean + 0.2 * state.sigma * coordinate).any(),
         }
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
 
 def _variances(covariance: Array) -> Array:

@@ -8,9 +8,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.normal import standard_normal
-from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import number_of, rank
 from advantage.machine import refuse_large
 from advantage.matrices import eigh
@@ -33,7 +31,7 @@ class CEMState(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class CEM(SearchOptions):
+class CEM:
     """Cross-entropy method: draw from a normal distribution, keep the best, fit the distribution to them, repeat.
 
     In generation t = 1, 2, ..., with n candidates and m = max(1, round(elite * n)) of them the elite I:
@@ -134,10 +132,6 @@ class CEM(SearchOptions):
         """Root of the mean variance of a coordinate."""
         variance = state.covariance if self.covariance == "diagonal" else jnp.diagonal(state.covariance)
         return jnp.sqrt(variance.mean())
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
     def _extra_variance(self, t: Array) -> Array | float:
         if self.extra_variance is None:

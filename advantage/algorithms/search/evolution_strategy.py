@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.normal import standard_normal
-from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import centred_ranks, finite, standardised, usable
 from advantage.types import Array, Key
 
@@ -27,7 +25,7 @@ class EvolutionState(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class EvolutionStrategy(SearchOptions):
+class EvolutionStrategy:
     """Evolution strategy: perturb the parameters, and follow the gradient of the smoothed cost with Adam.
 
     In each generation of n candidates, in antithetic pairs, with F the cost:
@@ -87,10 +85,6 @@ class EvolutionStrategy(SearchOptions):
     def spread(self, state: EvolutionState) -> Array:
         """The standard deviation sigma."""
         return jnp.asarray(self.sigma, state.mean.dtype)
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
 
 def smoothed_gradient(candidates: Array, score: Array, sigma: Array | float) -> Array:

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
-from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import finite, usable
 from advantage.machine import refuse_large
 from advantage.types import Array, Key
@@ -25,7 +23,7 @@ class DifferencesState(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class FiniteDifferences(SearchOptions):
+class FiniteDifferences:
     """Finite differences: estimate the gradient from costs nearby, and take a step down.
 
     In generation k = 1, 2, ..., with the cost f:
@@ -118,10 +116,6 @@ class FiniteDifferences(SearchOptions):
         """The width c_k."""
         k = (state.generation + 1).astype(state.mean.dtype)
         return self.width / k ** self._power(self.width_power, 0.101)
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
     def _power(self, power: Array | float | None, standard: float) -> Array | float:
         if power is not None:

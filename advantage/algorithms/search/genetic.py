@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
-from advantage.algorithms.search.options import SearchOptions
 from advantage.algorithms.search.ranking import best_first, number_of
 from advantage.types import Array, Key
 
@@ -34,7 +32,7 @@ class GeneticState(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class GeneticAlgorithm(SearchOptions):
+class GeneticAlgorithm:
     """Genetic algorithm: the best of a generation breed the next, with crossover and mutation.
 
     In generation t = 0, 1, ..., the first of which has x0 for every ancestor:
@@ -128,10 +126,6 @@ class GeneticAlgorithm(SearchOptions):
         variance = jnp.square(state.population - state.mean).mean()
         mutation = self.mutation_rate * jnp.square(self._sigma(state.generation))
         return jnp.sqrt(variance + mutation).astype(variance.dtype)
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
     def _parents(self, key: Key) -> Array:
         """Places of two parents for each child, `[2, children]`; the population is in order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ class EvosaxState(NamedTuple):
     inner: Any
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Evosax:
     """An algorithm of evosax; see `from_evosax`."""
@@ -161,7 +162,7 @@ class Pycma:
     sigma: float
     candidates: int | None
     options: tuple[tuple[str, Any], ...]
-    host_only: ClassVar[bool] = True
+    host_only: ClassVar[Literal[True]] = True
 
     def population(self, dimension: int) -> int:
         """How many candidates an `ask` returns."""

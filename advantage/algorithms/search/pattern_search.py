@@ -8,8 +8,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
-from advantage.algorithms.search.options import SearchOptions, nonfinite_to_inf
+from advantage.algorithms.search.ranking import nonfinite_to_inf
 from advantage.machine import refuse_large
 from advantage.types import Array, Key
 
@@ -47,7 +46,7 @@ class HookeJeevesState(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class PatternSearch(SearchOptions):
+class PatternSearch:
     """Pattern search: steps along the coordinates from the best point so far, smaller ones where none helps.
 
     Hooke & Jeeves, one candidate at a time, with the base point psi, S the cost, theta the base point before psi:
@@ -141,10 +140,6 @@ class PatternSearch(SearchOptions):
     def spread(self, state: CompassState | HookeJeevesState) -> Array:
         """The step Delta."""
         return state.step
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn
 
 
 def _hooke_jeeves(state: HookeJeevesState, x: Array, cost: Array, smaller: Array) -> HookeJeevesState:

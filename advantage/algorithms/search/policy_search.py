@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, Literal, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.search.options import nonfinite_to_inf
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser, OptimiserState, check_optimiser
+from advantage.algorithms.search.random_search import AugmentedRandomSearch
+from advantage.algorithms.search.ranking import nonfinite_to_inf
+from advantage.policies.actor_critic import Bounds
 from advantage.policies.deterministic import Deterministic, Scoring, deterministic, flatten, unflatten
+from advantage.policies.networks import Activation, Initialisation
 from advantage.running_moments import Moments, Normaliser, moments_init, moments_merge, normaliser
-from advantage.types import Array, Key, Played, Pytree, Spec
+from advantage.types import ActionUnits, Array, Clock, Key, Played, Pytree, Spec
 
 
 class SearchState(NamedTuple):
@@ -22,19 +29,18 @@ class SearchState(NamedTuple):
         best: the candidate with the highest mean return of all generations, `[d]`.
         best_return: that return; -inf before the first generation.
         observations: running statistics of what candidates saw.
-        evaluations, episodes, step: candidates judged, episodes and environment steps played, uint32.
-        total_timesteps: the budget, uint32.
+        evaluations, episodes: candidates judged and episodes played, uint32.
+        clock: environment steps played, of the budget.
     """
 
     policy: Deterministic | Scoring
-    search: Any
+    search: OptimiserState
     best: Array
     best_return: Array
     observations: Moments
     evaluations: Array
     episodes: Array
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 class SearchActor(NamedTuple):
@@ -45,117 +51,172 @@ class SearchActor(NamedTuple):
     normaliser: Normaliser | None
 
 
-def init(algorithm: Any, key: Key, spec: Spec) -> SearchState:
-    """The first state: drawn parameters as the start of the search; an algorithm's `init`.
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class PolicySearch:
+    """Search for a policy with an optimiser: the vector is the policy's parameters, the cost minus its mean return.
 
-    Raises:
-        ValueError: a space that no policy covers.
+    In each generation, with R(x) the return of an episode of the policy with the parameters x, undiscounted:
+
+        x_1..n  <- ask(search, key)
+        f_i     <- -1/episodes sum of R(x_i) over the episodes of candidate i
+        search  <- tell(search, x_1..n, f_1..n)
+
+    where `optimiser`, such as `adv.CEM()`, has ask and tell. The policy is deterministic. Candidates see observations
+    through the statistics of the generations before theirs.
     """
-    policy = deterministic(
-        spec.observation_space,
-        spec.action_space,
-        algorithm.network,
-        algorithm.hidden,
-        algorithm.activation,
-        algorithm.initialisation,
-        algorithm.action_bounds,
-        spec.action_units,
-    )
-    start = flatten(policy.init(key))
-    size = policy.num_continuous if algorithm.normalize_observation else 0
-    zero = jnp.zeros((), jnp.uint32)
-    return SearchState(
-        policy,
-        algorithm.begin(start),
-        start,
-        jnp.full((), -jnp.inf),
-        moments_init((size,)),
-        zero,
-        zero,
-        zero,
-        jnp.asarray(spec.total_timesteps, jnp.uint32),
-    )
+
+    optimiser: Optimiser = dataclasses.field(metadata={"is_pytree": True})
+    episodes: int = ranged(1, "[1, inf)")
+    """Episodes that each candidate plays; its cost is minus their mean return."""
+    common_random_numbers: bool = False
+    """Let all candidates of a generation meet the same starts and the same chance."""
+    reevaluate: int = ranged(0, "[0, inf)")
+    """How many of a generation's best play as many episodes again before they are judged."""
+    hidden: tuple[int, ...] = ranged((), "[1, inf)")
+    """Widths of the policy's hidden layers; without any it is linear."""
+    activation: Activation = "tanh"
+    """After each hidden layer."""
+    initialisation: Initialisation = "orthogonal"
+    """Of the weights that the search starts from: orthogonal with gains, or independent normals."""
+    action_bounds: Bounds = "clip"
+    """Bounded continuous actions: clip the policy's outputs, or squash them by tanh."""
+    action_units: ActionUnits = "bounds"
+    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper one, or they are taken as they are."""
+    normalize_observation: bool = cast(
+        bool, None
+    )  # `__post_init__` puts the optimiser's default in its place
+    """Scale observations by running mean and standard deviation; by default only augmented random search does (V2)."""
+    clip_observation: float = ranged(10.0, "(0, inf)")
+    """Limit of a scaled observation, in standard deviations."""
+    play: Literal["mean", "best"] = "mean"
+    """Who the agent is: the mean of the search, or the best candidate of all generations."""
+    network: Any = None
+    """A network of your own, from Python only: a pair (init, apply), adv.MLP, adv.CNN, adv.from_flax(...)."""
+
+    def __post_init__(self):
+        check_optimiser(self.optimiser, "optimiser")
+        if isinstance(self.optimiser, HostOptimiser):
+            raise ValueError(
+                f"optimiser={self.optimiser!r} is not allowed: it runs on the host only, and a search for a policy "
+                "compiles its optimiser; adv.search.minimize takes it."
+            )
+        if self.normalize_observation is None:
+            default = isinstance(self.optimiser, AugmentedRandomSearch)
+            object.__setattr__(self, "normalize_observation", default)
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> SearchState:
+        """The first state: drawn parameters as the start of the search.
+
+        Raises:
+            ValueError: a space that no policy covers.
+        """
+        policy = deterministic(
+            spec.observation_space,
+            spec.action_space,
+            network=self.network,
+            hidden=self.hidden,
+            activation=self.activation,
+            initialisation=self.initialisation,
+            bounds=self.action_bounds,
+            units=spec.action_units,
+        )
+        start = flatten(policy.init(key))
+        size = policy.num_continuous if self.normalize_observation else 0
+        return SearchState(
+            policy=policy,
+            search=self.optimiser.begin(start),
+            best=start,
+            best_return=jnp.full((), -jnp.inf),
+            observations=moments_init((size,)),
+            evaluations=jnp.zeros((), jnp.uint32),
+            episodes=jnp.zeros((), jnp.uint32),
+            clock=clock_init(spec.total_timesteps),
+        )
+
+    def actor(self, state: SearchState) -> SearchActor:
+        """The search's mean, or its best candidate."""
+        vector = state.best if self.play == "best" else state.search.mean.astype(state.best.dtype)
+        see = normaliser(state.observations, self.clip_observation)
+        params = unflatten(state.policy, vector)
+        return SearchActor(state.policy, params, see if self.normalize_observation else None)
+
+    def initial_memory(self, actor: SearchActor) -> Pytree:
+        """Nothing: the policies of a search have no memory."""
+        return ()
+
+    def noise(self, actor: SearchActor, key: Key, shape: tuple[int, ...]) -> Array:
+        """None is consumed."""
+        return jnp.zeros(shape, jnp.float32)
+
+    def act(
+        self, actor: SearchActor, obs: Pytree, memory: Pytree, noise: Array
+    ) -> tuple[Pytree, Pytree, Pytree]:
+        """The policy's action, for nothing is left to chance: `-> action, memory, extras`."""
+        return *self.greedy(actor, obs, memory), ()
+
+    def greedy(self, actor: SearchActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
+        """The policy's action: `-> action, memory`."""
+        return actor.policy.action(actor.params, obs, actor.normaliser), memory
+
+    def candidate(self, actor: SearchActor, vector: Array) -> SearchActor:
+        """The same actor with a candidate's parameters."""
+        return actor._replace(params=unflatten(actor.policy, vector))
+
+    def seen(self, actor: SearchActor, obs: Pytree) -> Array:
+        """What statistics take of a batch of observations, less the mean so far, `[m, c]`."""
+        if actor.normaliser is None:
+            return np.zeros((1, 0), np.float32)
+        x = actor.policy.continuous(obs)
+        return x.reshape(-1, actor.policy.num_continuous) - actor.normaliser.mean
+
+    def propose(self, state: SearchState, key: Key) -> Array:
+        """The candidates of a generation, `[n, d]`."""
+        return self.optimiser.ask(state.search, key).astype(state.best.dtype)
+
+    def learn(
+        self, state: SearchState, candidates: Array, played: Played
+    ) -> tuple[SearchState, dict[str, Array]]:
+        """Tell the optimiser what the candidates earned: `-> state, metrics`.
+
+        The statistics under which a generation acted are merged with what it saw after it was judged, for the next
+        one to use.
+        """
+        cost = nonfinite_to_inf(-played.returns)
+        search = self.optimiser.tell(state.search, candidates, cost)
+        first = jnp.argmin(cost)
+        better = -cost[first] > state.best_return
+        observations = state.observations
+        if self.normalize_observation:
+            mean_seen = observations.mean.value + played.seen_mean
+            observations = moments_merge(observations, played.seen, mean_seen, played.seen_variance)
+        learned = state._replace(
+            search=search,
+            best=jnp.where(better, candidates[first], state.best),
+            best_return=jnp.where(better, -cost[first], state.best_return),
+            observations=observations,
+            evaluations=state.evaluations + jnp.uint32(len(cost)),
+            episodes=state.episodes + played.episodes,
+            clock=advance_clock(state.clock, played.steps),
+        )
+        mean, deviation = _finite_moments(played.returns)
+        metrics = {
+            "return_mean": mean,
+            "return_std": deviation,
+            "return_best": -cost[first],
+            "best_return": learned.best_return,
+            "spread": self.optimiser.spread(search),
+            "evaluations": learned.evaluations.astype(jnp.float32),
+            "episodes": learned.episodes.astype(jnp.float32),
+        }
+        return learned, metrics
 
 
-def actor(algorithm: Any, state: SearchState) -> SearchActor:
-    """The search's mean, or its best candidate; an algorithm's `actor`."""
-    vector = state.best if algorithm.play == "best" else state.search.mean.astype(state.best.dtype)
-    see = normaliser(state.observations, algorithm.clip_observation)
-    params = unflatten(state.policy, vector)
-    return SearchActor(state.policy, params, see if algorithm.normalize_observation else None)
-
-
-def candidate(algorithm: Any, actor: SearchActor, vector: Array) -> SearchActor:
-    """The same actor with a candidate's parameters; an algorithm's `candidate`."""
-    return actor._replace(params=unflatten(actor.policy, vector))
-
-
-def noise(algorithm: Any, actor: SearchActor, key: Key, shape: tuple[int, ...]) -> Array:
-    """None is consumed; an algorithm's `noise`."""
-    return jnp.zeros(shape, jnp.float32)
-
-
-def greedy(algorithm: Any, actor: SearchActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
-    """The policy's action: `-> action, memory`; an algorithm's `greedy`."""
-    return actor.policy.action(actor.params, obs, actor.normaliser), memory
-
-
-def act(
-    algorithm: Any, actor: SearchActor, obs: Pytree, memory: Pytree, noise: Array
-) -> tuple[Pytree, Pytree, Pytree]:
-    """The same, for nothing is left to chance: `-> action, memory, extras`; an algorithm's `act`."""
-    return *greedy(algorithm, actor, obs, memory), ()
-
-
-def seen(algorithm: Any, actor: SearchActor, obs: Pytree) -> Array:
-    """What statistics take of a batch of observations, less the mean so far, `[m, c]`; an algorithm's `seen`."""
-    if actor.normaliser is None:
-        return np.zeros((1, 0), np.float32)
-    x = actor.policy.continuous(obs)
-    return x.reshape(-1, actor.policy.num_continuous) - actor.normaliser.mean
-
-
-def propose(algorithm: Any, state: SearchState, key: Key) -> Array:
-    """The candidates of a generation, `[n, d]`; an algorithm's `propose`."""
-    return algorithm.ask(state.search, key).astype(state.best.dtype)
-
-
-def learn(
-    algorithm: Any, state: SearchState, candidates: Array, played: Played
-) -> tuple[SearchState, dict[str, Array]]:
-    """Tell the optimiser what the candidates earned: `-> state, metrics`; an algorithm's `learn`.
-
-    The cost of a candidate is minus its mean return. The statistics under which a generation acted are merged with
-    what it saw after it was judged, for the next one to use.
-    """
-    cost = nonfinite_to_inf(-played.returns)
-    search = algorithm.tell(state.search, candidates, cost)
-    first = jnp.argmin(cost)
-    better = -cost[first] > state.best_return
-    finite = jnp.isfinite(cost)
+def _finite_moments(returns: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of the returns that are finite; 0 where none is."""
+    finite = jnp.isfinite(returns)
     count = jnp.maximum(finite.sum(), 1)
-    mean = jnp.where(finite, played.returns, 0).sum() / count
-    variance = jnp.where(finite, jnp.square(played.returns - mean), 0).sum() / count
-    observations = state.observations
-    if algorithm.normalize_observation:
-        mean_seen = observations.mean.value + played.seen_mean
-        observations = moments_merge(observations, played.seen, mean_seen, played.seen_variance)
-    learned = state._replace(
-        search=search,
-        best=jnp.where(better, candidates[first], state.best),
-        best_return=jnp.where(better, -cost[first], state.best_return),
-        observations=observations,
-        evaluations=state.evaluations + jnp.uint32(len(cost)),
-        episodes=state.episodes + played.episodes,
-        step=state.step + played.steps,
-    )
-    metrics = {
-        "return_mean": mean,
-        "return_std": jnp.sqrt(variance),
-        "return_best": -cost[first],
-        "best_return": learned.best_return,
-        "spread": algorithm.spread(search),
-        "evaluations": learned.evaluations.astype(jnp.float32),
-        "episodes": learned.episodes.astype(jnp.float32),
-    }
-    return learned, metrics
+    mean = jnp.where(finite, returns, 0).sum() / count
+    variance = jnp.where(finite, jnp.square(returns - mean), 0).sum() / count
+    return mean, jnp.sqrt(variance)

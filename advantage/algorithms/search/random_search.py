@@ -8,10 +8,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.search import policy_search
 from advantage.algorithms.search.normal import standard_normal
-from advantage.algorithms.search.options import SearchOptions, nonfinite_to_inf
-from advantage.algorithms.search.ranking import best_first, scaled
+from advantage.algorithms.search.ranking import best_first, nonfinite_to_inf, scaled
 from advantage.types import Array, Key
 
 
@@ -23,7 +21,7 @@ class RandomSearchState(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class AugmentedRandomSearch(SearchOptions):
+class AugmentedRandomSearch:
     """Augmented random search: try random directions both ways, and step along the best by how much they differ.
 
     In each generation of N directions, with r the return, minus the cost:
@@ -34,8 +32,9 @@ class AugmentedRandomSearch(SearchOptions):
         sigma_R  <- standard deviation of the 2 b returns of these
         M        <- M + alpha / (b sigma_R) sum_{k <= b} (r_(k)^+ - r_(k)^-) delta_(k)
 
-    V1 is without normalised observations (`normalize_observation=False`), V2 with them; V1-t and V2-t use some of the
-    directions, b < N. Where all returns are equal, sigma_R = 0, and M stays.
+    V1-t and V2-t use some of the directions, b < N. V2 is a search for a policy that normalises observations, as
+    `PolicySearch` does for this optimiser; V1 is one with `normalize_observation=False`. Where all returns are equal,
+    sigma_R = 0, and M stays.
 
     Departure from the paper: of the 2 b returns one that is not finite counts as the lowest that is.
 
@@ -51,8 +50,6 @@ class AugmentedRandomSearch(SearchOptions):
     """Step size alpha."""
     sigma: float = ranged(0.03, "(0, inf)")
     """Standard deviation nu of the perturbation of a coordinate; it stays."""
-    normalize_observation: bool = True
-    """Scale observations by running mean and standard deviation: V2 does, V1 does not."""
 
     def __post_init__(self):
         check(self)
@@ -90,7 +87,3 @@ class AugmentedRandomSearch(SearchOptions):
     def spread(self, state: RandomSearchState) -> Array:
         """The standard deviation nu."""
         return jnp.asarray(self.sigma, state.mean.dtype)
-
-    init, actor, candidate = policy_search.init, policy_search.actor, policy_search.candidate
-    noise, act, greedy = policy_search.noise, policy_search.act, policy_search.greedy
-    seen, propose, learn = policy_search.seen, policy_search.propose, policy_search.learn

@@ -5,8 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.search.options import nonfinite_to_inf
 from advantage.types import Array
+
+
+def nonfinite_to_inf(cost: Array) -> Array:
+    """Costs with everything that is not finite as +inf, the worst."""
+    return jnp.where(jnp.isfinite(cost), cost, jnp.inf)
 
 
 def best_first(cost: Array) -> Array:

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.table import (
+from advantage.algorithms.clock import advance_clock
+from advantage.algorithms.hyperparameters import hyperparameters
+from advantage.algorithms.tabular.acting import (
     EpsilonGreedy,
-    Sizes,
     act_by_table,
-    decayed,
+    choice_noise,
+    exploring_actor,
     greedy_by_table,
-    noise_of_choices,
-    one_step,
-    progress_of,
-    sizes_of,
 )
-from advantage.types import Array, Key, Rollout, Spec
-
-
-class DoubleQLearningState(NamedTuple):
-    """Everything that double Q-learning knows: tables `[2, S, A]` and the clock."""
-
-    sizes: Sizes
-    q: Array
-    visits: Array
-    step: Array
-    total_timesteps: Array
+from advantage.algorithms.tabular.action_values import TableState, control_init, greedy_action
+from advantage.algorithms.tabular.options import TDControlOptions
+from advantage.algorithms.tabular.step_sizes import step_size
+from advantage.algorithms.tabular.table import one_step
+from advantage.types import Array, Key, Rollout, Spec, no_memory
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class DoubleQLearning:
+class DoubleQLearning(TDControlOptions):
     """Double Q-learning: one table says which action is best, another what it is worth.
 
     At each step, in each environment:
@@ -53,62 +40,36 @@ class DoubleQLearning:
     eq. 6.10.
     """
 
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the visits of (s, a) in that table to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
-    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an action at random; a number or a schedule of progress."""
-    epsilon_power: float | None = ranged(None, "[0, 1]")
-    """Divides epsilon by the visits of s to this power; None keeps it."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(s, a); above what can be earned, it makes for exploration."""
+    def init(self, key: Key, spec: Spec) -> TableState:
+        """The first state, with two tables `[2, S, A]`. Raises ValueError for spaces that are not finite."""
+        state = control_init(self, key, spec)
+        return state._replace(table=jax.tree.map(lambda x: jnp.stack([x, x]), state.table))
 
-    def __post_init__(self):
-        check(self)
+    initial_memory = no_memory
 
-    @property
-    def n_steps(self) -> int:
-        return 1
+    def actor(self, state: TableState) -> EpsilonGreedy:
+        """The mean of the tables, and how much to explore."""
+        table = state.table
+        mean = table._replace(q=table.q.mean(0), visits=table.visits.sum(0))
+        return exploring_actor(self, state._replace(table=mean))
 
-    def init(self, key: Key, spec: Spec) -> DoubleQLearningState:
-        """The first state. Raises ValueError for spaces that are not finite."""
-        sizes = sizes_of(spec)
-        shape = 2, sizes.n_states, sizes.actions
-        return DoubleQLearningState(
-            sizes,
-            jnp.full(shape, self.initial_value, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
-        )
+    n_steps = 1
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
-    def actor(self, state: DoubleQLearningState) -> EpsilonGreedy:
-        """The table and how much to explore."""
-        epsilon = schedule_value(self.epsilon, progress_of(state))
-        return EpsilonGreedy(
-            state.sizes, state.q.sum(0), decayed(epsilon, state.visits.sum((0, -1)), self.epsilon_power)
-        )
-
-    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
-
-    def update(
-        self, state: DoubleQLearningState, rollout: Rollout, key: Key
-    ) -> tuple[DoubleQLearningState, dict[str, Array]]:
+    def update(self, state: TableState, rollout: Rollout, key: Key) -> tuple[TableState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        s, a, r, next_s = one_step(state.sizes, rollout)
+        table = state.table
+        s, a, r, next_s = one_step(table.sizes, rollout)
         chosen = jax.random.bernoulli(key, 0.5, s.shape).astype(jnp.int32)
-        best = state.q[chosen, next_s].argmax(-1)
+        best = greedy_action(table.q, (chosen, next_s))
         discount = self.gamma * (1 - rollout.terminated[0])
-        delta = r + discount * state.q[1 - chosen, next_s, best] - state.q[chosen, s, a]
-        visits = state.visits.at[chosen, s, a].add(1)
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
-        alpha = decayed(learning_rate, visits[chosen, s, a], self.learning_rate_power)
-        learned = state._replace(
-            q=state.q.at[chosen, s, a].add(alpha * delta),
-            visits=visits,
-            step=state.step + jnp.uint32(rollout.reward.size),
+        delta = r + discount * table.q[1 - chosen, next_s, best] - table.q[chosen, s, a]
+        visits = table.visits.at[chosen, s, a].add(1)
+        alpha = step_size(self, state.clock, visits[chosen, s, a])
+        learned = TableState(
+            table._replace(q=table.q.at[chosen, s, a].add(alpha * delta), visits=visits),
+            advance_clock(state.clock, rollout.reward.size),
         )
         return learned, {"td_error": jnp.abs(delta).mean(), "learning_rate": jnp.mean(alpha)}

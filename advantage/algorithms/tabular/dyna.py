@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
+from advantage.algorithms.tabular.acting import (
+    EpsilonGreedy,
+    act_by_table,
+    choice_noise,
+    exploring_actor,
+    greedy_by_table,
+)
+from advantage.algorithms.tabular.action_values import ActionValues, action_values, greedy_value
 from advantage.algorithms.tabular.learned_model import (
     Frequencies,
     LastOutcome,
     frequencies,
     last_outcome,
     repeats,
+    step_with_end,
 )
-from advantage.algorithms.tabular.table import (
-    Sizes,
-    act_by_table,
-    decayed,
-    epsilon_greedy,
-    epsilon_greedy_probabilities,
-    exploring_actor,
-    greedy_by_table,
-    noise_of_choices,
-    progress_of,
-    sizes_of,
-)
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.algorithms.tabular.options import TDControlOptions
+from advantage.algorithms.tabular.step_sizes import step_size
+from advantage.algorithms.tabular.table import Step
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class DynaState(NamedTuple):
-    """Everything that Dyna knows: tables `[S, A]`, the model, what it may imagine, and the clock.
+    """Everything that Dyna knows: action values, the model, what it may imagine, and the clock.
 
     Attributes:
         observed: int32, in the order of their first visits, pairs `s * A + a` `[S * A]`, or states `[S]` with a bonus.
@@ -40,20 +40,16 @@ class DynaState(NamedTuple):
         tried: uint32 `[S, A]`, the step at which each pair was last tried; None without a bonus.
     """
 
-    sizes: Sizes
-    q: Array
-    visits: Array
+    table: ActionValues
     model: LastOutcome | Frequencies
     observed: Array
     n_observed: Array
     tried: Array | None
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class Dyna:
+class Dyna(TDControlOptions):
     """Dyna-Q and Dyna-Q+: each real step is learned from, is learned into a model, and is followed by imagined ones.
 
     After each step, in each environment:
@@ -79,18 +75,6 @@ class Dyna:
     1990, "Integrated architectures for learning, planning, and reacting based on approximating dynamic programming".
     """
 
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the visits of (s, a) to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
-    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an action at random; a number or a schedule of progress."""
-    epsilon_power: float | None = ranged(None, "[0, 1]")
-    """Divides epsilon by the visits of s to this power; None keeps it."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(s, a); above what can be earned, it makes for exploration."""
     planning_steps: int = ranged(10, "[0, inf)")
     """Imagined steps for each real one."""
     target: Literal["q-learning", "sarsa", "expected-sarsa"] = "q-learning"
@@ -100,97 +84,89 @@ class Dyna:
     exploration_bonus: float | None = ranged(None, "[0, inf)")
     """Kappa of Dyna-Q+, in units of reward per square root of a step; None is Dyna-Q."""
 
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
-
     def init(self, key: Key, spec: Spec) -> DynaState:
         """The first state. Raises ValueError for spaces that are not finite, and for a model that would not fit."""
-        sizes = sizes_of(spec)
-        shape = sizes.n_states, sizes.actions
+        table = action_values(spec, self.initial_value)
+        sizes = table.sizes
         return DynaState(
-            sizes,
-            jnp.full(shape, self.initial_value, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
+            table,
             last_outcome(sizes) if self.model == "last" else frequencies(sizes),
             jnp.zeros(sizes.n_states * (sizes.actions // self._together(sizes.actions)), jnp.int32),
             jnp.zeros((), jnp.int32),
-            None if self.exploration_bonus is None else jnp.zeros(shape, jnp.uint32),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+            None if self.exploration_bonus is None else jnp.zeros(table.q.shape, jnp.uint32),
+            clock_init(spec.total_timesteps),
         )
 
-    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
+    n_steps = 1
+    initial_memory = no_memory
+    actor = exploring_actor
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(self, state: DynaState, rollout: Rollout, key: Key) -> tuple[DynaState, dict[str, Array]]:
         """One real step in each environment, and `planning_steps` imagined ones for each: `-> state, metrics`."""
-        n_states, n_actions = state.q.shape
-        s, a, r, next_s = (
-            state.sizes.index(rollout.obs)[0],
-            rollout.action[0],
-            rollout.reward[0].astype(jnp.float32),
-            jnp.where(rollout.terminated[0], n_states, state.sizes.index(rollout.next_obs)[0]),
-        )
-        together = self._together(n_actions)
-        entry = (s * n_actions + a) // together
-        new = (state.visits.reshape(-1, together)[entry].sum(-1) == 0) & ~repeats(entry)
-        place = jnp.where(new, state.n_observed + new.cumsum() - 1, state.observed.size)
-        step = state.step + jnp.uint32(r.size)
-        known = state._replace(
-            visits=state.visits.at[s, a].add(1),
-            model=state.model.learned(s, a, r, next_s),
-            observed=state.observed.at[place].set(entry, mode="drop"),
-            n_observed=state.n_observed + new.sum(dtype=jnp.int32),
-            tried=None if state.tried is None else state.tried.at[s, a].set(step),
-        )
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
-        epsilon = jnp.broadcast_to(self.actor(state).epsilon, (n_states,))
+        table = state.table
+        step = step_with_end(table.sizes, rollout)
+        known = self._remember(state, step)
+        policy = self.actor(state)
         key_real, key_imagined = jax.random.split(key)
 
-        def learn(q, s, a, r, next_s, alpha, epsilon, noise):
-            """One update of the table for each entry of the others: `-> q, delta`."""
-            delta = r + self.gamma * self._value(q, next_s, epsilon, noise) - q[s, a]
-            return q.at[s, a].add(alpha * delta), delta
+        def learn(q, step: Step, noise):
+            """One update of the table for each entry of the step: `-> q, delta, alpha`."""
+            alpha = step_size(self, state.clock, known.table.visits[step.s, step.a])
+            target = step.r + self.gamma * self._value(policy._replace(q=q), step.next_s, noise)
+            delta = target - q[step.s, step.a]
+            return q.at[step.s, step.a].add(alpha * delta), delta, alpha
 
-        def rates(s, a, next_s):
-            alpha = decayed(learning_rate, known.visits[s, a], self.learning_rate_power)
-            return jnp.broadcast_to(alpha, s.shape), epsilon.at[next_s].get(mode="clip")
-
-        alpha, explore = rates(s, a, next_s)
-        q, delta = learn(state.q, s, a, r, next_s, alpha, explore, jax.random.uniform(key_real, r.shape))
-        metrics = {"td_error": jnp.abs(delta).mean(), "learning_rate": alpha.mean()}
+        q, delta, alpha = learn(table.q, step, jax.random.uniform(key_real, step.r.shape))
+        metrics = {"td_error": jnp.abs(delta).mean(), "learning_rate": jnp.mean(alpha)}
         if self.planning_steps:
-            s, a, r, next_s, noise = self._imagine(known, step, key_imagined, r.size * self.planning_steps)
-            imagined = s, a, r, next_s, *rates(s, a, next_s), noise
-            q, _ = jax.lax.scan(lambda q, one: (learn(q, *one)[0], None), q, imagined)
-        return known._replace(q=q, step=step), metrics
+            imagined = self._imagine(known, key_imagined, step.r.size * self.planning_steps)
+            q, _ = jax.lax.scan(lambda q, one: (learn(q, one[0], one[1])[0], None), q, imagined)
+        return known._replace(table=known.table._replace(q=q)), metrics
+
+    def _remember(self, state: DynaState, step: Step) -> DynaState:
+        """The state with a real step in each environment counted and learned into the model."""
+        together, clock = self._together(state.table.sizes.actions), advance_clock(state.clock, step.r.size)
+        s, a, visits = step.s, step.a, state.table.visits
+        entry = (s * state.table.sizes.actions + a) // together
+        new = (visits.reshape(-1, together)[entry].sum(-1) == 0) & ~repeats(entry)
+        place = jnp.where(new, state.n_observed + new.cumsum() - 1, state.observed.size)
+        return DynaState(
+            state.table._replace(visits=visits.at[s, a].add(1)),
+            state.model.learned(step),
+            state.observed.at[place].set(entry, mode="drop"),
+            state.n_observed + new.sum(dtype=jnp.int32),
+            None if state.tried is None else state.tried.at[s, a].set(clock.step),
+            clock,
+        )
 
     def _together(self, n_actions: int) -> int:
         """How many pairs become imaginable at once: with a bonus, all that a state has."""
         return 1 if self.exploration_bonus is None else n_actions
 
-    def _imagine(self, state: DynaState, step: Array, key: Key, size: int) -> tuple[Array, ...]:
-        """Draw pairs and what they lead to: `-> s, a, r, s', noise`, each `[size]`; the noise is for a'."""
+    def _imagine(self, state: DynaState, key: Key, size: int) -> tuple[Step, Array]:
+        """Draw pairs, and what they lead to, `[size]`: `-> steps, noise`; the noise is for a'."""
         key_pair, key_outcome, key_action = jax.random.split(key, 3)
-        n_actions, together = state.q.shape[1], self._together(state.q.shape[1])
+        n_actions = state.table.sizes.actions
+        together = self._together(n_actions)
         n_pairs = state.n_observed * together
         which = jnp.minimum((jax.random.uniform(key_pair, (size,)) * n_pairs).astype(jnp.int32), n_pairs - 1)
         pair = state.observed[which // together] * together + which % together
         s, a = jnp.divmod(pair, n_actions)
         r, next_s = state.model.imagine(s, a, jax.random.uniform(key_outcome, (size,)))
         if state.tried is not None and self.exploration_bonus is not None:
-            r += self.exploration_bonus * jnp.sqrt((step - state.tried[s, a]).astype(jnp.float32))
-        return s, a, r, next_s, jax.random.uniform(key_action, (size,))
+            waited = (state.clock.step - state.tried[s, a]).astype(jnp.float32)
+            r += self.exploration_bonus * jnp.sqrt(waited)
+        return Step(s, a, r, next_s), jax.random.uniform(key_action, (size,))
 
-    def _value(self, q: Array, s: Array, epsilon: Array, noise: Array) -> Array:
+    def _value(self, policy: EpsilonGreedy, s: Array, noise: Array) -> Array:
         """What follows from `s`, by the target; 0 from the end, which is no row of the table."""
-        values = q.at[s].get(mode="fill", fill_value=0)
         if self.target == "q-learning":
-            return values.max(-1)
-        if self.target == "expected-sarsa":
-            return (epsilon_greedy_probabilities(values, epsilon) * values).sum(-1)
-        a = epsilon_greedy(values, epsilon, noise)
-        return jnp.take_along_axis(values, a[..., None], -1)[..., 0]
+            value = greedy_value(policy.q, s)
+        elif self.target == "expected-sarsa":
+            value = policy.expected(s)
+        else:
+            value = policy.q[s, policy.draw(s, noise)]
+        return jnp.where(s < policy.sizes.n_states, value, 0)

@@ -112,26 +112,30 @@ class Follow(NamedTuple):
         return self.likeliest[self.sizes.index(obs)]
 
 
-def follow(policy: GivenPolicy | None, sizes: Sizes) -> Follow:
-    """The actor of a policy; None is uniformly random.
+def probabilities(policy: GivenPolicy | None, sizes: Sizes) -> np.ndarray:
+    """`pi(a | s)` of a policy, float64 `[S, A]`; None is uniformly random.
 
     Raises:
         ValueError: a table that does not fit the spaces.
     """
     n_states, actions = sizes.n_states, sizes.actions
     if policy is None:
-        table = np.full((n_states, actions), 1 / actions)
-    else:
-        table = policy.table
-        if table.shape not in ((n_states,), (n_states, actions)):
-            raise ValueError(
-                f"policy has shape {table.shape}; here it is [S, A] = [{n_states}, {actions}], or [S] = [{n_states}]."
-            )
-        if table.ndim == 1:
-            for s in np.flatnonzero(table >= actions)[:1]:
-                raise ValueError(f"policy[{s}] = {table[s]} is no action; there are 0 to {actions - 1}.")
-            table = np.eye(actions)[table]
-    cumulative = table.cumsum(1)
-    last = actions - 1 - (table[:, ::-1] > 0).argmax(1)
-    cumulative[np.arange(actions) >= last[:, None]] = 2
+        return np.full((n_states, actions), 1 / actions)
+    table = policy.table
+    if table.shape not in ((n_states,), (n_states, actions)):
+        raise ValueError(
+            f"policy has shape {table.shape}; here it is [S, A] = [{n_states}, {actions}], or [S] = [{n_states}]."
+        )
+    if table.ndim == 2:
+        return table
+    for s in np.flatnonzero(table >= actions)[:1]:
+        raise ValueError(f"policy[{s}] = {table[s]} is no action; there are 0 to {actions - 1}.")
+    return np.eye(actions)[table]
+
+
+def follow(policy: GivenPolicy | None, sizes: Sizes) -> Follow:
+    """The actor of a policy; None is uniformly random. Raises ValueError for a table that does not fit the spaces."""
+    table = probabilities(policy, sizes)
+    last = sizes.actions - 1 - (table[:, ::-1] > 0).argmax(1)
+    cumulative = np.where(np.arange(sizes.actions) >= last[:, None], 2, table.cumsum(1))
     return Follow(sizes, jnp.asarray(cumulative, jnp.float32), jnp.asarray(table.argmax(1), jnp.int32))

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.tabular.table import Sizes
+from advantage.algorithms.tabular.table import Sizes, Step, one_step
 from advantage.machine import readable, refuse_large
-from advantage.types import Array
+from advantage.types import Array, Rollout
 
 
 class LastOutcome(NamedTuple):
@@ -23,13 +23,14 @@ class LastOutcome(NamedTuple):
     successor: Array
     reward: Array
 
-    def learned(self, s: Array, a: Array, reward: Array, successor: Array) -> LastOutcome:
+    def learned(self, step: Step) -> LastOutcome:
         """With one more outcome for each entry of `[B]`; where several have the same pair, the last counts."""
         n_states, n_actions = self.successor.shape
-        outdated = repeats((s * n_actions + a)[::-1])[::-1]
-        s = jnp.where(outdated, n_states, s)
+        outdated = repeats((step.s * n_actions + step.a)[::-1])[::-1]
+        pair = jnp.where(outdated, n_states, step.s), step.a
         return LastOutcome(
-            self.successor.at[s, a].set(successor, mode="drop"), self.reward.at[s, a].set(reward, mode="drop")
+            self.successor.at[pair].set(step.next_s, mode="drop"),
+            self.reward.at[pair].set(step.r, mode="drop"),
         )
 
     def imagine(self, s: Array, a: Array, noise: Array) -> tuple[Array, Array]:
@@ -48,9 +49,10 @@ class Frequencies(NamedTuple):
     count: Array
     reward: Array
 
-    def learned(self, s: Array, a: Array, reward: Array, successor: Array) -> Frequencies:
+    def learned(self, step: Step) -> Frequencies:
         """With one more outcome for each entry of `[B]`."""
-        return Frequencies(self.count.at[s, a, successor].add(1), self.reward.at[s, a].add(reward))
+        s, a, r, next_s = step
+        return Frequencies(self.count.at[s, a, next_s].add(1), self.reward.at[s, a].add(r))
 
     def imagine(self, s: Array, a: Array, noise: Array) -> tuple[Array, Array]:
         """What would happen: `-> mean reward, successor`, both `[N]`; noise `[N]`, uniform in [0, 1), draws where to.
@@ -81,6 +83,12 @@ def frequencies(sizes: Sizes) -> Frequencies:
     less = readable(8 * shape[0] * shape[1])
     refuse_large(what, 4 * shape[0] * shape[1] * shape[2], f"use model='last', which takes {less}")
     return Frequencies(jnp.zeros(shape, jnp.int32), jnp.zeros(shape[:2], jnp.float32))
+
+
+def step_with_end(sizes: Sizes, rollout: Rollout) -> Step:
+    """What a model learns from: one step in each environment, whose successor is `S` where the episode terminated."""
+    step = one_step(sizes, rollout)
+    return step._replace(next_s=jnp.where(rollout.terminated[0], sizes.n_states, step.next_s))
 
 
 def repeats(numbers: Array) -> Array:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
+from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.tabular.acting import EpsilonGreedy, choice_noise, exploring_actor
+from advantage.algorithms.tabular.action_values import ActionValues, action_values
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
-from advantage.algorithms.tabular.table import (
-    EpsilonGreedy,
-    Sizes,
-    decayed,
-    progress_of,
-    sizes_of,
-    uniform_noise,
-)
+from advantage.algorithms.tabular.options import ControlOptions, EpisodeOptions
 from advantage.algorithms.tabular.whole_episodes import (
     Pending,
     Steps,
@@ -26,19 +21,16 @@ from advantage.algorithms.tabular.whole_episodes import (
     steps_of,
 )
 from advantage.estimators.returns import discounted_returns
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec, no_memory
 
 
 class MonteCarloControlState(NamedTuple):
-    """Everything that it knows: tables `[S, A]`, unfinished episodes and the clock; `total` sums weights."""
+    """Everything that it knows: action values, the sums of weights `[S, A]`, unfinished episodes and the clock."""
 
-    sizes: Sizes
-    q: Array
-    visits: Array
+    table: ActionValues
     total: Array
     pending: Pending
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 class ExploringStarts(NamedTuple):
@@ -49,8 +41,7 @@ class ExploringStarts(NamedTuple):
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class MonteCarloControl:
+class MonteCarloControl(EpisodeOptions, ControlOptions):
     """Monte-Carlo control: the value of an action is the mean of the returns that followed it, and the best is taken.
 
     Behaviour b is epsilon-greedy. When an episode has ended:
@@ -88,18 +79,6 @@ class MonteCarloControl:
     """Step size; a number or a schedule of progress."""
     learning_rate_power: float | None = ranged(1.0, "[0, 1]")
     """Divides the step size by the visits (or weights) of (s, a) to this power: 1 makes a mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
-    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an action at random; a number or a schedule of progress."""
-    epsilon_power: float | None = ranged(None, "[0, 1]")
-    """Divides epsilon by the visits of s to this power; None keeps it."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(s, a); a mean forgets it."""
-    n_steps: int = ranged(128, "[1, inf)")
-    """Steps taken in each environment before learning from the episodes that they ended."""
-    max_episode: int = ranged(1000, "[1, inf)")
-    """Steps of the longest episode that is learned from; longer ones are left out and counted."""
 
     def __post_init__(self):
         check(self)
@@ -111,30 +90,22 @@ class MonteCarloControl:
 
     def init(self, key: Key, spec: Spec) -> MonteCarloControlState:
         """The first state. Raises ValueError for spaces that are not finite."""
-        sizes = sizes_of(spec)
-        shape = sizes.n_states, sizes.actions
+        table = action_values(spec, self.initial_value)
         return MonteCarloControlState(
-            sizes,
-            jnp.full(shape, self.initial_value, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
-            jnp.zeros(shape, jnp.float32),
+            table,
+            jnp.zeros(table.q.shape, jnp.float32),
             pending_init(self.max_episode, spec.num_envs, extra=jnp.zeros((), jnp.float32)),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+            clock_init(spec.total_timesteps),
         )
+
+    initial_memory = no_memory
 
     def actor(self, state: MonteCarloControlState) -> EpsilonGreedy | ExploringStarts:
         """The table and how much to explore."""
-        usual = self._usual(state)
+        usual = exploring_actor(self, state)
         return ExploringStarts(usual, state.pending.length == 0) if self.exploring_starts else usual
 
-    def _usual(self, state: MonteCarloControlState) -> EpsilonGreedy:
-        epsilon = schedule_value(self.epsilon, progress_of(state))
-        return EpsilonGreedy(state.sizes, state.q, decayed(epsilon, state.visits.sum(-1), self.epsilon_power))
-
-    def noise(self, actor: EpsilonGreedy | ExploringStarts, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
-        return uniform_noise(key, shape)
+    noise = choice_noise
 
     def act(
         self, actor: EpsilonGreedy | ExploringStarts, obs: Pytree, memory: Pytree, noise: Array
@@ -162,16 +133,13 @@ class MonteCarloControl:
         self, state: MonteCarloControlState, rollout: Rollout, key: Key
     ) -> tuple[MonteCarloControlState, dict[str, Array]]:
         """Learn from the episodes that ended: `-> state, metrics`."""
-        learning_rate, power = (
-            schedule_value(self.learning_rate, progress_of(state)),
-            self.learning_rate_power,
-        )
-        epsilon = self._usual(state).epsilon if self.importance == "none" else 0.0
-        shape = state.q.shape
+        table, shape = state.table, state.table.q.shape
+        learning_rate = schedule_value(self.learning_rate, progress(state.clock))
+        epsilon = exploring_actor(self, state).epsilon if self.importance == "none" else 0.0
 
         def learn(carry, episode: Steps, here: Array):
             q, visits, total, error = carry
-            target = EpsilonGreedy(state.sizes, q, epsilon)
+            target = EpsilonGreedy(table.sizes, q, epsilon)
             discount = self.gamma * (1 - episode.terminated)
             following = target.expected(episode.next_state)
             earned = discounted_returns(episode.reward, discount, following)
@@ -186,24 +154,25 @@ class MonteCarloControl:
                     (rho * earned, weight) if self.importance == "ordinary" else (earned, rho * weight)
                 )
             q, total, missed = move_by_weight(
-                q.ravel(), total.ravel(), pair, earned, weight, learning_rate, power
+                q.ravel(),
+                total.ravel(),
+                pair,
+                target=earned,
+                weight=weight,
+                learning_rate=learning_rate,
+                power=self.learning_rate_power,
             )
             visits = visits.at[episode.state, episode.action].add(here)
             return q.reshape(shape), visits, total.reshape(shape), error + missed
 
-        steps = steps_of(state.sizes, rollout, rollout.extras)
-        carry = state.q, state.visits, state.total, jnp.zeros(())
+        steps = steps_of(table.sizes, rollout, rollout.extras)
+        carry = table.q, table.visits, state.total, jnp.zeros(())
         carry, pending, counts = each_episode(learn, carry, state.pending, steps, rollout.truncated)
         q, visits, total, error = carry
-        learned = state._replace(
-            q=q,
-            visits=visits,
-            total=total,
-            pending=pending,
-            step=state.step + jnp.uint32(rollout.reward.size),
-        )
+        clock = advance_clock(state.clock, rollout.reward.size)
         metrics = {
             "return_error": error / jnp.maximum(counts["episodes"], 1),
             "learning_rate": jnp.asarray(learning_rate, jnp.float32),
         }
-        return learned, metrics | counts
+        table = table._replace(q=q, visits=visits)
+        return MonteCarloControlState(table, total, pending, clock), metrics | counts

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
-from advantage.algorithms.tabular.given_policy import Follow, GivenPolicy, PolicyTable, follow, given
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, greedy_by_table
+from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given, probabilities
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
-from advantage.algorithms.tabular.table import (
-    Sizes,
-    act_by_table,
-    greedy_by_table,
-    noise_of_choices,
-    sizes_of,
-)
+from advantage.algorithms.tabular.options import EpisodeOptions
+from advantage.algorithms.tabular.table import sizes_of
 from advantage.algorithms.tabular.whole_episodes import (
     Pending,
     Steps,
@@ -27,7 +23,7 @@ from advantage.algorithms.tabular.whole_episodes import (
     steps_of,
 )
 from advantage.estimators.returns import discounted_returns
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class MonteCarloOffPolicyState(NamedTuple):
@@ -38,13 +34,11 @@ class MonteCarloOffPolicyState(NamedTuple):
     v: Array
     total: Array
     pending: Pending
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class MonteCarloOffPolicy:
+class MonteCarloOffPolicy(EpisodeOptions):
     """Off-policy Monte-Carlo prediction: learn the values of a policy pi from what another one, b, has earned.
 
     When an episode has ended, with the sums over all visits t of s in all episodes so far:
@@ -70,10 +64,6 @@ class MonteCarloOffPolicy:
     """Ratios rho are cut here."""
     initial_value: float = ranged(0.0, "(-inf, inf)")
     """Of V(s) before its first visit."""
-    n_steps: int = ranged(128, "[1, inf)")
-    """Steps taken in each environment before learning from the episodes that they ended."""
-    max_episode: int = ranged(1000, "[1, inf)")
-    """Steps of the longest episode that is learned from; longer ones are left out and counted."""
     policy: PolicyTable = None
     """pi: probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
     Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
@@ -93,28 +83,30 @@ class MonteCarloOffPolicy:
                 takes.
         """
         sizes = sizes_of(spec)
-        behaviour, _ = follow(self.behaviour, sizes), follow(self.policy, sizes)
-        b, pi = _probabilities(self.behaviour, sizes), _probabilities(self.policy, sizes)
+        b, pi = probabilities(self.behaviour, sizes), probabilities(self.policy, sizes)
         for s, a in np.argwhere((pi > 0) & (b == 0))[:1].tolist():
             raise ValueError(
                 f"policy takes action {a} in state {s} and behaviour never does, so nothing can be learned about it; "
                 "give a behaviour with some probability for every action of policy."
             )
         return MonteCarloOffPolicyState(
-            behaviour,
+            follow(self.behaviour, sizes),
             jnp.asarray(pi / np.where(b > 0, b, 1), jnp.float32),
             jnp.full(sizes.n_states, self.initial_value, jnp.float32),
             jnp.zeros(sizes.n_states, jnp.float32),
             pending_init(self.max_episode, spec.num_envs),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+            clock_init(spec.total_timesteps),
         )
+
+    initial_memory = no_memory
 
     def actor(self, state: MonteCarloOffPolicyState) -> Follow:
         """The behaviour."""
         return state.behaviour
 
-    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(
         self, state: MonteCarloOffPolicyState, rollout: Rollout, key: Key
@@ -128,25 +120,21 @@ class MonteCarloOffPolicy:
             ratio = jnp.where(here, state.ratio[episode.state, episode.action], 1)
             rho = ratios_to_the_end(ratio, self.largest_ratio)
             counts = first_visits(episode.state, here, v.shape[0]) if self.visits == "first" else here
-            if self.importance == "ordinary":
-                v, total, missed = move_by_weight(
-                    v, total, episode.state, rho * earned, 1.0 * counts, 1.0, 1.0
-                )
-            else:
-                v, total, missed = move_by_weight(v, total, episode.state, earned, rho * counts, 1.0, 1.0)
+            ordinary = self.importance == "ordinary"
+            v, total, missed = move_by_weight(
+                v,
+                total,
+                episode.state,
+                target=rho * earned if ordinary else earned,
+                weight=1.0 * counts if ordinary else rho * counts,
+                learning_rate=1.0,
+                power=1.0,
+            )
             return v, total, error + missed
 
-        steps = steps_of(state.behaviour.sizes, rollout)
-        carry = state.v, state.total, jnp.zeros(())
+        steps, carry = steps_of(state.behaviour.sizes, rollout), (state.v, state.total, jnp.zeros(()))
         carry, pending, counts = each_episode(learn, carry, state.pending, steps, rollout.truncated)
         v, total, error = carry
-        learned = state._replace(
-            v=v, total=total, pending=pending, step=state.step + jnp.uint32(rollout.reward.size)
-        )
+        clock = advance_clock(state.clock, rollout.reward.size)
+        learned = state._replace(v=v, total=total, pending=pending, clock=clock)
         return learned, {"return_error": error / jnp.maximum(counts["episodes"], 1)} | counts
-
-
-def _probabilities(policy: GivenPolicy | None, sizes: Sizes) -> np.ndarray:
-    if policy is None:
-        return np.full((sizes.n_states, sizes.actions), 1 / sizes.actions)
-    return np.eye(sizes.actions)[policy.table] if policy.table.ndim == 1 else policy.table

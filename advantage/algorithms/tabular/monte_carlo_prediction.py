@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import jax.numpy as jnp
-
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
-from advantage.algorithms.tabular.table import (
-    act_by_table,
-    greedy_by_table,
-    noise_of_choices,
-    progress_of,
-    sizes_of,
-)
-from advantage.algorithms.tabular.whole_episodes import (
-    Pending,
-    Steps,
-    each_episode,
-    first_visits,
-    move,
-    pending_init,
-    steps_of,
-)
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, followed_policy, greedy_by_table
+from advantage.algorithms.tabular.given_policy import given
+from advantage.algorithms.tabular.options import EpisodicPredictionOptions
+from advantage.algorithms.tabular.state_values import EpisodicState, episodic_init, learn_episodes
 from advantage.estimators.returns import discounted_returns
-from advantage.types import Array, Key, Rollout, Spec
-
-
-class MonteCarloPredictionState(NamedTuple):
-    """Everything that it knows: the policy, tables `[S]`, unfinished episodes and the clock."""
-
-    policy: Follow
-    v: Array
-    visits: Array
-    pending: Pending
-    step: Array
-    total_timesteps: Array
+from advantage.types import Array, Key, Rollout, no_memory
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class MonteCarloPrediction:
+class MonteCarloPrediction(EpisodicPredictionOptions):
     """Monte-Carlo prediction: the value of a state is the mean of the returns that followed it.
 
     When an episode has ended:
@@ -62,67 +34,22 @@ class MonteCarloPrediction:
     """Step size; a number or a schedule of progress."""
     learning_rate_power: float | None = ranged(1.0, "[0, 1]")
     """Divides the step size by the visits of s to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
     visits: Literal["first", "every"] = "first"
     """Which visits of a state in an episode count."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every V(s); a running mean forgets it."""
-    n_steps: int = ranged(128, "[1, inf)")
-    """Steps taken in each environment before learning from the episodes that they ended."""
-    max_episode: int = ranged(1000, "[1, inf)")
-    """Steps of the longest episode that is learned from; longer ones are left out and counted."""
-    policy: PolicyTable = None
-    """Probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
-    Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
 
     def __post_init__(self):
         object.__setattr__(self, "policy", given(self.policy))
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> MonteCarloPredictionState:
-        """The first state. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
-        sizes = sizes_of(spec)
-        return MonteCarloPredictionState(
-            follow(self.policy, sizes),
-            jnp.full(sizes.n_states, self.initial_value, jnp.float32),
-            jnp.zeros(sizes.n_states, jnp.int32),
-            pending_init(self.max_episode, spec.num_envs),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
-        )
-
-    def actor(self, state: MonteCarloPredictionState) -> Follow:
-        """The policy."""
-        return state.policy
-
-    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
+    init = episodic_init
+    initial_memory = no_memory
+    actor = followed_policy
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(
-        self, state: MonteCarloPredictionState, rollout: Rollout, key: Key
-    ) -> tuple[MonteCarloPredictionState, dict[str, Array]]:
+        self, state: EpisodicState, rollout: Rollout, key: Key
+    ) -> tuple[EpisodicState, dict[str, Array]]:
         """Learn from the episodes that ended: `-> state, metrics`."""
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
-
-        def learn(carry, episode: Steps, here: Array):
-            v, visits, total = carry
-            discount = self.gamma * (1 - episode.terminated)
-            target = discounted_returns(episode.reward, discount, v[episode.next_state])
-            if self.visits == "first":
-                here = first_visits(episode.state, here, v.shape[0])
-            power = self.learning_rate_power
-            v, visits, error = move(v, visits, episode.state, target, here, learning_rate, power)
-            return v, visits, total + error
-
-        steps = steps_of(state.policy.sizes, rollout)
-        carry = state.v, state.visits, jnp.zeros(())
-        carry, pending, counts = each_episode(learn, carry, state.pending, steps, rollout.truncated)
-        v, visits, total = carry
-        learned = state._replace(
-            v=v, visits=visits, pending=pending, step=state.step + jnp.uint32(rollout.reward.size)
-        )
-        metrics = {
-            "return_error": total / jnp.maximum(counts["episodes"], 1),
-            "learning_rate": jnp.asarray(learning_rate, jnp.float32),
-        }
-        return learned, metrics | counts
+        return learn_episodes(self, state, rollout, discounted_returns, first_visit=self.visits == "first")

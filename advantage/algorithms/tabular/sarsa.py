@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.table import (
-    Sizes,
-    act_by_table,
-    counted,
-    decayed,
-    exploring_actor,
-    greedy_by_table,
-    noise_of_choices,
-    one_step,
-    progress_of,
-    sizes_of,
-)
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
+from advantage.algorithms.tabular.action_values import ActionValues, action_values, count_visits
+from advantage.algorithms.tabular.options import TDControlOptions
+from advantage.algorithms.tabular.step_sizes import step_size
+from advantage.algorithms.tabular.table import one_step
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class Waiting(NamedTuple):
@@ -42,19 +35,15 @@ class Waiting(NamedTuple):
 
 
 class SarsaState(NamedTuple):
-    """Everything that SARSA knows: tables `[S, A]`, the last n steps, and the clock."""
+    """Everything that SARSA knows: action values, the last n steps, and the clock."""
 
-    sizes: Sizes
-    q: Array
-    visits: Array
+    table: ActionValues
     waiting: Waiting
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class Sarsa:
+class Sarsa(TDControlOptions):
     """SARSA: learn the action values of the policy that is followed, while it improves.
 
     At each step t, in each environment, with n the steps until it bootstraps:
@@ -74,58 +63,36 @@ class Sarsa:
 
     n: int = ranged(1, "[1, inf)")
     """Steps until it bootstraps."""
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the visits of (s, a) to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
-    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an action at random; a number or a schedule of progress."""
-    epsilon_power: float | None = ranged(None, "[0, 1]")
-    """Divides epsilon by the visits of s to this power; None keeps it."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(s, a); above what can be earned, it makes for exploration."""
-
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
 
     def init(self, key: Key, spec: Spec) -> SarsaState:
         """The first state. Raises ValueError for spaces that are not finite."""
-        sizes = sizes_of(spec)
-        shape = sizes.n_states, sizes.actions
-        waiting = self.n, spec.num_envs
-        index, number = jnp.zeros(waiting, jnp.int32), jnp.zeros(waiting, jnp.float32)
-        return SarsaState(
-            sizes,
-            jnp.full(shape, self.initial_value, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
-            Waiting(index, index, number, number, jnp.zeros(waiting, bool)),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
-        )
+        shape = self.n, spec.num_envs
+        index, number = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+        waiting = Waiting(index, index, number, number, jnp.zeros(shape, bool))
+        return SarsaState(action_values(spec, self.initial_value), waiting, clock_init(spec.total_timesteps))
 
-    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
+    n_steps = 1
+    initial_memory = no_memory
+    actor = exploring_actor
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(self, state: SarsaState, rollout: Rollout, key: Key) -> tuple[SarsaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        s, a, r, next_s = one_step(state.sizes, rollout)
+        table, clock = state.table, state.clock
+        s, a, r, next_s = one_step(table.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
 
-        def learn(q, visits, step, following, now):
-            alpha = decayed(learning_rate, visits[step.s, step.a], self.learning_rate_power)
+        def learn(q, visits, step: Waiting, following, now):
+            alpha = step_size(self, clock, visits[step.s, step.a])
             delta = now * (step.earned + step.discount * following - q[step.s, step.a])
             return q.at[step.s, step.a].add(alpha * delta), (jnp.abs(delta), now)
 
         oldest = jax.tree.map(lambda x: x[0], state.waiting)
-        q, first = learn(state.q, state.visits, oldest, state.q[s, a], oldest.valid)
+        q, first = learn(table.q, table.visits, oldest, table.q[s, a], oldest.valid)
 
-        visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
+        visits = count_visits(self, table.visits, s, a)
         new = Waiting(s, a, jnp.zeros_like(r), jnp.ones_like(r), jnp.ones_like(done))
         waiting = jax.tree.map(lambda old, x: jnp.concatenate([old[1:], x[None]]), state.waiting, new)
         waiting = waiting._replace(
@@ -138,11 +105,10 @@ class Sarsa:
             lambda q, step: learn(q, visits, step, expected, step.valid & done), q, waiting
         )
         error, count = (one.sum() + several.sum() for one, several in zip(first, rest, strict=True))
-        alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power)
-        learned = state._replace(
-            q=q,
-            visits=visits,
-            waiting=waiting._replace(valid=waiting.valid & ~done),
-            step=state.step + jnp.uint32(rollout.reward.size),
+        learned = SarsaState(
+            table._replace(q=q, visits=visits),
+            waiting._replace(valid=waiting.valid & ~done),
+            advance_clock(clock, rollout.reward.size),
         )
+        alpha = step_size(self, clock, visits[s, a])
         return learned, {"td_error": error / jnp.maximum(count, 1), "learning_rate": jnp.mean(alpha)}

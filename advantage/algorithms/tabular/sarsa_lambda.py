@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.table import (
-    Sizes,
-    act_by_table,
-    counted,
-    decayed,
-    exploring_actor,
-    greedy_by_table,
-    noise_of_choices,
-    one_step,
-    progress_of,
-    sizes_of,
-)
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
+from advantage.algorithms.tabular.action_values import ActionValues, action_values, count_visits
+from advantage.algorithms.tabular.options import TDControlOptions
+from advantage.algorithms.tabular.step_sizes import step_size
+from advantage.algorithms.tabular.table import one_step
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class Waiting(NamedTuple):
@@ -42,20 +35,16 @@ class Waiting(NamedTuple):
 
 
 class SarsaLambdaState(NamedTuple):
-    """Everything that SARSA(lambda) knows: tables `[S, A]`, traces `[B, S, A]`, the last step, and the clock."""
+    """Everything that SARSA(lambda) knows: action values, traces `[B, S, A]`, the last step, and the clock."""
 
-    sizes: Sizes
-    q: Array
-    visits: Array
+    table: ActionValues
     trace: Array
     waiting: Waiting
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class SarsaLambda:
+class SarsaLambda(TDControlOptions):
     """SARSA(lambda): SARSA whose every error also corrects the pairs that led there, the less the longer ago.
 
     At each step t, in each environment, with the trace e the step sizes that are still due:
@@ -83,51 +72,34 @@ class SarsaLambda:
     """Reach of credit: 0 is the last step alone, 1 the whole episode."""
     trace: Literal["accumulating", "replacing", "dutch"] = "accumulating"
     """What a visit does to the trace of its pair; where pairs recur and alpha is large, accumulating ones diverge."""
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the visits of (s, a) to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
-    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an action at random; a number or a schedule of progress."""
-    epsilon_power: float | None = ranged(None, "[0, 1]")
-    """Divides epsilon by the visits of s to this power; None keeps it."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(s, a); above what can be earned, it makes for exploration."""
-
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
 
     def init(self, key: Key, spec: Spec) -> SarsaLambdaState:
         """The first state. Raises ValueError for spaces that are not finite."""
-        sizes = sizes_of(spec)
-        shape = sizes.n_states, sizes.actions
+        table = action_values(spec, self.initial_value)
         index, number = jnp.zeros(spec.num_envs, jnp.int32), jnp.zeros(spec.num_envs, jnp.float32)
         return SarsaLambdaState(
-            sizes,
-            jnp.full(shape, self.initial_value, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
-            jnp.zeros((spec.num_envs, *shape), jnp.float32),
+            table,
+            jnp.zeros((spec.num_envs, *table.q.shape), jnp.float32),
             Waiting(index, index, number, number, number, jnp.zeros(spec.num_envs, bool)),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+            clock_init(spec.total_timesteps),
         )
 
-    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
+    n_steps = 1
+    initial_memory = no_memory
+    actor = exploring_actor
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(
         self, state: SarsaLambdaState, rollout: Rollout, key: Key
     ) -> tuple[SarsaLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        s, a, r, next_s = one_step(state.sizes, rollout)
+        table = state.table
+        s, a, r, next_s = one_step(table.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
 
-        def learn(q, trace, last, discount, following, now):
+        def learn(q, trace, last: Waiting, discount, following, now):
             value = q[last.s, last.a]
             delta = now * (last.r + discount * following - value)
             if self.trace != "dutch":
@@ -136,12 +108,11 @@ class SarsaLambda:
             q = q + jnp.einsum("b,bsa->sa", delta + change, trace)
             return q.at[last.s, last.a].add(-last.alpha * change), delta
 
-        last, value = state.waiting, state.q[s, a]
-        q, first = learn(state.q, state.trace, last, self.gamma, value, last.valid)
+        last, value = state.waiting, table.q[s, a]
+        q, first = learn(table.q, state.trace, last, self.gamma, value, last.valid)
 
-        visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
-        alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power) * jnp.ones_like(r)
+        visits = count_visits(self, table.visits, s, a)
+        alpha = step_size(self, state.clock, visits[s, a]) * jnp.ones_like(r)
         trace = (self.gamma * self.lam * last.valid)[:, None, None] * state.trace
         kept = {"accumulating": 1.0, "replacing": 0.0, "dutch": 1 - alpha}[self.trace]
         env = jnp.arange(len(r))
@@ -152,12 +123,11 @@ class SarsaLambda:
         expected = self.actor(state)._replace(q=q).expected(next_s)
         q, final = learn(q, trace, waiting, discount, expected, done)
         count = jnp.maximum(last.valid.sum() + done.sum(), 1)
-        learned = state._replace(
-            q=q,
-            visits=visits,
-            trace=trace,
-            waiting=waiting,
-            step=state.step + jnp.uint32(rollout.reward.size),
+        learned = SarsaLambdaState(
+            table._replace(q=q, visits=visits),
+            trace,
+            waiting,
+            advance_clock(state.clock, rollout.reward.size),
         )
         return learned, {
             "td_error": (jnp.abs(first).sum() + jnp.abs(final).sum()) / count,

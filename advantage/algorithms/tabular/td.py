@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
-from advantage.algorithms.tabular.table import (
-    act_by_table,
-    decayed,
-    greedy_by_table,
-    noise_of_choices,
-    progress_of,
-    sizes_of,
-)
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.algorithms.clock import advance_clock, clock_init, progress
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, followed_policy, greedy_by_table
+from advantage.algorithms.tabular.given_policy import given
+from advantage.algorithms.tabular.options import PredictionOptions
+from advantage.algorithms.tabular.state_values import StateValues, state_values
+from advantage.algorithms.tabular.step_sizes import decayed
+from advantage.algorithms.tabular.table import one_step
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class Recent(NamedTuple):
@@ -37,19 +34,15 @@ class Recent(NamedTuple):
 
 
 class TDState(NamedTuple):
-    """Everything that TD knows: the policy, tables `[S]`, recent steps and the clock."""
+    """Everything that TD knows: the policy's values, recent steps and the clock."""
 
-    policy: Follow
-    v: Array
-    visits: Array
+    table: StateValues
     recent: Recent
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class TD:
+class TD(PredictionOptions):
     """n-step TD: learn the values of a policy that is given while following it. TD(0) with n = 1.
 
     At step t, in each environment, for the state of n steps before:
@@ -65,63 +58,41 @@ class TD:
     "Reinforcement learning", eq. 6.2, 7.1 and 7.2.
     """
 
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the updates of V(s) to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
     n: int = ranged(1, "[1, inf)")
     """Rewards in a target."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every V(s)."""
-    policy: PolicyTable = None
-    """Probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
-    Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
 
     def __post_init__(self):
         object.__setattr__(self, "policy", given(self.policy))
         check(self)
 
-    @property
-    def n_steps(self) -> int:
-        return 1
-
     def init(self, key: Key, spec: Spec) -> TDState:
         """The first state. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
-        sizes, waiting = sizes_of(spec), (self.n - 1, spec.num_envs)
-        return TDState(
-            follow(self.policy, sizes),
-            jnp.full(sizes.n_states, self.initial_value, jnp.float32),
-            jnp.zeros(sizes.n_states, jnp.int32),
-            Recent(
-                jnp.zeros(waiting, jnp.int32),
-                jnp.zeros(waiting, jnp.float32),
-                jnp.zeros(waiting[1:], jnp.int32),
-            ),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+        shape = self.n - 1, spec.num_envs
+        recent = Recent(
+            jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(spec.num_envs, jnp.int32)
         )
+        return TDState(state_values(self, spec), recent, clock_init(spec.total_timesteps))
 
-    def actor(self, state: TDState) -> Follow:
-        """The policy."""
-        return state.policy
-
-    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
+    n_steps = 1
+    initial_memory = no_memory
+    actor = followed_policy
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(self, state: TDState, rollout: Rollout, key: Key) -> tuple[TDState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        index, recent, n = state.policy.sizes.index, state.recent, self.n
-        reward, next_s = rollout.reward[0].astype(jnp.float32), index(rollout.next_obs)[0]
+        table, recent, n = state.table, state.recent, self.n
+        newest, _, reward, next_s = one_step(table.policy.sizes, rollout)
         terminated: Array = rollout.terminated[0]
         done: Array = terminated | rollout.truncated[0]
         age = np.arange(n - 1, -1, -1)[:, None]  # of each row in steps; the last one is new
         fade = self.gamma**age
-        s = jnp.concatenate([recent.state, index(rollout.obs)])
+        s = jnp.concatenate([recent.state, newest[None]])
         earned = jnp.concatenate([recent.earned, jnp.zeros_like(reward)[None]]) + fade * reward
         future = fade * self.gamma * (1 - terminated)
         due = (age <= recent.count) & (done | (age == n - 1))
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
+        learning_rate = schedule_value(self.learning_rate, progress(state.clock))
 
         def one(row, carry):
             v, visits, total = carry
@@ -130,17 +101,14 @@ class TD:
             alpha = decayed(learning_rate, visits[s[row]], self.learning_rate_power)
             return v.at[s[row]].add(alpha * error), visits, total + jnp.abs(error).sum()
 
-        carry = state.v, state.visits, jnp.zeros(())
+        carry = table.v, table.visits, jnp.zeros(())
         if n == 1:
             v, visits, total = one(0, carry)
         else:  # the first row alone, but for an episode's end
             v, visits, total = jax.lax.fori_loop(0, jnp.where(done.any(), n, 1), one, carry)
         left = Recent(s[1:], earned[1:], jnp.where(done, 0, jnp.minimum(recent.count + 1, n - 1)))
-        learned = state._replace(
-            v=v, visits=visits, recent=left, step=state.step + jnp.uint32(rollout.reward.size)
-        )
-        metrics = {
+        clock = advance_clock(state.clock, reward.size)
+        return TDState(table._replace(v=v, visits=visits), left, clock), {
             "td_error": total / jnp.maximum(due.sum(), 1),
             "learning_rate": jnp.asarray(learning_rate, jnp.float32),
         }
-        return learned, metrics

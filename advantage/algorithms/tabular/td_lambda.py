@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.given_policy import Follow, PolicyTable, follow, given
-from advantage.algorithms.tabular.table import (
-    act_by_table,
-    decayed,
-    greedy_by_table,
-    noise_of_choices,
-    progress_of,
-    sizes_of,
-)
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, followed_policy, greedy_by_table
+from advantage.algorithms.tabular.given_policy import given
+from advantage.algorithms.tabular.options import PredictionOptions
+from advantage.algorithms.tabular.state_values import StateValues, state_values
+from advantage.algorithms.tabular.step_sizes import step_size
+from advantage.algorithms.tabular.table import one_step
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class TDLambdaState(NamedTuple):
-    """Everything that TD(lambda) knows: the policy, tables `[S]`, what each environment has running, the clock.
+    """Everything that TD(lambda) knows: the policy's values, what each environment has running, the clock.
 
     Attributes:
-        v, visits: the tables.
         trace: `[B, S]`, how much of the next TD error each value takes, step sizes included.
         previous: `[B]`, of the running step's state, its value when it was the successor; for dutch traces only.
         change: `[B, S]`, what the running episode has taught; for offline updates only.
     """
 
-    policy: Follow
-    v: Array
-    visits: Array
+    table: StateValues
     trace: Array
     previous: Array | None
     change: Array | None
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class TDLambda:
+class TDLambda(PredictionOptions):
     """TD(lambda): every state lately visited learns from each TD error. TD(0) with lam = 0, TD(1) with lam = 1.
 
     At each step, in each environment, with `e = 0` when an episode begins:
@@ -69,23 +61,12 @@ class TDLambda:
     learning", algorithm 1.
     """
 
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the visits of s to this power; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
     lam: float = ranged(0.9, "[0, 1]")
     """Reach of credit lambda: 0 is the TD error, 1 the Monte-Carlo return."""
     trace: Literal["accumulating", "replacing", "dutch"] = "accumulating"
     """What a visit does to its state's trace."""
     online: bool = True
     """Change V at every step, or at the ends of episodes only; dutch traces are online."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every V(s)."""
-    policy: PolicyTable = None
-    """Probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
-    Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
 
     def __post_init__(self):
         object.__setattr__(self, "policy", given(self.policy))
@@ -96,43 +77,36 @@ class TDLambda:
                 "trace='accumulating' is."
             )
 
-    @property
-    def n_steps(self) -> int:
-        return 1
-
     def init(self, key: Key, spec: Spec) -> TDLambdaState:
         """The first state. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
-        sizes = sizes_of(spec)
-        traces = spec.num_envs, sizes.n_states
+        table = state_values(self, spec)
+        traces = jnp.zeros((spec.num_envs, *table.v.shape), jnp.float32)
         return TDLambdaState(
-            follow(self.policy, sizes),
-            jnp.full(sizes.n_states, self.initial_value, jnp.float32),
-            jnp.zeros(sizes.n_states, jnp.int32),
-            jnp.zeros(traces, jnp.float32),
+            table,
+            traces,
             jnp.zeros(spec.num_envs, jnp.float32) if self.trace == "dutch" else None,
-            None if self.online else jnp.zeros(traces, jnp.float32),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
+            None if self.online else traces,
+            clock_init(spec.total_timesteps),
         )
 
-    def actor(self, state: TDLambdaState) -> Follow:
-        """The policy."""
-        return state.policy
-
-    noise, act, greedy = noise_of_choices, act_by_table, greedy_by_table
+    n_steps = 1
+    initial_memory = no_memory
+    actor = followed_policy
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(
         self, state: TDLambdaState, rollout: Rollout, key: Key
     ) -> tuple[TDLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        index, v = state.policy.sizes.index, state.v
-        s, next_s = index(rollout.obs)[0], index(rollout.next_obs)[0]
+        table, v = state.table, state.table.v
+        s, _, r, next_s = one_step(table.policy.sizes, rollout)
         terminated: Array = rollout.terminated[0]
         done: Array = terminated | rollout.truncated[0]
-        delta = rollout.reward[0].astype(jnp.float32) + self.gamma * (1 - terminated) * v[next_s] - v[s]
-        visits = state.visits.at[s].add(1)
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
-        alpha = decayed(learning_rate, visits[s], self.learning_rate_power)
+        delta = r + self.gamma * (1 - terminated) * v[next_s] - v[s]
+        visits = table.visits.at[s].add(1)
+        alpha = step_size(self, state.clock, visits[s])
 
         faded = self.gamma * self.lam * state.trace
         here = jnp.arange(v.shape[0]) == s[:, None]
@@ -152,12 +126,11 @@ class TDLambda:
             change = change + step
             v = v + jnp.where(done[:, None], change, 0).sum(0)
             change = jnp.where(done[:, None], 0, change)
-        learned = state._replace(
-            v=v,
-            visits=visits,
-            trace=jnp.where(done[:, None], 0, trace),
-            previous=previous,
-            change=change,
-            step=state.step + jnp.uint32(rollout.reward.size),
+        learned = TDLambdaState(
+            table._replace(v=v, visits=visits),
+            jnp.where(done[:, None], 0, trace),
+            previous,
+            change,
+            advance_clock(state.clock, rollout.reward.size),
         )
         return learned, {"td_error": jnp.abs(delta).mean(), "learning_rate": jnp.mean(alpha)}

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.tabular.table import (
-    Sizes,
-    act_by_table,
-    counted,
-    decayed,
-    exploring_actor,
-    greedy_by_table,
-    noise_of_choices,
-    one_step,
-    progress_of,
-    sizes_of,
-)
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
+from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
+from advantage.algorithms.tabular.action_values import ActionValues, action_values, count_visits, greedy_value
+from advantage.algorithms.tabular.options import TDControlOptions
+from advantage.algorithms.tabular.step_sizes import step_size
+from advantage.algorithms.tabular.table import one_step
+from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class WatkinsQLambdaState(NamedTuple):
-    """Everything that Q(lambda) knows: tables `[S, A]`, traces `[B, S, A]` and the clock."""
+    """Everything that Q(lambda) knows: action values, traces `[B, S, A]` and the clock."""
 
-    sizes: Sizes
-    q: Array
-    visits: Array
+    table: ActionValues
     trace: Array
-    step: Array
-    total_timesteps: Array
+    clock: Clock
 
 
 @hyperparameters
-@dataclasses.dataclass(frozen=True)
-class WatkinsQLambda:
+class WatkinsQLambda(TDControlOptions):
     """Watkins's Q(lambda): Q-learning whose every error also corrects the pairs that led there by best actions.
 
     At each step, in each environment, with the trace e the step sizes that are still due:
@@ -61,63 +50,41 @@ class WatkinsQLambda:
     """Reach of credit: 0 is the last step alone, 1 all since the last action that was not best."""
     trace: Literal["accumulating", "replacing"] = "accumulating"
     """What a visit does to the trace of its pair; where pairs recur and alpha is large, accumulating ones diverge."""
-    learning_rate: float | Schedule = ranged(0.1, "[0, 1]")
-    """Step size alpha; a number or a schedule of progress."""
-    learning_rate_power: float | None = ranged(None, "[0, 1]")
-    """Divides alpha by the visits of (s, a) to this power: 1 makes a running mean; None keeps it."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
-    epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an action at random; a number or a schedule of progress."""
-    epsilon_power: float | None = ranged(None, "[0, 1]")
-    """Divides epsilon by the visits of s to this power; None keeps it."""
-    initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(s, a); above what can be earned, it makes for exploration."""
-
-    def __post_init__(self):
-        check(self)
-
-    @property
-    def n_steps(self) -> int:
-        return 1
 
     def init(self, key: Key, spec: Spec) -> WatkinsQLambdaState:
         """The first state. Raises ValueError for spaces that are not finite."""
-        sizes = sizes_of(spec)
-        shape = sizes.n_states, sizes.actions
-        return WatkinsQLambdaState(
-            sizes,
-            jnp.full(shape, self.initial_value, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
-            jnp.zeros((spec.num_envs, *shape), jnp.float32),
-            jnp.zeros((), jnp.uint32),
-            jnp.asarray(spec.total_timesteps, jnp.uint32),
-        )
+        table = action_values(spec, self.initial_value)
+        trace = jnp.zeros((spec.num_envs, *table.q.shape), jnp.float32)
+        return WatkinsQLambdaState(table, trace, clock_init(spec.total_timesteps))
 
-    actor, noise, act, greedy = exploring_actor, noise_of_choices, act_by_table, greedy_by_table
+    n_steps = 1
+    initial_memory = no_memory
+    actor = exploring_actor
+    noise = choice_noise
+    act = act_by_table
+    greedy = greedy_by_table
 
     def update(
         self, state: WatkinsQLambdaState, rollout: Rollout, key: Key
     ) -> tuple[WatkinsQLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        s, a, r, next_s = one_step(state.sizes, rollout)
-        visits = counted(state.visits, s, a, self.learning_rate_power, self.epsilon_power)
-        learning_rate = schedule_value(self.learning_rate, progress_of(state))
-        alpha = decayed(learning_rate, visits[s, a], self.learning_rate_power)
+        table, q = state.table, state.table.q
+        s, a, r, next_s = one_step(table.sizes, rollout)
+        visits = count_visits(self, table.visits, s, a)
+        alpha = step_size(self, state.clock, visits[s, a])
 
-        best = state.q[s, a] == state.q[s].max(-1)
+        best = q[s, a] == greedy_value(q, s)
         env = jnp.arange(len(r))
         trace = (self.gamma * self.lam * best)[:, None, None] * state.trace
         before = trace[env, s, a] if self.trace == "accumulating" else 0.0
         trace = trace.at[env, s, a].set(before + alpha)
 
         discount = self.gamma * (1 - rollout.terminated[0])
-        delta = r + discount * state.q[next_s].max(-1) - state.q[s, a]
+        delta = r + discount * greedy_value(q, next_s) - q[s, a]
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
-        learned = state._replace(
-            q=state.q + jnp.einsum("b,bsa->sa", delta, trace),
-            visits=visits,
-            trace=(1.0 - done)[:, None, None] * trace,
-            step=state.step + jnp.uint32(rollout.reward.size),
+        learned = WatkinsQLambdaState(
+            table._replace(q=q + jnp.einsum("b,bsa->sa", delta, trace), visits=visits),
+            (1.0 - done)[:, None, None] * trace,
+            advance_clock(state.clock, rollout.reward.size),
         )
         return learned, {"td_error": jnp.abs(delta).mean(), "learning_rate": jnp.mean(alpha)}

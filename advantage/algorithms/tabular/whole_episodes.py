@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.tabular.table import Sizes, decayed
+from advantage.algorithms.tabular.step_sizes import decayed
+from advantage.algorithms.tabular.table import Sizes
 from advantage.types import Array, Pytree, Rollout
 
 Tables = TypeVar("Tables")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.drivers.host.staging import Staged, Unsupported, stage
-from advantage.types import Algorithm, Key, Pytree
+from advantage.types import Algorithm, Key, Pytree, Search
 
 
 @jax.jit
@@ -23,6 +23,11 @@ def actor_of(algorithm: Algorithm, state: Pytree) -> Pytree:
 @partial(jax.jit, static_argnames="shape")
 def _noise(algorithm: Algorithm, actor: Pytree, key: Key, shape: tuple[int, ...]) -> Pytree:
     return algorithm.noise(actor, key, shape)
+
+
+@jax.jit
+def _initial_memory(algorithm: Algorithm, actor: Pytree) -> Pytree:
+    return algorithm.initial_memory(actor)
 
 
 def _act(constants: tuple[Algorithm, Pytree], obs: Pytree, memory: Pytree, noise: Pytree) -> Any:
@@ -73,7 +78,7 @@ def unpack(packed: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> list[n
 class HostActor:
     """An actor whose calls take and return NumPy arrays with a leading batch axis."""
 
-    def __init__(self, algorithm: Algorithm, actor: Pytree):
+    def __init__(self, algorithm: Algorithm | Search, actor: Pytree):
         self.algorithm, self.actor = algorithm, actor
         self.constants = jax.device_get((algorithm, self.actor))
         self.bound: dict[Any, Callable] = {}
@@ -81,6 +86,11 @@ class HostActor:
     def noise(self, key: Key, shape: tuple[int, ...]) -> Pytree:
         """What `act` will consume, `[*shape, ...]`, drawn in one call."""
         return jax.device_get(_noise(self.algorithm, self.actor, key, shape))
+
+    def initial_memory(self, num_envs: int = 1) -> Pytree:
+        """What a policy remembers when episodes begin, `[B, ...]`."""
+        memory = jax.device_get(_initial_memory(self.algorithm, self.actor))
+        return jax.tree.map(lambda leaf: np.repeat(leaf[None], num_envs, axis=0), memory)
 
     def act(self, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
         return self.program(obs, memory, noise)(obs, memory, noise)

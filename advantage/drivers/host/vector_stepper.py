@@ -92,16 +92,23 @@ class VectorStepper:
         write(buffers.obs, t + 1, obs)
 
     def collect(
-        self, actor: HostActor, noise: Pytree, n_steps: int, translate: Callable[[Pytree], Pytree]
-    ) -> Pytree:
-        """Fill the buffers column by column where resets take a step: `-> actions, extras`, `[T, B, ...]`."""
+        self,
+        actor: HostActor,
+        noise: Pytree,
+        n_steps: int,
+        *,
+        translate: Callable[[Pytree], Pytree],
+        memory: Pytree,
+        forget: Callable[[Array, Pytree], Pytree],
+    ) -> tuple[Pytree, Pytree, Pytree]:
+        """Fill the buffers column by column where resets take a step: `-> actions, extras` `[T, B, ...]`, memory."""
         num_envs, buffers = self.envs.num_envs, self.buffers
         filled, columns = np.zeros(num_envs, np.int64), np.arange(num_envs)
         current = read(buffers.obs, 0)
         chosen, self.surplus = None, []
         while filled.min() < n_steps:
             row = np.minimum(filled, n_steps - 1)
-            action, _, extra = actor.act(current, (), read(noise, (row, columns)))
+            action, memory, extra = actor.act(current, memory, read(noise, (row, columns)))
             if chosen is None:
                 chosen = jax.tree.map(lambda x: np.zeros((n_steps, *x.shape), x.dtype), (action, extra))
             given = translate(action)
@@ -119,11 +126,13 @@ class VectorStepper:
             buffers.reward[at], buffers.terminated[at] = reward[live], terminated[live]
             buffers.truncated[at] = truncated[live]
             filled[live] += 1
+            memory = forget(done | self.resetting, memory)
             self.resetting = done & ~self.resetting
             self.episodes += self.resetting
             current = jax.tree.map(np.copy, obs)
         write(buffers.obs, n_steps, current)
-        return chosen
+        assert chosen is not None
+        return *chosen, memory
 
     def close(self) -> None:
         """The environment is the caller's: it stays open."""

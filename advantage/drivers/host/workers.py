@@ -71,7 +71,7 @@ def interpreter(module: str, *arguments: object) -> tuple[list[str], dict[str, s
     It finds what this process finds, in the same order: left to itself, Python looks into the current folder first.
     """
     path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-    home = str(Path(__file__).resolve().parents[2])
+    home = str(Path(__file__).resolve().parents[3])
     command = [sys.executable, "-P", "-c", BEGIN, home, module, *map(str, arguments)]
     return command, {**os.environ, "PYTHONPATH": path}
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from advantage.drivers.search.games import Chance, Games
 from advantage.environments.spaces import environment_action, read
 from advantage.policies.deterministic import Scoring, first_of_highest
 from advantage.types import ActionUnits, Array, Key, Pytree, Search, World
@@ -18,21 +19,6 @@ from advantage.types import ActionUnits, Array, Key, Pytree, Search, World
 TICKS = 2**12  # steps of every game that one call takes before the host has a look
 FEWER = 4  # games go on in a smaller program once only one in so many is left
 GAMES = "games"
-
-
-class Games(NamedTuple):
-    """Episodes that were played, `[G]`, and sums over what was seen in each, `[G, c]`.
-
-    Attributes:
-        returns: undiscounted; not finite where an environment broke.
-        lengths: in steps.
-        sums, squares: of what the algorithm's `seen` takes of observations.
-    """
-
-    returns: np.ndarray
-    lengths: np.ndarray
-    sums: np.ndarray
-    squares: np.ndarray
 
 
 class Lanes(NamedTuple):
@@ -141,20 +127,20 @@ class DeviceGames:
         self.devices = len(devices)
         self.where = f"on {here.platform}" + (f" ({len(devices)} devices)" if self.mesh else "")
 
-    def start(self) -> None:
+    def start(self, games: int) -> None:
         """Nothing to begin: each generation begins its own games."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing was opened."""
 
     def play(
-        self, actor: Pytree, vectors: Array, chances: Key, left: int, stopped: Callable[[], bool]
+        self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
     ) -> Games | None:
-        """One episode of each vector `[G, d]` with the randomness of each key `[G]`.
+        """One episode of each vector `[G, d]`.
 
         None if they take more than `left` steps together, or `stopped()` becomes true.
         """
-        number = len(vectors)
+        number, chances = len(vectors), jax.vmap(partial(jax.random.fold_in, chance.key))(chance.numbers)
         size = -(-number // self.devices) * self.devices
         rows = np.arange(size) % number
         game = np.where(np.arange(size) < number, rows, -1).astype(np.int32)

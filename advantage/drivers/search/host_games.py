@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from advantage.drivers.host.host_actor import HostActor
-from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, failure
+from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episode_seed, failure
 from advantage.drivers.host.workers import (
     ERROR,
     START_SECONDS,
@@ -22,11 +22,11 @@ from advantage.drivers.host.workers import (
     describe,
     live,
 )
-from advantage.drivers.search.device_games import Games
+from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.spaces import read, translator
 from advantage.machine import available_cores
-from advantage.types import Pytree, Search, Spec
+from advantage.types import Array, Pytree, Search, Spec
 
 HEARTBEAT = 0.5  # seconds after which a worker in the middle of a game says that it goes on
 ALIVE = b"alive"
@@ -107,7 +107,6 @@ class HostGames:
         algorithm: the search.
         make: makes one environment.
         spec: of the run.
-        games: of a generation, about.
         workers: processes that play; 0 plays in this one; "auto" takes one for every core if there are several games.
         timeout: seconds without a sign of life after which a worker counts as hung.
 
@@ -119,13 +118,11 @@ class HostGames:
         algorithm: Search,
         make: MakeEnvironment,
         spec: Spec,
-        games: int,
         workers: int | Literal["auto"] = 0,
         timeout: float = 60.0,
     ):
-        if workers == "auto":
-            workers = available_cores() if min(games, available_cores()) > 1 else 0
-        self.workers, self.timeout = min(workers, games), timeout
+        self.asked: int | Literal["auto"] = workers
+        self.workers, self.timeout = 0, timeout
         self.algorithm, self.make, self.spec = jax.device_get(algorithm), make, spec
         self.player: Player | None = None
         self.crew: Crew | None = None
@@ -139,8 +136,16 @@ class HostGames:
             else "in this process"
         )
 
-    def start(self) -> None:
-        """Make the environments."""
+    def start(self, games: int) -> None:
+        """Make the environments, for generations of about so many games."""
+        cores = available_cores()
+        if self.asked != "auto":
+            self.workers = min(self.asked, games)
+        else:
+            self.workers = min(cores, games) if min(games, cores) > 1 else 0
+        self._make()
+
+    def _make(self) -> None:
         if not self.workers:
             self.player = Player(self.make, self.algorithm, self.spec)
             return
@@ -161,14 +166,15 @@ class HostGames:
             self.player.close()
 
     def play(
-        self, actor: Pytree, vectors: Any, seeds: list[int], left: int, stopped: Callable[[], bool]
+        self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
     ) -> Games | None:
-        """One episode of each vector `[G, d]`, reset with each seed `[G]`.
+        """One episode of each vector `[G, d]`.
 
         None if they take more than `left` steps together, or `stopped()` becomes true.
         """
         actor, vectors = jax.device_get((actor, vectors))
         play = self._play_here if self.crew is None else self._hand_out
+        seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
         games: list[Any] = [None] * len(vectors)
         for number, game in play(actor, vectors, seeds, left, stopped):
             games[number] = game
@@ -213,7 +219,7 @@ class HostGames:
             crew.processes[number].kill()
         if playing:
             crew.close()
-            self.start()
+            self._make()
 
 
 class Pulse:

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import schedule_value
-from advantage.algorithms.policy_gradient.shared.learner import LearnerState, progress_of
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped, optimiser_of
+from advantage.algorithms.policy_gradient.shared.options import ActorCriticOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.objectives.surrogates import score_function_loss, squared_error
 from advantage.policies.actor_critic import ActorCritic
+from advantage.policies.recurrent import Sequences
 from advantage.types import Array, Pytree
 
 
@@ -25,7 +28,32 @@ class Ascended(NamedTuple):
     metrics: dict[str, Array]
 
 
-def actor_optimiser(actor: Pytree, max_grad_norm: Any = None) -> optax.OptState:
+class Weighted(NamedTuple):
+    """Samples that an actor's step is made of.
+
+    Attributes:
+        x: the networks' input, `[N, ...]`, or `Sequences` of N steps.
+        action: `[N, ...]`.
+        weight: Psi, `[N]`; or `[N, P]`, one for each parameter, which takes a gradient for each step.
+        used: bool `[N]`; the others count for nothing.
+    """
+
+    x: Pytree
+    action: Pytree
+    weight: Array
+    used: Array
+
+
+class Judged(NamedTuple):
+    """Samples that a step of actor and critic is made of: the networks' input, actions, A and G, `[N, ...]`."""
+
+    x: Pytree
+    action: Pytree
+    advantage: Array
+    target: Array
+
+
+def actor_optimiser(actor: Pytree, max_grad_norm: Array | float | None = None) -> optax.OptState:
     """Adam's first state for the actor's parameters."""
     return clipped(optax.scale_by_adam(), max_grad_norm).init(ravel_pytree(actor)[0])
 
@@ -34,10 +62,8 @@ def ascend(
     policy: ActorCritic,
     actor: Pytree,
     optimiser: optax.OptState,
-    x: Pytree,
-    action: Pytree,
-    weight: Array,
-    used: Array,
+    batch: Weighted,
+    *,
     learning_rate: Array | float,
     ent_coef: Array | float = 0.0,
     max_grad_norm: Array | float | None = None,
@@ -47,14 +73,12 @@ def ascend(
     Args:
         policy, actor: the network and its parameters, which stay as they are where no step is used.
         optimiser: of `actor_optimiser`.
-        x, action: `[N, ...]`.
-        weight: Psi, `[N]`; or `[N, P]`, one for each parameter, which takes a gradient for each step.
-        used: bool `[N]`.
+        batch: the samples.
         learning_rate: Adam's step size.
         ent_coef: weight of the entropy.
         max_grad_norm: largest norm of the gradient; None does not clip.
     """
-    start, unflatten = ravel_pytree(actor)
+    (x, action, weight, used), (start, unflatten) = batch, ravel_pytree(actor)
     count = jnp.maximum(used.sum(), 1)
 
     def loss(actor):
@@ -79,8 +103,10 @@ def ascend(
 
 
 def scores(policy: ActorCritic, actor: Pytree, x: Pytree, action: Pytree) -> Array:
-    """`∇log pi(a | s)` of every step by itself, `[N, P]`."""
+    """`∇log pi(a | s)` of every step by itself, `[N, P]`; of a recurrent policy through the steps before it."""
     start, unflatten = ravel_pytree(actor)
+    if isinstance(x, Sequences):
+        return jax.jacrev(lambda actor: policy.distribution(unflatten(actor), x).log_prob(action))(start)
 
     def log_prob(actor, x, action):
         one = jax.tree.map(lambda leaf: leaf[None], (x, action))
@@ -92,58 +118,36 @@ def scores(policy: ActorCritic, actor: Pytree, x: Pytree, action: Pytree) -> Arr
 def actor_critic_loss(
     policy: ActorCritic,
     params: Pytree,
-    x: Pytree,
-    action: Pytree,
-    advantage: Array,
-    target: Array,
+    batch: Judged,
+    *,
     vf_coef: Array | float,
     ent_coef: Array | float,
 ) -> tuple[Array, dict[str, Array]]:
     """`-mean A log pi(a|s) + vf_coef mean (V - G)^2 / 2 - ent_coef mean H(pi)`: `-> loss, metrics`.
 
-    Args:
-        policy, params: the networks, actor and critic.
-        x, action: `[N, ...]`.
-        advantage, target: A and G, `[N]`.
-        vf_coef, ent_coef: weights.
-
     Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", section 4.
     """
-    distribution = policy.distribution(params["actor"], x)
-    policy_loss = score_function_loss(distribution.log_prob(action), advantage).mean()
-    value_loss = squared_error(policy.value(params, x), target).mean()
+    distribution = policy.distribution(params["actor"], batch.x)
+    policy_loss = score_function_loss(distribution.log_prob(batch.action), batch.advantage).mean()
+    value_loss = squared_error(policy.value(params, batch.x), batch.target).mean()
     entropy = distribution.entropy().mean()
     loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
     metrics = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
     return loss, metrics | {"loss": loss}
 
 
-def actor_critic_step(
-    algorithm: Any,
-    state: LearnerState,
-    x: Pytree,
-    action: Pytree,
-    advantage: Array,
-    target: Array,
-) -> Ascended:
-    """One step of a method's optimiser down `actor_critic_loss`, for all of `state.params`.
-
-    Args:
-        algorithm: with `learning_rate`, `vf_coef`, `ent_coef` and the fields that `optimiser_of` takes.
-        state: of the method.
-        x, action, advantage, target: as for `actor_critic_loss`.
-    """
+def actor_critic_step(options: ActorCriticOptions, state: PolicyState, batch: Judged) -> Ascended:
+    """One step of a method's optimiser down `actor_critic_loss`, for all of `state.params`."""
     start, unflatten = ravel_pytree(state.params)
 
-    def loss(params):
-        batch = x, action, advantage, target
+    def loss(params: Array) -> tuple[Array, dict[str, Array]]:
         return actor_critic_loss(
-            state.policy, unflatten(params), *batch, algorithm.vf_coef, algorithm.ent_coef
+            state.policy, unflatten(params), batch, vf_coef=options.vf_coef, ent_coef=options.ent_coef
         )
 
     gradient, metrics = jax.grad(loss, has_aux=True)(start)
     metrics["gradient_norm"] = jnp.linalg.norm(gradient)
     updates: Any
-    updates, optimiser = optimiser_of(algorithm).update(gradient, state.optimiser)
-    learning_rate = schedule_value(algorithm.learning_rate, progress_of(state))
+    updates, optimiser = optimiser_of(options).update(gradient, state.optimiser)
+    learning_rate = schedule_value(options.learning_rate, progress(state.clock))
     return Ascended(unflatten(start - learning_rate * updates), optimiser, metrics)

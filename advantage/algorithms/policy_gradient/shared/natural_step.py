@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,48 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from advantage.algorithms.hyperparameters import Schedule, ranged
-from advantage.algorithms.policy_gradient.shared.learner import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NaturalOptions, TrustRegionOptions
 from advantage.objectives.natural_steps import backtracking, conjugate_gradient, fisher_vector_product
 from advantage.objectives.surrogates import importance_surrogate
 from advantage.policies.actor_critic import ActorCritic
 from advantage.types import Array, Pytree
-
-
-@dataclasses.dataclass(frozen=True)
-class NaturalOptions(PolicyOptions):
-    """Fields of a method whose actor takes a natural step and whose V is fitted after it; nothing but fields."""
-
-    n_steps: int = ranged(2048, "[1, inf)")
-    """Steps taken in each environment for one update."""
-    target_kl: float | Schedule = ranged(0.01, "(0, inf)")
-    """Largest mean KL divergence of an update, in nats; a number or a schedule of progress."""
-    gae_lambda: float = ranged(0.95, "[0, 1]")
-    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
-    normalize_advantage: bool = True
-    """Scale each rollout's advantages to zero mean and unit variance."""
-    ent_coef: float = ranged(0.0, "[0, inf)")
-    """Weight of the entropy bonus, per nat."""
-    cg_iterations: int = ranged(10, "[1, inf)")
-    """Of conjugate gradients, at most."""
-    cg_damping: float = ranged(0.1, "[0, inf)")
-    """Added to the Fisher matrix's diagonal."""
-    critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
-    """Adam's step size for V; a number or a schedule of progress."""
-    critic_epochs: int = ranged(10, "[1, inf)")
-    """Passes of V over each rollout."""
-    critic_batch_size: int | None = ranged(128, "[1, inf)")
-    """Samples in a minibatch of V; None takes the whole rollout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrustRegionOptions(NaturalOptions):
-    """Fields of a method that looks along its natural step for the longest within the region; nothing but fields."""
-
-    line_search_attempts: int = ranged(10, "[1, inf)")
-    """How many step lengths are tried."""
-    line_search_shrink: float = ranged(0.8, "(0, 1)")
-    """Each is this share of the one before."""
 
 
 class NaturalDirection(NamedTuple):
@@ -76,6 +38,15 @@ class NaturalDirection(NamedTuple):
     iterations: Array
 
 
+class OldSamples(NamedTuple):
+    """What old parameters acted: the networks' input, actions, `log pi_old(a | s)` and A, `[N, ...]`."""
+
+    x: Pytree
+    action: Pytree
+    log_prob: Array
+    advantage: Array
+
+
 class Surrogate(NamedTuple):
     """What a step of the actor changes, on one batch: `mean rho A + ent_coef H`, the mean KL, and the entropy."""
 
@@ -85,38 +56,26 @@ class Surrogate(NamedTuple):
 
 
 def surrogate_of(
-    policy: ActorCritic,
-    old: Pytree,
-    new: Pytree,
-    x: Pytree,
-    action: Pytree,
-    log_prob: Array,
-    advantage: Array,
-    ent_coef: Array | float,
+    policy: ActorCritic, old: Pytree, new: Pytree, batch: OldSamples, ent_coef: Array | float
 ) -> Surrogate:
-    """The surrogate at new parameters of the actor, from a batch that the old ones acted, `[N, ...]`."""
-    before, now = policy.distribution(old, x), policy.distribution(new, x)
-    gain = -importance_surrogate(now.log_prob(action) - log_prob, advantage).mean()
+    """The surrogate at new parameters of the actor, from a batch that the old ones acted."""
+    before, now = policy.distribution(old, batch.x), policy.distribution(new, batch.x)
+    log_ratio = now.log_prob(batch.action) - batch.log_prob
+    gain = -importance_surrogate(log_ratio, batch.advantage).mean()
     entropy = now.entropy().mean()
     return Surrogate(gain + ent_coef * entropy, before.kl(now).mean(), entropy)
 
 
 def natural_direction(
-    policy: ActorCritic,
-    actor: Pytree,
-    gain: Callable[[Pytree], Array],
-    x: Pytree,
-    iterations: int,
-    damping: Array | float,
+    options: NaturalOptions, policy: ActorCritic, actor: Pytree, gain: Callable[[Pytree], Array], x: Pytree
 ) -> NaturalDirection:
     """`F^{-1} g` by conjugate gradients, F the mean Fisher matrix over the states `x`.
 
     Args:
+        options: `cg_iterations` and `cg_damping`, which is added to F's diagonal.
         policy, actor: the network and its parameters.
         gain: `actor -> number`, what is to rise.
-        x: the networks' input, `[N, ...]`.
-        iterations: of conjugate gradients, at most.
-        damping: added to F's diagonal.
+        x: the networks' input, `[N, ...]`, or `Sequences` of N steps.
 
     Source: Kakade 2001, "A natural policy gradient", eq. 3; Schulman et al. 2015, "Trust region policy optimization",
     appendix C.
@@ -124,16 +83,21 @@ def natural_direction(
     start, unflatten = ravel_pytree(actor)
     gradient = ravel_pytree(jax.grad(gain)(actor))[0]
 
-    def distribution_of(flat: Array) -> Any:
-        return policy.distribution(unflatten(flat), x)
+    def distribution_of(vector: Array) -> Any:
+        return policy.distribution(unflatten(vector), x)
 
     def product(vector: Array) -> Array:
-        return fisher_vector_product(distribution_of, start, vector) + damping * vector
+        return fisher_vector_product(distribution_of, start, vector) + options.cg_damping * vector
 
-    solved = conjugate_gradient(product, gradient, iterations)
-    curvature = solved.x @ solved.image
+    solved = conjugate_gradient(product, gradient, options.cg_iterations)
     return NaturalDirection(
-        start, unflatten, gradient, solved.x, curvature, solved.residual, solved.iterations
+        start=start,
+        unflatten=unflatten,
+        gradient=gradient,
+        direction=solved.x,
+        curvature=solved.x @ solved.image,
+        residual=solved.residual,
+        iterations=solved.iterations,
     )
 
 
@@ -143,7 +107,7 @@ def step_to(kl: Array | float, curvature: Array) -> Array:
 
 
 def trust_region_step(
-    algorithm: Any,
+    options: TrustRegionOptions,
     policy: ActorCritic,
     old: Pytree,
     surrogate: Callable[[Pytree], Surrogate],
@@ -153,16 +117,15 @@ def trust_region_step(
     """The largest natural step within `KL <= limit` that raises the surrogate: `-> actor, metrics`; else `old` itself.
 
     Args:
-        algorithm: with `cg_iterations`, `cg_damping`, `line_search_attempts` and `line_search_shrink`.
+        options: of conjugate gradients and of the line search.
         policy, old: the network and the actor's parameters.
         surrogate: of the actor's parameters, on the batch that `old` acted.
-        x: the batch's states, `[N, ...]`.
+        x: the batch's states, `[N, ...]`, or `Sequences` of N steps.
         limit: largest mean KL divergence, in nats.
 
     Source: Schulman et al. 2015, "Trust region policy optimization", eq. 14 and appendix C.
     """
-    options = algorithm.cg_iterations, algorithm.cg_damping
-    direction = natural_direction(policy, old, lambda actor: surrogate(actor).gain, x, *options)
+    direction = natural_direction(options, policy, old, lambda actor: surrogate(actor).gain, x)
     before = surrogate(old)
 
     def acceptable(point: Array) -> Array:
@@ -170,8 +133,9 @@ def trust_region_step(
         return (now.kl <= limit) & (now.gain > before.gain)
 
     step = step_to(limit, direction.curvature) * direction.direction
-    search = algorithm.line_search_shrink, algorithm.line_search_attempts
-    found = backtracking(acceptable, direction.start, step, *search)
+    found = backtracking(
+        acceptable, direction.start, step, options.line_search_shrink, options.line_search_attempts
+    )
     actor = direction.unflatten(found.point)
     return actor, step_metrics(direction, before, surrogate(actor)) | {
         "line_search_accepted": found.accepted,

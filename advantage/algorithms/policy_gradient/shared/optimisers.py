@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
-
 import optax
 
-from advantage.algorithms.hyperparameters import ranged
+from advantage.algorithms.policy_gradient.shared.options import OptimiserOptions
 from advantage.types import Array
-
-Optimiser = Literal["rmsprop", "adam"]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimiserOptions:
-    """Fields of a method that takes one step for each rollout; nothing but fields."""
-
-    optimiser: Optimiser = "rmsprop"
-    """RMSProp as in the paper, or Adam."""
-    rms_decay: float = ranged(0.99, "[0, 1)")
-    """How much RMSProp keeps of its mean square in each step."""
-    optimiser_epsilon: float = ranged(1e-5, "(0, inf)")
-    """Added in the optimiser's denominator."""
-    max_grad_norm: float | None = ranged(0.5, "(0, inf)")
-    """Largest global norm of a gradient; None does not clip."""
 
 
 def optimiser_of(options: OptimiserOptions) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,13 +10,31 @@ import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
-from advantage.algorithms.policy_gradient.shared.learner import LearnerState, encode, policy_actor
-from advantage.algorithms.policy_gradient.shared.value_fit import Fitted, critic_optimiser, fit
+from advantage.algorithms.policy_gradient.shared.acting import (
+    act_by_policy,
+    encode,
+    policy_actor,
+    policy_noise,
+    statistics_of,
+)
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended
+from advantage.algorithms.policy_gradient.shared.value_fit import Critic, Fitted, critic_optimiser, fit
 from advantage.environments.spaces import map_leaves
 from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
+from advantage.policies.actor_critic import ActorCritic
 from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
 from advantage.types import Array, Key, Pytree, Spec
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ReplayedState(PolicyState):
+    """A state with a replay ring, and with the target `Q'`, whose parameters follow those of Q slowly."""
+
+    target: Pytree
+    replay: Replay
 
 
 class Learned(NamedTuple):
@@ -26,14 +45,7 @@ class Learned(NamedTuple):
     target: Pytree
 
 
-class Memory(NamedTuple):
-    """A state's `extra`: the parameters of the target `Q'`, which follow those of Q slowly, and the ring."""
-
-    target: Pytree
-    replay: Replay
-
-
-class Batch(NamedTuple):
+class ReplayBatch(NamedTuple):
     """Transitions from the ring as the networks see them now, `[N, ...]`; `discount = gamma (1 - terminated)`."""
 
     x: Pytree
@@ -43,32 +55,36 @@ class Batch(NamedTuple):
     next_x: Pytree
 
 
-def replayed_critic_init(algorithm: Any, key: Key, state: LearnerState, spec: Spec) -> LearnerState:
+def replayed_state(
+    options: PolicyOptions, key: Key, state: PolicyState, spec: Spec, buffer_size: int
+) -> ReplayedState:
     """The state with a critic of actions, `params["action_value"]`, its optimiser, target and an empty ring.
 
     Raises:
-        ValueError: a ring of `algorithm.buffer_size` transitions does not fit into memory.
+        ValueError: a recurrent policy, or a ring of `buffer_size` transitions that does not fit into memory.
     """
     encoder = state.policy.encoder
     critic = action_value(state.policy).init(key, encoder.encode(encoder.example()))
-    replay = replay_init(_example(algorithm, state, spec), algorithm.buffer_size)
-    return state._replace(
+    return extended(
+        state,
+        ReplayedState,
         params=state.params | {"action_value": critic},
         optimiser={**(state.optimiser or {}), "action_value": critic_optimiser(critic)},
-        extra=Memory(critic, replay),
+        target=critic,
+        replay=replay_init(_example(options, state, spec), buffer_size),
     )
 
 
-def _example(algorithm: Any, state: LearnerState, spec: Spec) -> Transition:
+def _example(options: PolicyOptions, state: PolicyState, spec: Spec) -> Transition:
     """The shapes and dtypes of one transition."""
 
     def leaf(space: spaces.Space) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(space.shape or (), jax.dtypes.canonicalize_dtype(space.dtype))
 
     def act(key: Key, obs: Pytree) -> Pytree:
-        actor = algorithm.actor(state)
-        noise = algorithm.noise(actor, key, (1,))
-        return jax.tree.map(lambda x: x[0], algorithm.act(actor, obs, (), noise)[0])
+        actor = policy_actor(options, state)
+        noise = policy_noise(options, actor, key, (1,))
+        return jax.tree.map(lambda x: x[0], act_by_policy(options, actor, obs, (), noise)[0])
 
     obs = map_leaves(leaf, spec.observation_space)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), obs)
@@ -77,24 +93,24 @@ def _example(algorithm: Any, state: LearnerState, spec: Spec) -> Transition:
     return Transition(obs, action, number, obs, flag)
 
 
-def replayed_batch(algorithm: Any, state: LearnerState, replay: Replay, key: Key, size: int) -> Batch:
+def replayed_batch(
+    options: PolicyOptions, state: PolicyState, replay: Replay, key: Key, size: int
+) -> ReplayBatch:
     """Draw transitions and see them through the state's statistics, whatever they were when they happened."""
-    rows, normalise = replay_sample(replay, key, size), policy_actor(algorithm, state).normaliser
+    rows, normalise = replay_sample(replay, key, size), statistics_of(options, state)
     reward = rows.reward
-    if algorithm.normalize_reward:
-        reward = scale_reward(state.rewards, reward, algorithm.clip_reward)
-    discount = algorithm.gamma * (1 - rows.terminated)
+    if options.normalize_reward:
+        reward = scale_reward(state.rewards, reward, options.clip_reward)
+    discount = options.gamma * (1 - rows.terminated)
     x, next_x = (encode(state.policy, normalise, obs) for obs in (rows.obs, rows.next_obs))
-    return Batch(x, rows.action, reward, discount, next_x)
+    return ReplayBatch(x, rows.action, reward, discount, next_x)
 
 
 def fit_action_value(
-    state: LearnerState,
+    policy: ActorCritic,
     actor: Pytree,
-    critic: Pytree,
-    optimiser: Any,
-    target: Pytree,
-    batch: Batch,
+    learned: Learned,
+    batch: ReplayBatch,
     key: Key,
     learning_rate: Array | float,
 ) -> Fitted:
@@ -103,8 +119,8 @@ def fit_action_value(
     Of Discrete actions the expectation over a' is exact; else it is one draw.
 
     Args:
-        state: for the shapes of the networks.
-        actor, critic, optimiser, target: the parameters of pi, Q, Q's Adam, and of Q'.
+        policy, actor: the networks, and the parameters of pi.
+        learned: the parameters of Q, of its Adam, and of Q'.
         batch: of `replayed_batch`.
         key: draws a'.
         learning_rate: Adam's step size.
@@ -112,16 +128,18 @@ def fit_action_value(
     Source: Degris, White & Sutton 2012, "Off-policy actor-critic", with a critic of actions; Gu et al. 2017, "Q-Prop",
     section 2.2.
     """
-    q, policy = action_value(state.policy), state.policy
+    q = action_value(policy)
     key_action, key_fit = jax.random.split(key)
     noise = policy.head.noise(key_action, (1, len(batch.reward)))
-    following = q.expected(target, batch.next_x, policy.distribution(actor, batch.next_x), noise)
+    following = q.expected(learned.target, batch.next_x, policy.distribution(actor, batch.next_x), noise)
     y = batch.reward + batch.discount * following
 
     def predict(critic: Pytree, inputs: tuple[Pytree, Pytree]) -> Array:
         return q.value(critic, *inputs)
 
-    return fit(predict, critic, optimiser, (batch.x, batch.action), y, key_fit, learning_rate, 1)
+    critic = Critic(learned.params, learned.optimiser)
+    inputs = batch.x, batch.action
+    return fit(predict, critic, inputs, y, key_fit, learning_rate=learning_rate, epochs=1)
 
 
 def polyak(target: Pytree, params: Pytree, tau: Array | float) -> Pytree:

@@ -9,13 +9,22 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import schedule_value
-from advantage.algorithms.permutation import random_permutation
 from advantage.algorithms.policy_gradient.shared.ascent import actor_optimiser
-from advantage.algorithms.policy_gradient.shared.learner import LearnerState, progress_of
+from advantage.algorithms.policy_gradient.shared.minibatches import minibatches
+from advantage.algorithms.policy_gradient.shared.options import CriticOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.estimators.returns import explained_variance
 from advantage.objectives.surrogates import squared_error
 from advantage.types import Array, Key, Pytree
+
+
+class Critic(NamedTuple):
+    """A critic's parameters and their optimiser."""
+
+    params: Pytree
+    optimiser: optax.OptState
 
 
 class Fitted(NamedTuple):
@@ -31,21 +40,21 @@ def critic_optimiser(critic: Pytree) -> optax.OptState:
     return optax.scale_by_adam().init(ravel_pytree(critic)[0])
 
 
-def actor_and_critic_optimisers(params: Pytree, max_grad_norm: Any = None) -> dict[str, optax.OptState]:
-    """Adam's first states for `params["actor"]` and `params["critic"]`."""
-    return {
-        "actor": actor_optimiser(params["actor"], max_grad_norm),
-        "critic": critic_optimiser(params["critic"]),
-    }
+def actor_and_critic_optimisers(
+    params: Pytree, max_grad_norm: Array | float | None = None
+) -> dict[str, optax.OptState]:
+    """Adam's first states for `params["actor"]`, and for `params["critic"]` if there is one."""
+    optimisers = {"actor": actor_optimiser(params["actor"], max_grad_norm)}
+    return optimisers | ({"critic": critic_optimiser(params["critic"])} if "critic" in params else {})
 
 
 def fit(
     predict: Callable[[Pytree, Pytree], Array],
-    critic: Pytree,
-    optimiser: optax.OptState,
+    critic: Critic,
     inputs: Pytree,
     target: Array,
     key: Key,
+    *,
     learning_rate: Array | float,
     epochs: int,
     batch_size: int | None = None,
@@ -53,10 +62,9 @@ def fit(
     """Descend the mean of `(predict - G)^2 / 2` by Adam, `epochs` times through a batch.
 
     Args:
-        predict: `(critic, inputs) -> [N]`.
-        critic: parameters.
-        optimiser: of `critic_optimiser`.
-        inputs: `[N, ...]`.
+        predict: `(parameters, inputs) -> [N]`.
+        critic: parameters, and the state of `critic_optimiser`.
+        inputs: `[N, ...]`, or `Sequences` of N steps.
         target: G, `[N]`.
         key: orders the minibatches.
         learning_rate: Adam's step size.
@@ -66,42 +74,38 @@ def fit(
     """
     samples = len(target)
     size = samples if batch_size is None else min(batch_size, samples)
-    number = samples // size
-    start, unflatten = ravel_pytree(critic)
+    start, unflatten = ravel_pytree(critic.params)
 
-    def loss(critic, inputs, target):
-        return squared_error(predict(unflatten(critic), inputs), target).mean()
+    def loss(params, inputs, target):
+        return squared_error(predict(unflatten(params), inputs), target).mean()
 
     def step(carry, minibatch):
-        critic, optimiser = carry
-        value, gradient = jax.value_and_grad(loss)(critic, *minibatch)
+        params, optimiser = carry
+        value, gradient = jax.value_and_grad(loss)(params, *minibatch)
         updates: Any
         updates, optimiser = optax.scale_by_adam().update(gradient, optimiser)
-        return (critic - learning_rate * updates, optimiser), value
+        return (params - learning_rate * updates, optimiser), value
 
     def epoch(carry, key):
-        if number == 1:
+        if samples // size == 1:
             return step(carry, (inputs, target))
-        order = random_permutation(key, samples)[: number * size]
-        parts = jax.tree.map(
-            lambda leaf: leaf[order].reshape(number, size, *leaf.shape[1:]), (inputs, target)
-        )
-        carry, losses = jax.lax.scan(step, carry, parts)
+        carry, losses = jax.lax.scan(step, carry, minibatches((inputs, target), key, size))
         return carry, losses.mean()
 
-    before = predict(critic, inputs)
-    (params, optimiser), losses = jax.lax.scan(epoch, (start, optimiser), jax.random.split(key, epochs))
+    before = predict(critic.params, inputs)
+    begin = start, critic.optimiser
+    (params, optimiser), losses = jax.lax.scan(epoch, begin, jax.random.split(key, epochs))
     metrics = {"value_loss": losses.mean(), "explained_variance": explained_variance(before, target)}
     return Fitted(unflatten(params), optimiser, metrics)
 
 
-def fit_value(algorithm: Any, state: LearnerState, x: Pytree, target: Array, key: Key) -> Fitted:
+def fit_value(options: CriticOptions, state: PolicyState, x: Pytree, target: Array, key: Key) -> Fitted:
     """`fit` of the value to G, `[N]`, with the options of a method, for `params["critic"]`, `optimiser["critic"]`.
 
     Args:
-        algorithm: with `critic_learning_rate`, `critic_epochs` and `critic_batch_size`.
+        options: of the method.
         state: of the method.
-        x: the networks' input, `[N, ...]`.
+        x: the networks' input, `[N, ...]`, or `Sequences` of N steps.
         target, key: as for `fit`.
     """
 
@@ -110,12 +114,11 @@ def fit_value(algorithm: Any, state: LearnerState, x: Pytree, target: Array, key
 
     return fit(
         predict,
-        state.params["critic"],
-        state.optimiser["critic"],
+        Critic(state.params["critic"], state.optimiser["critic"]),
         x,
         target,
         key,
-        schedule_value(algorithm.critic_learning_rate, progress_of(state)),
-        algorithm.critic_epochs,
-        algorithm.critic_batch_size,
+        learning_rate=schedule_value(options.critic_learning_rate, progress(state.clock)),
+        epochs=options.critic_epochs,
+        batch_size=options.critic_batch_size,
     )

@@ -12,8 +12,9 @@ from jax.flatten_util import ravel_pytree
 from random_tables import random_mdp
 
 import advantage as adv
+from advantage.algorithms.actors import actor_policy, actor_probabilities, actor_values, greedy_actions
+from advantage.algorithms.dynamic_programming.planner import playable
 from advantage.algorithms.tabular.sarsa import Sarsa
-from advantage.theory.actors import actor_policy, actor_probabilities, greedy_actions
 from advantage.theory.policy_evaluation import performance
 from advantage.theory.policy_gradient import performance_gradient, policy_gradient, probabilities
 
@@ -33,8 +34,8 @@ def ppo():
 def sarsa():
     algorithm = Sarsa(epsilon=0.3)
     state = algorithm.init(jax.random.key(0), SPEC)
-    q = jax.random.normal(jax.random.key(1), state.q.shape).at[0].set(0.0)  # a tie in state 0
-    return algorithm, algorithm.actor(state._replace(q=q))
+    q = jax.random.normal(jax.random.key(1), state.table.q.shape).at[0].set(0.0)  # a tie in state 0
+    return algorithm, algorithm.actor(state._replace(table=state.table._replace(q=q)))
 
 
 @pytest.mark.parametrize("make", [ppo, sarsa])
@@ -61,6 +62,37 @@ def test_the_greedy_policy_is_the_most_likely_action(make):
     np.testing.assert_array_equal(actions, actor_probabilities(MDP, actor).argmax(axis=1))
     assert len(set(actions)) > 1
     assert np.isfinite(performance(MDP, actions))
+
+
+def test_an_actor_knows_what_states_are_worth_if_it_has_action_values_or_a_plan():
+    key, q = (
+        jax.random.key(0),
+        np.arange(2 * N_STATES * N_ACTIONS, dtype=np.float32).reshape(2, N_STATES, -1) ** 2,
+    )
+
+    def worth(algorithm, **table):
+        state = algorithm.init(key, SPEC)
+        return actor_values(algorithm.actor(state._replace(table=state.table._replace(**table))))
+
+    np.testing.assert_array_equal(worth(Sarsa(), q=q[0]), q[0].max(axis=1))
+    np.testing.assert_array_equal(worth(adv.DoubleQLearning(), q=q), q.mean(axis=0).max(axis=1))
+    starts = adv.MonteCarloControl(exploring_starts=True, n_steps=1)
+    np.testing.assert_array_equal(worth(starts, q=q[0]), q[0].max(axis=1))
+    planner, plan = playable(adv.ValueIteration()), adv.solve(MDP)
+    state = planner.init(key, SPEC)._replace(value=plan.value)
+    np.testing.assert_array_equal(actor_values(planner.actor(state)), plan.value)
+    assert actor_values(ppo()[1]) is None and worth(adv.TD()) is None
+
+
+def test_an_actor_that_acts_otherwise_in_training_is_read_as_it_is_evaluated():
+    impala = adv.Impala(n_steps=4, hidden=(8,))
+    lagging = impala.actor(impala.init(jax.random.key(0), SPEC))
+    lagging = lagging._replace(newest=ppo()[1])
+    np.testing.assert_array_equal(actor_probabilities(MDP, lagging), actor_probabilities(MDP, ppo()[1]))
+    assert actor_policy(MDP, lagging)[1] is lagging.newest.params
+    starts = adv.MonteCarloControl(exploring_starts=True, n_steps=1, epsilon=0.3)
+    actor = starts.actor(starts.init(jax.random.key(0), SPEC))
+    np.testing.assert_array_equal(actor_probabilities(MDP, actor), actor_probabilities(MDP, actor.usual))
 
 
 def test_a_network_of_an_algorithm_has_an_exact_gradient():

@@ -1,0 +1,109 @@
+"""What an actor knows about a finite world: its policy, as the exact solutions take it, and what states are worth."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from advantage.algorithms.dynamic_programming.planner import PlannedPolicy
+from advantage.algorithms.policy_gradient.impala import LaggingActor
+from advantage.algorithms.policy_gradient.shared.acting import Actor
+from advantage.algorithms.tabular.acting import EpsilonGreedy
+from advantage.algorithms.tabular.action_values import greedy_value
+from advantage.algorithms.tabular.monte_carlo_control import ExploringStarts
+from advantage.environments.tables.mdp import MDP
+from advantage.theory.policy_gradient import Policy
+from advantage.types import Algorithm, Array, Pytree
+
+
+def actor_probabilities(mdp: MDP, actor: Pytree) -> np.ndarray:
+    """`π(a | s)` of an actor in every state of a table, float64 `[S, A]`; rows sum to one as far as float64 can.
+
+    Args:
+        mdp: whose state's number is what the actor observes, as where a table is played.
+        actor: `algorithm.actor(state)` of a method with a policy network, or with a table of action values.
+
+    Raises:
+        ValueError: an actor of another kind, or one for another number of actions.
+    """
+    states, actor = np.arange(mdp.n_states, dtype=np.int32), _evaluated(actor)
+    if isinstance(actor, Actor):
+        distribution, actions = actor.distribution(states), np.arange(mdp.n_actions, dtype=np.int32)
+        table = np.exp([np.asarray(distribution.log_prob(np.full_like(states, a)), float) for a in actions]).T
+    elif isinstance(actor, EpsilonGreedy):
+        table = np.asarray(actor.probabilities(states), float)
+    else:
+        raise ValueError(
+            f"{type(actor).__name__} gives no probabilities: it has neither a policy network nor a table of action "
+            "values; use greedy_actions, or a table of your own."
+        )
+    sums = table.sum(axis=1, keepdims=True)
+    if table.shape != (mdp.n_states, mdp.n_actions) or not (np.abs(sums - 1) < 1e-4).all():
+        raise ValueError(
+            f"The actor's probabilities have shape {table.shape} and sum to {sums.min():.6g} or more; they must be "
+            f"distributions over {mdp.n_actions} actions for each of {mdp.n_states} states: it was made for another "
+            "world."
+        )
+    return table / sums
+
+
+def greedy_actions(mdp: MDP, algorithm: Algorithm, actor: Pytree) -> np.ndarray:
+    """The action that `algorithm.greedy` chooses in every state of a table, int `[S]`: the policy that is evaluated.
+
+    Raises:
+        ValueError: an algorithm whose greedy choice depends on more than the state.
+    """
+    action, _ = algorithm.greedy(actor, np.arange(mdp.n_states, dtype=np.int32), ())
+    action = np.asarray(action)
+    if action.shape != (mdp.n_states,) or action.dtype.kind not in "iu":
+        raise ValueError(
+            f"greedy returned {action.dtype} {action.shape} for {mdp.n_states} states; one whole number for each is "
+            "a policy of a table."
+        )
+    return action.astype(np.int64)
+
+
+def actor_policy(mdp: MDP, actor: Pytree) -> tuple[Policy, Pytree]:
+    """An actor with a network as `policy, theta` for the functions of `theory`: `policy(theta) -> π`, `[S, A]`.
+
+    What it observes with (statistics, say) stays as it is.
+
+    Args:
+        mdp: as for `actor_probabilities`.
+        actor: `algorithm.actor(state)` of a method with a policy network, whose actions are Discrete.
+
+    Raises:
+        ValueError: an actor of another kind.
+    """
+    actor = _evaluated(actor)
+    if not isinstance(actor, Actor):
+        raise ValueError(
+            f"{type(actor).__name__} has no parameters and distribution to differentiate; give the actor of a "
+            "method with a policy network."
+        )
+    states = np.arange(mdp.n_states, dtype=np.int32)
+
+    def policy(theta: Pytree) -> Array:
+        return jax.nn.softmax(actor._replace(params=theta).distribution(states).logits)
+
+    return policy, actor.params
+
+
+def actor_values(actor: Pytree) -> np.ndarray | None:
+    """What an actor with a plan, or with a table of action values, thinks each state is worth: float64 `[S]`.
+
+    None for any other.
+    """
+    actor = _evaluated(actor)
+    if isinstance(actor, PlannedPolicy):
+        return np.asarray(actor.value, np.float64)
+    if isinstance(actor, EpsilonGreedy):
+        return np.asarray(greedy_value(actor.q, np.arange(actor.sizes.n_states)), np.float64)
+    return None
+
+
+def _evaluated(actor: Pytree) -> Pytree:
+    """The part of an actor that an evaluation plays, where training has it act in another way."""
+    if isinstance(actor, LaggingActor):
+        return actor.newest
+    return actor.usual if isinstance(actor, ExploringStarts) else actor

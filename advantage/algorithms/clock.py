@@ -1,0 +1,34 @@
+"""The clock of a run, which every algorithm's state has: how much of the budget is spent."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.types import Array, Clock, Pytree
+
+
+def clock_init(total_timesteps: int | Array) -> Clock:
+    """Nothing of the budget is spent."""
+    return Clock(jnp.zeros((), jnp.uint32), jnp.asarray(total_timesteps, jnp.uint32))
+
+
+def advance_clock(clock: Clock, steps: int | Array) -> Clock:
+    """So many environment steps later."""
+    return clock._replace(step=clock.step + jnp.uint32(steps))
+
+
+def progress(clock: Clock) -> Array:
+    """The share of the budget spent, in [0, 1]."""
+    return clock.step.astype(jnp.float32) / clock.total_timesteps.astype(jnp.float32)
+
+
+def with_budget(state: Pytree, total_timesteps: int) -> Pytree:
+    """A state, wherever in it its clock is, with a new budget."""
+
+    def budgeted(node: Pytree) -> Pytree:
+        is_clock = isinstance(node, Clock)
+        return node._replace(total_timesteps=np.uint32(total_timesteps)) if is_clock else node
+
+    return jax.tree.map(budgeted, state, is_leaf=lambda node: isinstance(node, Clock))

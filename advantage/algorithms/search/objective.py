@@ -1,0 +1,108 @@
+"""The function that `minimize` is given: a program where JAX can trace it, else called point by point."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import numbers
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.types import Array
+
+Compiled = bool | Literal["auto"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A function that is compiled anew when what it computes has changed."""
+
+    function: Callable[[Array], Array] = dataclasses.field(compare=False)
+    identity: int
+    text: str
+    constants: tuple[str, ...]
+
+
+class Objective(NamedTuple):
+    """A function of a vector `[d]`.
+
+    Attributes:
+        function: as it was given.
+        traced: what is compiled; None where the function is called instead.
+    """
+
+    function: Callable[[Any], Any]
+    traced: Traced | None
+
+    def value(self, point: np.ndarray) -> float:
+        """The value at one point; inf where it is not finite."""
+        value = float(_compiled_value(self.traced, point)) if self.traced else self.call(point.copy())
+        return value if np.isfinite(value) else np.inf
+
+    def call(self, point: np.ndarray) -> float:
+        """What the function returns when it is called. Raises ValueError where that is not one number."""
+        value = self.function(point)
+        if isinstance(value, numbers.Real):
+            return float(value)
+        is_array = isinstance(value, np.ndarray | np.generic | jax.Array)
+        _check_value(value, *((value.shape, value.dtype) if is_array else (None, None)))
+        return float(value)
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled_value(traced: Traced, point: Array) -> Array:
+    return traced.function(point)
+
+
+def objective_of(function: Callable[[Any], Any], start: np.ndarray, compiled: Compiled) -> Objective:
+    """Trace a function of vectors like `start`, if it is to be compiled.
+
+    Raises:
+        ValueError: no function, a value that is not one number, or `compiled=True` for a function whose traces differ.
+    """
+    if not callable(function):
+        raise ValueError(f"f={function!r} is no function; give one that takes a vector and returns a number.")
+    if compiled not in (True, False, "auto"):
+        raise ValueError(f'compiled={compiled!r} is not allowed; use True, False or "auto".')
+    if compiled is False:
+        return Objective(function, None)
+    argument = jax.ShapeDtypeStruct(start.shape, start.dtype)
+    try:  # as two functions, for the trace of one is kept
+        (first, shape), (second, _) = (
+            jax.make_jaxpr(lambda x: function(x), return_shape=True)(argument) for _ in range(2)
+        )
+    except Exception:
+        if compiled == "auto":
+            return Objective(function, None)
+        raise
+    constants = [_digests(traced.consts) for traced in (first, second)]
+    if str(first) != str(second) or constants[0] != constants[1]:
+        if compiled == "auto":
+            return Objective(function, None)
+        raise ValueError(
+            "compiled=True is not allowed: f gives another program each time that it is traced, by random numbers or "
+            "by a counter; use compiled=False."
+        )
+    _check_value(shape, getattr(shape, "shape", None), getattr(shape, "dtype", None))
+    return Objective(function, Traced(function, id(function), str(first), constants[0]))
+
+
+def _digests(constants: list[Any]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in constants)
+
+
+def _check_value(value: Any, shape: tuple[int, ...] | None, dtype: Any) -> None:
+    if shape is None:
+        what = "None; has it a return?" if value is None else f"a value of type {type(value).__name__}."
+        raise ValueError(f"f must return one number, and returned {what}")
+    if shape != ():
+        raise ValueError(
+            f"f must return one number, and returned an array of shape {shape}; sum it, or index it."
+        )
+    if np.dtype(dtype).kind not in "fiub" and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"f must return one real number, and returned one of type {dtype}.")

@@ -1,0 +1,149 @@
+"""How tabular methods act: by an epsilon-greedy policy of their action values, or by a policy that is given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.clock import progress
+from advantage.algorithms.hyperparameters import schedule_value
+from advantage.algorithms.tabular.action_values import ActionValues, greedy_action, is_best
+from advantage.algorithms.tabular.given_policy import Follow
+from advantage.algorithms.tabular.options import ControlOptions, PredictionOptions
+from advantage.algorithms.tabular.state_values import StateValues
+from advantage.algorithms.tabular.step_sizes import decayed
+from advantage.algorithms.tabular.table import Sizes
+from advantage.types import Array, Clock, Key, Pytree
+
+
+class TableActor(Protocol):
+    """An actor that chooses by a table."""
+
+    def sample(self, obs: Pytree, noise: Array) -> Array:
+        """Draw from its policy, with `noise` uniform in [0, 1)."""
+        ...
+
+    def best(self, obs: Pytree) -> Array:
+        """Its best or most probable action."""
+        ...
+
+
+def choice_noise(algorithm: object, actor: object, key: Key, shape: tuple[int, ...]) -> Array:
+    """One number in [0, 1) for each choice, float32 `shape`: enough to explore and to break ties.
+
+    An algorithm's `noise`.
+    """
+    return jax.random.uniform(key, shape)
+
+
+def act_by_table(
+    algorithm: object, actor: TableActor, obs: Pytree, memory: Pytree, noise: Array
+) -> tuple[Array, Pytree, Pytree]:
+    """Draw from the actor's policy: `-> action, memory, extras`; an algorithm's `act`."""
+    return actor.sample(obs, noise), memory, ()
+
+
+def greedy_by_table(
+    algorithm: object, actor: TableActor, obs: Pytree, memory: Pytree
+) -> tuple[Array, Pytree]:
+    """The actor's best or most probable action: `-> action, memory`; an algorithm's `greedy`."""
+    return actor.best(obs), memory
+
+
+class KeepsActionValues(Protocol):
+    """The state of any control method."""
+
+    @property
+    def table(self) -> ActionValues: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+
+class EpsilonGreedy(NamedTuple):
+    """An actor: a table of action values `[S, A]`, and how much it explores, one number or `[S]`."""
+
+    sizes: Sizes
+    q: Array
+    epsilon: Array | float
+
+    def sample(self, obs: Pytree, noise: Array) -> Array:
+        """Explore with probability epsilon, else take the best action."""
+        return self.draw(self.sizes.index(obs), noise)
+
+    def best(self, obs: Pytree) -> Array:
+        """The action of the largest value, the first of several."""
+        return greedy_action(self.q, self.sizes.index(obs))
+
+    def draw(self, s: Array, noise: Array) -> Array:
+        """Actions for rows of the table, `[...]`."""
+        return epsilon_greedy(self.q[s], self._epsilon_at(s), noise)
+
+    def probabilities(self, s: Array) -> Array:
+        """`pi(. | s)` for rows of the table: `[...] -> [..., A]`."""
+        return epsilon_greedy_probabilities(self.q[s], self._epsilon_at(s))
+
+    def expected(self, s: Array) -> Array:
+        """`sum_a pi(a | s) Q(s, a)` for rows of the table: `[...] -> [...]`."""
+        return (self.probabilities(s) * self.q[s]).sum(-1)
+
+    def _epsilon_at(self, s: Array) -> Array:
+        epsilon = jnp.asarray(self.epsilon)
+        return epsilon[s] if epsilon.ndim else epsilon
+
+
+def exploring_actor(algorithm: ControlOptions, state: KeepsActionValues) -> EpsilonGreedy:
+    """The table and how much to explore; an algorithm's `actor`."""
+    table, epsilon = state.table, schedule_value(algorithm.epsilon, progress(state.clock))
+    return EpsilonGreedy(
+        table.sizes, table.q, decayed(epsilon, table.visits.sum(-1), algorithm.epsilon_power)
+    )
+
+
+def epsilon_greedy(q: Array, epsilon: Array | float, noise: Array) -> Array:
+    """`argmax_a q` with probability `1 - epsilon`, ties by chance, else any action with the same probability.
+
+    Args:
+        q: `[..., A]`.
+        epsilon: `[...]`, in [0, 1].
+        noise: `[...]`, uniform in [0, 1): below `epsilon` it explores; what is left of it draws the action.
+
+    Returns:
+        Actions, int32 `[...]`.
+
+    Source: Sutton & Barto 2018, "Reinforcement learning", section 2.2.
+    """
+    explores = noise < epsilon
+    share = jnp.where(
+        explores, noise / jnp.maximum(epsilon, 1e-9), (noise - epsilon) / jnp.maximum(1 - epsilon, 1e-9)
+    )
+    candidates = is_best(q) | explores[..., None]
+    until = np.tri(q.shape[-1], dtype=bool)
+    order = (candidates[..., None, :] & until).sum(
+        -1, dtype=jnp.int32
+    )  # a cumulative sum, faster for few actions
+    wanted = (share * order[..., -1]).astype(jnp.int32)
+    return jnp.minimum((order <= wanted[..., None]).sum(-1, dtype=jnp.int32), q.shape[-1] - 1)
+
+
+def epsilon_greedy_probabilities(q: Array, epsilon: Array | float) -> Array:
+    """What `epsilon_greedy` draws from: `[..., A] -> [..., A]`."""
+    best = is_best(q).astype(jnp.float32)
+    greedy = best / best.sum(-1, keepdims=True)
+    epsilon = jnp.asarray(epsilon)[..., None]
+    return (1 - epsilon) * greedy + epsilon / q.shape[-1]
+
+
+class KeepsStateValues(Protocol):
+    """The state of any method that follows a policy that is given."""
+
+    @property
+    def table(self) -> StateValues: ...
+
+
+def followed_policy(algorithm: PredictionOptions, state: KeepsStateValues) -> Follow:
+    """The policy that is given; an algorithm's `actor`."""
+    return state.table.policy

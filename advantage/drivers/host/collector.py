@@ -1,0 +1,228 @@
+"""Steps the environments of a host run, and keeps what rollouts are made of and what resuming needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import gymnasium
+import jax
+import numpy as np
+
+from advantage.drivers.episode_book import EpisodeBook
+from advantage.drivers.host.host_actor import HostActor
+from advantage.drivers.host.stepper import Buffers, EpisodeStepper, first_non_finite
+from advantage.drivers.host.vector_stepper import VectorStepper
+from advantage.environments.spaces import equal, leaf_spaces, read, take, translator, write
+from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
+
+
+class Collector:
+    """Acts in every environment, step after step.
+
+    Attributes:
+        stepper: has the environments, here or in worker processes, and the buffers that they are written to.
+        memory: the policy's memory, `[B, ...]`, before the next step.
+        row: of the observation buffer that holds what to act on next.
+        history: each environment's actions since its last reset, in pieces: replaying them resumes an episode.
+    """
+
+    def __init__(self, stepper: EpisodeStepper | VectorStepper, spec: Spec):
+        self.stepper, self.spec = stepper, spec
+        self.translate = translator(spec.action_space, spec.action_units)
+        self.book = EpisodeBook(spec.num_envs)
+        self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
+        self.row = 0
+        self._begin_memories(())
+
+    @property
+    def buffers(self) -> Buffers:
+        return self.stepper.buffers
+
+    def start(self, initial_memory: Pytree) -> None:
+        """Begin every environment's first episode, with the memory that an episode begins with."""
+        self._begin_memories(initial_memory)
+        self.stepper.reset()
+
+    def collect(self, actor: HostActor, noise: Pytree, span: Span) -> tuple[Rollout, Episodes]:
+        """Act for an iteration in every environment; the arrays are views that the next call overwrites."""
+        n_steps = span.n_steps
+        self.go_on()
+        memory, rows = self.memory, slice(0, n_steps)
+        if isinstance(self.stepper, VectorStepper) and self.stepper.skips_resets:
+            actions, extras, self.memory = self.stepper.collect(
+                actor, noise, n_steps, translate=self.translate, memory=memory, forget=self._forget_where
+            )
+        else:
+            act = actor.program(read(self.buffers.obs, 0), memory, read(noise, 0))
+            actions, extras = self.gather(act, noise, rows)
+        episodes = self.end_at(n_steps, span.first_step)
+        return self.rollout(actions, extras, memory, rows), episodes
+
+    def go_on(self) -> None:
+        """Move what is to be acted on next to the first row."""
+        if self.row:
+            write(self.buffers.obs, 0, read(self.buffers.obs, self.row))
+
+    def gather(self, act: Callable, noise: Pytree, rows: slice) -> tuple[Pytree, Pytree]:
+        """Act and step, row by row of the buffers: `-> actions, extras`, `[T, B, ...]`."""
+        actions, extras = [], []
+        for n, t in enumerate(range(rows.start, rows.stop)):
+            action, self.memory, extra = act(read(self.buffers.obs, t), self.memory, read(noise, n))
+            self.step(t, action)
+            actions.append(action)
+            extras.append(extra)
+        return _stack(actions), _stack(extras)
+
+    def step(self, t: int, action: Pytree) -> None:
+        """Take a policy's actions in row t; where an episode ends, its memory ends too."""
+        buffers = self.buffers
+        write(buffers.action, t, self.translate(action))
+        self.stepper.step(t)
+        if self.remembers:
+            self.memory = self._forget_where(buffers.terminated[t] | buffers.truncated[t], self.memory)
+
+    def end_at(self, row: int, first_step: int) -> Episodes:
+        """A call that began at `first_step` ends before this row: the episodes that ended.
+
+        Raises:
+            EnvironmentDefect: something in the rows is not finite.
+        """
+        self.row = row
+        defect = first_non_finite(self.buffers, self.spec.observation_space, row)
+        if defect is not None:
+            raise defect
+        return self._enter(first_step)
+
+    def rollout(self, actions: Pytree, extras: Pytree, memory: Pytree, rows: slice) -> Rollout:
+        """What happened in some rows; `memory` is that before the first of them."""
+        buffers = self.buffers
+        return Rollout(
+            obs=read(buffers.obs, rows),
+            action=actions,
+            reward=buffers.reward[rows],
+            next_obs=read(buffers.next_obs, rows),
+            terminated=buffers.terminated[rows],
+            truncated=buffers.truncated[rows],
+            extras=extras,
+            memory=memory,
+        )
+
+    def _enter(self, first_step: int) -> Episodes:
+        """Enter the rows of a call into the books: the episodes that ended, and the actions since the last resets."""
+        rows = slice(0, self.row)
+        terminated, truncated = self.buffers.terminated[rows], self.buffers.truncated[rows]
+        done = np.asarray(terminated | truncated)
+        for env, history in enumerate(self.history):
+            ends = np.flatnonzero(done[:, env])
+            if len(ends):
+                history.clear()
+            begin = ends[-1] + 1 if len(ends) else 0
+            segment = read(self.buffers.action, (slice(begin, len(done)), env))
+            history.append(jax.tree.map(np.copy, segment))
+        episodes = self.book.record(self.buffers.reward[rows], done, first_step)
+        return self._enter_surplus(terminated[-1], truncated[-1], episodes, first_step + done.size)
+
+    def _enter_surplus(
+        self, terminated: np.ndarray, truncated: np.ndarray, episodes: Episodes, step: int
+    ) -> Episodes:
+        """Count what a vector environment did unrecorded: such an episode ends, for the books, at `step`.
+
+        For the algorithm its last recorded step, whose ends are given, was cut by a clock.
+        """
+        surplus = self.stepper.surplus if isinstance(self.stepper, VectorStepper) else ()
+        for reward, done, taken in surplus:
+            self.book.lengths -= ~taken
+            late = self.book.record(reward[None], done[None], step)
+            late = late._replace(steps=np.full_like(late.steps, step))
+            episodes = Episodes(*map(np.concatenate, zip(episodes, late, strict=True)))
+            np.logical_or(truncated, done & ~terminated, out=truncated)
+        return episodes
+
+    def records(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to bring every environment back to where it is: seeds' numbers and actions."""
+        records = {f"book/{name}": array for name, array in self.book.records().items()}
+        records |= {f"memory/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.memory))}
+        for path, _ in leaf_spaces(self.spec.observation_space):
+            records["/".join(("obs", *map(str, path)))] = take(read(self.buffers.obs, self.row), path)
+        for path, space in leaf_spaces(self.spec.action_space):
+            for env, history in enumerate(self.history):
+                segments = [take(segment, path) for segment in history]
+                empty = np.zeros((0, *(space.shape or ())), space.dtype)
+                records["/".join((f"actions/{env}", *map(str, path)))] = np.concatenate([empty, *segments])
+        return records
+
+    def restore(self, initial_memory: Pytree, records: dict[str, np.ndarray]) -> list[str]:
+        """Replay every environment's running episode; returns a notice for each that did not come back."""
+        self._begin_memories(initial_memory)
+        leaves, structure = jax.tree.flatten(self.memory)
+        self.memory = structure.unflatten([records[f"memory/{i}"] for i in range(len(leaves))])
+        self.book.restore({n.removeprefix("book/"): a for n, a in records.items() if n.startswith("book/")})
+        if isinstance(self.stepper, VectorStepper):
+            self._forget(range(self.spec.num_envs))
+            self.stepper.begin(self.book.numbers)
+            return [
+                "The episodes of a vector environment cannot be replayed: all of them begin anew, and the resumed "
+                "run is not the one that stopped."
+            ]
+        notices = [notice for env in range(self.spec.num_envs) for notice in self._replay(env, records)]
+        self.row = 0
+        return notices
+
+    def _replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
+        """Bring one environment back, or begin a new episode and say so."""
+        assert not isinstance(self.stepper, VectorStepper)
+        actions = _nest(
+            self.spec.action_space, lambda path: records["/".join((f"actions/{env}", *map(str, path)))]
+        )
+        expected = _nest(
+            self.spec.observation_space, lambda path: records["/".join(("obs", *map(str, path)))][env]
+        )
+        episode, length = int(self.book.numbers[env]), int(self.book.lengths[env])
+        self.stepper.restore(env, episode, actions, length)
+        self.history[env] = [actions] if length else []
+        if equal(read(self.buffers.obs, (0, env)), expected):
+            return []
+        self._forget([env])
+        self.stepper.restore(env, episode + 1, actions, 0)
+        return [
+            f"Environment {env} is not deterministic under its seed: replaying the {length} steps of episode "
+            f"{episode} led elsewhere. It begins a new episode; the resumed run is not the one that stopped."
+        ]
+
+    def _forget(self, envs: Iterable[int]) -> None:
+        """Drop the running episodes; the next ones are about to begin."""
+        for env in envs:
+            self.book.numbers[env] += 1
+            self.book.returns[env] = self.book.lengths[env] = 0
+            self.history[env] = []
+            self.memory = self._forget_where(np.arange(self.spec.num_envs) == env, self.memory)
+
+    def _forget_where(self, done: Array, memory: Pytree) -> Pytree:
+        """The memory `[B, ...]`, as it is when an episode begins where `done` `[B]`."""
+        return jax.tree.map(
+            lambda leaf, initial: np.where(done.reshape(-1, *(1,) * (leaf.ndim - 1)), initial, leaf),
+            memory,
+            self.initial_memory,
+        )
+
+    def _begin_memories(self, initial_memory: Pytree) -> None:
+        self.initial_memory, self.remembers = initial_memory, bool(jax.tree.leaves(initial_memory))
+        self.memory = jax.tree.map(
+            lambda leaf: np.repeat(np.asarray(leaf)[None], self.spec.num_envs, axis=0), initial_memory
+        )
+
+    def close(self) -> None:
+        self.stepper.close()
+
+
+def _stack(trees: list[Pytree]) -> Pytree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _nest(space: gymnasium.Space, leaf: Callable[[tuple], Array], path: tuple = ()) -> Pytree:
+    """The tree of a space with `leaf(path)` in the place of each of its leaves."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: _nest(part, leaf, (*path, name)) for name, part in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return tuple(_nest(part, leaf, (*path, i)) for i, part in enumerate(space.spaces))
+    return leaf(path)

@@ -1,0 +1,47 @@
+"""How many worker processes pay, measured."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+
+import numpy as np
+
+from advantage.drivers.host.stepper import MakeEnvironment
+from advantage.drivers.host.workers import watching_pays
+from advantage.machine import available_cores
+
+PIPED_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
+WATCHED_ROUND_TRIP = 60e-6
+
+
+def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
+    """Worker processes beside this one that pay: one a core where it saves more than handing over costs, else none."""
+    workers = min(available_cores(), num_envs) - 1
+    if workers < 1:
+        return 0
+    try:
+        seconds = _step_seconds(make)
+    except Exception:
+        return 0  # what is wrong will show where it can be named
+    saved = seconds * (num_envs - math.ceil(num_envs / (workers + 1)))
+    return workers if saved > (WATCHED_ROUND_TRIP if watching_pays(workers) else PIPED_ROUND_TRIP) else 0
+
+
+def _step_seconds(make: MakeEnvironment) -> float:
+    """The median time of a step, over 64 random ones or a quarter of a second."""
+    seconds, begin = [], time.perf_counter()
+    with contextlib.closing(make()) as env:
+        env.action_space.seed(0)
+        env.reset(seed=0)
+        for seed in range(1, 65):
+            action = env.action_space.sample()
+            start = time.perf_counter()
+            _, _, terminated, truncated, _ = env.step(action)
+            seconds.append(time.perf_counter() - start)
+            if terminated or truncated:
+                env.reset(seed=seed)
+            if time.perf_counter() - begin > 0.25 and len(seconds) > 3:
+                break
+    return float(np.median(seconds))

@@ -1,0 +1,90 @@
+"""Which driver lets an algorithm meet an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from advantage.algorithms.dynamic_programming.planner import Planner
+from advantage.algorithms.playable import Playable
+from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.drivers.device import DeviceDriver
+from advantage.drivers.host.driver import HostDriver
+from advantage.drivers.search.device_games import DeviceGames
+from advantage.drivers.search.driver import SearchDriver
+from advantage.drivers.search.games import GamePlayer
+from advantage.drivers.search.host_games import HostGames
+from advantage.drivers.solver import SolverDriver
+from advantage.environments.make import Environment, table_of
+from advantage.types import Driver, Search, Spec
+
+
+def takes_many_seeds(algorithm: Playable, environment: Environment) -> bool:
+    """Whether one driver runs several seeds side by side; otherwise they run one after the other."""
+    return environment.kind == "device" and not isinstance(algorithm, Planner | PolicySearch)
+
+
+def make_driver(
+    algorithm: Playable,
+    environment: Environment,
+    spec: Spec,
+    *,
+    seeds: list[int],
+    workers: int | Literal["auto"],
+    worker_timeout: float,
+    stopped: Callable[[], bool],
+) -> Driver:
+    """The driver of a run.
+
+    Args:
+        algorithm: a learner, a search, or a solver in its planner.
+        environment: where it is to act.
+        spec: of the run.
+        seeds: of the runs that are side by side; one, unless `takes_many_seeds`.
+        workers: processes for host environments; "auto" measures and picks.
+        worker_timeout: seconds after which a worker counts as hung.
+        stopped: whether somebody wishes the run to stop.
+
+    Raises:
+        ValueError: an environment that the algorithm cannot be driven in.
+    """
+    if isinstance(algorithm, Planner):
+        return SolverDriver(algorithm, table_of(environment))
+    if isinstance(algorithm, PolicySearch):
+        player = _game_player(algorithm, environment, spec, workers, worker_timeout)
+        return SearchDriver(
+            algorithm, player, seed=seeds[0], total_timesteps=spec.total_timesteps, stopped=stopped
+        )
+    if environment.kind == "device":
+        return DeviceDriver(algorithm, environment.source, spec, len(seeds))
+    return HostDriver(
+        algorithm,
+        environment.source,
+        spec,
+        seeds[0],
+        workers=workers,
+        worker_timeout=worker_timeout,
+        in_place=True,
+    )
+
+
+def _game_player(
+    algorithm: Search,
+    environment: Environment,
+    spec: Spec,
+    workers: int | Literal["auto"],
+    worker_timeout: float,
+) -> GamePlayer:
+    if environment.kind == "vector":
+        raise ValueError(
+            "A search plays whole episodes, each begun when the last one ends, which a vector environment does not "
+            "do; give the name, class or function of a single environment."
+        )
+    if spec.num_envs != 1:
+        raise ValueError(
+            f"num_envs={spec.num_envs} is not allowed: a search plays all games of a generation side by side "
+            "on the device, and on the host one in each worker; leave num_envs away, or set workers."
+        )
+    if environment.kind == "device":
+        return DeviceGames(algorithm, environment.source, spec.action_units)
+    return HostGames(algorithm, environment.source, spec, workers, worker_timeout)

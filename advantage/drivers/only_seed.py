@@ -1,0 +1,12 @@
+"""The state of a run of one seed."""
+
+from __future__ import annotations
+
+import jax
+
+from advantage.types import Pytree
+
+
+def only_seed(states: Pytree) -> Pytree:
+    """`[1, ...] -> [...]`: drivers of one seed keep its state without the axis, and write into it in place."""
+    return jax.tree.map(lambda leaf: leaf[0], states)

@@ -1,0 +1,91 @@
+"""Before the first step: the spaces of a run, and its drawn weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+
+from advantage.algorithms.playable import Playable
+from advantage.algorithms.policy_gradient.shared.state import PolicyState
+from advantage.drivers.host.stepper import failure
+from advantage.environments.check import check_instance
+from advantage.environments.make import Environment, MissingExtra
+from advantage.machine import free_device_bytes, refuse_large
+from advantage.matrices import for_each
+from advantage.runs.patience import saying
+from advantage.types import Key, Pytree, Spec
+
+
+class FirstState(NamedTuple):
+    """Where runs begin; every array has a leading axis of seeds.
+
+    Attributes:
+        state: the algorithm's.
+        world_keys: draw the first episodes.
+        run_keys: draw everything else.
+    """
+
+    state: Pytree
+    world_keys: Key
+    run_keys: Key
+
+
+def draw_first_state(
+    algorithm: Playable, spec: Spec, seeds: list[int], say: Callable[[str], None]
+) -> FirstState:
+    """Draw the weights of every seed, one seed after the other.
+
+    Raises:
+        ValueError: a space that the algorithm cannot handle, or learning that does not fit into memory.
+    """
+
+    @jax.jit
+    def begin(algorithm, seeds, total_timesteps):
+        budgeted = dataclasses.replace(spec, total_timesteps=total_timesteps)
+
+        def one(seed):
+            key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
+            return FirstState(algorithm.init(key_init, budgeted), key_worlds, key_run)
+
+        return for_each(one, seeds)
+
+    arguments = algorithm, np.array(seeds, np.uint32), np.uint32(spec.total_timesteps)
+    size = _bytes_to_learn(begin.eval_shape(*arguments).state)
+    remedy = "use a smaller network (hidden=), or make the observations smaller"
+    refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())
+    with saying("Drawing the first weights.", say):
+        return jax.block_until_ready(begin(*arguments))
+
+
+def _bytes_to_learn(state: Pytree) -> int:
+    """Bytes of a state, and of what an update of its weights needs besides: their gradient and their successors."""
+    parts = [state, state.params, state.params] if isinstance(state, PolicyState) else [state]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts))
+
+
+def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """The spaces of one observation and of one action.
+
+    Raises:
+        EnvironmentFailure: it cannot be made.
+        EnvironmentDefect: what was made is no environment.
+    """
+    if target.kind == "device":
+        return target.source.observation_space, target.source.action_space
+    if target.kind == "vector":
+        return target.source.single_observation_space, target.source.single_action_space
+    try:
+        env = target.source()
+    except MissingExtra:
+        raise
+    except Exception as error:
+        raise failure("environment 0", "making it", error) from error
+    check_instance(env)
+    spaces = env.observation_space, env.action_space
+    env.close()
+    return spaces

@@ -1,0 +1,112 @@
+"""What one seed's run writes: its configuration, logs, checkpoints and evaluations."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from advantage.evaluation import Evaluation
+from advantage.runs.checkpoint import checkpoint_path, point, prune, save_checkpoint
+from advantage.runs.folder import RunFolder
+from advantage.runs.log import Logger
+from advantage.training.reporting import Progress
+from advantage.types import Episodes, Iterated, Pytree
+
+RECENT_EPISODES = 100  # over which rollout/ep_rew_mean is taken
+
+
+class Journal:
+    """The files of one seed.
+
+    Attributes:
+        recent: returns and lengths of the latest episodes.
+        best: the highest mean return of an evaluation.
+        evaluation: the last evaluation of this process.
+        evaluated: the step of the last evaluation; -1 before the first.
+    """
+
+    def __init__(self, folder: RunFolder, seed: int, logger: Logger):
+        self.folder, self.seed, self.logger = folder, seed, logger
+        self.recent: collections.deque = collections.deque(maxlen=RECENT_EPISODES)
+        self.best = -float("inf")
+        self.evaluation: Evaluation | None = None
+        self.evaluated = -1
+
+    def rows(
+        self, place: int, result: Iterated, *, iteration: int, step: int, total: int, times: dict[str, float]
+    ) -> Iterator[Progress]:
+        """Log what a driver brought back of the seed at `place`, row by row, from `iteration` and `step` on."""
+        episodes, begin = result.episodes[place], 0
+        self._log_episodes(episodes)
+        ends = np.searchsorted(episodes.steps, step + result.steps, side="right")
+        for n, end in enumerate(ends):
+            self.recent.extend(zip(episodes.returns[begin:end], episodes.lengths[begin:end], strict=True))
+            begin = end
+            row = {f"train/{name}": float(value[place, n]) for name, value in result.metrics.items()}
+            row |= self._recent_means() | times
+            at, updates = step + int(result.steps[n]), iteration + int(result.iterations[n])
+            self.logger.progress(at, {"iteration": updates, **row})
+            yield Progress(self.seed, updates, at, total, row)
+
+    def _log_episodes(self, episodes: Episodes) -> None:
+        columns = {"r": episodes.returns, "l": episodes.lengths, "step": episodes.steps}
+        self.logger.episodes(columns | {"env": episodes.envs, "episode": episodes.numbers})
+
+    def _recent_means(self) -> dict[str, float]:
+        if not self.recent:
+            return {}
+        returns, lengths = zip(*self.recent, strict=True)
+        return {
+            "rollout/ep_rew_mean": float(np.mean(returns)),
+            "rollout/ep_len_mean": float(np.mean(lengths)),
+        }
+
+    def evaluate(self, step: int, result: Evaluation) -> None:
+        """Note an evaluation."""
+        self.evaluation, self.evaluated = result, step
+        self.logger.evaluation(step, result.returns, result.lengths, True, self.seed)
+
+    def save(
+        self, step: int, state: Pytree, records: dict[str, np.ndarray], metadata: dict[str, Any], keep: int
+    ) -> None:
+        """Write a checkpoint of one seed's state; `last` points to it, and `best` if no evaluation was better."""
+        returns, lengths = zip(*self.recent, strict=True) if self.recent else ((), ())
+        records = records | {
+            "recent/returns": np.array(returns, float),
+            "recent/lengths": np.array(lengths, np.int64),
+        }
+        score = self.evaluation.mean if self.evaluation is not None else self.best
+        better = score > self.best
+        self.best = max(score, self.best)
+        metadata = metadata | {
+            "seed": self.seed,
+            "evaluated": self.evaluated,
+            "best": self.best if np.isfinite(self.best) else None,
+        }
+        self.logger.flush()
+        folder = self.folder
+        path = checkpoint_path(folder.checkpoints, step)
+        saved = path.exists()
+        # `best` moves before `last` or its checkpoint knows: who is killed in between evaluates again
+        if better and saved:
+            point(folder.best, path)
+        save_checkpoint(folder.checkpoints, step, state, records=records, metadata=metadata)
+        if better and not saved:
+            point(folder.best, path)
+        point(folder.last, path)
+        protected = {link.resolve() for link in (folder.last, folder.best) if link.exists()}
+        prune(folder.checkpoints, keep, protected)
+
+    def restore(self, records: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+        """Take back what `save` wrote."""
+        self.evaluated = metadata["evaluated"]
+        self.best = metadata["best"] if metadata["best"] is not None else -float("inf")
+        self.recent.extend(zip(records["recent/returns"], records["recent/lengths"], strict=True))
+
+    @property
+    def saved_step(self) -> int:
+        """The step of the last checkpoint on disk."""
+        return int(self.folder.last.resolve().name.removeprefix("step_"))

@@ -1,0 +1,418 @@
+"""One training: iterate, report, evaluate and save until the budget is spent. It knows drivers, but not their kinds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from advantage.algorithms.clock import with_budget
+from advantage.algorithms.playable import Playable
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState
+from advantage.algorithms.registry import algorithm_name, spec_of, to_json
+from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.drivers.make_driver import make_driver
+from advantage.environments.check import far_bounds
+from advantage.environments.make import Environment, word_for
+from advantage.environments.spaces import space_to_json
+from advantage.evaluation import Agent, evaluate, other_agents, restore_checkpoint
+from advantage.policies.interface import describe_interface, large_layers
+from advantage.report import table_report
+from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.compilation import COMPILE_CLOCK
+from advantage.runs.folder import RunFolder, claim_run_folder, describe_host, write_config
+from advantage.runs.interrupt import Interrupt
+from advantage.runs.log import Logger
+from advantage.runs.patience import saying
+from advantage.runs.plot import plot_curve
+from advantage.training.first_state import draw_first_state, spaces_of
+from advantage.training.journal import Journal
+from advantage.training.options import LARGEST, Options
+from advantage.training.reporting import Callback, Reporter
+from advantage.types import Iterated, Pytree
+
+
+class NonFiniteUpdate(FloatingPointError):
+    """A loss or a gradient became NaN or infinite; the update was not applied."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What is trained, where it is evaluated, and who is told."""
+
+    algorithm: Playable
+    environment: Environment
+    eval_environment: Environment
+    options: Options
+    callback: Callback | None
+    reporter: Reporter
+
+
+class Loop:
+    """The state, the driver and the journals of one seed, or of several that one driver runs side by side.
+
+    Attributes:
+        iteration, step: updates and environment steps so far.
+        state: the algorithm's, of all seeds, in the driver's own form.
+    """
+
+    def __init__(self, training: Training, seeds: list[int]):
+        self.training, self.seeds, self.started = training, seeds, time.perf_counter()
+        self.algorithm, self.environment = training.algorithm, training.environment
+        self.options, self.say = training.options, training.reporter.message
+        with saying(f"Making {self.environment.name}.", self.say):
+            spaces = spaces_of(self.environment)
+        options = self.options
+        self.spec = spec_of(
+            self.algorithm, *spaces, num_envs=options.num_envs, total_timesteps=options.total_timesteps
+        )
+        self.iteration, self.step, self.saved_step = 0, 0, -1
+        self.has_iterated, self.interrupt = False, Interrupt(self.say, self._is_saved, self._farewell)
+        self.journals: list[Journal] = []
+        self.state: Pytree = None
+        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say)
+        self.driver = make_driver(
+            self.algorithm,
+            self.environment,
+            self.spec,
+            seeds=seeds,
+            workers=options.workers,
+            worker_timeout=options.worker_timeout,
+            stopped=self._is_interrupted,
+        )
+
+    def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:
+        """Begin the first episodes, make the run folders and hold them with `locks`, write their configs."""
+        name = algorithm_name(self.algorithm)
+        with saying("Starting the environments.", self.say):
+            self.state = self.driver.start(self.first.state, self.first.world_keys)
+        self.first = self.first._replace(state=None)  # it may be large
+        host, folders = describe_host(), []
+        for seed in self.seeds:
+            path = out if out is None or self.options.num_seeds == 1 else out / f"seed_{seed}"
+            folder, lock = claim_run_folder(
+                path, root=root, environment=self.environment.name, algorithm=name, seed=seed
+            )
+            locks.enter_context(lock)
+            folders.append(folder)
+        for folder, seed in zip(folders, self.seeds, strict=True):
+            write_config(folder, self._config(seed, name, host))
+            logger = Logger(folder, tensorboard=self.options.tensorboard)
+            self.journals.append(Journal(folder, seed, logger))
+
+    def _config(self, seed: int, name: str, host: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "algorithm": name,
+            "hyperparameters": to_json(self.algorithm),
+            "environment": self.environment.name,
+            "environment_by_name": self.environment.by_name,
+            "seed": seed,
+            "spaces": {
+                "observation": space_to_json(self.spec.observation_space),
+                "action": space_to_json(self.spec.action_space),
+            },
+            "training": dataclasses.asdict(dataclasses.replace(self.options, seed=seed, num_seeds=1)),
+            "host": host,
+        }
+
+    def restore(self, folder: RunFolder, config: dict[str, Any]) -> None:
+        """Take everything back from the folder's last checkpoint."""
+        if not folder.last.exists():
+            raise CheckpointError(
+                f"{folder.path} holds no checkpoint; the run stopped before its first. Train it anew."
+            )
+        template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.first.state
+        )
+        state, records, metadata = restore_checkpoint(folder.last, self.algorithm, template)
+        self.step, self.iteration = metadata["step"], metadata["iteration"]
+        total = self.options.total_timesteps
+        state = with_budget(state, total)
+        self.state, notices = self.driver.restore(state, self.first.world_keys, records)
+        self.first = self.first._replace(state=None)
+        self._refuse_finished(folder, metadata["evaluated"])
+        for notice in notices:
+            self.say(notice)
+        config["training"]["total_timesteps"] = total
+        write_config(folder, config)
+        logger = Logger(
+            folder,
+            tensorboard=self.options.tensorboard,
+            resume_step=self.step,
+            evaluated=metadata["evaluated"],
+        )
+        self.journals.append(Journal(folder, self.seeds[0], logger))
+        self.journals[0].restore(records, metadata)
+
+    def _refuse_finished(self, folder: RunFolder, evaluated: int) -> None:
+        if not self._is_finished or (self._evaluates and evaluated < self.step):
+            return
+        if self.step < self.options.total_timesteps:
+            raise ValueError(f"{folder.path} has converged; to go on, train anew with a smaller tolerance.")
+        raise ValueError(
+            f"{folder.path} has taken its {self.step:_} steps; to go on, give a larger budget: "
+            f"--total-timesteps {2 * self.step} (total_timesteps=)."
+        )
+
+    def run(self) -> bool:
+        """Iterate until the budget is spent, a callback says stop, or a signal does: whether the run has finished.
+
+        Raises:
+            NonFiniteUpdate: an update gave a number that is not finite.
+            KeyboardInterrupt, SystemExit: a signal came; all was saved.
+        """
+        self.training.reporter.begin(self._facts())
+        if not self.step:
+            self._save()  # a run that is killed early can be resumed too
+        with self.interrupt, self._last_words():
+            self._iterate()
+            finished = self._is_finished
+            self._save()
+            if finished and not self._is_interrupted():
+                self._evaluate()
+                self._save()
+        self._write_results()
+        self.training.reporter.end()
+        if self._is_interrupted():
+            self.say(self._farewell())
+            if self.interrupt.signal == signal.SIGTERM:
+                raise SystemExit(128 + signal.SIGTERM)
+            raise KeyboardInterrupt
+        return finished
+
+    def _iterate(self) -> None:
+        options, total = self.options, self.options.total_timesteps
+        checkpoint_every = options.checkpoint_every or max(1, total // 10)
+        begun, first_step, compiled_before = time.perf_counter(), self.step, COMPILE_CLOCK.seconds
+        stopped = False
+        while not (self._is_finished or stopped or self._is_interrupted()):
+            until = min(_next(self.step, checkpoint_every), _next(self.step, options.eval_every), total)
+            with self._saying_what_compiles():
+                result = self.driver.iterate(
+                    self.state, self.first.run_keys, self.driver.span(self.iteration, self.step, until)
+                )
+            self._refuse_non_finite(result)
+            self.state, before, iteration = result.state, self.step, self.iteration
+            if not len(result.steps):  # a search whose generation was broken off
+                continue
+            self.step += int(result.steps[-1])
+            self.iteration += int(result.iterations[-1])
+            compiling = COMPILE_CLOCK.seconds - compiled_before
+            now = time.perf_counter()
+            times = {
+                "time/fps": (self.step - first_step) / max(now - begun - compiling, 1e-9),
+                "time/elapsed": now - self.started,
+                "time/compile": compiling,
+            }
+            stopped = self._report(result, iteration, before, times)
+            evaluating = _crossed(before, self.step, options.eval_every) and self.step < total
+            if evaluating:
+                self._evaluate()
+            if _crossed(before, self.step, checkpoint_every) or evaluating:
+                self._save()
+
+    def _report(self, result: Iterated, iteration: int, step: int, times: dict[str, float]) -> bool:
+        """Log the rows and tell who listens; whether a callback says stop."""
+        stopped, total = False, self.options.total_timesteps
+        for place, journal in enumerate(self.journals):
+            for progress in journal.rows(
+                place, result, iteration=iteration, step=step, total=total, times=times
+            ):
+                if place == 0:
+                    self.training.reporter.update(progress)
+                if self.training.callback is not None and self.training.callback(progress) is False:
+                    stopped = True
+        return stopped
+
+    def _refuse_non_finite(self, result: Iterated) -> None:
+        """Raises NonFiniteUpdate for a metric or a parameter; the state that it came with is not taken."""
+        wrong = {name: ~np.isfinite(x) for name, x in result.metrics.items() if not np.isfinite(x).all()}
+        if wrong:
+            place, row = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
+            names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, row]))
+            raise self._non_finite(result, place, row, names)
+        params = result.state.params if isinstance(result.state, PolicyState) else ()
+        for leaf in jax.tree.leaves(params):  # not every metric sees them
+            if not np.isfinite(leaf).all():
+                place = int(np.argwhere(~np.isfinite(leaf))[0][0]) if len(self.seeds) > 1 else 0
+                raise self._non_finite(result, place, -1, "parameters")
+
+    def _non_finite(self, result: Iterated, place: int, row: int, names: str) -> NonFiniteUpdate:
+        """Say what came out of the last iteration of a row, and that it was not applied."""
+        return NonFiniteUpdate(
+            f"The update after step {self.step + int(result.steps[row]):_} (iteration "
+            f"{self.iteration + int(result.iterations[row]) - 1}, seed {self.seeds[place]}) gave a value that is not "
+            f"finite: {names}. It was not applied; the last checkpoint is {self.journals[place].folder.last}. "
+            f"{_remedy(self.algorithm)}"
+        )
+
+    def _evaluate(self) -> None:
+        """Play the same episodes as `adv.evaluate` with the run's seed does, on the current agents."""
+        episodes = self.options.eval_episodes
+        if not self._evaluates:
+            if episodes:
+                self.say("Not evaluated: a vector environment needs an eval_environment beside it.")
+            return
+        target = self.training.eval_environment
+        for place, journal in enumerate(self.journals):
+            agent = self._agent(place)
+            with saying(f"Evaluating: {episodes} episodes.", self.say):
+                result = evaluate(agent, target, episodes=episodes, seed=journal.seed)
+            journal.evaluate(self.step, result)
+            who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
+            who += f"{self.algorithm.play}: " if isinstance(self.algorithm, PolicySearch) else ""
+            self.say(f"Evaluation at step {self.step:_}: {who}{result}")
+            for name, other in other_agents(agent).items():
+                result = evaluate(other, target, episodes=episodes, seed=journal.seed)
+                self.say(f"Evaluation at step {self.step:_}: {name}: {result}")
+
+    def _agent(self, place: int) -> Agent:
+        """The agent of one seed."""
+        state = self.driver.state_of(self.state, place)
+        return Agent(self.algorithm, state, self.spec, self.environment.name, self.step)
+
+    def _save(self) -> None:
+        """Checkpoint every seed."""
+        finished = self.options.total_timesteps if self._is_finished else None
+        metadata = {
+            "algorithm": algorithm_name(self.algorithm),
+            "environment": self.environment.name,
+            "iteration": self.iteration,
+            "step": self.step,
+            "finished": finished,
+        }
+        for place, journal in enumerate(self.journals):
+            state, records = self.driver.state_of(self.state, place), self.driver.records(place)
+            journal.save(self.step, state, records, metadata, self.options.keep_checkpoints)
+        self.saved_step = self.step
+
+    def _write_results(self) -> None:
+        """The curve; in a finite world what an agent that keeps a table has learned; and how it ended."""
+        conclusion, unit = self.driver.conclusion(self.step), self.driver.facts.unit
+        for place, journal in enumerate(self.journals):
+            journal.logger.flush()
+            plot_curve(journal.folder)
+            report = table_report(self._agent(place), self.environment)
+            if report is not None:
+                name = f"{algorithm_name(self.algorithm)} on {self.environment.name}"
+                title = f"{name}\nseed {journal.seed}, after {self.step:,} {unit}"
+                report.plot(journal.folder, title)
+                if place == 0:
+                    conclusion = report.lines(journal.evaluation, conclusion)
+        for line in conclusion:
+            self.say(line)
+
+    def close(self) -> None:
+        for journal in self.journals:
+            journal.logger.close()
+        self.driver.close()
+        self.training.reporter.end()
+
+    @property
+    def _is_finished(self) -> bool:
+        """Whether the budget is spent, or the driver needs no more of it."""
+        return self.step >= self.options.total_timesteps or self.driver.finished
+
+    @property
+    def _evaluates(self) -> bool:
+        return self.options.eval_episodes > 0 and self.training.eval_environment.kind != "vector"
+
+    def _is_saved(self) -> bool:
+        """Whether the last checkpoint holds all that was learned."""
+        return self.saved_step == self.step
+
+    def _is_interrupted(self) -> bool:
+        return self.interrupt.signal is not None
+
+    def _farewell(self) -> str:
+        named = word_for(self.environment.name) if self.environment.by_name else []
+        commands = "; ".join(
+            shlex.join(["advantage", "resume", str(journal.folder.path), *named]) for journal in self.journals
+        )
+        return f"Stopped at step {self.step:_} and saved. To go on: {commands}"
+
+    def _saying_what_compiles(self) -> contextlib.AbstractContextManager[None]:
+        """The first call of a driver compiles."""
+        if self.has_iterated:
+            return contextlib.nullcontext()
+        self.has_iterated = True
+        return saying("Compiling the programs of this run, and taking its first steps.", self.say)
+
+    @contextlib.contextmanager
+    def _last_words(self) -> Iterator[None]:
+        """Whatever goes wrong, say where the run can be taken up again."""
+        try:
+            yield
+        except Exception:
+            for journal in self.journals:
+                with contextlib.suppress(OSError):  # a full disk has been told of already
+                    journal.logger.flush()
+                self.say(
+                    f"The run stopped. {journal.folder.last} is as it was at step {journal.saved_step:_}."
+                )
+            raise
+
+    def _facts(self) -> dict[str, Any]:
+        """What a reporter is told when the run begins."""
+        facts = self.driver.facts
+        return {
+            "algorithm": algorithm_name(self.algorithm),
+            "environment": self.environment.name,
+            "seeds": self.seeds,
+            "total_timesteps": self.options.total_timesteps,
+            "step": self.step,
+            "num_envs": self.options.num_envs,
+            "driver": facts,
+            "folders": [journal.folder.path for journal in self.journals],
+            "interface": self._interface(),
+            "warnings": self._warnings(),
+        }
+
+    def _interface(self) -> list[str]:
+        """What a policy makes of the spaces; tables and solvers take them as they are."""
+        if not isinstance(self.algorithm, PolicyOptions | PolicySearch):
+            return []
+        spec = self.spec
+        return describe_interface(spec.observation_space, spec.action_space, spec.action_units)
+
+    def _warnings(self) -> list[str]:
+        """What a user should know before time is spent."""
+        algorithm, spec = self.algorithm, self.spec
+        if not isinstance(algorithm, PolicyOptions | PolicySearch):
+            return []
+        clips = algorithm.action_bounds == "clip"  # what is squashed fills the bounds wherever they are
+        far = far_bounds(spec.action_space, spec.action_units) if clips else []
+        large = large_layers(spec.observation_space) if algorithm.network is None else []
+        return [*map(str, far), *large]
+
+
+def _next(step: int, every: int | None) -> int:
+    """The next multiple of `every` after `step`."""
+    return LARGEST if every is None else (step // every + 1) * every
+
+
+def _crossed(before: int, after: int, every: int | None) -> bool:
+    return every is not None and after // every > before // every
+
+
+def _remedy(algorithm: Playable) -> str:
+    """Which of its options keep a method's steps small, as a sentence."""
+    options = {
+        field.name: getattr(algorithm, field.name) for field in dataclasses.fields(cast(Any, algorithm))
+    }
+    smaller = ("learning_rate", "critic_learning_rate", "target_kl")
+    lower = [name for name in smaller if options.get(name) is not None]
+    bound = [name for name in ("max_grad_norm", "target_kl") if options.get(name, ()) is None]
+    parts = [f"lower {' or '.join(lower)}"] if lower else []
+    parts += [f"set {' or '.join(bound)}"] if bound else []
+    advice = ", or ".join(parts) or "check the rewards and observations of the environment"
+    return advice[0].upper() + advice[1:] + "."

@@ -1,0 +1,92 @@
+"""How a run is organised: the options of `train` that are not the algorithm's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+LARGEST = 2**32 - 1  # seeds and the step counter are uint32
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is organised; nothing here changes what it learns, except `num_envs` and the budget."""
+
+    total_timesteps: int = 1_000_000
+    """Environment steps to take, exactly."""
+    seed: int = 0
+    """Of everything random in the run."""
+    num_seeds: int = 1
+    """Independent runs with seeds seed, seed + 1, ...; on-device worlds train all at once."""
+    num_envs: int = 1
+    """Environments stepped side by side."""
+    eval_every: int | None = None
+    """Environment steps between evaluations; None evaluates once, at the end."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation; 0 never evaluates."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints; None makes ten in a run."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; the best one is kept besides."""
+    workers: int | Literal["auto"] = "auto"
+    """Worker processes that step host environments; 0 is none, auto measures and picks."""
+    worker_timeout: float = 60.0
+    """Seconds after which a worker counts as hung."""
+    device: str | None = None
+    """Where to compute: cpu, gpu or tpu; None takes JAX's choice."""
+    tensorboard: bool = True
+    """Write TensorBoard files."""
+
+    def __post_init__(self):
+        lowest = {
+            "total_timesteps": 1,
+            "seed": 0,
+            "num_seeds": 1,
+            "num_envs": 1,
+            "eval_episodes": 0,
+            "keep_checkpoints": 1,
+        }
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ValueError(f"{name}={value!r} is not allowed; use a whole number of {low} or more.")
+        if self.seed + self.num_seeds > LARGEST:
+            raise ValueError(
+                f"seed={self.seed!r} is not allowed; use a whole number of at most {LARGEST - 1:_}."
+            )
+        for name in ("eval_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(
+                    f"{name}={value!r} is not allowed; use a whole number of steps of 1 or more, or None."
+                )
+        if self.workers != "auto" and (type(self.workers) is not int or self.workers < 0):
+            raise ValueError(
+                f"workers={self.workers!r} is not allowed; use 'auto', or a whole number of 0 or more."
+            )
+        if type(self.worker_timeout) not in (int, float) or not self.worker_timeout > 0:
+            raise ValueError(f"worker_timeout={self.worker_timeout!r} is not allowed; use seconds above 0.")
+        if type(self.tensorboard) is not bool:
+            raise ValueError(f"tensorboard={self.tensorboard!r} is not allowed; use True or False.")
+        if self.total_timesteps % self.num_envs:
+            below = self.total_timesteps // self.num_envs * self.num_envs
+            near = " or ".join(f"{n:_}" for n in (below, below + self.num_envs) if n)
+            raise ValueError(
+                f"total_timesteps={self.total_timesteps:_} is not a multiple of num_envs={self.num_envs}, which step "
+                f"together; use {near}."
+            )
+        if self.total_timesteps > LARGEST:
+            raise ValueError(
+                f"total_timesteps={self.total_timesteps:_} is above the step counter's {LARGEST:_}."
+            )
+        if self.device is not None and self.device not in ("cpu", "gpu", "tpu", "cuda"):
+            raise ValueError(f"device={self.device!r} is not allowed; use 'cpu', 'gpu' or 'tpu'.")
+
+
+def options_from(options: dict[str, Any]) -> Options:
+    """The options with these names. Raises ValueError for one that does not exist or is not allowed."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"train() has no option {name!r}; there are: {', '.join(known)}.")
+    return Options(**options)

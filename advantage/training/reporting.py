@@ -1,0 +1,48 @@
+"""Who is told what happens in a training: callbacks and reporters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+
+class Progress(NamedTuple):
+    """What a callback is told about every row of metrics.
+
+    Attributes:
+        seed: which run.
+        iteration: updates so far.
+        step: environment steps so far, of `total_timesteps`.
+        row: the metrics as they are logged: `train/approx_kl`, `rollout/ep_rew_mean`, `time/fps`, ...
+    """
+
+    seed: int
+    iteration: int
+    step: int
+    total_timesteps: int
+    row: dict[str, float]
+
+
+Callback = Callable[[Progress], bool | None]
+
+
+class Reporter(Protocol):
+    """Who tells the user what happens; the command line has one, Python's default is silent."""
+
+    def begin(self, facts: dict[str, Any]) -> None: ...
+    def update(self, progress: Progress) -> None: ...
+    def message(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing but Python's warnings."""
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        for text in facts["warnings"]:
+            warnings.warn(text, stacklevel=2)
+
+    def update(self, progress: Progress) -> None: ...
+    def message(self, text: str) -> None: ...
+    def end(self) -> None: ...

@@ -1,0 +1,202 @@
+"""The two verbs of training: begin a run, and go on with one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from advantage.algorithms.playable import Playable, Trainable, playable
+from advantage.drivers.device import share_cores
+from advantage.drivers.make_driver import takes_many_seeds
+from advantage.environments.make import resolve, resolve_recorded
+from advantage.evaluation import CONFIG_FIELDS, Agent, Evaluation, load, restore_config
+from advantage.machine import available_cores
+from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.compilation import enable_compilation_cache
+from advantage.runs.folder import RunFolder, open_run_folder, read_config
+from advantage.runs.lock import RunLock
+from advantage.training.loop import Loop, Training
+from advantage.training.options import Options, options_from
+from advantage.training.reporting import Callback, Reporter, Silent
+from advantage.types import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training that has ended, or was stopped.
+
+    Attributes:
+        path: its folder.
+        seed: its seed.
+        step: environment steps taken.
+        evaluation: the last evaluation, if there was one.
+        finished: whether the budget was spent; a run that a callback stopped can be resumed.
+        algorithm: its hyperparameters.
+    """
+
+    path: Path
+    seed: int
+    step: int
+    evaluation: Evaluation | None
+    finished: bool
+    algorithm: Playable = dataclasses.field(repr=False)
+
+    @property
+    def agent(self) -> Agent:
+        """The trained agent, loaded from the last checkpoint."""
+        return load(self.path, self.algorithm)
+
+
+def train(
+    algorithm: Trainable,
+    environment: Any,
+    *,
+    out: str | Path | None = None,
+    root: str | Path = "runs",
+    eval_environment: Any = None,
+    callback: Callback | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Any:
+    """Train, and leave a run folder.
+
+    Args:
+        algorithm: such as `adv.PPO(clip_range=0.2)` or `adv.PolicySearch(adv.CEM(), hidden=(8,))`. An optimiser such as
+            `adv.CEM()` becomes a search for a policy with it.
+        environment: a name (`CartPole-v1`, `package:Env-v0`, `jax/CartPole-v1`), a class or function that makes a
+            `gymnasium.Env`, a Gymnasium vector environment, or an on-device world.
+        out: the run folder; by default a new one below `root`.
+        root: where new run folders go.
+        eval_environment: what evaluations play; by default the same.
+        callback: called with a `Progress` after every iteration; returning False stops the run after a checkpoint.
+        reporter: who tells the user what happens; by default only Python's warnings do.
+        **options: the fields of `Options`.
+
+    Returns:
+        A `Run`, or a list of them for `num_seeds` above 1.
+
+    Raises:
+        ValueError: an option, hyperparameter, name or space that is not allowed.
+        FileExistsError: `out` exists; RunInUse, which is one, if somebody is writing there.
+        EnvironmentDefect, EnvironmentFailure: the environment is wrong, or broke.
+        NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is as it was.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
+    """
+    settings, chosen = options_from(options), playable(algorithm)
+    target = resolve(environment)
+    if target.kind == "vector":
+        settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
+    seeds = [settings.seed + n for n in range(settings.num_seeds)]
+    at_once = takes_many_seeds(chosen, target)
+    if target.kind == "device":
+        share_cores(settings.num_seeds if at_once else available_cores())
+    evaluated_on = resolve(eval_environment) if eval_environment is not None else target
+    training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
+    runs: list[Run] = []
+    for group in [seeds] if at_once else [[seed] for seed in seeds]:
+        with _device(settings.device), contextlib.ExitStack() as locks:
+            loop = Loop(training, group)
+            with contextlib.closing(loop):
+                loop.create_folders(Path(out) if out is not None else None, Path(root), locks)
+                runs.extend(_run(loop))
+    return runs if settings.num_seeds > 1 else runs[0]
+
+
+def _run(loop: Loop) -> list[Run]:
+    finished = loop.run()
+    return [
+        Run(
+            path=journal.folder.path,
+            seed=journal.seed,
+            step=loop.step,
+            evaluation=journal.evaluation,
+            finished=finished,
+            algorithm=loop.algorithm,
+        )
+        for journal in loop.journals
+    ]
+
+
+def resume(
+    path: str | Path,
+    *,
+    total_timesteps: int | None = None,
+    environment: Any = None,
+    algorithm: Trainable | None = None,
+    eval_environment: Any = None,
+    callback: Callback | None = None,
+    reporter: Reporter | None = None,
+    trust: bool = False,
+) -> Run:
+    """Go on with a run from its last checkpoint, as if it had never stopped.
+
+    Args:
+        path: the run folder.
+        total_timesteps: a new budget; by default the old one.
+        environment: as for `train`; by default the run's own, and needed where that was a Python object.
+        algorithm: needed only where the run had a network or schedule of your own.
+        eval_environment, callback, reporter: as for `train`.
+        trust: whether the package may be imported that the run's own environment comes from.
+
+    Raises:
+        FileNotFoundError, CheckpointError: not a run, no checkpoint, or a damaged one.
+        RunInUse: somebody is writing the run; says who.
+        ValueError: nothing is left to do, or the environment must be given or its import allowed.
+    """
+    folder = open_run_folder(Path(path))
+    with RunLock(folder.path):
+        config = read_config(folder, CONFIG_FIELDS)
+        chosen, spec = restore_config(config, folder.config_path, algorithm)
+        settings = _recorded_options(folder, config, total_timesteps)
+        if environment is None and not config["environment_by_name"]:
+            raise ValueError(
+                f"The environment of {folder.path} was the Python object {config['environment']}, which no name brings "
+                "back; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
+            )
+        with _device(settings.device):
+            recorded = environment is None
+            target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
+            evaluated_on = resolve(eval_environment) if eval_environment is not None else target
+            training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
+            loop = Loop(training, [settings.seed])
+            with contextlib.closing(loop):
+                _refuse_other_spaces(loop, spec, folder)
+                loop.restore(folder, config)
+                return _run(loop)[0]
+
+
+def _recorded_options(folder: RunFolder, config: dict[str, Any], total_timesteps: int | None) -> Options:
+    """The run's own options, with a new budget if one is given."""
+    try:
+        settings = options_from(config["training"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder.config_path}: training: {error}") from None
+    if total_timesteps is None:
+        return settings
+    return dataclasses.replace(settings, total_timesteps=total_timesteps)
+
+
+def _refuse_other_spaces(loop: Loop, spec: Spec, folder: RunFolder) -> None:
+    if (spec.observation_space, spec.action_space) != (loop.spec.observation_space, loop.spec.action_space):
+        raise ValueError(
+            f"{loop.environment.name} has other spaces than the run in {folder.path} was trained with."
+        )
+
+
+@contextlib.contextmanager
+def _device(device: str | None) -> Iterator[None]:
+    enable_compilation_cache()
+    if device is None:
+        yield
+        return
+    try:
+        chosen = jax.devices(device)[0]
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not there: {error}; JAX sees {jax.devices()}.") from None
+    with jax.default_device(chosen):
+        yield
