@@ -259,7 +259,7 @@ def test_tree_backup_is_what_the_tabular_method_learns(terminated):
 
     method = TreeBackup(n=n, target_epsilon=epsilon, learning_rate=1.0, gamma=GAMMA)
     state = method.init(jax.random.key(0), Spec(spaces.Discrete(n + 1), spaces.Discrete(actions)))
-    state, update = state._replace(q=jnp.asarray(q)), jax.jit(method.update)
+    state, update = state._replace(table=state.table._replace(q=jnp.asarray(q))), jax.jit(method.update)
     for t in range(n):
         ends = np.array([[t == n - 1]])
         row = (np.array([[x]], dtype) for x, dtype in ((t, int), (action[t], int), (reward[t], np.float32)))
