@@ -112,18 +112,23 @@ class Dyna(TDControlOptions):
         policy = self.actor(state)
         key_real, key_imagined = jax.random.split(key)
 
-        def learn(q, step: Step, noise):
-            """One update of the table for each entry of the step: `-> q, delta, alpha`."""
+        def rates(step: Step):
             alpha = step_size(self, state.clock, known.table.visits[step.s, step.a])
+            return jnp.broadcast_to(alpha, step.s.shape)
+
+        def learn(q, inputs):
+            """One update of the table for each entry of the inputs: `-> q, delta`."""
+            step, alpha, noise = inputs
             target = step.r + self.gamma * self._value(policy._replace(q=q), step.next_s, noise)
             delta = target - q[step.s, step.a]
-            return q.at[step.s, step.a].add(alpha * delta), delta, alpha
+            return q.at[step.s, step.a].add(alpha * delta), delta
 
-        q, delta, alpha = learn(table.q, step, jax.random.uniform(key_real, step.r.shape))
-        metrics = {"td_error": jnp.abs(delta).mean(), "learning_rate": jnp.mean(alpha)}
+        alpha = rates(step)
+        q, delta = learn(table.q, (step, alpha, jax.random.uniform(key_real, step.r.shape)))
+        metrics = {"td_error": jnp.abs(delta).mean(), "learning_rate": alpha.mean()}
         if self.planning_steps:
-            imagined = self._imagine(known, key_imagined, step.r.size * self.planning_steps)
-            q, _ = jax.lax.scan(lambda q, one: (learn(q, one[0], one[1])[0], None), q, imagined)
+            steps, noise = self._imagine(known, key_imagined, step.r.size * self.planning_steps)
+            q, _ = jax.lax.scan(learn, q, (steps, rates(steps), noise))
         return known._replace(table=known.table._replace(q=q)), metrics
 
     def _remember(self, state: DynaState, step: Step) -> DynaState:

@@ -124,6 +124,23 @@ def each_episode(
         here = jnp.arange(rows) >= rows - size[n]
         return n + 1, learn(tables, jax.tree.map(column, window), here)
 
+    tables = _in_windows(one, tables, size=size, count=count, longest=longest)
+    length = jnp.minimum(num_steps - last_end[-1], longest + 1)
+    left = Pending(jax.tree.map(lambda x: x[num_steps:], window), length)
+    counts = {"episodes": count, "episodes_dropped": done.sum(dtype=jnp.int32) - count}
+    return tables, left, counts
+
+
+def _in_windows(
+    one: Callable[[int, tuple[Array, Tables]], tuple[Array, Tables]],
+    tables: Tables,
+    *,
+    size: Array,
+    count: Array,
+    longest: int,
+) -> Tables:
+    """`one(rows, (n, tables)) -> n + 1, tables` for each of `count` episodes n, with rows enough for its `size[n]`."""
+
     def by_size(carry):
         """Those that come next and fit into the smallest window, then those that need a larger one."""
         for shorter, rows in pairwise([0, *(rows for rows in WINDOWS if rows < longest), longest]):
@@ -135,11 +152,7 @@ def each_episode(
             carry = jax.lax.while_loop(fits, partial(one, rows), carry)
         return carry
 
-    _, tables = jax.lax.while_loop(lambda carry: carry[0] < count, by_size, (jnp.int32(0), tables))
-    length = jnp.minimum(num_steps - last_end[-1], longest + 1)
-    left = Pending(jax.tree.map(lambda x: x[num_steps:], window), length)
-    counts = {"episodes": count, "episodes_dropped": done.sum(dtype=jnp.int32) - count}
-    return tables, left, counts
+    return jax.lax.while_loop(lambda carry: carry[0] < count, by_size, (jnp.int32(0), tables))[1]
 
 
 def first_visits(place: Array, here: Array, size: int) -> Array:
