@@ -48,7 +48,7 @@ def player(world: Tetris, weights: tuple[float, ...], mesh: Mesh) -> Callable[[A
     def move(carry, piece):
         state, placements, rows = carry
         after, reward, over = world.place(
-            state, first_of_highest(world.values(state, jnp.asarray(weights))), piece
+            state, first_of_highest(world.score_actions(state, jnp.asarray(weights))), piece
         )
         columns = jnp.where(over, 0, after.columns)
         return (TetrisState(columns, piece), placements + counts[state.piece], rows + reward), None

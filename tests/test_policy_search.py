@@ -24,6 +24,7 @@ from advantage.drivers.search.driver import SearchDriver
 from advantage.drivers.search.games import Chance, Games
 from advantage.drivers.search.host_games import HostGames
 from advantage.environments.make import make
+from advantage.environments.scored_actions import ScoredActions
 from advantage.environments.spaces import environment_action, read
 from advantage.evaluation import other_agents
 from advantage.policies.deterministic import Deterministic, Scoring, deterministic, unflatten
@@ -453,6 +454,10 @@ def test_a_scoring_policy_takes_the_best_of_what_is_possible():
 def test_a_network_is_used_where_it_is_asked_for():
     assert isinstance(policy_of(SCORED, gymnasium.spaces.Discrete(3), hidden=(4,)), Deterministic)
     assert isinstance(policy_of(SCORED, gymnasium.spaces.Discrete(4)), Deterministic)
+    one_number = gymnasium.spaces.Dict(
+        {**SCORED.spaces, "features": gymnasium.spaces.Box(-1, 1, (3,), np.float32)}
+    )
+    assert isinstance(policy_of(one_number, gymnasium.spaces.Discrete(3)), Deterministic)
 
 
 @pytest.mark.parametrize(
@@ -560,6 +565,7 @@ def test_a_world_that_scores_its_actions_plays_the_same_games():
         reset = staticmethod(world.reset)
         step = staticmethod(world.step)
 
+    assert isinstance(world, ScoredActions) and not isinstance(Seen(), ScoredActions)
     vectors = jax.random.normal(jax.random.key(1), (5, 14)).round(1)
     chance = Chance(np.arange(5), jax.random.key(2))
     results = []

@@ -122,7 +122,7 @@ def game(width, height, features, weights):
 
     def move(curious, state, key):
         draw, coin, piece, restart = jax.random.split(key, 4)
-        action = first_of_highest(world.values(state, jnp.asarray(weights)))
+        action = first_of_highest(world.score_actions(state, jnp.asarray(weights)))
         action = jnp.where(
             jax.random.uniform(coin) < curious, jax.random.randint(draw, (), 0, 4 * width - 6), action
         )
@@ -184,7 +184,7 @@ def test_weights_times_features_are_the_values_and_the_first_of_the_best_is_chos
     state = TetrisState(pack(drawn("#...", "##.#", height=4)), np.int32(J))
     obs = jax.device_get(observe(world)(jax.tree.map(lambda leaf: leaf[None], state)))
     features, possible = obs["features"][0], obs["possible"][0]
-    values = jax.jit(world.values)(state, jnp.asarray(THIERY))
+    values = jax.jit(world.score_actions)(state, jnp.asarray(THIERY))
     assert 0 < possible.sum() < 10
     assert np.isinf(values).tolist() == (possible == 0).tolist()
     np.testing.assert_allclose(values[possible == 1], (features @ np.array(THIERY))[possible == 1], rtol=1e-5)

@@ -10,8 +10,8 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
 
+from advantage.environments.scored_actions import ActionFeatures, num_action_features
 from advantage.policies.actor_critic import choose_network, feed_forward
 from advantage.policies.encoder import Encoder, encoder
 from advantage.policies.heads import Bounds, Head, head
@@ -64,7 +64,10 @@ class Deterministic:
 class Scoring:
     """`a = argmax w · phi(s, a)` over the actions that are possible, the first of equals; parameters `w`.
 
-    For observations with `features` `[n, k]`, one row an action, and `possible` `[n]`. If none is possible, all are.
+    For observations with `ActionFeatures`. If no action is possible, all are.
+
+    Attributes:
+        size: the number k of features of an action.
     """
 
     size: int
@@ -73,7 +76,7 @@ class Scoring:
     def num_continuous(self) -> int:
         return self.size
 
-    def continuous(self, obs: Pytree) -> Array:
+    def continuous(self, obs: ActionFeatures) -> Array:
         """The features, `[..., n, k]`."""
         return obs["features"]
 
@@ -86,7 +89,7 @@ class Scoring:
         """Leaves and structure of the parameters."""
         return jax.tree.flatten(jax.eval_shape(self.init, jax.random.key(0)))
 
-    def action(self, params: Array, obs: Pytree, normalise: Any = None) -> Array:
+    def action(self, params: Array, obs: ActionFeatures, normalise: Any = None) -> Array:
         """The action for each observation of a batch."""
         features, possible = obs["features"], obs["possible"]
         xp = features.__array_namespace__()
@@ -128,22 +131,16 @@ def deterministic(
     bounds: Bounds,
     units: ActionUnits = "bounds",
 ) -> Deterministic | Scoring:
-    """The policy of a pair of spaces: scoring where observations tell what each action leads to, else a network.
+    """The policy of a pair of spaces: scoring where observations describe each action, else a network.
 
-    A network or hidden layers that are asked for are never a scoring policy.
+    Where a network or hidden layers are asked for, the policy is a network.
 
     Raises:
         ValueError: a space that no policy covers.
     """
-    plain = network is None and not hidden
-    if plain and isinstance(observation_space, spaces.Dict) and isinstance(action_space, spaces.Discrete):
-        features, possible = (observation_space.spaces.get(name) for name in ("features", "possible"))
-        if (
-            features is not None
-            and possible is not None
-            and (features.shape or ())[:1] == possible.shape == (int(action_space.n),)
-        ):
-            return Scoring(int(np.prod((features.shape or ())[1:])))
+    size = num_action_features(observation_space, action_space)
+    if network is None and not hidden and size is not None:
+        return Scoring(size)
     chosen = feed_forward(choose_network(network, observation_space, hidden, activation, initialisation))
     parts = encoder(observation_space), head(action_space, bounds, units=units), chosen
     return Deterministic(*parts, initialisation)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from advantage.algorithms.search.policy_search import SearchActor
 from advantage.drivers.search.games import Chance, Games
+from advantage.environments.scored_actions import ScoredActions
 from advantage.environments.spaces import environment_action, read
 from advantage.policies.deterministic import Scoring, first_of_highest
 from advantage.types import ActionUnits, Array, Key, Pytree, Search, World
@@ -82,9 +84,9 @@ def _play(
     return play(algorithm, actor, lanes, left)
 
 
-def _scores(world: World, actor: Pytree) -> bool:
-    """Whether the world can say by itself what a scoring policy gives each action, without observations."""
-    return hasattr(world, "values") and isinstance(actor.policy, Scoring) and actor.normaliser is None
+def _scores(world: World, actor: SearchActor) -> TypeGuard[ScoredActions]:
+    """Whether the world scores its actions for the policy, so that no observation is needed."""
+    return isinstance(world, ScoredActions) and isinstance(actor.policy, Scoring) and actor.normaliser is None
 
 
 def _step(algorithm: Any, world: World, units: ActionUnits, actor: Pytree, lane: Lanes) -> Lanes:
@@ -92,7 +94,7 @@ def _step(algorithm: Any, world: World, units: ActionUnits, actor: Pytree, lane:
     batch, who = jax.tree.map(lambda leaf: leaf[None], lane.obs), algorithm.candidate(actor, lane.vector)
     seen = algorithm.seen(actor, batch)
     if _scores(world, actor):
-        action = first_of_highest(cast(Any, world).values(lane.world, who.params))[None]
+        action = first_of_highest(world.score_actions(lane.world, who.params))[None]
     else:
         action, _ = algorithm.greedy(who, batch, ())
     given = read(environment_action(world.action_space, action, units), 0)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.environments.scored_actions import ActionFeatures
 from advantage.environments.tetris.board import (
     PIECES,
     TALLEST,
@@ -26,6 +27,13 @@ from advantage.types import Array, Key
 Features = Literal["bertsekas", "dellacherie", "thiery"]
 STANDARD = ("Tetris-10x10", "Tetris-10x20")  # the sizes of the literature, which lists of environments show
 LARGEST_WIDTH, LARGEST_HEIGHT = 32, 32 - TALLEST
+
+
+class TetrisObservation(ActionFeatures):
+    """What is seen of a state; `Tetris` has the types and shapes."""
+
+    board: Array
+    piece: Array
 
 
 class TetrisState(NamedTuple):
@@ -123,14 +131,14 @@ class Tetris:
         suffix = "" if self.features == default else f"-{self.features}"
         return f"advantage/Tetris-{self.width}x{self.height}{suffix}-v0"
 
-    def reset(self, key: Key) -> tuple[TetrisState, dict[str, Array]]:
+    def reset(self, key: Key) -> tuple[TetrisState, TetrisObservation]:
         """An empty board and a piece: `-> state, obs`."""
         state = TetrisState(jnp.zeros(self.width, jnp.uint32), draw_piece(key))
         return state, self.observe(state)
 
     def step(
         self, state: TetrisState, action: Array, key: Key
-    ) -> tuple[TetrisState, dict[str, Array], Array, Array]:
+    ) -> tuple[TetrisState, TetrisObservation, Array, Array]:
         """Place the piece: `-> state, obs, reward, terminated`."""
         state, reward, terminated = self.place(state, action, draw_piece(key))
         return state, self.observe(state), reward, terminated
@@ -168,21 +176,20 @@ class Tetris:
         filled = count(state.columns).sum(dtype=jnp.int32)
         return FEATURES[self.features][0](landing, filled, self.height), exists & self.fits(landing)
 
-    def values(self, state: TetrisState, weights: Array) -> Array:
+    def score_actions(self, state: TetrisState, weights: Array) -> Array:
         """Weights `[k]` times the features after each placement, `[n]`; -inf where it is not possible.
 
-        The same as from an observation, and far quicker: features are added up as they are computed, in one loop.
-        The first of the highest is the action of a linear policy, and a search asks for no more.
+        See `ScoredActions`. Features are added up as they are computed, in one loop.
         """
         features, possible = self.after(state)
         total = sum(weight * feature for weight, feature in zip(weights, features, strict=True))
         return jnp.where(possible, total, -jnp.inf)
 
-    def observe(self, state: TetrisState) -> dict[str, Array]:
+    def observe(self, state: TetrisState) -> TetrisObservation:
         """What is seen of a state."""
         n_features = FEATURES[self.features][1](self.width)
         features, possible = (
-            jax.vmap(self.values, (None, 0))(state, jnp.eye(n_features, dtype=jnp.float32)),
+            jax.vmap(self.score_actions, (None, 0))(state, jnp.eye(n_features, dtype=jnp.float32)),
             self.after(state)[1],
         )
         rows = jnp.arange(self.height - 1, -1, -1, dtype=jnp.uint32)[:, None]
