@@ -106,7 +106,7 @@ if TYPE_CHECKING:
     from advantage.policies.networks import Custom as Custom
     from advantage.runs.checkpoint import CheckpointError as CheckpointError
     from advantage.runs.lock import RunInUse as RunInUse
-    from advantage.training.loop import NonFiniteUpdate as NonFiniteUpdate
+    from advantage.training.nonfinite import NonFiniteUpdate as NonFiniteUpdate
     from advantage.training.reporting import Progress as Progress
     from advantage.training.train import Run as Run
     from advantage.training.train import resume as resume
@@ -192,7 +192,7 @@ _HOMES = {
     "EnvironmentFailure": "drivers.host.stepper",
     "CheckpointError": "runs.checkpoint",
     "RunInUse": "runs.lock",
-    "NonFiniteUpdate": "training.loop",
+    "NonFiniteUpdate": "training.nonfinite",
     "Progress": "training.reporting",
     "Run": "training.train",
     "resume": "training.train",

@@ -97,7 +97,7 @@ def _explain(error: Exception) -> int:
     from advantage.environments.check import EnvironmentDefect
     from advantage.environments.make import MissingExtra
     from advantage.runs.checkpoint import CheckpointError
-    from advantage.training.loop import NonFiniteUpdate
+    from advantage.training.nonfinite import NonFiniteUpdate
 
     if isinstance(error, EnvironmentFailure) and error.__cause__ is not None:
         traceback.print_exception(error.__cause__)

@@ -75,11 +75,11 @@ def covariance_of(method: Any, state: Any) -> np.ndarray | None:
     """Of the normal distribution that candidates are drawn from, if it is one."""
     if isinstance(method, adv.EvolutionStrategy | adv.AugmentedRandomSearch):
         return method.sigma**2 * np.eye(2)
-    if not hasattr(state, "covariance"):
+    if not isinstance(method, adv.CEM | adv.CMAES):
         return None
     covariance = np.asarray(state.covariance)
     covariance = covariance if covariance.ndim == 2 else np.diag(covariance)
-    return covariance * float(getattr(state, "sigma", 1.0)) ** 2
+    return covariance * float(state.sigma) ** 2 if isinstance(method, adv.CMAES) else covariance
 
 
 def ellipse(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:

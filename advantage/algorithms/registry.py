@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import jax
@@ -17,13 +17,13 @@ from advantage.algorithms.dynamic_programming.backward_induction import Backward
 from advantage.algorithms.dynamic_programming.gauss_seidel import GaussSeidel
 from advantage.algorithms.dynamic_programming.linear_programming import LinearProgramming
 from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
-from advantage.algorithms.dynamic_programming.plan import Solver
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration
 from advantage.algorithms.dynamic_programming.prioritised_value_iteration import PrioritisedValueIteration
 from advantage.algorithms.dynamic_programming.relative_value_iteration import RelativeValueIteration
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration
 from advantage.algorithms.hyperparameters import Linear
+from advantage.algorithms.playable import Playable, Trainable
 from advantage.algorithms.policy_gradient.a2c import A2C
 from advantage.algorithms.policy_gradient.impala import Impala
 from advantage.algorithms.policy_gradient.npg import NPG
@@ -55,7 +55,7 @@ from advantage.algorithms.tabular.td import TD
 from advantage.algorithms.tabular.td_lambda import TDLambda
 from advantage.algorithms.tabular.tree_backup import TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda
-from advantage.types import ActionUnits, Algorithm, Spec
+from advantage.types import ActionUnits, Spec
 
 ALGORITHMS = {
     "ppo": PPO,
@@ -113,7 +113,7 @@ def algorithm_class(name: str) -> type:
     raise ValueError(f"There is no algorithm {name!r}; {hint}There are: {', '.join(ALGORITHMS)}.")
 
 
-def default_algorithm(name: str) -> Algorithm | PolicySearch | Solver:
+def default_algorithm(name: str) -> Trainable:
     """The algorithm of a name with its defaults; for an optimiser the search for a policy with it.
 
     Raises:
@@ -123,13 +123,13 @@ def default_algorithm(name: str) -> Algorithm | PolicySearch | Solver:
     return PolicySearch(algorithm) if isinstance(algorithm, Optimiser) else algorithm
 
 
-def algorithm_name(algorithm: Algorithm | PolicySearch | Solver) -> str:
+def algorithm_name(algorithm: Trainable) -> str:
     """The name that an algorithm has on the command line, or the name of its class."""
     named = _inner(algorithm)
     return next((name for name, cls in ALGORITHMS.items() if cls is type(named)), type(named).__name__)
 
 
-def _inner(algorithm: Algorithm | PolicySearch | Solver) -> Algorithm | Optimiser | Solver:
+def _inner(algorithm: Trainable) -> Trainable:
     """What has the name: the optimiser of a search, the solver of a planner, or the algorithm itself."""
     if isinstance(algorithm, PolicySearch):
         return algorithm.optimiser
@@ -137,7 +137,7 @@ def _inner(algorithm: Algorithm | PolicySearch | Solver) -> Algorithm | Optimise
 
 
 def spec_of(
-    algorithm: Algorithm | PolicySearch,
+    algorithm: Playable,
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
     *,
@@ -151,33 +151,36 @@ def spec_of(
     return Spec(observation_space, action_space, num_envs, total_timesteps, units)
 
 
-def hyperparameters_of(algorithm: Algorithm | PolicySearch | Solver) -> dict[str, Any]:
+def hyperparameters_of(algorithm: Trainable) -> dict[str, Any]:
     """Every hyperparameter by name: a search's own and its optimiser's in one dictionary, a solver's for a planner."""
-    values = _fields(algorithm) if isinstance(algorithm, PolicySearch) else {}
-    values.pop("optimiser", None)
-    return values | _fields(_inner(algorithm))
+    values = _fields(_inner(algorithm))
+    if not isinstance(algorithm, PolicySearch):
+        return values
+    of_search = _fields(algorithm)
+    del of_search["optimiser"]
+    return of_search | values
 
 
-def with_hyperparameters(algorithm: Any, values: dict[str, Any]) -> Any:
+def with_hyperparameters(algorithm: Trainable, values: dict[str, Any]) -> Trainable:
     """The same algorithm with other values of some hyperparameters, by the names of `hyperparameters_of`."""
     if not isinstance(algorithm, PolicySearch):
-        return dataclasses.replace(algorithm, **values)
-    optimiser: Any = algorithm.optimiser
-    own = {name: values[name] for name in values if name in _fields(optimiser)}
+        return dataclasses.replace(cast(Any, algorithm), **values)
+    own = {name: values[name] for name in values if name in _fields(algorithm.optimiser)}
     rest = {name: values[name] for name in values if name not in own}
-    return dataclasses.replace(algorithm, optimiser=dataclasses.replace(optimiser, **own), **rest)
+    optimiser = dataclasses.replace(cast(Any, algorithm.optimiser), **own)
+    return dataclasses.replace(algorithm, optimiser=optimiser, **rest)
 
 
 def _fields(dataclass: Any) -> dict[str, Any]:
     return {field.name: getattr(dataclass, field.name) for field in dataclasses.fields(dataclass)}
 
 
-def to_json(algorithm: Algorithm | PolicySearch | Solver) -> dict[str, Any]:
+def to_json(algorithm: Trainable) -> dict[str, Any]:
     """Every hyperparameter as JSON; a function or a network of the user's becomes `{"python": its name}`."""
     return {name: _value_to_json(value) for name, value in hyperparameters_of(algorithm).items()}
 
 
-def from_json(name: str, values: dict[str, Any]) -> Any:
+def from_json(name: str, values: dict[str, Any]) -> Trainable:
     """The algorithm that `to_json` described.
 
     Raises:

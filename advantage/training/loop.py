@@ -9,15 +9,13 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
-import numpy as np
 
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.make_driver import make_driver
@@ -36,13 +34,10 @@ from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve
 from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.journal import Journal
+from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
 from advantage.training.options import LARGEST, Options
 from advantage.training.reporting import Callback, Reporter
 from advantage.types import Iterated, Pytree
-
-
-class NonFiniteUpdate(FloatingPointError):
-    """A loss or a gradient became NaN or infinite; the update was not applied."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +195,7 @@ class Loop:
                 result = self.driver.iterate(
                     self.state, self.first.run_keys, self.driver.span(self.iteration, self.step, until)
                 )
-            self._refuse_non_finite(result)
+            self._refuse_nonfinite(result)
             self.state, before, iteration = result.state, self.step, self.iteration
             if not len(result.steps):  # a search whose generation was broken off
                 continue
@@ -233,26 +228,16 @@ class Loop:
                     stopped = True
         return stopped
 
-    def _refuse_non_finite(self, result: Iterated) -> None:
+    def _refuse_nonfinite(self, result: Iterated) -> None:
         """Raises NonFiniteUpdate for a metric or a parameter; the state that it came with is not taken."""
-        wrong = {name: ~np.isfinite(x) for name, x in result.metrics.items() if not np.isfinite(x).all()}
-        if wrong:
-            place, row = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
-            names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, row]))
-            raise self._non_finite(result, place, row, names)
-        params = result.state.params if isinstance(result.state, PolicyState) else ()
-        for leaf in jax.tree.leaves(params):  # not every metric sees them
-            if not np.isfinite(leaf).all():
-                place = int(np.argwhere(~np.isfinite(leaf))[0][0]) if len(self.seeds) > 1 else 0
-                raise self._non_finite(result, place, -1, "parameters")
-
-    def _non_finite(self, result: Iterated, place: int, row: int, names: str) -> NonFiniteUpdate:
-        """Say what came out of the last iteration of a row, and that it was not applied."""
-        return NonFiniteUpdate(
-            f"The update after step {self.step + int(result.steps[row]):_} (iteration "
-            f"{self.iteration + int(result.iterations[row]) - 1}, seed {self.seeds[place]}) gave a value that is not "
-            f"finite: {names}. It was not applied; the last checkpoint is {self.journals[place].folder.last}. "
-            f"{_remedy(self.algorithm)}"
+        found = find_nonfinite(result, len(self.seeds))
+        if found is None:
+            return
+        raise NonFiniteUpdate(
+            f"The update after step {self.step + int(result.steps[found.row]):_} (iteration "
+            f"{self.iteration + int(result.iterations[found.row]) - 1}, seed {self.seeds[found.place]}) gave a value "
+            f"that is not finite: {found.names}. It was not applied; the last checkpoint is "
+            f"{self.journals[found.place].folder.last}. {remedy(self.algorithm)}"
         )
 
     def _evaluate(self) -> None:
@@ -402,17 +387,3 @@ def _next(step: int, every: int | None) -> int:
 
 def _crossed(before: int, after: int, every: int | None) -> bool:
     return every is not None and after // every > before // every
-
-
-def _remedy(algorithm: Playable) -> str:
-    """Which of its options keep a method's steps small, as a sentence."""
-    options = {
-        field.name: getattr(algorithm, field.name) for field in dataclasses.fields(cast(Any, algorithm))
-    }
-    smaller = ("learning_rate", "critic_learning_rate", "target_kl")
-    lower = [name for name in smaller if options.get(name) is not None]
-    bound = [name for name in ("max_grad_norm", "target_kl") if options.get(name, ()) is None]
-    parts = [f"lower {' or '.join(lower)}"] if lower else []
-    parts += [f"set {' or '.join(bound)}"] if bound else []
-    advice = ", or ".join(parts) or "check the rewards and observations of the environment"
-    return advice[0].upper() + advice[1:] + "."

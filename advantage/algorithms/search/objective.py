@@ -49,8 +49,7 @@ class Objective(NamedTuple):
         value = self.function(point)
         if isinstance(value, numbers.Real):
             return float(value)
-        is_array = isinstance(value, np.ndarray | np.generic | jax.Array)
-        _check_value(value, *((value.shape, value.dtype) if is_array else (None, None)))
+        _check_value(value)
         return float(value)
 
 
@@ -88,7 +87,7 @@ def objective_of(function: Callable[[Any], Any], start: np.ndarray, compiled: Co
             "compiled=True is not allowed: f gives another program each time that it is traced, by random numbers or "
             "by a counter; use compiled=False."
         )
-    _check_value(shape, getattr(shape, "shape", None), getattr(shape, "dtype", None))
+    _check_value(shape)
     return Objective(function, Traced(function, id(function), str(first), constants[0]))
 
 
@@ -96,13 +95,14 @@ def _digests(constants: list[Any]) -> tuple[str, ...]:
     return tuple(hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in constants)
 
 
-def _check_value(value: Any, shape: tuple[int, ...] | None, dtype: Any) -> None:
-    if shape is None:
+def _check_value(value: Any) -> None:
+    """Raises ValueError where a value, or what a trace says of it, is not one real number."""
+    if not isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
         what = "None; has it a return?" if value is None else f"a value of type {type(value).__name__}."
         raise ValueError(f"f must return one number, and returned {what}")
-    if shape != ():
+    if value.shape != ():
         raise ValueError(
-            f"f must return one number, and returned an array of shape {shape}; sum it, or index it."
+            f"f must return one number, and returned an array of shape {value.shape}; sum it, or index it."
         )
-    if np.dtype(dtype).kind not in "fiub" and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"f must return one real number, and returned one of type {dtype}.")
+    if np.dtype(value.dtype).kind not in "fiub" and not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"f must return one real number, and returned one of type {value.dtype}.")
