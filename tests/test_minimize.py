@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import advantage as adv
 from advantage.algorithms.search.cma_es import CMAES
 from advantage.algorithms.search.library_optimisers import from_evosax, from_pycma
 from advantage.algorithms.search.minimize import minimize
@@ -474,6 +475,19 @@ def test_an_optimiser_of_evosax(compiled):
         same.x, minimize(jax_sphere, X0, method, max_evaluations=64, compiled=compiled).x
     )
     assert same.fun != other.fun
+
+
+def test_an_optimiser_of_evosax_searches_for_a_policy(tmp_path):
+    method, budget = from_evosax(StandIn, 16), {"total_timesteps": 20_000, "eval_episodes": 0}
+    whole = adv.train(method, "jax/CartPole-v1", out=tmp_path / "whole", **budget)
+    assert adv.evaluate(whole.agent, episodes=5).mean > 150
+    half = adv.train(
+        method, "jax/CartPole-v1", out=tmp_path / "half", **{**budget, "total_timesteps": 10_000}
+    )
+    rest = adv.resume(half.path, algorithm=method, total_timesteps=20_000)
+    assert half.step < rest.step == whole.step
+    best, same = (run.agent.state.best for run in (whole, rest))
+    np.testing.assert_array_equal(best, same)
 
 
 def test_what_tell_is_told_is_what_ask_drew():

@@ -108,9 +108,10 @@ class Evosax:
 def from_evosax(
     algorithm: str | type, candidates: int, *, sigma: float = 1.0, seed: int = 0, **params: Any
 ) -> Evosax:
-    """An algorithm of evosax as an optimiser for `minimize`.
+    """An algorithm of evosax as an optimiser, for functions and for policies.
 
         minimize(f, x0, from_evosax("SNES", candidates=32, std_init=0.5))
+        train(PolicySearch(from_evosax("SNES", candidates=32)), "jax/CartPole-v1")
 
     Its randomness comes from `seed`, not from the keys that `ask` is given.
 
