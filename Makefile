@@ -28,7 +28,7 @@ help:
 	@echo 'make test-browser look at the comparison page in chromium, which must be installed'
 	@echo 'make test-lowest  run the quick tests with the lowest versions of the dependencies'
 	@echo 'make lint         check style and types'
-	@echo 'make format       put the code into the style that lint checks'
+	@echo 'make format       write the list of names, put the code into the style that lint checks'
 	@echo 'make bench        compare speed with other libraries, in an environment of its own'
 	@echo 'make ablation     the PPO paper'\''s table of surrogates again: nights, and goes on where it stopped'
 	@echo 'make docs         build the documentation into site/'
@@ -103,6 +103,7 @@ lint: setup
 	$(BIN)/pyright
 
 format: setup
+	$(BIN)/python tests/package_names.py
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 

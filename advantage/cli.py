@@ -550,15 +550,15 @@ def check(arguments: Sequence[str]) -> int:
 def list_everything(arguments: Sequence[str]) -> int:
     """Algorithms and environments found."""
     from advantage.algorithms.presets import presets
-    from advantage.algorithms.registry import ALGORITHMS
+    from advantage.algorithms.registry import ALGORITHMS, algorithm_class
     from advantage.environments.make import environment_names
 
     if arguments:
         raise ValueError(f"advantage list takes no arguments; it was given {' '.join(arguments)}.")
     width = max(map(len, ALGORITHMS))
     print("Algorithms")
-    for name, cls in ALGORITHMS.items():
-        print(f"  {name:<{width}}  {(cls.__doc__ or '').strip().splitlines()[0]}")
+    for name in ALGORITHMS:
+        print(f"  {name:<{width}}  {(algorithm_class(name).__doc__ or '').strip().splitlines()[0]}")
     print("\nPresets, used by `advantage train` unless --preset none is given")
     for name in filter(presets, ALGORITHMS):
         print(f"  {name:<{width}}  {', '.join(presets(name))}")

@@ -1,6 +1,8 @@
-"""The order of the rooms, and what none of them may import: read from the import statements."""
+"""The order of the rooms, what none of them may import (read from the import statements), and the package's names."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 import time
@@ -9,6 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from package_names import package_names, stub_names
+
+import advantage as adv
+from advantage.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "advantage"
@@ -194,6 +200,37 @@ def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
     )
+
+
+def test_the_package_imports_nothing_heavy():
+    code = f"import sys, advantage; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = _python("-c", code)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stdout + done.stderr
+
+
+def test_every_name_is_what_its_module_defines_however_much_is_imported():
+    """A module may have the name of a function, such as `train`; importing it must not take the function's place."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.stem != "__main__":
+            importlib.import_module(_name(path, PACKAGE))
+    for name, module in package_names().items():
+        assert name in dir(adv)
+        assert inspect.ismodule(getattr(adv, name)) == (name == "search"), name
+        assert getattr(adv, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        getattr(adv, "tarin")  # noqa: B009
+
+
+def test_every_algorithm_is_found_by_its_name():
+    for name, place in ALGORITHMS.items():
+        cls = algorithm_class(name)
+        assert place.endswith(f":{cls.__name__}") and getattr(adv, cls.__name__) is cls
+        assert algorithm_name(cls()) == name
+    assert len(set(ALGORITHMS.values())) == len(ALGORITHMS)
+
+
+def test_type_checkers_see_the_names_that_python_sees():
+    assert stub_names() == package_names(), "write advantage/__init__.pyi again: make format"
 
 
 def test_the_command_line_imports_nothing_heavy():

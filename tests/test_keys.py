@@ -9,14 +9,14 @@ from jax.errors import KeyReuseError
 from jax.experimental.key_reuse import _core
 
 import advantage as adv
-from advantage.algorithms.registry import ALGORITHMS
+from advantage.algorithms.registry import ALGORITHMS, algorithm_class, algorithm_name
 from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.types import Spec
 
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
 VARIANTS = [
-    *(cls() for cls in ALGORITHMS.values() if hasattr(cls, "update")),
+    *(cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "update")),
     adv.VPG(critic="q", weight="advantage", n_steps=8),
     adv.OffPolicyActorCritic(gradient="pathwise", n_steps=8),
     adv.PPO(objective="adaptive-kl", n_steps=8, batch_size=8),
@@ -25,8 +25,7 @@ VARIANTS = [
 
 
 def world_of(algorithm):
-    name = next(name for name, cls in ALGORITHMS.items() if cls is type(algorithm))
-    if name in TESTBED:
+    if algorithm_name(algorithm) in TESTBED:
         return adv.make("jax/Testbed-v0")
     if "tabular" in type(algorithm).__module__:
         return adv.make("jax/Cliff-v0")

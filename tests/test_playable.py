@@ -23,7 +23,7 @@ from advantage.algorithms.registry import (
     with_hyperparameters,
 )
 from advantage.algorithms.search.library_optimisers import from_pycma
-from advantage.algorithms.search.optimisers import OPTIMISERS
+from advantage.algorithms.search.optimisers import OPTIMISERS, optimiser_class
 from advantage.cli import main
 
 
@@ -131,7 +131,7 @@ def test_what_is_no_optimiser_is_refused():
 
 
 def test_random_search_normalises_observations_and_no_other_does(capsys):
-    for name, cls in OPTIMISERS.items():
+    for name, cls in ((name, optimiser_class(name)) for name in OPTIMISERS):
         search = adv.PolicySearch(cls(), hidden=(8,))
         assert search.normalize_observation is (name == "ars")
         assert search == playable_with(cls(), hidden=(8,))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import advantage as adv
-from advantage.algorithms.search.optimisers import OPTIMISERS
+from advantage.algorithms.search.optimisers import OPTIMISERS, optimiser_class
 from advantage.drivers.host.stepper import EnvironmentFailure, episode_seed
 from advantage.drivers.search import device_games as games_on_device
 from advantage.drivers.search.device_games import DeviceGames
@@ -136,7 +136,9 @@ def never():
 def test_every_search_climbs_a_slope(name, tmp_path):
     """From action 0 the return of an episode is about -27; at the target it is 0, but for noise."""
     options = {"learning_rate": 0.3} if name in ("es", "ars") else {}
-    search = adv.PolicySearch(OPTIMISERS[name](**options), common_random_numbers=True, action_units="raw")
+    search = adv.PolicySearch(
+        optimiser_class(name)(**options), common_random_numbers=True, action_units="raw"
+    )
     budget = 1_000 if name == "pattern-search" else 6_000
     run = trained(search, Slope, tmp_path, total_timesteps=budget, workers=0)
     assert run.finished

@@ -9,95 +9,62 @@ from typing import Any, cast
 import gymnasium
 import jax
 
-from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit
-from advantage.algorithms.bandits.gradient_bandit import GradientBandit
-from advantage.algorithms.bandits.thompson import Thompson
-from advantage.algorithms.bandits.ucb import UCB
-from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction
-from advantage.algorithms.dynamic_programming.gauss_seidel import GaussSeidel
-from advantage.algorithms.dynamic_programming.linear_programming import LinearProgramming
-from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
 from advantage.algorithms.dynamic_programming.planner import Planner
-from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration
-from advantage.algorithms.dynamic_programming.prioritised_value_iteration import PrioritisedValueIteration
-from advantage.algorithms.dynamic_programming.relative_value_iteration import RelativeValueIteration
-from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration
 from advantage.algorithms.hyperparameters import Linear
+from advantage.algorithms.named_class import named_class, place_of
 from advantage.algorithms.playable import Playable, Trainable
-from advantage.algorithms.policy_gradient.a2c import A2C
-from advantage.algorithms.policy_gradient.impala import Impala
-from advantage.algorithms.policy_gradient.npg import NPG
-from advantage.algorithms.policy_gradient.off_policy_actor_critic import OffPolicyActorCritic
-from advantage.algorithms.policy_gradient.off_policy_pg import OffPolicyPG
-from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepActorCritic
-from advantage.algorithms.policy_gradient.ppo import PPO
-from advantage.algorithms.policy_gradient.q_prop import QProp
-from advantage.algorithms.policy_gradient.reinforce import Reinforce
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.policy_gradient.trpo import TRPO
-from advantage.algorithms.policy_gradient.vpg import VPG
 from advantage.algorithms.search.optimiser import Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
 from advantage.algorithms.search.policy_search import PolicySearch
-from advantage.algorithms.tabular.double_q_learning import DoubleQLearning
-from advantage.algorithms.tabular.dyna import Dyna
-from advantage.algorithms.tabular.expected_sarsa import ExpectedSarsa
 from advantage.algorithms.tabular.given_policy import GivenPolicy
-from advantage.algorithms.tabular.lambda_return import OfflineLambdaReturn
-from advantage.algorithms.tabular.monte_carlo_control import MonteCarloControl
-from advantage.algorithms.tabular.monte_carlo_off_policy import MonteCarloOffPolicy
-from advantage.algorithms.tabular.monte_carlo_prediction import MonteCarloPrediction
-from advantage.algorithms.tabular.prioritised_sweeping import PrioritisedSweeping
-from advantage.algorithms.tabular.q_learning import QLearning
-from advantage.algorithms.tabular.sarsa import Sarsa
-from advantage.algorithms.tabular.sarsa_lambda import SarsaLambda
-from advantage.algorithms.tabular.td import TD
-from advantage.algorithms.tabular.td_lambda import TDLambda
-from advantage.algorithms.tabular.tree_backup import TreeBackup
-from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda
 from advantage.types import ActionUnits, Spec
 
 ALGORITHMS = {
-    "ppo": PPO,
-    "trpo": TRPO,
-    "npg": NPG,
-    "a2c": A2C,
-    "actor-critic": OneStepActorCritic,
-    "vpg": VPG,
-    "reinforce": Reinforce,
-    "off-policy-pg": OffPolicyPG,
-    "off-policy-ac": OffPolicyActorCritic,
-    "q-prop": QProp,
-    "impala": Impala,
+    "ppo": "policy_gradient.ppo:PPO",
+    "trpo": "policy_gradient.trpo:TRPO",
+    "npg": "policy_gradient.npg:NPG",
+    "a2c": "policy_gradient.a2c:A2C",
+    "actor-critic": "policy_gradient.one_step_actor_critic:OneStepActorCritic",
+    "vpg": "policy_gradient.vpg:VPG",
+    "reinforce": "policy_gradient.reinforce:Reinforce",
+    "off-policy-pg": "policy_gradient.off_policy_pg:OffPolicyPG",
+    "off-policy-ac": "policy_gradient.off_policy_actor_critic:OffPolicyActorCritic",
+    "q-prop": "policy_gradient.q_prop:QProp",
+    "impala": "policy_gradient.impala:Impala",
     **OPTIMISERS,
-    "value-iteration": ValueIteration,
-    "gauss-seidel": GaussSeidel,
-    "prioritised-value-iteration": PrioritisedValueIteration,
-    "policy-iteration": PolicyIteration,
-    "modified-policy-iteration": ModifiedPolicyIteration,
-    "linear-programming": LinearProgramming,
-    "backward-induction": BackwardInduction,
-    "relative-value-iteration": RelativeValueIteration,
-    "monte-carlo-prediction": MonteCarloPrediction,
-    "monte-carlo-off-policy": MonteCarloOffPolicy,
-    "td": TD,
-    "td-lambda": TDLambda,
-    "lambda-return": OfflineLambdaReturn,
-    "monte-carlo-control": MonteCarloControl,
-    "sarsa": Sarsa,
-    "expected-sarsa": ExpectedSarsa,
-    "sarsa-lambda": SarsaLambda,
-    "q-learning": QLearning,
-    "double-q-learning": DoubleQLearning,
-    "watkins-q-lambda": WatkinsQLambda,
-    "tree-backup": TreeBackup,
-    "dyna": Dyna,
-    "prioritised-sweeping": PrioritisedSweeping,
-    "epsilon-greedy-bandit": EpsilonGreedyBandit,
-    "ucb": UCB,
-    "thompson": Thompson,
-    "gradient-bandit": GradientBandit,
+    "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
+    "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",
+    "prioritised-value-iteration": "dynamic_programming.prioritised_value_iteration:PrioritisedValueIteration",
+    "policy-iteration": "dynamic_programming.policy_iteration:PolicyIteration",
+    "modified-policy-iteration": "dynamic_programming.modified_policy_iteration:ModifiedPolicyIteration",
+    "linear-programming": "dynamic_programming.linear_programming:LinearProgramming",
+    "backward-induction": "dynamic_programming.backward_induction:BackwardInduction",
+    "relative-value-iteration": "dynamic_programming.relative_value_iteration:RelativeValueIteration",
+    "monte-carlo-prediction": "tabular.monte_carlo_prediction:MonteCarloPrediction",
+    "monte-carlo-off-policy": "tabular.monte_carlo_off_policy:MonteCarloOffPolicy",
+    "td": "tabular.td:TD",
+    "td-lambda": "tabular.td_lambda:TDLambda",
+    "lambda-return": "tabular.lambda_return:OfflineLambdaReturn",
+    "monte-carlo-control": "tabular.monte_carlo_control:MonteCarloControl",
+    "sarsa": "tabular.sarsa:Sarsa",
+    "expected-sarsa": "tabular.expected_sarsa:ExpectedSarsa",
+    "sarsa-lambda": "tabular.sarsa_lambda:SarsaLambda",
+    "q-learning": "tabular.q_learning:QLearning",
+    "double-q-learning": "tabular.double_q_learning:DoubleQLearning",
+    "watkins-q-lambda": "tabular.watkins_q_lambda:WatkinsQLambda",
+    "tree-backup": "tabular.tree_backup:TreeBackup",
+    "dyna": "tabular.dyna:Dyna",
+    "prioritised-sweeping": "tabular.prioritised_sweeping:PrioritisedSweeping",
+    "epsilon-greedy-bandit": "bandits.epsilon_greedy:EpsilonGreedyBandit",
+    "ucb": "bandits.ucb:UCB",
+    "thompson": "bandits.thompson:Thompson",
+    "gradient-bandit": "bandits.gradient_bandit:GradientBandit",
 }
+"""Where the class of each algorithm is: `module:class`, the module below `advantage.algorithms`.
+
+`advantage` has the classes among its names, and `advantage list` and the presets follow this order.
+"""
 
 
 # What a run meant that was written before the option existed.
@@ -107,7 +74,7 @@ MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None}
 def algorithm_class(name: str) -> type:
     """The dataclass of an algorithm. Raises ValueError with the nearest names."""
     if name in ALGORITHMS:
-        return ALGORITHMS[name]
+        return named_class(ALGORITHMS[name])
     near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"There is no algorithm {name!r}; {hint}There are: {', '.join(ALGORITHMS)}.")
@@ -125,8 +92,8 @@ def default_algorithm(name: str) -> Trainable:
 
 def algorithm_name(algorithm: Trainable) -> str:
     """The name that an algorithm has on the command line, or the name of its class."""
-    named = _inner(algorithm)
-    return next((name for name, cls in ALGORITHMS.items() if cls is type(named)), type(named).__name__)
+    cls = type(_inner(algorithm))
+    return next((name for name, place in ALGORITHMS.items() if place == place_of(cls)), cls.__name__)
 
 
 def _inner(algorithm: Trainable) -> Trainable:

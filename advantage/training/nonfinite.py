@@ -35,7 +35,9 @@ def find_nonfinite(result: Iterated, num_seeds: int) -> NonFinite | None:
     params = result.state.params if isinstance(result.state, PolicyState) else ()
     for leaf in jax.tree.leaves(params):
         if not np.isfinite(leaf).all():
-            return NonFinite(int(np.argwhere(~np.isfinite(leaf))[0][0]) if num_seeds > 1 else 0, -1, "parameters")
+            return NonFinite(
+                int(np.argwhere(~np.isfinite(leaf))[0][0]) if num_seeds > 1 else 0, -1, "parameters"
+            )
     return None
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from advantage.algorithms.search.cma_es import CMAES
-from advantage.algorithms.search.cross_entropy import CEM
-from advantage.algorithms.search.evolution_strategy import EvolutionStrategy
-from advantage.algorithms.search.finite_differences import FiniteDifferences
-from advantage.algorithms.search.genetic import GeneticAlgorithm
+from advantage.algorithms.named_class import named_class
 from advantage.algorithms.search.optimiser import Optimiser
-from advantage.algorithms.search.pattern_search import PatternSearch
-from advantage.algorithms.search.random_search import AugmentedRandomSearch
 
-OPTIMISERS: dict[str, type[Optimiser]] = {
-    "cem": CEM,
-    "cma-es": CMAES,
-    "ga": GeneticAlgorithm,
-    "pattern-search": PatternSearch,
-    "es": EvolutionStrategy,
-    "ars": AugmentedRandomSearch,
-    "finite-differences": FiniteDifferences,
+OPTIMISERS = {
+    "cem": "search.cross_entropy:CEM",
+    "cma-es": "search.cma_es:CMAES",
+    "ga": "search.genetic:GeneticAlgorithm",
+    "pattern-search": "search.pattern_search:PatternSearch",
+    "es": "search.evolution_strategy:EvolutionStrategy",
+    "ars": "search.random_search:AugmentedRandomSearch",
+    "finite-differences": "search.finite_differences:FiniteDifferences",
 }
+"""Where the class of each optimiser is, as in `algorithms/registry.py`."""
+
+
+def optimiser_class(name: str) -> type[Optimiser]:
+    """The dataclass of an optimiser."""
+    return named_class(OPTIMISERS[name])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from advantage.algorithms.search.optimiser import Optimiser, check_optimiser
-from advantage.algorithms.search.optimisers import OPTIMISERS
+from advantage.algorithms.search.optimisers import OPTIMISERS, optimiser_class
 
 
 class Task(NamedTuple):
@@ -86,7 +86,7 @@ def optimiser_of(method: str | Optimiser, options: dict[str, Any]) -> Optimiser:
         near = difflib.get_close_matches(method.lower(), OPTIMISERS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(f"There is no method {method!r}; {hint}There are: {', '.join(OPTIMISERS)}.")
-    optimiser = OPTIMISERS[method]
+    optimiser = optimiser_class(method)
     known = sorted(field.name for field in dataclasses.fields(cast(Any, optimiser)))
     for option in options:
         if option not in known:
