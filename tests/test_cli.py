@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import pty
@@ -133,6 +134,11 @@ def test_help_imports_nothing_heavy():
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in err.splitlines() if "|" in line}
     assert "advantage" in loaded
     assert not loaded & {"jax", "jaxlib", "numpy", "gymnasium", "optax", "tyro", "rich", "matplotlib"}
+
+
+def test_every_command_is_a_file():
+    files = {path.stem for path in (ROOT / "advantage" / "cli" / "commands").glob("*.py")}
+    assert files - {"__init__"} == set(COMMANDS) and len(files) == len(COMMANDS) + 1
 
 
 def test_version_and_no_command(capsys):
@@ -343,6 +349,26 @@ def test_a_mistake_is_explained_in_one_paragraph(name, run, folder, capsys):
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {"letters_world.py", "run", "lost"}
 
 
+@pytest.mark.parametrize(
+    "flags", [["--gamma", "much"], ["--gama", "0.9"], ["--activation", "tahn"], ["--gamma", "2"]]
+)
+def test_a_mistake_is_explained_alike_in_a_narrow_terminal_and_in_a_pipe(flags, capsys, monkeypatch):
+    class Screen(io.StringIO):
+        encoding, isatty = "utf-8", lambda self: True
+
+    said = []
+    for columns, screen in (("40", Screen()), ("200", io.StringIO())):
+        monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setattr(sys, "stdout", screen)
+        assert main(["train", "ppo", HOST, *flags]) == 2
+        assert screen.getvalue() == ""
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert re.fullmatch(r"advantage: .*[^.]\. See advantage train ppo CartPole-v1 --help\.\n", said[0])
+    assert not re.search(r"[\x1b│─╭]|--{3}|Error parsing \w| error ", said[0]), said[0]
+
+
 BLOCKED = """
 import sys
 for name in sys.argv[1].split(","):
@@ -415,7 +441,7 @@ def test_a_surprise_says_how_to_see_more(capsys, monkeypatch):
     def broken(arguments):
         raise ZeroDivisionError("quite\nunexpected")
 
-    monkeypatch.setitem(COMMANDS, "list", broken)
+    monkeypatch.setattr("advantage.cli.commands.list.command", broken)
     assert main(["list"]) == 1
     err = capsys.readouterr().err
     assert (

@@ -1,0 +1,114 @@
+"""The command line. Nothing heavy is imported before a command needs it, so `advantage --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+HELP = """advantage: policy optimization on JAX
+
+usage: advantage COMMAND ...
+
+  train ALGORITHM ENVIRONMENT    train an agent           advantage train ppo CartPole-v1
+  resume RUN                     go on where it stopped   advantage resume runs/...
+  eval RUN                       play episodes, report    advantage eval runs/... --episodes 100
+  enjoy RUN                      watch it play            advantage enjoy runs/... --video out.mp4
+  compare RUN...                 runs beside each other   advantage compare runs/ppo runs/a2c
+  experiment FILE                train a declared grid    advantage experiment grid.toml
+  lab SECTION                    estimators, measured     advantage lab gradient
+  check ENVIRONMENT              find what is wrong with an environment
+  list                           algorithms and environments found
+
+  advantage COMMAND --help       every option, with its default
+  advantage --version
+
+Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device worlds (jax/CartPole-v1).
+"""
+
+# Each is a file in `commands/` with a function `command(arguments) -> exit code`.
+COMMANDS = ("train", "resume", "eval", "enjoy", "compare", "experiment", "check", "lab", "list")
+
+
+def run() -> NoReturn:
+    """The program `advantage`: `main` in a process that Ctrl-C ends at every moment."""
+    from advantage.runs.interrupt import end_process, leaving
+
+    # An experiment waits for its runs, which save, each in a process of its own; a film is closed.
+    clears_up = sys.argv[1:2] in (["experiment"], ["enjoy"])
+    with leaving(at_once=not clears_up, patience=60.0 if clears_up else 1.5):
+        code = main()
+    if code > 128:
+        end_process(code)
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        from advantage import __version__
+
+        print(f"advantage {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        return _complain(
+            f"There is no command {name!r}; there are: {', '.join(COMMANDS)}. See advantage --help.", 2
+        )
+    before = list(sys.path)
+    sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
+    try:
+        return importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return 0  # a command's help has been printed
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _explain(error)
+    finally:
+        sys.path[:] = before
+
+
+def _explain(error: Exception) -> int:
+    """One paragraph for a person, and the exit code."""
+    from advantage.drivers.host.stepper import EnvironmentFailure
+    from advantage.environments.check import EnvironmentDefect
+    from advantage.environments.make import MissingExtra
+    from advantage.runs.checkpoint import CheckpointError
+    from advantage.training.nonfinite import NonFiniteUpdate
+
+    if isinstance(error, EnvironmentFailure) and error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+        print(file=sys.stderr)
+    if isinstance(
+        error, EnvironmentDefect | EnvironmentFailure | CheckpointError | MissingExtra | NonFiniteUpdate
+    ):
+        return _complain(str(error), 1)
+    if isinstance(error, FileExistsError | FileNotFoundError | ValueError):
+        return _complain(str(error), 2)
+    if isinstance(error, OSError):
+        return _complain(f"The operating system refused: {error}. The last checkpoint is as it was.", 1)
+    if os.environ.get("ADVANTAGE_DEBUG"):
+        traceback.print_exception(error)
+    return _complain(
+        f"This should not have happened: {type(error).__name__}: {error}. Set ADVANTAGE_DEBUG=1 and run the same "
+        "command to see where.",
+        1,
+    )
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"advantage: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""The commands of `advantage`, one a file, imported when it is called."""

@@ -1,0 +1,51 @@
+"""`advantage check ENVIRONMENT`: find what is wrong with an environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from advantage.cli.import_path import find_packages_here
+from advantage.cli.parse import parse
+from advantage.environments.check import check_environment, describe
+from advantage.environments.make import resolve
+from advantage.policies.interface import describe_interface, large_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Find what is wrong with an environment."""
+
+    steps: int = 200
+    """Random steps to take."""
+    seed: int = 0
+    """Seed of the resets and the actions."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Check an environment: the exit code, 1 where it has an error."""
+    (name,), flags = parse(arguments, "check ENVIRONMENT", Check)
+    find_packages_here(name)
+    for option, value, low in (("steps", flags.steps, 1), ("seed", flags.seed, 0)):
+        if value < low:
+            raise ValueError(f"{option}={value} is not allowed; use {low} or more.")
+    environment = resolve(name)
+    if environment.kind == "device":
+        raise ValueError(f"{name} is an on-device world; check looks at Gymnasium environments.")
+    defects = check_environment(environment.source, steps=flags.steps, seed=flags.seed)
+    for defect in defects:
+        print(f"{defect.severity}: {defect}\n")
+    if errors := sum(defect.severity == "error" for defect in defects):
+        print(f"{name}: {errors} error{'s' * (errors > 1)}, {len(defects) - errors} warnings.")
+        return 1
+    env = environment.source()
+    facts = describe(env)
+    facts += [
+        ("policy", text) for text in describe_interface(env.observation_space, env.action_space, "bounds")
+    ]
+    facts += [("note", text) for text in large_layers(env.observation_space)]
+    for label, fact in facts:
+        print(f"{label:>16}: {fact}")
+    env.close()
+    print(f"{name} is ready to train on" + (f", with {len(defects)} warnings." if defects else "."))
+    return 0

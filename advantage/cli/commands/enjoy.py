@@ -1,0 +1,74 @@
+"""`advantage enjoy RUN`: watch an agent play, in a window or in a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gymnasium.error import DependencyNotInstalled
+
+from advantage.cli.parse import parse
+from advantage.cli.play import Play, agent_and_environment
+from advantage.environments.make import Environment, missing_extra, resolve
+from advantage.evaluation import check_request, play_episodes
+from advantage.runs.video import Video
+
+
+@dataclasses.dataclass(frozen=True)
+class Enjoy(Play):
+    """Watch an agent play."""
+
+    video: Path | None = None
+    """Write a .gif or .mp4 instead of opening a window."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Show a run's agent: the exit code."""
+    (path,), flags = parse(arguments, "enjoy RUN", Enjoy)
+    check_request(flags.episodes, flags.seed)
+    agent, environment = agent_and_environment(path, flags)
+    environment = _with_picture(environment)
+    _prepare_display(to_file=flags.video is not None)
+    env = environment.source(render_mode="human" if flags.video is None else "rgb_array")
+    video = None
+    try:
+        if flags.video is not None:
+            video = Video(flags.video, env.metadata.get("render_fps") or 30)
+        on_step = video.add if video else None
+        played = play_episodes(agent, env, environment.name, on_step=on_step, **flags.options)
+        for number, (total, length, _) in enumerate(played):
+            print(f"episode {number}: return {total:.2f}, length {length}")
+    except (DependencyNotInstalled, ImportError) as error:
+        raise missing_extra(f"Watching {environment.name}", error) from error
+    finally:
+        env.close()
+        if video is not None:
+            video.close()
+    if video is not None:
+        print(f"Wrote {video.frames} frames to {video.path}")
+    return 0
+
+
+def _with_picture(environment: Environment) -> Environment:
+    """The environment itself, or for an on-device world Gymnasium's environment with the same dynamics."""
+    if environment.kind != "device":
+        return environment
+    if environment.source.gymnasium_id is None:
+        raise ValueError(
+            f"{environment.name} has no picture; use --env with a Gymnasium environment of the same spaces."
+        )
+    return resolve(environment.source.gymnasium_id)
+
+
+def _prepare_display(to_file: bool) -> None:
+    """Let environments draw without a screen into a file, and say early that a window needs one."""
+    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if to_file:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if not screen:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+    elif not screen and "SDL_VIDEODRIVER" not in os.environ:
+        raise ValueError("There is no screen to open a window on; write a file instead: --video play.mp4")

@@ -1,0 +1,40 @@
+"""`advantage eval RUN`: play episodes and report each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from advantage.cli.parse import parse
+from advantage.cli.play import Play, agent_and_environment
+from advantage.evaluation import evaluate, other_agents
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval(Play):
+    """Play episodes and report them."""
+
+    json: bool = False
+    """Print one JSON object instead of lines."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Evaluate a run: the exit code."""
+    (path,), flags = parse(arguments, "eval RUN", Eval)
+    agent, environment = agent_and_environment(path, flags)
+    result = evaluate(agent, environment, **flags.options)
+    others = {
+        name: evaluate(other, environment, **flags.options) for name, other in other_agents(agent).items()
+    }
+    if flags.json:
+        rows = {"returns": result.returns.tolist(), "lengths": result.lengths.tolist(), "cut": result.cut}
+        also = {f"{name}_candidate": other.mean for name, other in others.items()}
+        print(json.dumps(rows | {"mean": result.mean, "std": result.std} | also | flags.options))
+        return 0
+    for number, (total, length) in enumerate(zip(result.returns, result.lengths, strict=True)):
+        print(f"episode {number}: return {total:.2f}, length {length}")
+    print(result)
+    for name, other in others.items():
+        print(f"{name} candidate: {other}")
+    return 0

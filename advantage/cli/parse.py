@@ -1,0 +1,116 @@
+"""A command line as leading words and a dataclass of flags."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+import tyro
+
+from advantage.algorithms.hyperparameters import Linear
+
+Flags = TypeVar("Flags")
+
+
+def parse(
+    arguments: Sequence[str], usage: str, cls: type[Flags], default: Flags | None = None
+) -> tuple[list[str], Flags]:
+    """The leading words, then flags.
+
+    Args:
+        arguments: what follows the command's name.
+        usage: the command's name and its leading words, such as `eval RUN`; the last may be many: `compare RUN...`.
+        cls: a dataclass; each field is a flag, its docstring is the flag's help.
+        default: holds the defaults of the flags; the fields' own if not given.
+
+    Raises:
+        ValueError: a word or a value is missing, wrong or too much; says which.
+        SystemExit: the arguments ask for help, which has been printed.
+    """
+    command, *names = usage.split()
+    leading = leading_words(arguments, len(arguments) if usage.endswith("...") else len(names))
+    flags = list(arguments[len(leading) :])
+    program = " ".join(["advantage", command, *(leading or names)])
+    options: dict[str, Any] = {
+        "default": tyro.MISSING_NONPROP if default is None else default,
+        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
+        "registry": _registry(),
+    }
+    if {"--help", "-h"} & set(flags):
+        tyro.cli(cls, prog=program, args=["--help"], **options)
+    if missing := names[len(leading) :]:
+        raise ValueError(f"advantage {command} needs {' '.join(missing)}: advantage {usage} [options].")
+    complaint = io.StringIO()
+    try:
+        # tyro colours its text if the standard output is a terminal, so that is redirected too.
+        with contextlib.redirect_stdout(complaint), contextlib.redirect_stderr(complaint):
+            return leading, tyro.cli(cls, prog=program, args=flags, add_help=False, **options)
+    except SystemExit:
+        raise ValueError(f"{_sentences(complaint.getvalue())} See {program} --help.") from None
+
+
+def leading_words(arguments: Sequence[str], most: int) -> list[str]:
+    """What comes before the first flag, at most so many words."""
+    return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))[:most]
+
+
+def _sentences(box: str) -> str:
+    """What tyro says in a box: its title, then sections between rules; each section becomes a sentence.
+
+    `Error parsing X: ` stays where X is a flag; where it is a dataclass, the error is one of ours and says enough.
+    """
+    _title, *lines = box.translate(str.maketrans("─│╭╮╰╯", "-     ")).splitlines()
+    sections = re.split(r"^ *-+ *$", "\n".join(lines), flags=re.MULTILINE)
+    sentences = [" ".join(section.split()).rstrip(" .") + "." for section in sections if section.strip()]
+    return re.sub(r"^Error parsing (?!--)\S+: ", "", " ".join(sentences))
+
+
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """How the flag of a schedule is written: `3e-4`, `linear:3e-4` or `linear:3e-4:1e-5`."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def schedule(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        options = get_args(info.type)
+        if Linear not in options:
+            return None
+        optional = type(None) in options
+
+        def read(texts: list[str]) -> float | Linear | None:
+            (text,) = texts
+            return None if optional and text.lower() == "none" else _read_schedule(text)
+
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT|linear:START:END" + "|None" * optional,
+            instance_from_str=read,
+            is_instance=lambda value: (
+                value is None or isinstance(value, int | float | Linear) or callable(value)
+            ),
+            str_from_instance=_show_schedule,
+        )
+
+    return registry
+
+
+def _read_schedule(text: str) -> float | Linear:
+    kind, *numbers = text.split(":") if text.startswith("linear:") else ("", text)
+    try:
+        values = [float(number) for number in numbers]
+    except ValueError:
+        values = []
+    if not 1 <= len(values) <= 2:
+        raise ValueError(
+            f"{text!r} is neither a number nor a schedule such as linear:3e-4 or linear:3e-4:1e-5"
+        )
+    return Linear(*values) if kind else values[0]
+
+
+def _show_schedule(value: Any) -> list[str]:
+    return [f"linear:{value.start}:{value.end}" if isinstance(value, Linear) else str(value)]

@@ -1,0 +1,40 @@
+"""What `eval` and `enjoy` share: an agent plays episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from advantage.cli.import_path import find_packages_here
+from advantage.environments.make import Environment
+from advantage.evaluation import Agent, environment_of, load
+from advantage.runs.compilation import enable_compilation_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Play:
+    """Flags of the commands that play."""
+
+    env: str | None = None
+    """Another environment than the one it was trained on."""
+    episodes: int = 10
+    """How many to play."""
+    seed: int = 0
+    """Seed of the episodes; the same seed gives the same episodes."""
+    stochastic: bool = False
+    """Draw actions from the policy instead of taking the most likely."""
+    trust: bool = False
+    """Import the package that the run's environment comes from."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `evaluate` and `play_episodes`."""
+        return {"episodes": self.episodes, "seed": self.seed, "deterministic": not self.stochastic}
+
+
+def agent_and_environment(path: str, flags: Play) -> tuple[Agent, Environment]:
+    """The agent of a run, and the environment that it is to play."""
+    find_packages_here(flags.env, trust=flags.trust)
+    enable_compilation_cache()
+    agent = load(path)
+    return agent, environment_of(agent, flags.env, flags.trust)

@@ -1,0 +1,38 @@
+"""What `train` and `resume` say while they run and when they have ended."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from advantage.algorithms.dynamic_programming.planner import Planner
+from advantage.environments.make import word_for
+from advantage.runs.folder import RunFolder, read_config
+from advantage.runs.terminal import Quiet, Terminal
+from advantage.training.train import Run
+
+
+def reporter(quiet: bool, notice: str = "") -> Quiet | Terminal:
+    """Who reports a training; `notice` comes at its head."""
+    return Quiet() if quiet else Terminal(notice=notice)
+
+
+def summarise(runs: Sequence[Run]) -> None:
+    """Print what happened, where the files are, and what to type next."""
+    unit = "iterations" if isinstance(runs[0].algorithm, Planner) else "steps"
+    for run in runs:
+        folder = RunFolder(run.path)
+        pictures = {"curve": folder.curve_path, "policy": folder.policy_path}
+        shown = "".join(f"  {name:<10}  {path}\n" for name, path in pictures.items() if path.exists())
+        result = f": {run.evaluation}" if run.evaluation is not None else ""
+        print(
+            f"\nSeed {run.seed}: {run.step:,} {unit}{result}\n{shown}"
+            f"  numbers     {folder.progress_path}, {folder.episodes_path}\n"
+            f"  checkpoint  {folder.last}"
+        )
+    first = RunFolder(runs[0].path)
+    path, video = shlex.quote(str(first.path)), shlex.quote(str(first.videos / "play.mp4"))
+    word = "".join(f" {shlex.quote(text)}" for text in word_for(str(read_config(first)["environment"])))
+    print(
+        f"\nNext: advantage eval {path} --episodes 100{word}\n      advantage enjoy {path} --video {video}{word}"
+    )
