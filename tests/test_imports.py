@@ -1,6 +1,7 @@
 """The order of the rooms, what none of them may import (read from the import statements), and the package's names."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import subprocess
@@ -145,6 +146,26 @@ def test_every_module_is_in_a_known_room():
 def test_rooms_import_only_rooms_before_them():
     assert len(IMPORTS) > 50
     _fail_on(_wrong_order(IMPORTS))
+
+
+def _circle(imports: list[Import], modules: set[str]) -> list[str]:
+    """Modules that import each other in a circle, from one back to itself; none if there is no circle."""
+    graph: dict[str, set[str]] = {}
+    for found in imports:
+        target = found.target if found.target in modules else found.target.rpartition(".")[0]
+        if target in modules - {found.module, "advantage"} and found.module != "advantage":
+            graph.setdefault(found.module, set()).add(target)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_modules_import_each_other_in_one_direction():
+    """Imports inside functions, and those for types only, count too."""
+    modules = {_name(path, PACKAGE) for path in PACKAGE.rglob("*.py")}
+    _fail_on(_circle(IMPORTS, modules))
 
 
 def test_algorithms_do_not_import_each_other():
@@ -306,3 +327,14 @@ def test_the_reader_sees_every_kind_of_import(sample: list[Import]):
 def test_the_order_is_enforced(sample: list[Import]):
     wrong = {text.rpartition(" ")[2] for text in _wrong_order(sample)}
     assert wrong == {"advantage.cli", "advantage.runs", "advantage.training.train", "advantage.nowhere.x"}
+
+
+def test_a_circle_is_found(tmp_path: Path):
+    package = tmp_path / "advantage"
+    package.mkdir()
+    for name, other in (("types", "runs"), ("machine", "types"), ("runs", "machine")):
+        (package / f"{name}.py").write_text(f"def f():\n    from advantage.{other} import x\n")
+    modules = {"advantage.types", "advantage.machine", "advantage.runs"}
+    assert set(_circle(_all_imports(package), modules)) == modules
+    (package / "machine.py").write_text("")
+    assert not _circle(_all_imports(package), modules)

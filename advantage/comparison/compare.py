@@ -9,81 +9,31 @@ import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from advantage.comparison.run_data import Group, LeftOut, find_runs, group_runs, read_runs
+from advantage.comparison.page import TextTable, page
+from advantage.comparison.picture import draw
+from advantage.comparison.run_data import Group, LeftOut, Record, find_runs, group_runs, read_runs
 from advantage.comparison.seed_statistics import (
     FEWEST_SEEDS,
     LEVEL,
+    Curve,
+    Improvement,
     Interval,
-    improvement_interval,
+    Reached,
+    Score,
+    final_score,
+    improvement,
     interquartile_mean,
-    interquartile_mean_interval,
-    probability_of_improvement,
+    learning_curve,
+    time_to_threshold,
 )
 from advantage.runs.folder import write_atomically
 from advantage.runs.plot import WINDOW
 
 POINTS = 200  # of a curve
-CURVE_RESAMPLES = 2_000
-
-
-class Curve(NamedTuple):
-    """A learning curve: steps `[T]`, interquartile mean `[T]`, its interval, and each seed `[seeds, T]`."""
-
-    label: str
-    step: np.ndarray
-    mean: np.ndarray
-    interval: Interval | None
-    seeds: np.ndarray
-
-
-class Score(NamedTuple):
-    """Final scores of a group: their interquartile mean, its interval, their range, and what the training took."""
-
-    label: str
-    seeds: int
-    mean: float
-    interval: Interval | None
-    lowest: float
-    highest: float
-    steps: int
-    seconds: float
-
-
-class Improvement(NamedTuple):
-    """How likely a run of `better` ends above a run of `worse`, and its interval."""
-
-    better: str
-    worse: str
-    probability: float
-    interval: Interval | None
-
-
-class Reached(NamedTuple):
-    """How many seeds of a group reached the threshold; medians over all seeds, infinite where most did not."""
-
-    label: str
-    seeds: int
-    reached: int
-    steps: float
-    seconds: float
-
-
-class Table(NamedTuple):
-    """What a terminal and a page show."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Which columns hold numbers."""
-        columns = zip(*self.rows, strict=True)
-        return [any(cell.lstrip("[-")[:1].isdigit() for cell in column) for column in columns]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +64,7 @@ class Comparison:
     notes: list[str]
     command: str
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[TextTable]:
         """The numbers as text."""
         level = f"{LEVEL:.0%} interval"
         head = ("runs", "seeds", "interquartile mean", level, "lowest to highest", "steps", "seconds")
@@ -123,14 +73,14 @@ class Comparison:
              f"{number(row.lowest)} to {number(row.highest)}", f"{row.steps:,}", _seconds(row.seconds))
             for row in self.scores
         ]  # fmt: skip
-        tables = [Table(f"Final scores: {self.score_of}", head, rows)]
+        tables = [TextTable(f"Final scores: {self.score_of}", head, rows)]
         if self.improvements:
             rows = [
                 (row.better, row.worse, f"{row.probability:.2f}", _interval(row.interval, "{:.2f}".format))
                 for row in self.improvements
             ]
             title = "Probability that a run of one ends above a run of the other"
-            tables.append(Table(title, ("one", "the other", "probability", level), rows))
+            tables.append(TextTable(title, ("one", "the other", "probability", level), rows))
         if self.reached:
             rows = [
                 (row.label, f"{row.reached} of {row.seeds}", _steps(row.steps), _seconds(row.seconds))
@@ -139,10 +89,10 @@ class Comparison:
             title = (
                 f"Time to a mean of {self.threshold:g} over {WINDOW} training episodes, medians of all seeds"
             )
-            tables.append(Table(title, ("runs", "seeds that reached it", "steps", "seconds"), rows))
+            tables.append(TextTable(title, ("runs", "seeds that reached it", "steps", "seconds"), rows))
         if self.left_out:
             rows = [(str(path), reason) for path, reason in self.left_out]
-            tables.append(Table("Left out", ("run", "why, and what to do"), rows))
+            tables.append(TextTable("Left out", ("run", "why, and what to do"), rows))
         return tables
 
     def to_json(self) -> dict[str, Any]:
@@ -185,9 +135,6 @@ class Comparison:
         Raises:
             FileExistsError: the folder exists and is not empty.
         """
-        from advantage.comparison.page import page
-        from advantage.comparison.picture import draw
-
         folder = _free_folder() if folder is None else Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(
@@ -197,11 +144,19 @@ class Comparison:
         files, missing = [folder / "comparison.csv"], []
         write_atomically(files[0], self.to_csv())
         try:
-            files.append(draw(self, folder / "comparison.png"))
+            picture = folder / "comparison.png"
+            files.append(draw(self.curves, picture, environment=self.environment, threshold=self.threshold))
         except ImportError:
             missing.append('The picture needs matplotlib: pip install "advantage[plot]"')
         try:
-            text = page(self)
+            text = page(
+                environment=self.environment,
+                curves=self.curves,
+                threshold=self.threshold,
+                tables=self.tables(),
+                notes=self.notes,
+                command=self.command,
+            )
         except ImportError:
             missing.append('The page needs plotly: pip install "advantage[page]"')
         else:
@@ -239,6 +194,35 @@ def compare(
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"threshold={threshold} is not allowed; use a finite return.")
+    records, left_out = _usable_runs(given, environment)
+    evaluated = all(record.evaluation is not None for record in records)
+    evaluation, episodes = "the evaluation after the last step", f"the last {WINDOW} training episodes"
+    groups = group_runs(records)
+    final = {
+        group.label: np.array([r.evaluation if evaluated else r.recent[-1] for r in group.records])
+        for group in groups
+    }
+    groups.sort(key=lambda group: -interquartile_mean(final[group.label]))
+    longest = max(record.total_timesteps for record in records)
+    grid = np.unique(np.linspace(0, longest, POINTS + 1).round().astype(np.int64))[1:]
+    pairs = itertools.combinations((group.label for group in groups), 2)
+    improvements = [improvement(better, worse, final, seed) for better, worse in pairs]
+    return Comparison(
+        environment=records[0].environment,
+        curves=[learning_curve(group, grid, seed) for group in groups],
+        scores=[final_score(group, final[group.label], seed) for group in groups],
+        score_of=f"mean return of {evaluation if evaluated else episodes}",
+        improvements=improvements,
+        threshold=threshold,
+        reached=[] if threshold is None else [time_to_threshold(group, threshold) for group in groups],
+        left_out=left_out,
+        notes=_notes(groups, evaluated, improvements),
+        command=_command(given, threshold, environment),
+    )
+
+
+def _usable_runs(given: Sequence[str | Path], environment: str | None) -> tuple[list[Record], list[LeftOut]]:
+    """The runs that can be compared, of one environment, and those that cannot. Raises ValueError without any."""
     found, lost = find_runs(given)
     records, unusable = read_runs(found, environment)
     left_out = lost + unusable
@@ -256,68 +240,7 @@ def compare(
             f"These runs are of different environments, whose returns cannot be compared: {counts}. Compare one at "
             f"a time: --environment {names[0]} (environment=)."
         )
-    evaluated = all(record.evaluation is not None for record in records)
-    score_of = (
-        "mean return of the evaluation after the last step"
-        if evaluated
-        else f"mean return of the last {WINDOW} training episodes"
-    )
-    groups = group_runs(records)
-    final = {
-        group.label: np.array([r.evaluation if evaluated else r.recent[-1] for r in group.records])
-        for group in groups
-    }
-    groups.sort(key=lambda group: -interquartile_mean(final[group.label]))
-    longest = max(record.total_timesteps for record in records)
-    grid = np.unique(np.linspace(0, longest, POINTS + 1).round().astype(np.int64))[1:]
-    pairs = itertools.combinations((group.label for group in groups), 2)
-    improvements = [_improvement(a, b, final[a], final[b], seed) for a, b in pairs]
-    return Comparison(
-        environment=names[0],
-        curves=[_curve(group, grid, seed) for group in groups],
-        scores=[_score(group, final[group.label], seed) for group in groups],
-        score_of=score_of,
-        improvements=improvements,
-        threshold=threshold,
-        reached=[] if threshold is None else [_reached(group, threshold) for group in groups],
-        left_out=left_out,
-        notes=_notes(groups, evaluated, improvements),
-        command=_command(given, threshold, environment),
-    )
-
-
-def _curve(group: Group, grid: np.ndarray, seed: int) -> Curve:
-    seeds = np.array([record.curve(grid) for record in group.records])
-    known = ~np.isnan(seeds).any(axis=0)
-    interval = None
-    if len(seeds) >= FEWEST_SEEDS:
-        low, high = np.full((2, len(grid)), np.nan)
-        low[known], high[known] = interquartile_mean_interval(
-            [seeds.T[known]], seed=seed, resamples=CURVE_RESAMPLES
-        )
-        interval = Interval(low, high)
-    return Curve(group.label, grid, interquartile_mean(seeds.T), interval, seeds)
-
-
-def _score(group: Group, final: np.ndarray, seed: int) -> Score:
-    interval = None
-    if len(final) >= FEWEST_SEEDS:
-        interval = Interval(*map(float, interquartile_mean_interval([final], seed=seed)))
-    total = group.records[0].total_timesteps
-    seconds = float(np.median([record.seconds(record.end) for record in group.records]))
-    mean, low, high = float(interquartile_mean(final)), float(final.min()), float(final.max())
-    return Score(group.label, len(final), mean, interval, low, high, total, seconds)
-
-
-def _improvement(better: str, worse: str, x: np.ndarray, y: np.ndarray, seed: int) -> Improvement:
-    interval = improvement_interval([x], [y], seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
-    return Improvement(better, worse, probability_of_improvement([x], [y]), interval)
-
-
-def _reached(group: Group, threshold: float) -> Reached:
-    steps, seconds = zip(*(record.reaches(threshold) for record in group.records), strict=True)
-    reached = int(np.isfinite(steps).sum())
-    return Reached(group.label, len(steps), reached, float(np.median(steps)), float(np.median(seconds)))
+    return records, left_out
 
 
 def _notes(groups: Sequence[Group], evaluated: bool, improvements: Sequence[Improvement]) -> list[str]:
@@ -377,7 +300,7 @@ def _interval(interval: Interval | None, text: Any = number) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
+    if isinstance(value, Score | Improvement | Reached | LeftOut | Interval):
         return {name: _plain(part) for name, part in value._asdict().items()}
     if isinstance(value, list):
         return [_plain(part) for part in value]

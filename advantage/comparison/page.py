@@ -5,15 +5,14 @@ from __future__ import annotations
 import html
 import json
 import textwrap
+from collections.abc import Sequence
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from advantage.comparison.picture import GREY, INK, RULE, Y_LABEL, explanation, style
-
-if TYPE_CHECKING:
-    from advantage.comparison.compare import Comparison, Table
+from advantage.comparison.seed_statistics import Curve
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -65,37 +64,66 @@ $tables
 """)
 
 
-def page(comparison: Comparison) -> str:
+class TextTable(NamedTuple):
+    """A table whose cells are words: what a terminal and a page show."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        columns = zip(*self.rows, strict=True)
+        return [any(cell.lstrip("[-")[:1].isdigit() for cell in column) for column in columns]
+
+
+def page(
+    *,
+    environment: str,
+    curves: Sequence[Curve],
+    threshold: float | None,
+    tables: Sequence[TextTable],
+    notes: Sequence[str],
+    command: str,
+) -> str:
     """The text of the page.
+
+    Args:
+        environment: what the runs were trained on.
+        curves: the best first.
+        threshold: a return that is drawn as a line, if given.
+        tables: shown below the curves.
+        notes: what a reader must know before believing the numbers.
+        command: makes the comparison again.
 
     Raises:
         ImportError: plotly is not installed (`pip install "advantage[page]"`).
     """
     from plotly.offline import get_plotlyjs
 
-    notes = "\n".join(f'<p class="note">{html.escape(note)}</p>' for note in comparison.notes)
-    traces = _traces(comparison)
+    traces = _traces(curves)
     names = "<br>".join(trace["name"] for trace in traces if "name" in trace)
     return _PAGE.substitute(
-        title=html.escape(f"Comparison on {comparison.environment}"),
-        explanation=html.escape(explanation(comparison)),
-        notes=notes,
-        tables="\n".join(map(_table, comparison.tables())),
-        command=html.escape(comparison.command),
+        title=html.escape(f"Comparison on {environment}"),
+        explanation=html.escape(explanation(curves)),
+        notes="\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes),
+        tables="\n".join(map(_table, tables)),
+        command=html.escape(command),
         plotly=get_plotlyjs(),
         data=json.dumps(traces),
         phone=400 + 22 * (names.count("<br>") + 1),  # a line of the legend has 22
-        layout=json.dumps(_layout(comparison)),
+        layout=json.dumps(_layout(threshold)),
         ink=INK,
         grey=GREY,
         rule=RULE,
     )
 
 
-def _traces(comparison: Comparison) -> list[dict[str, Any]]:
+def _traces(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     """A band, or each seed where there is none, and above all of them a line for each curve."""
     below, lines = [], []
-    for place, curve in enumerate(comparison.curves):
+    for place, curve in enumerate(curves):
         colour, dash = style(place)
         group = {"mode": "lines", "legendgroup": str(place)}
         quiet = group | {"hoverinfo": "skip", "showlegend": False}
@@ -122,7 +150,7 @@ def _traces(comparison: Comparison) -> list[dict[str, Any]]:
     return below + lines
 
 
-def _layout(comparison: Comparison) -> dict[str, Any]:
+def _layout(threshold: float | None) -> dict[str, Any]:
     axis = {
         "gridcolor": "#eaeef2",
         "linecolor": RULE,
@@ -130,13 +158,14 @@ def _layout(comparison: Comparison) -> dict[str, Any]:
         "automargin": True,
         "fixedrange": False,
     }
-    threshold = {
+    line = {
         "type": "line",
         "xref": "paper",
         "x0": 0,
         "x1": 1,
-        "y0": comparison.threshold,
-        "y1": comparison.threshold,
+        "y0": threshold,
+        "y1": threshold,
+        "line": {"color": GREY, "width": 1, "dash": "dash"},
     }
     return {
         "margin": {"l": 50, "r": 10, "t": 10, "b": 50},
@@ -150,13 +179,11 @@ def _layout(comparison: Comparison) -> dict[str, Any]:
         "xaxis": axis
         | {"title": {"text": "environment steps", "standoff": 8}, "rangemode": "tozero", "hoverformat": ",d"},
         "yaxis": axis | {"title": {"text": Y_LABEL}},
-        "shapes": [threshold | {"line": {"color": GREY, "width": 1, "dash": "dash"}}]
-        if comparison.threshold is not None
-        else [],
+        "shapes": [] if threshold is None else [line],
     }
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     kinds = [' class="number"' if number else "" for number in table.numeric]
     head = "".join(
         f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(table.header, kinds, strict=True)

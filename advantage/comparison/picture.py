@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from advantage.comparison.seed_statistics import LEVEL
+from advantage.comparison.seed_statistics import LEVEL, Curve
 from advantage.runs.plot import WINDOW, short
-
-if TYPE_CHECKING:
-    from advantage.comparison.compare import Comparison
 
 # Okabe and Ito 2008, "Color universal design": told apart by the colour-blind too. Their yellow is too pale for lines.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#24292f")
@@ -25,19 +22,25 @@ def style(place: int) -> tuple[str, str]:
     return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
 
 
-def explanation(comparison: Comparison) -> str:
+def explanation(curves: Sequence[Curve]) -> str:
     """What lines and bands are, in a sentence."""
-    bands = any(curve.interval is not None for curve in comparison.curves)
-    lone = any(curve.interval is None for curve in comparison.curves)
+    bands = any(curve.interval is not None for curve in curves)
+    lone = any(curve.interval is None for curve in curves)
     said = "Interquartile mean over seeds"
     said += f"; bands: {LEVEL:.0%} bootstrap intervals" if bands else ""
     return said + ("; thin: each seed where they are too few for an interval." if lone else ".")
 
 
-def draw(comparison: Comparison, path: Path) -> Path:
+def draw(curves: Sequence[Curve], path: Path, *, environment: str, threshold: float | None = None) -> Path:
     """Draw interquartile means and their intervals, 1200 x 700 pixels and a line for each row of the legend.
 
     Of groups with too few seeds for an interval each seed is drawn, thin.
+
+    Args:
+        curves: the best first.
+        path: where the picture goes; returned.
+        environment: the title.
+        threshold: a return that is drawn as a line, if given.
 
     Raises:
         ImportError: matplotlib is not installed (`pip install "advantage[plot]"`).
@@ -46,12 +49,12 @@ def draw(comparison: Comparison, path: Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    columns = 3 if max(len(curve.label) for curve in comparison.curves) < 35 else 1
-    rows = -(-len(comparison.curves) // columns)
+    columns = 3 if max(len(curve.label) for curve in curves) < 35 else 1
+    rows = -(-len(curves) // columns)
     figure = Figure(figsize=(12, 7 + 0.25 * rows), dpi=100, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for place, curve in enumerate(comparison.curves):
+    for place, curve in enumerate(curves):
         colour, dash = style(place)
         if curve.interval is not None:
             axes.fill_between(curve.step, *curve.interval, color=colour, alpha=0.18, linewidth=0)
@@ -60,10 +63,10 @@ def draw(comparison: Comparison, path: Path) -> Path:
         label = f"{curve.label}, {len(curve.seeds)} seed{'s' * (len(curve.seeds) > 1)}"
         line = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}[dash]
         axes.plot(curve.step, curve.mean, line, color=colour, linewidth=2.4, label=label)
-    if comparison.threshold is not None:
-        axes.axhline(comparison.threshold, color=GREY, linewidth=1, linestyle="--")
-    axes.set_title(f"{comparison.environment}\n", loc="left", fontsize=17, color=INK)
-    axes.text(0, 1.02, explanation(comparison), transform=axes.transAxes, fontsize=12, color=GREY)
+    if threshold is not None:
+        axes.axhline(threshold, color=GREY, linewidth=1, linestyle="--")
+    axes.set_title(f"{environment}\n", loc="left", fontsize=17, color=INK)
+    axes.text(0, 1.02, explanation(curves), transform=axes.transAxes, fontsize=12, color=GREY)
     axes.set_xlabel("environment steps", fontsize=13, color=GREY)
     axes.set_ylabel(Y_LABEL, fontsize=13, color=GREY)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -74,7 +77,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     legend = {"frameon": False, "fontsize": 12, "labelcolor": INK, "handlelength": 3}
-    figure.legend(loc="outside lower center", ncols=min(columns, len(comparison.curves)), **legend)
+    figure.legend(loc="outside lower center", ncols=min(columns, len(curves)), **legend)
     temporary = path.with_name(f".{path.name}.tmp")
     canvas.print_png(temporary)
     os.replace(temporary, path)

@@ -8,12 +8,15 @@ seeds; tasks may differ in the number of seeds. Axes before the last, such as po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from advantage.comparison.run_data import Group
+
 RESAMPLES = 10_000
+CURVE_RESAMPLES = 2_000
 LEVEL = 0.95
 FEWEST_SEEDS = 3  # with fewer an interval says nothing
 _AT_ONCE = 4_000_000  # numbers that are resampled together, 32 MB
@@ -24,6 +27,48 @@ class Interval(NamedTuple):
 
     low: np.ndarray | float
     high: np.ndarray | float
+
+
+class Curve(NamedTuple):
+    """A learning curve: steps `[T]`, interquartile mean `[T]`, its interval, and each seed `[seeds, T]`."""
+
+    label: str
+    step: np.ndarray
+    mean: np.ndarray
+    interval: Interval | None
+    seeds: np.ndarray
+
+
+class Score(NamedTuple):
+    """Final scores of a group: their interquartile mean, its interval, their range, and what the training took."""
+
+    label: str
+    seeds: int
+    mean: float
+    interval: Interval | None
+    lowest: float
+    highest: float
+    steps: int
+    seconds: float
+
+
+class Improvement(NamedTuple):
+    """How likely a run of `better` ends above a run of `worse`, and its interval."""
+
+    better: str
+    worse: str
+    probability: float
+    interval: Interval | None
+
+
+class Reached(NamedTuple):
+    """How many seeds of a group reached the threshold; medians over all seeds, infinite where most did not."""
+
+    label: str
+    seeds: int
+    reached: int
+    steps: float
+    seconds: float
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
@@ -117,6 +162,45 @@ def improvement_interval(
         total += np.einsum("rn,nk,rk->r", drawn_x, pairs, drawn_y, optimize=True) / (n * k)
     low, high = _percentiles(total / len(wins), level)
     return Interval(float(low), float(high))
+
+
+def learning_curve(group: Group, grid: np.ndarray, seed: int) -> Curve:
+    """The curve of a group of runs at the steps of `grid`, `[T]`; `seed` is the bootstrap's."""
+    seeds = np.array([record.curve(grid) for record in group.records])
+    known = ~np.isnan(seeds).any(axis=0)
+    interval = None
+    if len(seeds) >= FEWEST_SEEDS:
+        low, high = np.full((2, len(grid)), np.nan)
+        low[known], high[known] = interquartile_mean_interval(
+            [seeds.T[known]], seed=seed, resamples=CURVE_RESAMPLES
+        )
+        interval = Interval(low, high)
+    return Curve(group.label, grid, interquartile_mean(seeds.T), interval, seeds)
+
+
+def final_score(group: Group, final: np.ndarray, seed: int) -> Score:
+    """The score of a group whose runs ended with the returns `final`, `[seeds]`."""
+    interval = None
+    if len(final) >= FEWEST_SEEDS:
+        interval = Interval(*map(float, interquartile_mean_interval([final], seed=seed)))
+    total = group.records[0].total_timesteps
+    seconds = float(np.median([record.seconds(record.end) for record in group.records]))
+    mean, low, high = float(interquartile_mean(final)), float(final.min()), float(final.max())
+    return Score(group.label, len(final), mean, interval, low, high, total, seconds)
+
+
+def improvement(better: str, worse: str, final: Mapping[str, np.ndarray], seed: int) -> Improvement:
+    """How likely one group ends above another; `final` has the final returns of both, by label."""
+    x, y = final[better], final[worse]
+    interval = improvement_interval([x], [y], seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
+    return Improvement(better, worse, probability_of_improvement([x], [y]), interval)
+
+
+def time_to_threshold(group: Group, threshold: float) -> Reached:
+    """When the runs of a group reached a mean return of `threshold`."""
+    steps, seconds = zip(*(record.reaches(threshold) for record in group.records), strict=True)
+    reached = int(np.isfinite(steps).sum())
+    return Reached(group.label, len(steps), reached, float(np.median(steps)), float(np.median(seconds)))
 
 
 def _wins(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> list[np.ndarray]:

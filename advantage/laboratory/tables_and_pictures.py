@@ -22,7 +22,7 @@ BLUE, ORANGE, GREY = "#1f6feb", "#d1570a", "#6e7781"
 COLOURS = ("#1f6feb", "#d1570a", "#1a7f37", "#8250df", "#6e7781", "#bf3989")
 
 
-class Table(NamedTuple):
+class MeasurementTable(NamedTuple):
     """What one experiment found.
 
     Attributes:
@@ -42,14 +42,14 @@ class Table(NamedTuple):
 
 def gradient_report(
     problem: Problem, episodes: int, value_error: float, discount_weighting: bool, seed: int
-) -> Table:
+) -> MeasurementTable:
     """Every estimator of the gradient."""
     sampled = problem.sample(np.random.default_rng(seed), episodes)
     found = measure_gradients(problem, sampled, errors(problem, value_error, seed), discount_weighting)
     target = "∇J" if discount_weighting else "g^gamma, the gradient without gamma^t,"
     plain, weighted = (problem.gradient(kind).ravel() for kind in (False, True))
     cosine = plain @ weighted / np.linalg.norm(plain) / np.linalg.norm(weighted)
-    return Table(
+    return MeasurementTable(
         "gradient",
         f"Estimators of {target} from {episodes:,} episodes; {_critic(value_error)}",
         MEASURED,
@@ -58,7 +58,7 @@ def gradient_report(
     )
 
 
-def credit_report(problem: Problem, episodes: int, value_error: float, seed: int) -> Table:
+def credit_report(problem: Problem, episodes: int, value_error: float, seed: int) -> MeasurementTable:
     """GAE with every lambda, with the exact critic and with one that is off."""
     sampled = problem.sample(np.random.default_rng(seed), episodes)
     rows = []
@@ -67,7 +67,7 @@ def credit_report(problem: Problem, episodes: int, value_error: float, seed: int
         for lam in LAMBDAS:
             one: Credit = measure_credit(problem, sampled, lam, off)
             rows.append((scale, lam, one.bias, one.deviation, one.gradient_bias, one.gradient_variance))
-    return Table(
+    return MeasurementTable(
         "advantage",
         f"GAE(lambda) as an estimator of the advantage, and of the gradient, from {episodes:,} episodes",
         ("V off by", "lambda", "bias", "deviation", "bias of ∇J", "variance of ∇J"),
@@ -77,7 +77,7 @@ def credit_report(problem: Problem, episodes: int, value_error: float, seed: int
     )
 
 
-def distance_report(problem: Problem, episodes: int, seed: int) -> Table:
+def distance_report(problem: Problem, episodes: int, seed: int) -> MeasurementTable:
     """Importance-sampled gradients against the distance of the policies."""
     rows = []
     for distance in DISTANCES:
@@ -85,7 +85,7 @@ def distance_report(problem: Problem, episodes: int, seed: int) -> Table:
         kl = divergence(problem, mu)
         for name, one in measure_importance(problem, mu, episodes, seed).items():
             rows.append((distance, kl, name, *_cells(one)))
-    return Table(
+    return MeasurementTable(
         "distance",
         f"Gradients of pi from {episodes:,} episodes of mu = (1 - distance) pi + distance nu",
         ("distance", "KL a step", *MEASURED),
@@ -94,14 +94,14 @@ def distance_report(problem: Problem, episodes: int, seed: int) -> Table:
     )
 
 
-def horizon_report(problem: Problem, episodes: int, seed: int, distance: float = 0.4) -> Table:
+def horizon_report(problem: Problem, episodes: int, seed: int, distance: float = 0.4) -> MeasurementTable:
     """Importance-sampled gradients against the length of the episodes."""
     rows = []
     for share in SHARES:
         part = Problem(problem.mdp, problem.logits, max(1, round(share * problem.horizon)))
         for name, one in measure_importance(part, behaviour(part, distance, seed), episodes, seed).items():
             rows.append((part.horizon, name, *_cells(one)))
-    return Table(
+    return MeasurementTable(
         "horizon",
         f"Gradients of pi from {episodes:,} episodes of mu, at distance {distance:g}, against their length",
         ("steps", *MEASURED),
@@ -110,7 +110,7 @@ def horizon_report(problem: Problem, episodes: int, seed: int, distance: float =
     )
 
 
-def trace_report(problem: Problem, episodes: int, seed: int) -> Table:
+def trace_report(problem: Problem, episodes: int, seed: int) -> MeasurementTable:
     """Corrected targets of Q against the distance of the policies."""
     off = np.random.default_rng(seed).normal(size=problem.logits.shape) * problem.action_value[0].std()
     rows = []
@@ -118,7 +118,7 @@ def trace_report(problem: Problem, episodes: int, seed: int) -> Table:
         mu = behaviour(problem, distance, seed)
         for name, one in measure_traces(problem, mu, episodes, off, seed=seed).items():
             rows.append((distance, name, one.bias, one.deviation))
-    return Table(
+    return MeasurementTable(
         "traces",
         f"Targets of Q^pi(s_0, a_0) from {episodes:,} episodes of mu, with lambda = 1 and a critic that is off",
         ("distance", "correction", "bias", "deviation"),
@@ -127,10 +127,10 @@ def trace_report(problem: Problem, episodes: int, seed: int) -> Table:
     )
 
 
-def quadratic_report(world: Quadratic, episodes: int, seed: int) -> Table:
+def quadratic_report(world: Quadratic, episodes: int, seed: int) -> MeasurementTable:
     """The score function beside the path."""
     found = measure_quadratic(world, episodes, seed)
-    return Table(
+    return MeasurementTable(
         "quadratic",
         f"Estimators of ∇J on a linear-quadratic world of {world.horizon} steps from {episodes:,} episodes",
         MEASURED,
@@ -155,7 +155,7 @@ def errors(problem: Problem, scale: float, seed: int) -> np.ndarray | float:
     return scale * float(problem.value[0].std()) * np.where(problem.mdp.terminal, 0, noise)
 
 
-def write_table(table: Table, path: Path) -> None:
+def write_table(table: MeasurementTable, path: Path) -> None:
     """A CSV file; of an interval three columns."""
     wide = {
         name for name, cell in zip(table.columns, table.rows[0], strict=True) if isinstance(cell, Interval)
@@ -172,7 +172,7 @@ def write_table(table: Table, path: Path) -> None:
             )
 
 
-def draw_table(table: Table, path: Path) -> None:
+def draw_table(table: MeasurementTable, path: Path) -> None:
     """The picture of a table, 1200 x 700 pixels or so.
 
     Raises:
@@ -193,7 +193,7 @@ def draw_table(table: Table, path: Path) -> None:
     canvas.print_png(path)
 
 
-def _bars(figure: Any, table: Table) -> None:
+def _bars(figure: Any, table: MeasurementTable) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     names = [row[0] for row in table.rows]
     bias, variance = ([row[k] for row in table.rows] for k in (1, 2))
@@ -209,7 +209,7 @@ def _bars(figure: Any, table: Table) -> None:
     _plain(left, right)
 
 
-def _trade(figure: Any, table: Table) -> None:
+def _trade(figure: Any, table: MeasurementTable) -> None:
     left, right = figure.subplots(1, 2)
     for colour, scale in zip((BLUE, ORANGE), sorted({row[0] for row in table.rows}), strict=False):
         rows = [row for row in table.rows if row[0] == scale]
@@ -237,7 +237,7 @@ def _trade(figure: Any, table: Table) -> None:
     _plain(left, right)
 
 
-def _lines(figure: Any, table: Table) -> None:
+def _lines(figure: Any, table: MeasurementTable) -> None:
     key = next(k for k, name in enumerate(table.columns) if name in ("estimator", "correction"))
     left, right = figure.subplots(1, 2)
     names = list(dict.fromkeys(row[key] for row in table.rows))

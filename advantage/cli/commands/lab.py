@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
+from rich.table import Table
 
 from advantage.algorithms.actors import actor_probabilities
 from advantage.cli.import_path import find_packages_here
@@ -75,8 +75,8 @@ def command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _shown(table: report.Table) -> RichTable:
-    shown = RichTable(
+def _shown(table: report.MeasurementTable) -> Table:
+    shown = Table(
         title=table.title,
         caption=table.remark,
         pad_edge=False,
@@ -91,7 +91,7 @@ def _shown(table: report.Table) -> RichTable:
     return shown
 
 
-def _experiments(section: str, flags: Lab) -> list[Callable[[], report.Table]]:
+def _experiments(section: str, flags: Lab) -> list[Callable[[], report.MeasurementTable]]:
     """The experiments of a section; calling one measures it."""
     size, seed, error = flags.episodes, flags.seed, flags.value_error
     quadratic = [lambda: report.quadratic_report(example(), size, seed)]
