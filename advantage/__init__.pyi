@@ -69,10 +69,10 @@ from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
 from advantage.environments.check import check_environment as check_environment
 from advantage.environments.make import MissingExtra as MissingExtra
 from advantage.environments.make import make as make
+from advantage.environments.tables.grid import Grid as Grid
+from advantage.environments.tables.markov_chain import MarkovChain as MarkovChain
 from advantage.environments.tables.mdp import MDP as MDP
 from advantage.environments.tables.mdp import POMDP as POMDP
-from advantage.environments.tables.mdp import Grid as Grid
-from advantage.environments.tables.mdp import MarkovChain as MarkovChain
 from advantage.evaluation import Agent as Agent
 from advantage.evaluation import Evaluation as Evaluation
 from advantage.evaluation import evaluate as evaluate

@@ -10,8 +10,10 @@ import pytest
 from scipy import sparse
 
 from advantage import machine as memory
-from advantage.environments.tables import mdp as module
-from advantage.environments.tables.mdp import MDP, POMDP, Grid, MarkovChain, reachable
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.markov_chain import MarkovChain
+from advantage.environments.tables.mdp import MDP, POMDP, reachable
+from advantage.environments.tables.outcomes import Outcome
 from advantage.environments.tables.random_mdp import random_mdp
 from advantage.environments.tables.world import outcomes
 
@@ -406,7 +408,7 @@ def test_the_last_successor_takes_what_rounding_leaves():
 # From a function
 
 
-def two_steps(state: int, action: int) -> list[module.Outcome]:
+def two_steps(state: int, action: int) -> list[Outcome]:
     """0 -> 1 or the end 2, 1 -> the end; what is said of 2 is ignored."""
     if state == 0:
         return [(0.5, 1, 1.0, False), (0.25, 2, 4.0, True), (0.25, 2, 8.0, True), (0.0, 2, 99.0, False)]
@@ -430,7 +432,7 @@ def test_from_function(as_sparse):
 
 
 def test_from_function_is_sparse_where_it_is_large():
-    def ring(state: int, action: int) -> list[module.Outcome]:
+    def ring(state: int, action: int) -> list[Outcome]:
         return [(1.0, (state + 1) % 2000, 0.0, False)]
 
     assert MDP.from_function(2000, 1, ring).is_sparse
@@ -445,7 +447,7 @@ def test_from_function_refuses_a_successor_out_of_range():
 
 @pytest.mark.parametrize("start", [None, [1, 0, 0]])
 def test_from_function_refuses_an_end_that_is_none_elsewhere(start):
-    def outcomes(state: int, action: int) -> list[module.Outcome]:
+    def outcomes(state: int, action: int) -> list[Outcome]:
         return [(1.0, 2, 0.0, state == 1)] if state else [(0.5, 1, 0.0, False), (0.5, 2, 0.0, False)]
 
     with pytest.raises(ValueError, match="State 0 leads to state 2 without terminated, and elsewhere"):
@@ -453,7 +455,7 @@ def test_from_function_refuses_an_end_that_is_none_elsewhere(start):
 
 
 def test_from_function_ignores_how_states_that_nobody_reaches_enter_an_end():
-    def outcomes(state: int, action: int) -> list[module.Outcome]:
+    def outcomes(state: int, action: int) -> list[Outcome]:
         return [(1.0, 2, 0.0, state == 0)]
 
     mdp = MDP.from_function(3, 1, outcomes, start=[1, 0, 0])
@@ -461,7 +463,7 @@ def test_from_function_ignores_how_states_that_nobody_reaches_enter_an_end():
 
 
 def test_from_function_ignores_what_states_that_nobody_reaches_call_an_end():
-    def outcomes(state: int, action: int) -> list[module.Outcome]:
+    def outcomes(state: int, action: int) -> list[Outcome]:
         return [(1.0, 1, 0.0, True)] if state == 2 else [(1.0, 1 - state, 3.0, False)]
 
     mdp = MDP.from_function(3, 1, outcomes, start=[1, 0, 0])
@@ -481,7 +483,7 @@ def test_from_function_refuses_what_is_no_table():
 
 
 def test_a_table_that_would_not_fit_is_refused_before_it_is_made(monkeypatch):
-    def never(state: int, action: int) -> list[module.Outcome]:
+    def never(state: int, action: int) -> list[Outcome]:
         raise AssertionError("asked for outcomes")
 
     monkeypatch.setattr(memory, "free_host_bytes", lambda: 2**20)

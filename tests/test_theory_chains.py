@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from advantage.environments.tables.mdp import MarkovChain
+from advantage.environments.tables.markov_chain import MarkovChain
 from advantage.theory import linear
 from advantage.theory.chains import (
     communicating_classes,

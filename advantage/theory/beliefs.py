@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
-from advantage.environments.tables.mdp import MDP, POMDP, Outcome
+from advantage.environments.tables.mdp import MDP, POMDP
+from advantage.environments.tables.outcomes import Outcome
 from advantage.machine import refuse_array
 
 TOLERANCE = 1e-9  # relative to the largest value: a vector that is ahead by less is not needed

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from advantage.environments.tables.mdp import MarkovChain
+from advantage.environments.tables.markov_chain import MarkovChain
 from advantage.theory.linear import solve
 
 GLANCE = 64  # steps of a lazy chain after which it is mostly where it will often be

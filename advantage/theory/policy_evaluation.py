@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from advantage.environments.tables.mdp import MDP, MarkovChain
+from advantage.environments.tables.markov_chain import MarkovChain
+from advantage.environments.tables.mdp import MDP
 from advantage.theory.chains import CommunicatingClass, closed_classes, leading_to, name_classes, reached_from
 from advantage.theory.linear import solve
 

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from advantage.environments.tables.mdp import MDP, refuse_dense
+from advantage.environments.tables.arrays import refuse_dense
+from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_array
 from advantage.theory.chains import stationary_distribution
 from advantage.theory.objectives import (

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, Outcome
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.outcomes import Outcome
 
 CARDS = [(card, 4 / 13 if card == 10 else 1 / 13) for card in range(1, 11)]  # an ace is 1
 WIN, DRAW, LOSE = 280, 281, 282

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.moves import MOVES, moved
+from advantage.environments.tables.outcomes import Outcome
 
 ROWS, COLUMNS = 4, 12
 START, GOAL = 36, 47

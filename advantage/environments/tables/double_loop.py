@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, Outcome
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.outcomes import Outcome
 
 
 def double_loop() -> MDP:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from advantage.environments.tables.mdp import MDP, Outcome
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.outcomes import Outcome
 
 GOAL = 100
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.moves import MOVES, moved
+from advantage.environments.tables.outcomes import Outcome
 
 
 def grid_world_4x4() -> MDP:

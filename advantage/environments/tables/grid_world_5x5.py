@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.moves import MOVES, moved
+from advantage.environments.tables.outcomes import Outcome
 
 LEAPS = {1: (21, 10.0), 3: (13, 5.0)}  # A and B: where they lead, and what they earn
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from advantage.environments.tables.mdp import MDP, Outcome
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.outcomes import Outcome
 
 LEVELS = 64  # numbers that stand for the normal distribution
 

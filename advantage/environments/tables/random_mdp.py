@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 
-from advantage.environments.tables.mdp import LARGEST_DENSE, MDP, refuse_dense
+from advantage.environments.tables.arrays import LARGEST_DENSE, refuse_dense
+from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
 
 BYTES_TO_DRAW = 32  # for each entry, about: its number and place, and what they are drawn from

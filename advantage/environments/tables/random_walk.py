@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.outcomes import Outcome
 
 
 def random_walk(n_states: int = 5, left: float = 0.0) -> MDP:

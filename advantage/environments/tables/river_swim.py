@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.mdp import MDP
+from advantage.environments.tables.outcomes import Outcome
 
 MOVES = ((0, -1), (0, 1))  # with the current, against it
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, Grid, Outcome
+from advantage.environments.tables.grid import Grid
+from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.moves import KING_MOVES, MOVES, Move, moved
+from advantage.environments.tables.outcomes import Outcome
 
 ROWS, COLUMNS = 7, 10
 WIND = (0, 0, 0, 1, 1, 1, 2, 2, 1, 0)  # cells upwards, by column
