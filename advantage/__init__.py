@@ -27,7 +27,7 @@ _HOMES = {
     "POMDP": "environments.tables.mdp",
     "MarkovChain": "environments.tables.markov_chain",
     "Grid": "environments.tables.grid",
-    "EnvironmentDefect": "environments.check",
+    "EnvironmentDefect": "environments.defect",
     "check_environment": "environments.check",
     "MissingExtra": "environments.make",
     "make": "environments.make",

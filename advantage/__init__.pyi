@@ -65,8 +65,8 @@ from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as Watk
 from advantage.comparison.compare import Comparison as Comparison
 from advantage.comparison.compare import compare as compare
 from advantage.drivers.host.stepper import EnvironmentFailure as EnvironmentFailure
-from advantage.environments.check import EnvironmentDefect as EnvironmentDefect
 from advantage.environments.check import check_environment as check_environment
+from advantage.environments.defect import EnvironmentDefect as EnvironmentDefect
 from advantage.environments.make import MissingExtra as MissingExtra
 from advantage.environments.make import make as make
 from advantage.environments.tables.grid import Grid as Grid

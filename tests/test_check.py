@@ -12,13 +12,13 @@ from gymnasium import spaces
 
 import advantage as adv
 from advantage.environments.check import (
-    EnvironmentDefect,
     check_environment,
     check_reset,
     check_spaces,
     check_step,
     describe,
 )
+from advantage.environments.defect import EnvironmentDefect
 
 STOCK = [
     "CartPole-v1",

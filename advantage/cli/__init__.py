@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> int:
     """One paragraph for a person, and the exit code."""
     from advantage.drivers.host.stepper import EnvironmentFailure
-    from advantage.environments.check import EnvironmentDefect
+    from advantage.environments.defect import EnvironmentDefect
     from advantage.environments.make import MissingExtra
     from advantage.runs.checkpoint import CheckpointError
     from advantage.training.nonfinite import NonFiniteUpdate

@@ -1,0 +1,113 @@
+"""What is wrong with an environment: where, what was expected, what was found, and how to mend it.
+
+`ERRORS` and `WARNINGS` list every kind of defect that is looked for, with its remedy.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ERRORS = {  # kind: remedy
+    "make": "make the constructor run by itself; the environment's own exception is chained to this one",
+    "instance": "build a subclass of gymnasium.Env (the older gym package and vector environments are not)",
+    "space": "set it in __init__ to a space from gymnasium.spaces, such as Box or Discrete",
+    "unsupported": "encode it with Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
+    "empty": "give the space at least one part",
+    "nan bounds": "give Box numbers for low and high; -np.inf and np.inf mean unbounded",
+    "crossed bounds": "swap low and high",
+    "changed space": "fix the spaces in __init__ and never assign them again",
+    "reset raises": "write `def reset(self, *, seed=None, options=None)`, begin it with "
+    "`super().reset(seed=seed)`, and let it work at any time, also after the end of an episode",
+    "step raises": "mend step(), whose own exception is chained to this one; it has to take every action in "
+    "action_space",
+    "reset returns": "end reset() with `return observation, {}`",
+    "step returns": "end step() with `return observation, reward, terminated, truncated, {}`; the older "
+    "`done` is now `terminated` (the task has ended) or `truncated` (the clock has)",
+    "mapping": "return a dict with one entry for each key of the space",
+    "keys": "return exactly the keys of the space, or change the space",
+    "tuple": "return a tuple with one entry for each part of the space",
+    "array": "return a NumPy array: np.asarray(value, dtype=space.dtype)",
+    "shape": "return the space's shape, or give the space the shape that you return",
+    "dtype": "return the space's kind of number, or give the space the dtype that you return",
+    "finite": "look for a division by zero, a logarithm of zero, an overflow or a diverging simulation",
+    "bounds": "clip or rescale what you return, or widen the space's bounds",
+    "reward": "return one number: float(reward)",
+    "flag": "return a plain bool: bool(flag)",
+    "info": "return a dict, {} where there is nothing to say",
+    "mutated action": "copy the action before changing it: action = np.array(action)",
+    "mutated observation": "return a copy of the buffer inside: self.buffer.copy()",
+}
+WARNINGS = {  # the same for what a training can live with
+    "cast": "return the space's dtype; until then it will be cast",
+    "unbounded action": "give the action finite bounds where it has any; a Gaussian policy can do without",
+    "far bound": "let a policy act in units of the bounds, which takes one on both sides and action_units='bounds', or "
+    "rescale the action; until then a policy begins with numbers of 0 ± 1",
+    "fixed action": "leave this element out of the action: there is nothing to choose",
+    "random": "begin reset() with `super().reset(seed=seed)`, set all state there and draw from "
+    "self.np_random alone; until then no run can be repeated, and resuming is approximate",
+}
+
+
+class EnvironmentDefect(ValueError):
+    """An environment does something that a training cannot use.
+
+    Attributes:
+        where: the place, such as `environment 2, step 17, observation['camera'][3]`.
+        expected: what should have come.
+        found: what came.
+        remedy: how to mend it.
+        severity: `"error"`, or `"warning"` where a training is possible all the same.
+    """
+
+    def __init__(self, where: str, expected: str, found: str, remedy: str, severity: str = "error"):
+        super().__init__(where, expected, found, remedy, severity)
+        self.where, self.expected, self.found, self.remedy, self.severity = self.args
+
+    def __str__(self) -> str:
+        text = f"{self.where}: expected {self.expected}, found {self.found}. To mend it, {self.remedy}."
+        return " ".join(text.split())
+
+
+class Fault(NamedTuple):
+    """A defect before it is known which environment has it, and when."""
+
+    kind: str
+    place: str
+    expected: str
+    found: str
+    element: str = ""
+    cause: Exception | None = None
+
+    @property
+    def severity(self) -> str:
+        return "error" if self.kind in ERRORS else "warning"
+
+    def at(self, *where: str) -> EnvironmentDefect:
+        place = ", ".join(filter(None, (*where, self.place + self.element)))
+        remedy = (ERRORS | WARNINGS)[self.kind]
+        defect = EnvironmentDefect(place, self.expected, self.found, remedy, self.severity)
+        defect.__cause__ = self.cause
+        return defect
+
+
+def show(value: Any) -> str:
+    """A value in words, short."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}, {reprlib.repr(value)}"
+    name = type(value).__name__ if type(value).__module__ in ("builtins", "numpy") else str(type(value))
+    return "None" if value is None else f"{name} {reprlib.repr(value)}"
+
+
+def raise_first_error(where: str, faults: Iterable[Fault]) -> list[EnvironmentDefect]:
+    """Raise the first error among the faults found at a place; return the warnings."""
+    defects = [fault.at(where) for fault in faults]
+    for defect in defects:
+        if defect.severity == "error":
+            raise defect
+    return defects
