@@ -8,7 +8,10 @@ import os
 
 def available_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no such function
+        return os.cpu_count() or 1
 
 
 def readable(size: int) -> str:

@@ -8,11 +8,14 @@ import math
 import typing
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import jax
 
 from advantage.types import Array
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Linear(NamedTuple):
@@ -88,7 +91,7 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, Linear)
 
 
-def check(algorithm: Any) -> None:
+def check(algorithm: DataclassInstance) -> None:
     """Check every field's type and interval.
 
     Raises:

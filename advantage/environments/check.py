@@ -116,10 +116,10 @@ def check_step(observation_space: spaces.Space, result: Any, where: str) -> list
     return raise_first_error(where, _result_faults("step", result, observation_space))
 
 
-def _call(kind: str, expected: str, function: Callable, *args: Any, **keys: Any) -> tuple[Any, list[Fault]]:
+def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, list[Fault]]:
     """Call what a user wrote: `-> result, faults`; whatever it raises is a fault of that kind."""
     try:
-        return function(*args, **keys), []
+        return function(), []
     except Exception as error:
         return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
 
@@ -146,23 +146,28 @@ def _play(env: gymnasium.Env, actions: Iterable[Any], seed: int, space: spaces.S
     """Reset, take the actions, reset at each end; the observations should be in `space`."""
     seeds = itertools.count(seed)
 
-    def call(name: str, method: str, expected: str, *args: Any, **keywords: Any) -> _Moment:
+    def moment_of(name: str, method: str, *, expected: str, function: Callable[[], Any]) -> _Moment:
         start = time.perf_counter()
-        result, faults = _call(f"{method} raises", expected, getattr(env, method), *args, **keywords)
+        result, faults = _call(f"{method} raises", expected, function)
         seconds = time.perf_counter() - start
         return _Moment(name, faults or list(_result_faults(method, result, space)), result, seconds)
 
     def reset(after: str = "") -> _Moment:
-        number = next(seeds)
-        return call(f"reset(seed={number}){after}", "reset", "an episode to start", seed=number)
+        number, expected = next(seeds), "an episode to start"
+        name = f"reset(seed={number}){after}"
+        return moment_of(name, "reset", expected=expected, function=lambda: env.reset(seed=number))
+
+    def step(number: int, action: Any) -> _Moment:
+        expected = f"the action {action} to be taken"
+        return moment_of(f"step {number}", "step", expected=expected, function=lambda: env.step(action))
 
     yield (moment := reset())
-    for step, action in enumerate(actions, start=1):
+    for number, action in enumerate(actions, start=1):
         if moment.ends_episode:
-            yield (moment := reset(f" after the end of an episode at step {step - 1}"))
+            yield (moment := reset(f" after the end of an episode at step {number - 1}"))
         if moment.is_last:
             return
-        yield (moment := call(f"step {step}", "step", f"the action {action} to be taken", action))
+        yield (moment := step(number, action))
 
 
 def _inspect(
