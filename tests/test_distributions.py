@@ -10,7 +10,14 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from scipy import integrate, special, stats
 
-from advantage.policies.distributions import Bernoulli, Categorical, Gaussian, Product, SquashedGaussian
+from advantage.policies.distributions import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Product,
+    SquashedGaussian,
+    masked,
+)
 
 LOW, HIGH = np.array([-1.0, 2.0]), np.array([1.0, 5.0])
 MASK = np.array([True, True, False, True])
@@ -35,6 +42,9 @@ def parameters(seed, dtype: Any = np.float64, batch=(3,)) -> dict[str, Any]:
         "bernoulli": Bernoulli(normal(3)),
     }
     nested = Product((families["gaussian"], families["bernoulli"]))
+    families["masked product"] = masked(
+        Product((Categorical(normal(3)), Product((Categorical(normal(2)),)))), np.array([1, 0, 1, 1, 1])
+    )
     return families | {"product": Product((families["masked"], nested, families["squashed"]))}
 
 
@@ -372,6 +382,115 @@ def test_promise_10_a_masked_action_is_as_if_it_were_not_there():
         )
         assert not p.fisher(tangent).logits[:, ~MASK].any()
         assert (p.log_prob(np.full(3, 2)) == -np.inf).all()
+
+
+PARTS = ((4,), (3, (2, 5)))  # sizes of the categoricals of a nested product
+
+
+def nested(logits, sizes=PARTS):
+    """A nested product of categoricals whose logits lie one after the other in the last axis."""
+    if isinstance(sizes, int):
+        return Categorical(logits)
+    ends = np.cumsum([np.sum(jax.tree.leaves(size)) for size in sizes]).tolist()
+    parts = zip((logits[..., i:j] for i, j in zip([0, *ends], ends, strict=False)), sizes, strict=True)
+    return Product(tuple(nested(part, size) for part, size in parts))
+
+
+def random_masks(rng, count, sizes=(4, 3, 2, 5)):
+    """Masks `[count, n]` that allow at least one action in each component."""
+    masks = [rng.random((count, size)) < 0.5 for size in sizes]
+    for part in masks:
+        part[np.arange(count), rng.integers(part.shape[1], size=count)] = True
+    return np.concatenate(masks, axis=-1)
+
+
+def actions_of(sizes=(4, 3, 2, 5)):
+    """Every joint action of `nested`, and its one-hot form `[120, 14]`."""
+    joint = np.array(list(itertools.product(*map(range, sizes))), np.int32)
+    one_hot = np.concatenate([np.eye(n, dtype=bool)[a] for n, a in zip(sizes, joint.T, strict=True)], axis=-1)
+    a, b, c, d = joint.T
+    return ((a,), (b, (c, d))), one_hot
+
+
+def every_action(p, size):
+    """log p of every joint action, `[120, B]`."""
+    actions, _ = actions_of()
+    return p.log_prob(jax.tree.map(lambda a: np.broadcast_to(a[:, None], (len(a), size)), actions))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, bool, np.float32])
+def test_promise_10_a_masked_product_has_the_probabilities_of_what_is_allowed(dtype):
+    rng = np.random.default_rng(0)
+    logits, masks = rng.normal(size=(50, 14)), random_masks(rng, 50)
+    with np.errstate(divide="raise", invalid="raise", over="raise"):
+        free, p = nested(logits), masked(nested(logits), masks.astype(dtype))
+        log_p, weight = every_action(p, 50), np.exp(every_action(free, 50))
+        allowed = (~actions_of()[1][:, None] | masks).all(-1)  # [120, B]
+        exact = np.where(allowed, weight, 0) / np.where(allowed, weight, 0).sum(0)
+        np.testing.assert_allclose(np.exp(log_p), exact, rtol=1e-12)
+        np.testing.assert_allclose(np.exp(log_p).sum(0), np.ones(50), rtol=1e-12)
+        assert (log_p[~allowed] == -np.inf).all() and not allowed.all()
+        np.testing.assert_allclose(p.entropy(), stats.entropy(exact, axis=0), rtol=1e-12, atol=1e-15)
+        q = masked(nested(rng.normal(size=(50, 14))), masks)
+        other = np.exp(every_action(q, 50))
+        np.testing.assert_allclose(p.kl(q), stats.entropy(exact, other, axis=0), rtol=1e-10, atol=1e-14)
+        (a,), (b, (c, d)) = p.mode()
+        assert (allowed & (log_p == log_p.max(0))).any(0).all()
+        for action in (((a,), (b, (c, d))), p.sample(draw(p, 3, (50,)))):
+            assert np.isfinite(p.log_prob(action)).all()
+
+
+def test_promise_10_no_gradient_reaches_a_masked_logit():
+    """In float32, for logits small and large: every number and derivative is finite, those of masked logits are 0."""
+    rng, sizes = np.random.default_rng(1), (4, 10)
+    mask = random_masks(rng, 20, sizes)
+    raw, other, tangent = (rng.normal(size=(20, 14)).astype(np.float32) for _ in range(3))
+    action = masked(nested(raw, sizes), mask).sample(draw(nested(raw, sizes), 0, (20,)))
+
+    def measures(x, y):
+        p, q = masked(nested(x, sizes), mask), masked(nested(y, sizes), mask)
+        fisher = sum(part.logits.sum(-1) for part in p.fisher(nested(tangent, sizes)).parts)
+        return jnp.stack([p.log_prob(action), p.entropy(), p.kl(q), q.kl(p), fisher])
+
+    @jax.jit
+    def differentiate(x, y):
+        return measures(x, y), jax.grad(lambda x, y: measures(x, y).sum(), (0, 1))(x, y)
+
+    for scale in (1, 30, 1e4):
+        value, gradients = differentiate(jnp.asarray(scale * raw), jnp.asarray(scale * other))
+        assert np.isfinite(value).all()
+        for gradient in map(np.asarray, gradients):
+            assert np.isfinite(gradient).all()
+            assert (gradient[~mask] == 0).all() and (scale > 1 or (gradient[mask] != 0).any())
+
+
+def test_a_mask_that_allows_nothing_changes_nothing():
+    """Nobody acts on the last observation of an episode, and what is computed of it stays finite."""
+    logits, mask = np.random.default_rng(0).normal(size=(3, 14)), np.zeros((3, 14), np.int8)
+    mask[0] = 1
+    mask[1, 5] = 1
+    p = masked(nested(logits), mask)
+    flat = np.concatenate(jax.tree.leaves(p), axis=-1)
+    np.testing.assert_array_equal(flat[[0, 2]], logits[[0, 2]])
+    np.testing.assert_array_equal(np.isfinite(flat[1, 4:7]), [False, True, False])
+    np.testing.assert_array_equal(
+        flat[1, [0, 1, 2, 3, *range(7, 14)]], logits[1, [0, 1, 2, 3, *range(7, 14)]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("distribution", "name"),
+    [
+        (Gaussian(np.zeros((1, 2)), np.zeros(2)), "Gaussian"),
+        (Bernoulli(np.zeros((1, 2))), "Bernoulli"),
+        (Product((Categorical(np.zeros((1, 2))), Gaussian(np.zeros((1, 2)), np.zeros(2)))), "Gaussian"),
+    ],
+)
+def test_only_categoricals_are_masked(distribution, name):
+    with pytest.raises(TypeError, match=f"A {name} cannot be masked; only a Categorical, or a Product of"):
+        masked(distribution, np.ones((1, 4)))
+    with pytest.raises(ValueError, match="The mask has 3 entries and the distribution 2 logits"):
+        masked(Categorical(np.zeros((1, 2))), np.ones((1, 3)))
 
 
 def test_kl_between_different_masks():

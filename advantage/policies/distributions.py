@@ -328,6 +328,46 @@ class Product(NamedTuple):
         return Product(tuple(part.fisher(t) for part, t in zip(self.parts, tangent.parts, strict=True)))
 
 
+def masked(distribution: Distribution, mask: Array) -> Categorical | Product:
+    """The distribution over the actions that a mask allows: the logits of all other actions become -inf.
+
+    A component whose mask allows nothing keeps its logits: no action is taken there. Such a mask may belong to the last
+    observation of an episode, and the environment's checks refuse it elsewhere.
+
+    Args:
+        distribution: a Categorical, or a Product of them.
+        mask: `[..., n]`, true or 1 where an action is allowed, with n the number of logits. The mask of a Product is
+            the masks of its parts, one after the other.
+
+    Raises:
+        TypeError: a distribution that has no finite set of actions.
+        ValueError: a mask of another length than the logits.
+
+    Source: Huang & Ontañón (2022), "A closer look at invalid action masking in policy gradient algorithms", section 2.
+    """
+    size = _num_logits(distribution)
+    if mask.shape[-1] != size:
+        raise ValueError(f"The mask has {mask.shape[-1]} entries and the distribution {size} logits.")
+    if isinstance(distribution, Product):
+        ends = np.cumsum([_num_logits(part) for part in distribution.parts]).tolist()
+        parts = zip(distribution.parts, [0, *ends], ends, strict=False)
+        return Product(tuple(masked(part, mask[..., start:end]) for part, start, end in parts))
+    assert isinstance(distribution, Categorical)
+    logits, allowed = distribution.logits, mask.astype(bool)
+    allowed = allowed | ~allowed.any(-1, keepdims=True)
+    return Categorical(logits.__array_namespace__().where(allowed, logits, logits.dtype.type(-np.inf)))
+
+
+def _num_logits(distribution: Distribution) -> int:
+    if isinstance(distribution, Categorical):
+        return distribution.logits.shape[-1]
+    if isinstance(distribution, Product):
+        return sum(map(_num_logits, distribution.parts))
+    raise TypeError(
+        f"A {type(distribution).__name__} cannot be masked; only a Categorical, or a Product of Categoricals, can."
+    )
+
+
 _EDGE = 1 - 1e-6  # the largest |tanh(u)| of a squashed action
 
 _NODE = np.linspace(-5, 5, 33)  # quadrature for E[f(z)], z standard normal
