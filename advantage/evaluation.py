@@ -22,7 +22,7 @@ from advantage.drivers.host.stepper import episode_seed
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.make import Environment, resolve, resolve_recorded
+from advantage.environments.make import Environment, fitting, resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, space_from_json, translator
 from advantage.policies.deterministic import flatten
 from advantage.policies.encoder import encoder
@@ -294,7 +294,8 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
             f"The agent was trained on the Python object {agent.environment}, which no name brings back; give the "
             "environment again: adv.evaluate(agent, environment)."
         )
-    return resolve_recorded(agent.environment, trust) if environment is None else resolve(environment)
+    target = resolve_recorded(agent.environment, trust) if environment is None else resolve(environment)
+    return fitting(target, agent.spec.observation_space)
 
 
 def play_episodes(

@@ -9,6 +9,7 @@ import numpy as np
 
 from advantage.algorithms.actors import actor_values
 from advantage.environments.make import Environment, table_of
+from advantage.environments.masks import ACTION_MASK, OBSERVATION, split_mask
 from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Agent, Evaluation
 from advantage.runs.folder import RunFolder
@@ -70,7 +71,10 @@ class TableReport(NamedTuple):
 
 def table_report(agent: Agent, target: Environment) -> TableReport | None:
     """The report on an agent that keeps a table, in a world that is one; None for any other."""
-    if not isinstance(agent.spec.observation_space, gymnasium.spaces.Discrete):
+    seen, mask = split_mask(agent.spec.observation_space)
+    if mask is not None and isinstance(seen, gymnasium.spaces.Dict):
+        seen = seen.spaces.get(OBSERVATION)
+    if not isinstance(seen, gymnasium.spaces.Discrete):
         return None
     value = actor_values(agent.actor.actor)
     if value is None:
@@ -81,5 +85,8 @@ def table_report(agent: Agent, target: Environment) -> TableReport | None:
         return None
     if value.shape != (mdp.n_states,):
         return None
-    policy, _ = agent.actor.greedy(np.arange(mdp.n_states), ())
+    states = np.arange(mdp.n_states)
+    every = np.ones((mdp.n_states, mdp.n_actions), np.int8)
+    obs = states if mask is None else {OBSERVATION: states, ACTION_MASK: every}
+    policy, _ = agent.actor.greedy(obs, ())
     return TableReport(mdp, np.asarray(policy, np.int32), value)

@@ -13,6 +13,8 @@ from gymnasium import spaces
 from probe_worlds import TenSteps
 
 from advantage.drivers.episode_book import Episodes
+from advantage.policies.distributions import masked
+from advantage.policies.encoder import Encoder
 from advantage.policies.heads import Head, head
 from advantage.types import Rollout, Span, Spec, no_memory
 
@@ -45,6 +47,19 @@ class Random:
 
     def update(self, state, rollout, key):
         return {"step": state["step"] + rollout.reward.size}, {"reward": jnp.mean(rollout.reward)}
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class RandomAllowed(Random):
+    """Uniform over the actions that the mask allows."""
+
+    encoder: Encoder
+
+    def act(self, actor, obs, memory, noise):
+        mask = self.encoder.action_mask(obs)
+        outputs = mask.__array_namespace__().zeros(mask.shape, np.float32)
+        return masked(self.head.distribution(outputs, outputs[..., :0]), mask).sample(noise), memory, ()
 
 
 def random_policy(env_or_space: Any, n_steps: int) -> Random:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from advantage.environments.spaces import map_leaves
+from advantage.environments.spaces import leaf_spaces, map_leaves
 
 POISON = 1e6
 
@@ -226,3 +226,70 @@ class TenSteps(gymnasium.Env):
     def step(self, action):
         self.t += 1
         return np.zeros(2, np.float32), 1.0, False, self.t == 10, {}
+
+
+class Masked(gymnasium.Env):
+    """Allows some of its choices, drawn anew at each step under the seed, and refuses every other action.
+
+    Observes the mask and the step, so that a test can tell which mask belongs to an observation. Episodes have 1 to 6
+    steps; every second one ends by the clock. After a step that terminates nothing is allowed.
+
+    Args:
+        offer: where the mask is: "info", "method" or "observation".
+        action_space: of choices.
+        wrong: (step, what the mask is there) of every episode; None for masks that are right.
+    """
+
+    def __init__(self, offer="info", action_space=None, wrong=None):
+        self.action_space = spaces.Discrete(5) if action_space is None else action_space
+        self.sizes = [
+            n
+            for _, leaf in leaf_spaces(self.action_space)
+            for n in ([int(leaf.n)] if isinstance(leaf, spaces.Discrete) else leaf.nvec.ravel().tolist())
+        ]
+        self.offer, self.wrong = offer, wrong
+        self.observation_space = spaces.Box(-np.inf, np.inf, (sum(self.sizes) + 1,))
+        if offer == "method":
+            self.action_masks = self.flat
+        if offer == "observation":
+            parts = {"seen": self.observation_space, "action_mask": spaces.MultiBinary(sum(self.sizes))}
+            self.observation_space = spaces.Dict(parts)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(1, 7))
+        self.by_clock = self.np_random.random() < 0.5
+        self.draw()
+        return self.observe(), self.info()
+
+    def step(self, action):
+        components = [np.ravel(part) for part in (action if isinstance(action, tuple) else (action,))]
+        for mask, chosen in zip(self.masks, np.concatenate(components), strict=True):
+            assert mask[chosen], f"{chosen} is not allowed by {mask} at step {self.t}"
+        self.t += 1
+        ended = self.t == self.length
+        self.draw()
+        if ended and not self.by_clock:
+            self.masks = [0 * mask for mask in self.masks]
+        return self.observe(), 1.0, ended and not self.by_clock, ended and self.by_clock, self.info()
+
+    def draw(self):
+        self.masks = [(self.np_random.random(n) < 0.4).astype(np.int8) for n in self.sizes]
+        for mask in self.masks:
+            mask[self.np_random.integers(len(mask))] = 1
+
+    def flat(self):
+        if self.wrong is not None and self.wrong[0] == self.t:
+            return self.wrong[1]
+        return np.concatenate(self.masks)
+
+    def info(self):
+        """The mask in Gymnasium's nested form where there are several components."""
+        if self.offer != "info":
+            return {}
+        nested = len(self.masks) > 1 and self.wrong is None
+        return {"action_mask": tuple(self.masks) if nested else self.flat()}
+
+    def observe(self):
+        seen = np.append(np.concatenate(self.masks), self.t).astype(np.float32)
+        return {"seen": seen, "action_mask": self.flat()} if self.offer == "observation" else seen

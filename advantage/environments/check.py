@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.environments.defect import EnvironmentDefect, Fault, raise_first_error, show
+from advantage.environments.masks import allowed_action
 from advantage.environments.space_faults import (
     RANKS,
     as_array,
@@ -120,6 +121,8 @@ def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, l
     """Call what a user wrote: `-> result, faults`; whatever it raises is a fault of that kind."""
     try:
         return function(), []
+    except EnvironmentDefect as defect:  # a wrapper of ours has found what is wrong
+        return None, [Fault(kind, defect.where, defect.expected, defect.found, cause=defect)]
     except Exception as error:
         return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
 
@@ -167,7 +170,7 @@ def _play(env: gymnasium.Env, actions: Iterable[Any], seed: int, space: spaces.S
             yield (moment := reset(f" after the end of an episode at step {number - 1}"))
         if moment.is_last:
             return
-        yield (moment := step(number, action))
+        yield (moment := step(number, allowed_action(env.action_space, action, moment.result[0])))
 
 
 def _inspect(

@@ -67,6 +67,10 @@ class EnvironmentDefect(ValueError):
         super().__init__(where, expected, found, remedy, severity)
         self.where, self.expected, self.found, self.remedy, self.severity = self.args
 
+    def at(self, where: str) -> EnvironmentDefect:
+        """The same defect with more about its place, in front of what is known already."""
+        return EnvironmentDefect(f"{where}, {self.where}", *self.args[1:])
+
     def __str__(self) -> str:
         text = f"{self.where}: expected {self.expected}, found {self.found}. To mend it, {self.remedy}."
         return " ".join(text.split())
@@ -88,7 +92,8 @@ class Fault(NamedTuple):
 
     def at(self, *where: str) -> EnvironmentDefect:
         place = ", ".join(filter(None, (*where, self.place + self.element)))
-        remedy = (ERRORS | WARNINGS)[self.kind]
+        cause = self.cause
+        remedy = cause.remedy if isinstance(cause, EnvironmentDefect) else (ERRORS | WARNINGS)[self.kind]
         defect = EnvironmentDefect(place, self.expected, self.found, remedy, self.severity)
         defect.__cause__ = self.cause
         return defect

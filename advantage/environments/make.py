@@ -9,13 +9,19 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium.envs.registration import EnvSpec
 
+from advantage.environments.check import check_instance
+from advantage.environments.defect import EnvironmentDefect
+from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
+from advantage.environments.vector_masks import masked_vector
 from advantage.types import World
 
 WORLDS = {  # name: file and class
@@ -49,7 +55,7 @@ class Environment:
     Attributes:
         name: for people and for config.json.
         kind: where it runs: stepped on the host, as a vector environment, or on the device.
-        source: makes one `gymnasium.Env` (host), or is the vector environment or the world itself.
+        source: a `Maker`, which makes one `gymnasium.Env` (host), or the vector environment or the world itself.
         by_name: whether the name alone brings it back.
     """
 
@@ -57,6 +63,78 @@ class Environment:
     kind: Literal["host", "vector", "device"]
     source: Any
     by_name: bool
+
+    @property
+    def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
+        """The spaces of one observation and one action. A host environment is made, once, to ask it.
+
+        Raises:
+            EnvironmentDefect: what was made is no environment, or has a space that cannot be used.
+            Exception: whatever making it raises.
+        """
+        source = self.source
+        if self.kind == "vector":
+            return source.single_observation_space, source.single_action_space
+        check_mask(source.observation_space, source.action_space)
+        return source.observation_space, source.action_space
+
+
+class Facts(NamedTuple):
+    """What an environment says about itself.
+
+    Attributes:
+        observation_space, action_space: as the environment has them.
+        offer: where it gives its action masks; None where it has none.
+    """
+
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+    offer: Offer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes a host environment, whose action mask, if it has one, stands in the observation.
+
+    Where the masks are is found once, in an environment that is made for this and closed. The maker remembers it, so
+    that worker processes, which get a copy, make the same. An environment that is made with keywords is asked itself.
+
+    Attributes:
+        make: makes the environment as its author wrote it.
+        with_masks: whether masks are looked for; without them the environment stays as it is.
+    """
+
+    make: Callable[..., gymnasium.Env]
+    with_masks: bool = True
+
+    def __call__(self, **keywords: Any) -> gymnasium.Env:
+        env = self.make(**keywords)
+        if not self.with_masks or not isinstance(env, gymnasium.Env):
+            return env
+        try:
+            offer = find_offer(env) if keywords else self.facts.offer
+        except EnvironmentDefect:
+            return env  # its spaces are wrong, and whoever checks them says how
+        return env if offer is None else ActionMask(env, offer)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Raises EnvironmentDefect for what is no environment, or has wrong spaces; and whatever making it raises."""
+        env = self.make()
+        check_instance(env)
+        with contextlib.closing(env):
+            offer = find_offer(env) if self.with_masks else None
+            return Facts(env.observation_space, env.action_space, offer)
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        """Of the environments that are made, with the mask."""
+        return masked_space(*self.facts)
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        """Of the environments that are made."""
+        return self.facts.action_space
 
 
 def make(environment: Any, **keywords: Any) -> Any:
@@ -81,10 +159,11 @@ def resolve(environment: Any) -> Environment:
     if isinstance(environment, str):
         if environment.startswith("jax/"):
             return Environment(environment, "device", _world(environment), True)
-        return Environment(environment, "host", NamedEnvironment(environment, _find(environment)), True)
+        named = NamedEnvironment(environment, _find(environment))
+        return Environment(environment, "host", Maker(named), True)
     if isinstance(environment, gymnasium.vector.VectorEnv):
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
-        return Environment(name, "vector", environment, False)
+        return Environment(name, "vector", masked_vector(environment), False)
     if hasattr(environment, "transition") or hasattr(environment, "emission"):
         from advantage.environments.tables.mdp import MDP, POMDP
         from advantage.environments.tables.world import world_of
@@ -99,13 +178,23 @@ def resolve(environment: Any) -> Environment:
     if hasattr(environment, "max_episode_steps") and hasattr(environment, "gymnasium_id"):
         return Environment(type(environment).__name__, "device", environment, False)
     if callable(environment):
-        name = getattr(environment, "__qualname__", type(environment).__name__)
-        return Environment(name.replace("<", "").replace(">", ""), "host", environment, False)
+        name, make = getattr(environment, "__qualname__", type(environment).__name__), cast(Any, environment)
+        return Environment(name.replace("<", "").replace(">", ""), "host", Maker(make), False)
     raise ValueError(
         f"{environment!r} is not an environment; give a name such as 'CartPole-v1' or 'jax/CartPole-v1', a "
         "gymnasium.Env class, a function that makes one, a gymnasium vector environment, an on-device world, or an "
         "adv.MDP."
     )
+
+
+def fitting(environment: Environment, observation_space: gymnasium.Space) -> Environment:
+    """The environment for an agent with this observation space: without its masks if the agent knows of none.
+
+    Such an agent was trained by a version before masks, or on an on-device world whose Gymnasium twin has them.
+    """
+    if environment.kind != "host" or split_mask(observation_space)[1] is not None:
+        return environment
+    return dataclasses.replace(environment, source=dataclasses.replace(environment.source, with_masks=False))
 
 
 def word_for(name: str) -> list[str]:
@@ -273,7 +362,7 @@ def table_of(environment: Environment) -> Any:
             inner = env.unwrapped
             hidden, mdp = getattr(inner, "pomdp", None), getattr(inner, "mdp", None)
             if hidden is None and not isinstance(mdp, MDP) and hasattr(inner, "P"):
-                mdp = MDP.from_gymnasium(env)
+                mdp = MDP.from_gymnasium(env.env if isinstance(env, ActionMask) else env)
         source = None if hidden is not None else mdp
     mdp = source if isinstance(source, MDP) else getattr(source, "mdp", None)
     if not isinstance(mdp, MDP):

@@ -1,4 +1,4 @@
-"""From any observation to what a network takes: float32 vectors and images."""
+"""From any observation to what a network takes, float32 vectors and images, and to the mask of its actions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 
+from advantage.environments.masks import ACTION_MASK, split_mask
 from advantage.environments.spaces import Path, leaf_spaces, take
 from advantage.types import Array, Pytree
 
@@ -113,10 +114,15 @@ class Encoder:
 
     Boxes are flattened and cast, indices become one-hot. Images are scaled from their bounds to [0, 1]; their
     channels, and the frames of a stack, are the last axis. In the vector the `num_continuous` numbers that observation
-    normalisation applies to stand first.
+    normalisation applies to stand first. An action mask is no part of the input: `action_mask` returns it.
+
+    Attributes:
+        leaves: of the network's input.
+        masks: of the action mask; none where an observation has no mask.
     """
 
     leaves: tuple[Leaf, ...]
+    masks: tuple[Leaf, ...] = ()
 
     @cached_property
     def num_continuous(self) -> int:
@@ -126,10 +132,14 @@ class Encoder:
     def images(self) -> tuple[Leaf, ...]:
         return tuple(leaf for leaf in self.leaves if leaf.kind == "image")
 
+    @property
+    def has_mask(self) -> bool:
+        return bool(self.masks)
+
     def example(self) -> Pytree:
         """One zero observation with a batch axis; paths index it as they index a real one."""
         tree: Any = {}
-        for leaf in self.leaves:
+        for leaf in (*self.leaves, *self.masks):
             value = np.zeros((1, *leaf.shape), np.int32 if leaf.kind == "one_hot" else np.float32)
             if not leaf.path:
                 return value
@@ -164,14 +174,32 @@ class Encoder:
         )
         return (joined, *images) if images else joined
 
+    def action_mask(self, obs: Pytree) -> Array | None:
+        """Which actions are allowed, bool `[..., n]`, component after component; None where there is no mask."""
+        if not self.masks:
+            return None
+        parts = [_flat(leaf, take(obs, leaf.path)).astype(bool) for leaf in self.masks]
+        return parts[0] if len(parts) == 1 else parts[0].__array_namespace__().concatenate(parts, axis=-1)
+
 
 def encoder(space: spaces.Space) -> Encoder:
     """The encoder of an observation space.
 
     Raises:
-        ValueError: a space that is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple.
+        ValueError: a space that is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple, or a Dict that holds
+            an action mask and nothing else.
     """
-    return Encoder(tuple(_leaf(path, part) for path, part in leaf_spaces(space)))
+    seen, mask = split_mask(space)
+    leaves = tuple(_leaf(path, part) for path, part in leaf_spaces(seen))
+    if mask is None:
+        return Encoder(leaves)
+    if not leaves:
+        raise ValueError(
+            f"The observation space {space} holds an action mask and nothing that a network can take; add at least one "
+            "other key."
+        )
+    masks = leaf_spaces(mask, (ACTION_MASK,))
+    return Encoder(leaves, tuple(Leaf(path, "binary", part.shape or ()) for path, part in masks))
 
 
 def _flat(leaf: Leaf, x: Array) -> Array:

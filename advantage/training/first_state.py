@@ -13,7 +13,7 @@ import numpy as np
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.drivers.host.stepper import failure
-from advantage.environments.check import check_instance
+from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.make import Environment, MissingExtra
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.matrices import for_each
@@ -75,17 +75,9 @@ def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
         EnvironmentFailure: it cannot be made.
         EnvironmentDefect: what was made is no environment.
     """
-    if target.kind == "device":
-        return target.source.observation_space, target.source.action_space
-    if target.kind == "vector":
-        return target.source.single_observation_space, target.source.single_action_space
     try:
-        env = target.source()
-    except MissingExtra:
+        return target.spaces
+    except (MissingExtra, EnvironmentDefect):
         raise
     except Exception as error:
         raise failure("environment 0", "making it", error) from error
-    check_instance(env)
-    spaces = env.observation_space, env.action_space
-    env.close()
-    return spaces

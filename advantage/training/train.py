@@ -13,7 +13,7 @@ import jax
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
-from advantage.environments.make import resolve, resolve_recorded
+from advantage.environments.make import fitting, resolve, resolve_recorded
 from advantage.evaluation import CONFIG_FIELDS, Agent, Evaluation, load, restore_config
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError
@@ -161,6 +161,7 @@ def resume(
         with _device(settings.device):
             recorded = environment is None
             target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
+            target = fitting(target, spec.observation_space)
             evaluated_on = resolve(eval_environment) if eval_environment is not None else target
             training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
             loop = Loop(training, [settings.seed])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.environments.masks import split_mask
 from advantage.types import Array, Pytree, Rollout, Spec
 
 
@@ -20,11 +21,13 @@ class Sizes(NamedTuple):
         states: of each part of the observation; one where it is Discrete.
         first: the smallest number of each part.
         actions: A.
+        names: of the parts, where an observation is a dict.
     """
 
     states: tuple[int, ...]
     first: tuple[int, ...]
     actions: int
+    names: tuple[str, ...] = ()
 
     @property
     def n_states(self) -> int:
@@ -32,6 +35,8 @@ class Sizes(NamedTuple):
 
     def index(self, obs: Pytree) -> Array:
         """The row of a table that an observation stands for, int32 `[...]`; parts are counted as digits."""
+        if self.names:
+            obs = tuple(obs[name] for name in self.names)
         parts = obs if isinstance(obs, tuple) else (obs,) if len(self.states) == 1 else _unstack(obs)
         index = None
         for part, size, first in zip(parts, self.states, self.first, strict=True):
@@ -49,18 +54,21 @@ def _unstack(obs: Array) -> list[Array]:
 
 
 def sizes_of(spec: Spec) -> Sizes:
-    """The sizes of the tables for a run.
+    """The sizes of the tables for a run. An action mask is no part of the state.
 
     Raises:
         ValueError: a space that is not finite; names it and says what to use instead.
     """
-    observation, action = spec.observation_space, spec.action_space
+    (observation, _), action = split_mask(spec.observation_space), spec.action_space
     if not isinstance(action, gymnasium.spaces.Discrete):
         raise ValueError(
             f"A table needs a Discrete action space, and this one is {action}; use a method with a network."
         )
     parts: Any = None
-    if isinstance(observation, gymnasium.spaces.Discrete):
+    names = tuple(observation.spaces) if isinstance(observation, gymnasium.spaces.Dict) else ()
+    if isinstance(observation, gymnasium.spaces.Dict):
+        parts = tuple(observation.spaces.values())
+    elif isinstance(observation, gymnasium.spaces.Discrete):
         parts = (observation,)
     elif isinstance(observation, gymnasium.spaces.Tuple):
         parts = observation.spaces
@@ -69,12 +77,12 @@ def sizes_of(spec: Spec) -> Sizes:
             gymnasium.spaces.Discrete(int(n), start=int(first))
             for n, first in zip(observation.nvec, observation.start, strict=True)
         ]
-    if parts is None or not all(isinstance(part, gymnasium.spaces.Discrete) for part in parts):
+    if not parts or not all(isinstance(part, gymnasium.spaces.Discrete) for part in parts):
         raise ValueError(
-            f"A table needs a finite observation space: Discrete, MultiDiscrete, or a Tuple of Discrete. This one is "
-            f"{observation}; use a method with a network, or an environment whose observations are binned."
+            "A table needs a finite observation space: Discrete, MultiDiscrete, or a Tuple or Dict of Discrete. This "
+            f"one is {observation}; use a method with a network, or an environment whose observations are binned."
         )
-    return Sizes(tuple(int(p.n) for p in parts), tuple(int(p.start) for p in parts), int(action.n))
+    return Sizes(tuple(int(p.n) for p in parts), tuple(int(p.start) for p in parts), int(action.n), names)
 
 
 class Step(NamedTuple):

@@ -12,8 +12,8 @@ from gymnasium.error import DependencyNotInstalled
 
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
-from advantage.environments.make import Environment, missing_extra, resolve
-from advantage.evaluation import check_request, play_episodes
+from advantage.environments.make import Environment, missing_extra
+from advantage.evaluation import Agent, check_request, environment_of, play_episodes
 from advantage.runs.video import Video
 
 
@@ -30,7 +30,7 @@ def command(arguments: Sequence[str]) -> int:
     (path,), flags = parse(arguments, "enjoy RUN", Enjoy)
     check_request(flags.episodes, flags.seed)
     agent, environment = agent_and_environment(path, flags)
-    environment = _with_picture(environment)
+    environment = _with_picture(agent, environment)
     _prepare_display(to_file=flags.video is not None)
     env = environment.source(render_mode="human" if flags.video is None else "rgb_array")
     video = None
@@ -52,7 +52,7 @@ def command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _with_picture(environment: Environment) -> Environment:
+def _with_picture(agent: Agent, environment: Environment) -> Environment:
     """The environment itself, or for an on-device world Gymnasium's environment with the same dynamics."""
     if environment.kind != "device":
         return environment
@@ -60,7 +60,7 @@ def _with_picture(environment: Environment) -> Environment:
         raise ValueError(
             f"{environment.name} has no picture; use --env with a Gymnasium environment of the same spaces."
         )
-    return resolve(environment.source.gymnasium_id)
+    return environment_of(agent, environment.source.gymnasium_id)
 
 
 def _prepare_display(to_file: bool) -> None:

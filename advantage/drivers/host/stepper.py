@@ -215,12 +215,14 @@ class Stepper:
     def _where(self, place: int) -> str:
         return f"environment {self.indices[place]}, step {self.counts[place]}"
 
-    def _failure(self, place: int, call: str, error: Exception) -> EnvironmentFailure:
+    def _failure(self, place: int, call: str, error: Exception) -> Exception:
         return failure(f"{self._where(place)}, episode {self.episodes[place]}", call, error)
 
 
-def failure(where: str, call: str, error: Exception) -> EnvironmentFailure:
-    """What to raise from an environment's own error."""
+def failure(where: str, call: str, error: Exception) -> EnvironmentFailure | EnvironmentDefect:
+    """What to raise from an environment's own error; a defect that a wrapper of ours has found gets its place."""
+    if isinstance(error, EnvironmentDefect):
+        return error.at(where)
     return EnvironmentFailure(
         f"{where}: {call} raised {type(error).__name__}: {error}. The traceback above is the environment's own."
     )
