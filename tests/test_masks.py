@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from probe_drivers import RandomAllowed, begin, assert_same, play
+from probe_drivers import RandomAllowed, assert_same, begin, play
 from probe_worlds import Masked
 
 import advantage as adv

@@ -421,7 +421,7 @@ def test_both_agents_of_a_run_can_be_played(tmp_path):
 
 SCORED = gymnasium.spaces.Dict(
     features=gymnasium.spaces.Box(-np.inf, np.inf, (3, 2), np.float32),
-    possible=gymnasium.spaces.Box(0, 1, (3,), np.int8),
+    action_mask=gymnasium.spaces.Box(0, 1, (3,), np.int8),
 )
 
 
@@ -448,7 +448,7 @@ def test_a_scoring_policy_takes_the_best_of_what_is_possible():
         ([0, 0, 1], [2, 2]),
         ([0, 0, 0], [0, 0]),
     ]:
-        obs = {"features": features, "possible": np.tile(np.array(possible, np.int8), (2, 1))}
+        obs = {"features": features, "action_mask": np.tile(np.array(possible, np.int8), (2, 1))}
         np.testing.assert_array_equal(policy.action(weights, obs), expected)
         np.testing.assert_array_equal(policy.action(weights, jax.tree.map(jnp.asarray, obs)), expected)
 

@@ -105,10 +105,10 @@ def test_everything_seen_equals_the_definition(width, height, features):
     assert np.array_equal(obs["board"], boards)
     assert np.array_equal(obs["piece"], pieces)
     ends = 0
-    for board, piece, seen, possible in zip(boards, pieces, obs["features"], obs["possible"], strict=True):
+    for board, piece, seen, allowed in zip(boards, pieces, obs["features"], obs["action_mask"], strict=True):
         want, fits = oracle.after(board, piece, features)
         ends += (~fits).sum()
-        assert np.array_equal(possible[: len(fits)], fits) and not possible[len(fits) :].any()
+        assert np.array_equal(allowed[: len(fits)], fits | ~fits.any()) and not allowed[len(fits) :].any()
         assert np.array_equal(seen[: len(fits)], np.broadcast_to(want, (len(fits), seen.shape[1])))
         assert not seen[len(fits) :].any()
     assert ends > 10
@@ -183,7 +183,7 @@ def test_weights_times_features_are_the_values_and_the_first_of_the_best_is_chos
     world = Tetris(4, 4, "thiery")
     state = TetrisState(pack(drawn("#...", "##.#", height=4)), np.int32(J))
     obs = jax.device_get(observe(world)(jax.tree.map(lambda leaf: leaf[None], state)))
-    features, possible = obs["features"][0], obs["possible"][0]
+    features, possible = obs["features"][0], obs["action_mask"][0]
     values = jax.jit(world.score_actions)(state, jnp.asarray(THIERY))
     assert 0 < possible.sum() < 10
     assert np.isinf(values).tolist() == (possible == 0).tolist()
@@ -228,7 +228,8 @@ def test_where_nothing_is_possible_every_action_ends_the_game():
     world = Tetris(4, 4)
     board = drawn(*[".###", "#.##"] * 2)
     seen = observe(world)(TetrisState(pack(board)[None], np.array([S], np.int32)))
-    assert not seen["possible"].any() and not seen["features"].any()
+    assert np.array_equal(seen["action_mask"][0], world.exists(S)) and not seen["features"].any()
+    assert world.exists(S).sum() == 5
     for action in (0, 4, 5, 9):
         after, reward, over = place_one(world, board, S, action)
         assert (reward, over) == (0.0, True) and np.array_equal(after, board)
@@ -274,10 +275,10 @@ def test_types_are_strong_and_small(features, x64):
     world = Tetris(5, 6, features)
     n, k = world.observation_space["features"].shape
     kinds = {
+        "action_mask": ((n,), jnp.int8),
         "board": ((6, 5), jnp.int8),
         "features": ((n, k), jnp.float32),
         "piece": ((), jnp.int32),
-        "possible": ((n,), jnp.int8),
     }
 
     def facts(tree):

@@ -7,6 +7,7 @@ from typing import Protocol, TypedDict, runtime_checkable
 import gymnasium
 from gymnasium import spaces
 
+from advantage.environments.masks import ACTION_MASK
 from advantage.types import Array, Pytree, World
 
 
@@ -15,11 +16,11 @@ class ActionFeatures(TypedDict):
 
     Attributes:
         features: float32 `[..., n, k]`, a row for each action.
-        possible: int8 `[..., n]`, 1 for the actions that are possible.
+        action_mask: int8 `[..., n]`, 1 for the actions that are allowed.
     """
 
     features: Array
-    possible: Array
+    action_mask: Array
 
 
 @runtime_checkable
@@ -38,8 +39,8 @@ def num_action_features(observation_space: gymnasium.Space, action_space: gymnas
     """The number k of features of an action; None where observations do not describe every action."""
     if not (isinstance(observation_space, spaces.Dict) and isinstance(action_space, spaces.Discrete)):
         return None
-    features, possible = (observation_space.spaces.get(name) for name in ("features", "possible"))
-    if not (isinstance(features, spaces.Box) and isinstance(possible, spaces.Box | spaces.MultiBinary)):
+    features, mask = (observation_space.spaces.get(name) for name in ("features", ACTION_MASK))
+    if not (isinstance(features, spaces.Box) and isinstance(mask, spaces.Box | spaces.MultiBinary)):
         return None
     *actions, k = features.shape or (0,)
-    return k if [int(action_space.n)] == actions == list(possible.shape) else None
+    return k if [int(action_space.n)] == actions == list(mask.shape) else None

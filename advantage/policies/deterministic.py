@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.environments.masks import ACTION_MASK
 from advantage.environments.scored_actions import ActionFeatures, num_action_features
 from advantage.policies.actor_critic import choose_network, feed_forward
 from advantage.policies.encoder import Encoder, encoder
@@ -62,9 +63,9 @@ class Deterministic:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """`a = argmax w · phi(s, a)` over the actions that are possible, the first of equals; parameters `w`.
+    """`a = argmax w · phi(s, a)` over the actions that the mask allows, the first of equals; parameters `w`.
 
-    For observations with `ActionFeatures`. If no action is possible, all are.
+    For observations with `ActionFeatures`.
 
     Attributes:
         size: the number k of features of an action.
@@ -91,10 +92,10 @@ class Scoring:
 
     def action(self, params: Array, obs: ActionFeatures, normalise: Any = None) -> Array:
         """The action for each observation of a batch."""
-        features, possible = obs["features"], obs["possible"]
+        features, allowed = obs["features"], obs[ACTION_MASK]
         xp = features.__array_namespace__()
         scores = (normalise(features) if normalise else features) @ params
-        return first_of_highest(xp.where(possible > 0, scores, -np.float32(np.inf)))
+        return first_of_highest(xp.where(allowed > 0, scores, -np.float32(np.inf)))
 
 
 def first_of_highest(values: Array) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.environments.masks import ACTION_MASK
 from advantage.environments.scored_actions import ActionFeatures
 from advantage.environments.tetris.board import (
     PIECES,
@@ -62,14 +63,14 @@ class Tetris:
         rightmost: W - 1 for O, 2 W - 3 for I, S and Z, 4 W - 6 for T, J and L (9, 17 and 34). A list that is shorter
         than n begins again: for O on width 10, 9 means what 0 does. So every action is a placement.
     Observation: a dict of
+        `action_mask` int8 `[n]`, 1 for the placements of the piece, each once, that do not end the game; where every
+            placement ends it, 1 for all placements of the piece;
         `board` int8 `[H, W]`, 1 where a cell is filled, the lowest row last;
         `features` float32 `[n, k]`, `features` of the board after each placement, once full rows have vanished;
-            0 where `possible` is 0;
-        `piece` int32, the current piece;
-        `possible` int8 `[n]`, 1 for the placements of the piece, each once, that do not end the game.
+            0 for an action that ends the game or repeats another one;
+        `piece` int32, the current piece.
     Reward: rows that vanish, 0 to 4; 0 for the placement that ends the game.
-    Ends when a placement reaches above the top. The board then stays as it was. Where nothing is possible, any action
-        ends the game.
+    Ends when a placement reaches above the top. The board then stays as it was.
     Starts with an empty board and a drawn piece.
 
     Attributes:
@@ -108,14 +109,14 @@ class Tetris:
 
     @property
     def observation_space(self) -> gymnasium.spaces.Dict:
-        """Board, features of every placement, piece, and which placements are possible."""
+        """Action mask, board, features of every placement, and piece."""
         n, k = int(self.action_space.n), FEATURES[self.features][1](self.width)
         return gymnasium.spaces.Dict(
             {
+                ACTION_MASK: gymnasium.spaces.MultiBinary(n),
                 "board": gymnasium.spaces.MultiBinary((self.height, self.width)),
                 "features": gymnasium.spaces.Box(0, np.inf, (n, k), np.float32),
                 "piece": gymnasium.spaces.Discrete(len(PIECES)),
-                "possible": gymnasium.spaces.MultiBinary(n),
             }
         )
 
@@ -172,9 +173,13 @@ class Tetris:
             jnp.asarray(part)[state.piece] for part in (table.cells, table.underside, table.tall)
         )
         landing = land(state.columns, cells, underside, tall)
-        exists = jnp.arange(tall.shape[0]) < jnp.asarray(table.count)[state.piece]
         filled = count(state.columns).sum(dtype=jnp.int32)
-        return FEATURES[self.features][0](landing, filled, self.height), exists & self.fits(landing)
+        possible = self.exists(state.piece) & self.fits(landing)
+        return FEATURES[self.features][0](landing, filled, self.height), possible
+
+    def exists(self, piece: Array) -> Array:
+        """Which actions are placements of a piece that no action before them is, bool `[n]`."""
+        return jnp.arange(int(self.action_space.n)) < jnp.asarray(self.placements.count)[piece]
 
     def score_actions(self, state: TetrisState, weights: Array) -> Array:
         """Weights `[k]` times the features after each placement, `[n]`; -inf where it is not possible.
@@ -193,11 +198,12 @@ class Tetris:
             self.after(state)[1],
         )
         rows = jnp.arange(self.height - 1, -1, -1, dtype=jnp.uint32)[:, None]
+        mask = jnp.where(possible.any(), possible, self.exists(state.piece))
         return {
+            ACTION_MASK: mask.astype(jnp.int8),
             "board": (state.columns >> rows & 1).astype(jnp.int8),
             "features": jnp.where(possible, features, 0).T,
             "piece": state.piece,
-            "possible": possible.astype(jnp.int8),
         }
 
 
