@@ -24,13 +24,16 @@ from advantage.environments.masks import ActionMask, Offer, check_mask, find_off
 from advantage.environments.vector_masks import masked_vector
 from advantage.types import World
 
-WORLDS = {  # name: file and class
+WORLDS = {  # name: file, and class or function
     "jax/Acrobot-v1": "acrobot:Acrobot",
     "jax/CartPole-v1": "cartpole:CartPole",
     "jax/MountainCar-v0": "mountain_car:MountainCar",
     "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
     "jax/Pendulum-v1": "pendulum:Pendulum",
+    "jax/StatelessCartPole-v1": "partial:stateless_cart_pole",
+    "jax/StatelessPendulum-v1": "partial:stateless_pendulum",
     "jax/Testbed-v0": "testbed:Testbed",
+    "jax/WastedActions-v0": "wasted_actions:WastedActions",
 }
 EXTRAS = {  # what a missing module is installed with
     "mujoco": "mujoco",

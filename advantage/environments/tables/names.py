@@ -34,6 +34,8 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {  # name: file and function, an
     "ShortcutMaze-v0": ("maze:shortcut_maze", {}),
     "ShortcutMazeOpened-v0": ("maze:shortcut_maze", {"opened": True}),
     "Tiger-v0": ("tiger:tiger", {}),
+    "TMaze10-v0": ("t_maze:t_maze", {"length": 10}),
+    "TMaze30-v0": ("t_maze:t_maze", {"length": 30}),
     "TwoArms-v0": ("two_arms:two_arms", {}),
     "WindyGrid-v0": ("windy_grid:windy_grid", {}),
     "WindyGridKing-v0": ("windy_grid:windy_grid_king", {}),
@@ -87,3 +89,11 @@ if NAMESPACE + "Testbed-v0" not in gymnasium.registry:
         entry_point="advantage.environments.worlds.testbed:TestbedEnv",
         max_episode_steps=1000,
     )
+for _name, _steps in (("StatelessCartPole-v1", 500), ("StatelessPendulum-v1", 200)):
+    if NAMESPACE + _name not in gymnasium.registry:
+        gymnasium.register(
+            NAMESPACE + _name,
+            entry_point="advantage.environments.worlds.partial:make_environment",
+            kwargs={"name": _name},
+            max_episode_steps=_steps,
+        )
