@@ -20,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from advantage.environments.check import check_instance
 from advantage.environments.defect import EnvironmentDefect
+from advantage.environments.frame_stack import FrameStack, stacked_space
 from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
 from advantage.environments.vector_masks import masked_vector
 from advantage.types import World
@@ -104,21 +105,25 @@ class Maker:
 
     Attributes:
         make: makes the environment as its author wrote it.
-        with_masks: whether masks are looked for; without them the environment stays as it is.
+        with_masks: whether masks are looked for; without them the observation stays as it is.
+        frame_stack: how many observations are stacked; see `stacked`.
     """
 
     make: Callable[..., gymnasium.Env]
     with_masks: bool = True
+    frame_stack: int = 1
 
     def __call__(self, **keywords: Any) -> gymnasium.Env:
         env = self.make(**keywords)
-        if not self.with_masks or not isinstance(env, gymnasium.Env):
+        if not isinstance(env, gymnasium.Env):
             return env
-        try:
-            offer = find_offer(env) if keywords else self.facts.offer
-        except EnvironmentDefect:
-            return env  # its spaces are wrong, and whoever checks them says how
-        return env if offer is None else ActionMask(env, offer)
+        if self.with_masks:
+            try:
+                offer = find_offer(env) if keywords else self.facts.offer
+            except EnvironmentDefect:
+                return env  # its spaces are wrong, and whoever checks them says how
+            env = env if offer is None else ActionMask(env, offer)
+        return env if self.frame_stack == 1 else FrameStack(env, self.frame_stack)
 
     @cached_property
     def facts(self) -> Facts:
@@ -131,8 +136,9 @@ class Maker:
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """Of the environments that are made, with the mask."""
-        return masked_space(*self.facts)
+        """Of the environments that are made, with the mask and the stack."""
+        space = masked_space(*self.facts)
+        return space if self.frame_stack == 1 else stacked_space(space, self.frame_stack)
 
     @property
     def action_space(self) -> gymnasium.Space:
