@@ -8,6 +8,7 @@ from typing import Any
 
 import cloudpickle
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -16,10 +17,12 @@ from probe_drivers import RandomAllowed, assert_same, begin, play
 from probe_worlds import Masked
 
 import advantage as adv
+from advantage.drivers.device import rollout_on_device, start
 from advantage.drivers.host.driver import HostDriver
 from advantage.environments.check import EnvironmentDefect, check_environment
 from advantage.environments.make import fitting, make, resolve, table_of
 from advantage.environments.masks import allowed_action, flat_mask, mask_sizes, split_mask
+from advantage.environments.worlds.wasted_actions import WastedActions
 from advantage.evaluation import environment_of
 from advantage.policies.actor_critic import head
 from advantage.policies.encoder import encoder
@@ -175,6 +178,17 @@ def test_promise_10_worker_processes_find_the_mask_too(offer):
     played = drive(functools.partial(Masked, offer, SPACES["MultiDiscrete"]), workers=2)
     assert_same(played.rollout.action, expected("MultiDiscrete").rollout.action)
     assert_masks_belong(played.rollout)
+
+
+def test_promise_10_on_the_device_no_masked_action_is_taken():
+    world = WastedActions()
+    policy = RandomAllowed(60, head(world.action_space), encoder(world.observation_space))
+    state, keys = policy.init(jax.random.key(0), None), jax.random.split(jax.random.key(1), 3)
+    worlds, noise = start(world, keys[0], 4), policy.noise(state, keys[1], (60, 4))
+    _, rollout = jax.jit(lambda: rollout_on_device(policy, world, state, worlds, noise, keys[2]))()
+    mask, action = np.asarray(rollout.obs["action_mask"]), np.asarray(rollout.action)
+    assert np.take_along_axis(mask, action[..., None], -1).all() and len(np.unique(action)) == 10
+    assert (mask.sum(-1) == 2).all()
 
 
 def test_observations_get_the_mask_and_the_space_says_so():

@@ -70,7 +70,7 @@ class Environment:
 
     @property
     def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
-        """The spaces of one observation and one action. A host environment is made, once, to ask it.
+        """The spaces of one observation and one action. For a host environment one is made, once, to read them.
 
         Raises:
             EnvironmentDefect: what was made is no environment, or has a space that cannot be used.
@@ -98,10 +98,11 @@ class Facts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-    """Makes a host environment, whose action mask, if it has one, stands in the observation.
+    """Makes a host environment. If it has an action mask, the mask is part of the observation.
 
-    Where the masks are is found once, in an environment that is made for this and closed. The maker remembers it, so
-    that worker processes, which get a copy, make the same. An environment that is made with keywords is asked itself.
+    One environment is made, reset with seed 0 and closed, to find out where masks are given. The maker keeps the
+    answer, so that worker processes, which get a copy, make the same. An environment that is made with keywords is
+    itself reset for this.
 
     Attributes:
         make: makes the environment as its author wrote it.
@@ -197,9 +198,9 @@ def resolve(environment: Any) -> Environment:
 
 
 def fitting(environment: Environment, observation_space: gymnasium.Space) -> Environment:
-    """The environment for an agent with this observation space: without its masks if the agent knows of none.
+    """The environment for an agent with this observation space: without masks if the agent was trained without them.
 
-    Such an agent was trained by a version before masks, or on an on-device world whose Gymnasium twin has them.
+    Such an agent comes from a version before masks, or from an on-device world whose Gymnasium twin has masks.
     """
     if environment.kind != "host" or split_mask(observation_space)[1] is not None:
         return environment

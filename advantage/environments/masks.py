@@ -91,7 +91,7 @@ def check_mask(observation_space: spaces.Space, action_space: spaces.Space) -> N
 
 
 def find_offer(env: gymnasium.Env) -> Offer | None:
-    """Where an environment gives its masks; None where it has none. It is reset with seed 0 if need be."""
+    """Where an environment gives its masks; None where it has none. May reset it, with seed 0."""
     if split_mask(env.observation_space)[1] is not None:
         return "observation"
     if env.has_wrapper_attr(METHOD):
