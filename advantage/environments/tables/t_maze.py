@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from advantage.environments.tables.mdp import MDP, POMDP, Outcome
+from advantage.environments.tables.mdp import MDP, POMDP
+from advantage.environments.tables.outcomes import Outcome
 
 NORTH, EAST, SOUTH, WEST = range(4)
 SIGN_NORTH, SIGN_SOUTH, CORRIDOR, JUNCTION = range(4)
