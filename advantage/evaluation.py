@@ -22,7 +22,8 @@ from advantage.drivers.host.stepper import episode_seed
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.make import Environment, fitting, resolve, resolve_recorded
+from advantage.environments.environment import Environment, fitting
+from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, space_from_json, translator
 from advantage.policies.deterministic import flatten
 from advantage.policies.encoder import encoder

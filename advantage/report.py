@@ -8,7 +8,8 @@ import gymnasium
 import numpy as np
 
 from advantage.algorithms.actors import actor_values
-from advantage.environments.make import Environment, table_of
+from advantage.environments.environment import Environment
+from advantage.environments.make import table_of
 from advantage.environments.masks import ACTION_MASK, OBSERVATION, split_mask
 from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Agent, Evaluation

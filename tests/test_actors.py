@@ -13,7 +13,7 @@ from random_tables import random_mdp
 
 import advantage as adv
 from advantage.algorithms.actors import actor_policy, actor_probabilities, actor_values, greedy_actions
-from advantage.algorithms.dynamic_programming.planner import playable
+from advantage.algorithms.playable import playable
 from advantage.algorithms.tabular.sarsa import Sarsa
 from advantage.theory.policy_evaluation import performance
 from advantage.theory.policy_gradient import performance_gradient, policy_gradient, probabilities

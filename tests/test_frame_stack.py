@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from probe_drivers import Drift, OnHost, assert_same, play, random_policy
+from probe_drivers import Drift, OnHost, assert_same, begin, play, random_policy
 from probe_worlds import Masked
 
 import advantage as adv
 from advantage.drivers.host.driver import HostDriver
-from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked, stacked_space
-from advantage.environments.make import fitting, make, resolve
+from advantage.environments.environment import fitting, stacked
+from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked_space
+from advantage.environments.make import make, resolve
 from advantage.environments.spaces import map_leaves
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.policies.encoder import encoder
-from advantage.types import Spec
+from advantage.types import Spec, no_memory
 
 KEY = jax.random.key(0)
 EVERYTHING = spaces.Dict(
@@ -150,7 +151,7 @@ def test_workers_stack_too_and_the_numbers_are_the_same():
     rows = []
     for workers in (0, 1):
         driver = HostDriver(Allowed(), target.source, spec, 3, workers)
-        driver.start()
+        begin(driver)
         rows.append(play(driver).rollout)
         driver.close()
     assert_same(*rows)
@@ -166,6 +167,7 @@ class Allowed:
     def init(self, key, spec):
         return {"step": np.zeros((), np.int32)}
 
+    initial_memory = no_memory
     actor = staticmethod(lambda state: state)
 
     def noise(self, actor, key, shape):
@@ -230,7 +232,7 @@ class Wrong(Samples):
 def test_promise_13_a_wrong_observation_is_named_in_a_stack_too():
     target = stacked(resolve(Wrong), 2)
     driver = HostDriver(random_policy(Samples(), 10), target.source, Spec(*target.spaces, 1, 10), 0)
-    driver.start()
+    begin(driver)
     with pytest.raises(adv.EnvironmentDefect) as raised:
         play(driver)
     assert (

@@ -20,7 +20,8 @@ import advantage as adv
 from advantage.drivers.device import rollout_on_device, start
 from advantage.drivers.host.driver import HostDriver
 from advantage.environments.check import EnvironmentDefect, check_environment
-from advantage.environments.make import fitting, make, resolve, table_of
+from advantage.environments.environment import fitting
+from advantage.environments.make import make, resolve, table_of
 from advantage.environments.masks import allowed_action, flat_mask, mask_sizes, split_mask
 from advantage.environments.worlds.wasted_actions import WastedActions
 from advantage.evaluation import environment_of

@@ -98,7 +98,7 @@ def actor_values(actor: Pytree) -> np.ndarray | None:
     if isinstance(actor, PlannedPolicy):
         return np.asarray(actor.value, np.float64)
     if isinstance(actor, EpsilonGreedy):
-        return np.asarray(greedy_value(actor.q, np.arange(actor.sizes.n_states)), np.float64)
+        return np.asarray(greedy_value(actor.q, np.arange(actor.sizes.n_states), actor.allowed), np.float64)
     return None
 
 

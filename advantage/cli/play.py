@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from advantage.cli.import_path import find_packages_here
-from advantage.environments.make import Environment
+from advantage.environments.environment import Environment
 from advantage.evaluation import Agent, environment_of, load
 from advantage.runs.compilation import enable_compilation_cache
 

@@ -15,7 +15,8 @@ from advantage.drivers.search.driver import SearchDriver
 from advantage.drivers.search.games import GamePlayer
 from advantage.drivers.search.host_games import HostGames
 from advantage.drivers.solver import SolverDriver
-from advantage.environments.make import Environment, table_of
+from advantage.environments.environment import Environment
+from advantage.environments.make import table_of
 from advantage.types import Driver, Search, Spec
 
 

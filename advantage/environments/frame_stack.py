@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,32 +14,6 @@ from advantage.environments.check import check_reset, check_step
 from advantage.environments.masks import ACTION_MASK, split_mask
 from advantage.environments.spaces import map_leaves
 from advantage.types import Array, Key, Pytree, World
-
-if TYPE_CHECKING:
-    from advantage.environments.make import Environment
-
-
-def stacked(environment: Environment, n: int) -> Environment:
-    """The environment with its last n observations as one, the oldest first.
-
-    Every part of an observation gets a new first axis of length n. At a reset the first observation is repeated. An
-    action mask is not stacked: it stays that of the last observation.
-
-    Raises:
-        ValueError: n is not allowed, or the environment is a vector environment.
-    """
-    if type(n) is not int or n < 1:
-        raise ValueError(f"frame_stack={n!r} is not allowed; use a whole number of 1 or more.")
-    if n == 1:
-        return environment
-    if environment.kind == "vector":
-        raise ValueError(
-            f"frame_stack={n} is not possible with a vector environment; make it of environments that are wrapped with "
-            f"gymnasium.wrappers.FrameStackObservation(env, {n})."
-        )
-    if environment.kind == "device":
-        return dataclasses.replace(environment, source=FrameStackWorld(environment.source, n))
-    return dataclasses.replace(environment, source=dataclasses.replace(environment.source, frame_stack=n))
 
 
 def stacked_space(space: spaces.Space, n: int) -> spaces.Space:

@@ -11,6 +11,7 @@ import numpy as np
 
 from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.distributions import Categorical
+from advantage.policies.encoder import network_input
 from advantage.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head, ProductHead
 from advantage.policies.networks import Initialisation, Network, linear, linear_init, split
 from advantage.types import Array, Key, Pytree
@@ -34,6 +35,7 @@ class ActionValue:
 
     def init(self, key: Key, x: Pytree) -> Pytree:
         """Draw parameters; `x` is one encoded observation with a batch axis, and only its shape matters."""
+        x = network_input(x)
         key_network, key_head = jax.random.split(key)
         if not self.is_discrete:
             x = join(x, np.zeros((1, action_width(self.head)), np.float32))
@@ -45,13 +47,14 @@ class ActionValue:
 
     def all(self, params: Pytree, x: Pytree) -> Array:
         """`Q(s, .)` of a Discrete space, `[..., A]`."""
-        return linear(params["head"], self.network.apply(params["network"], x))
+        return linear(params["head"], self.network.apply(params["network"], network_input(x)))
 
     def value(self, params: Pytree, x: Pytree, action: Pytree) -> Array:
         """`Q(s, a)`, `[...]`."""
         if self.is_discrete:
             return jnp.take_along_axis(self.all(params, x), action[..., None], axis=-1)[..., 0]
-        features = self.network.apply(params["network"], join(x, action_vector(self.head, action)))
+        x = join(network_input(x), action_vector(self.head, action))
+        features = self.network.apply(params["network"], x)
         return linear(params["head"], features)[..., 0]
 
     def expected(self, params: Pytree, x: Pytree, distribution: Any, noise: Pytree) -> Array:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.policies.encoder import LARGE, Encoder, encoder
+from advantage.policies.distributions import masked
+from advantage.policies.encoder import LARGE, Encoder, encoder, network_input, split_input
 from advantage.policies.heads import Bounds, Head, Spread, head, log_std_outputs
 from advantage.policies.networks import (
     CNN,
@@ -46,8 +47,9 @@ class ActorCritic:
     """`pi(a|s)` and `V(s)`: an encoder, a network each (or one shared), and a linear head each.
 
     Parameters are `{"actor": {"network", "head", "log_std"}, "critic": {"network", "head"}}`; a shared network is
-    the actor's. What the networks take, `x`, is one encoded observation for each sample, `[N, ...]`; a recurrent
-    policy takes `Sequences`, whose steps come out as samples in the order of `[L * N]`.
+    the actor's. `x` is what `Encoder.policy_input` makes of an observation for each sample, `[N, ...]`; a recurrent
+    policy takes `Sequences`, whose steps come out as samples in the order of `[L * N]`. An action that a mask forbids
+    has probability 0; values do not depend on masks.
     """
 
     encoder: Encoder
@@ -85,14 +87,18 @@ class ActorCritic:
         """`pi(.|s)` for one step of every environment: `-> distribution, the next memory`."""
         if not isinstance(self.network, Recurrent):
             return self.distribution(actor, x), memory
+        x, mask = split_input(x)
         features, memory = self.network.apply(actor["network"], x, memory)
-        return self._distribution(actor, features), memory
+        return self._distribution(actor, features, mask), memory
 
     def distribution(self, actor: Pytree, x: Pytree) -> Any:
         """`pi(.|s)` from the actor's parameters."""
         if isinstance(x, Sequences):
-            return self._distribution(actor, self._unrolled(actor["network"], x, x.memory.actor))
-        return self._distribution(actor, self._apply(actor["network"], x))
+            mask = split_input(x.x)[1]
+            features = self._unrolled(actor["network"], x, x.memory.actor)
+            return self._distribution(actor, features, None if mask is None else _merge(mask))
+        x, mask = split_input(x)
+        return self._distribution(actor, self._apply(actor["network"], x), mask)
 
     def value(self, params: Pytree, x: Pytree) -> Array:
         """`V(s)`, `[N]`."""
@@ -100,7 +106,7 @@ class ActorCritic:
         if isinstance(x, Sequences):
             memory = x.memory.actor if self.shared else x.memory.critic
             return self._value(params, self._unrolled(network, x, memory))
-        return self._value(params, self._apply(network, x))
+        return self._value(params, self._apply(network, network_input(x)))
 
     def look(self, params: Pytree, x: Sequences, next_x: Pytree) -> Looked:
         """What a recurrent policy makes of a rollout, whose sequences are the environments'.
@@ -112,15 +118,18 @@ class ActorCritic:
         """
         assert isinstance(self.network, Recurrent)
         actor, of_value = params["actor"], params["actor" if self.shared else "critic"]["network"]
-        acted = self.network.unroll(actor["network"], x.x, x.begins, x.memory.actor)
+        seen, mask = split_input(x.x)
+        acted = self.network.unroll(actor["network"], seen, x.begins, x.memory.actor)
         judged = acted
         if not self.shared:
-            judged = self.network.unroll(of_value, x.x, x.begins, x.memory.critic)
-        following, _ = self.network.apply(of_value, next_x, judged.after)
+            judged = self.network.unroll(of_value, seen, x.begins, x.memory.critic)
+        following, _ = self.network.apply(of_value, network_input(next_x), judged.after)
         last = jax.tree.map(lambda leaf: leaf[-1], (acted.after, judged.after))
         before = Memories(acted.before, () if self.shared else judged.before)
         return Looked(
-            distribution=self._distribution(actor, _merge(acted.features)),
+            distribution=self._distribution(
+                actor, _merge(acted.features), None if mask is None else _merge(mask)
+            ),
             value=self._value(params, _merge(judged.features)),
             next_value=self._value(params, _merge(following)),
             before=before,
@@ -133,7 +142,7 @@ class ActorCritic:
 
     def _unrolled(self, network: Pytree, x: Sequences, memory: Pytree) -> Array:
         assert isinstance(self.network, Recurrent)
-        return _merge(self.network.unroll(network, x.x, x.begins, memory).features)
+        return _merge(self.network.unroll(network, network_input(x.x), x.begins, memory).features)
 
     def _features_of_example(self, network: Pytree, x: Pytree) -> Array:
         if isinstance(self.network, Recurrent):
@@ -141,8 +150,9 @@ class ActorCritic:
             return self.network.apply(network, x, memory)[0]
         return self.network.apply(network, x)
 
-    def _distribution(self, actor: Pytree, features: Array) -> Any:
-        return self.head.distribution(linear(actor["head"], features), actor["log_std"])
+    def _distribution(self, actor: Pytree, features: Array, mask: Array | None) -> Any:
+        distribution = self.head.distribution(linear(actor["head"], features), actor["log_std"])
+        return distribution if mask is None else masked(distribution, mask)
 
     def _value(self, params: Pytree, features: Array) -> Array:
         return linear(params["critic"]["head"], features)[..., 0]

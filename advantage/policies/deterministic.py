@@ -14,7 +14,8 @@ import numpy as np
 from advantage.environments.masks import ACTION_MASK
 from advantage.environments.scored_actions import ActionFeatures, num_action_features
 from advantage.policies.actor_critic import choose_network, feed_forward
-from advantage.policies.encoder import Encoder, encoder
+from advantage.policies.distributions import masked
+from advantage.policies.encoder import Encoder, encoder, split_input
 from advantage.policies.heads import Bounds, Head, head
 from advantage.policies.networks import Activation, Initialisation, Network, linear, linear_init
 from advantage.types import ActionUnits, Array, Key, Pytree
@@ -54,10 +55,11 @@ class Deterministic:
 
     def action(self, params: Pytree, obs: Pytree, normalise: Any = None) -> Pytree:
         """The action for each observation of a batch."""
-        x = self.encoder.encode(obs, normalise) if normalise else self.encoder.encode(obs)
+        x, mask = split_input(self.encoder.policy_input(obs, normalise))
         outputs = linear(params["head"], self.network.apply(params["network"], x))
         log_std = np.zeros(self.head.num_log_std, np.float32)
-        return self.head.distribution(outputs, log_std).mode()
+        distribution = self.head.distribution(outputs, log_std)
+        return (distribution if mask is None else masked(distribution, mask)).mode()
 
 
 @jax.tree_util.register_static

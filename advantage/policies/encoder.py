@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -108,6 +109,28 @@ def _picture(path: Path, space: spaces.Box, axis: int) -> Leaf:
     return dataclasses.replace(leaf, low=tuple(low), high=tuple(high))
 
 
+class MaskedInput(NamedTuple):
+    """What a policy sees of an observation that has an action mask.
+
+    Attributes:
+        x: the network's input.
+        mask: which actions are allowed, bool `[..., n]`.
+    """
+
+    x: Pytree
+    mask: Array
+
+
+def split_input(seen: Pytree) -> tuple[Pytree, Array | None]:
+    """What `Encoder.policy_input` returned as the network's input and the mask, None where there is none."""
+    return seen if isinstance(seen, MaskedInput) else (seen, None)
+
+
+def network_input(seen: Pytree) -> Pytree:
+    """The part of `Encoder.policy_input` that a network takes."""
+    return split_input(seen)[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """Observation -> network input: `[..., d]`, one image, or `(vector, image, ...)`.
@@ -173,6 +196,12 @@ class Encoder:
             vector[0] if len(vector) == 1 else vector[0].__array_namespace__().concatenate(vector, axis=-1)
         )
         return (joined, *images) if images else joined
+
+    def policy_input(self, obs: Pytree, normalise: Callable[[Array], Array] | None = None) -> Pytree:
+        """The network's input, as `MaskedInput` where there is an action mask."""
+        x = self.encode(obs, normalise) if normalise else self.encode(obs)
+        mask = self.action_mask(obs)
+        return x if mask is None else MaskedInput(x, mask)
 
     def action_mask(self, obs: Pytree) -> Array | None:
         """Which actions are allowed, bool `[..., n]`, component after component; None where there is no mask."""

@@ -14,11 +14,12 @@ from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.drivers.host.stepper import failure
 from advantage.environments.defect import EnvironmentDefect
-from advantage.environments.make import Environment, MissingExtra
+from advantage.environments.environment import Environment
+from advantage.environments.make import MissingExtra
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.matrices import for_each
 from advantage.runs.patience import saying
-from advantage.types import Key, Pytree, Spec
+from advantage.types import Array, Key, Pytree, Spec
 
 
 class FirstState(NamedTuple):
@@ -45,7 +46,7 @@ def draw_first_state(
     """
 
     @jax.jit
-    def begin(algorithm, seeds, total_timesteps):
+    def begin(algorithm: Playable, seeds: Array, total_timesteps: Array) -> FirstState:
         budgeted = dataclasses.replace(spec, total_timesteps=total_timesteps)
 
         def one(seed):

@@ -20,7 +20,8 @@ from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.make_driver import make_driver
 from advantage.environments.check import far_bounds
-from advantage.environments.make import Environment, word_for
+from advantage.environments.environment import Environment
+from advantage.environments.make import word_for
 from advantage.environments.spaces import space_to_json
 from advantage.evaluation import Agent, evaluate, other_agents, restore_checkpoint
 from advantage.policies.interface import describe_interface, large_layers

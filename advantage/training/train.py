@@ -13,7 +13,8 @@ import jax
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
-from advantage.environments.make import fitting, resolve, resolve_recorded
+from advantage.environments.environment import fitting
+from advantage.environments.make import resolve, resolve_recorded
 from advantage.evaluation import CONFIG_FIELDS, Agent, Evaluation, load, restore_config
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError

@@ -33,6 +33,11 @@ def number_of_arms(spec: Spec) -> int:
             f"A bandit method knows one state, in which it pulls arms again and again; this observation space is "
             f"{spec.observation_space}, with {sizes.n_states:_} states. Use a method with a table, such as q-learning."
         )
+    if sizes.has_mask:
+        raise ValueError(
+            "A bandit method may pull every arm at every step, and these observations have an action mask; use a "
+            "method with a table, such as q-learning."
+        )
     return sizes.actions
 
 

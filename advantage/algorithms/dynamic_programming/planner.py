@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.clock import advance_clock, clock_init
-from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction
 from advantage.algorithms.dynamic_programming.plan import Plan, Solver
 from advantage.algorithms.tabular.table import Sizes, sizes_of
 from advantage.environments.tables.mdp import MDP
@@ -82,20 +81,3 @@ class Planner:
     ) -> tuple[PlannedPolicy, dict[str, Array]]:
         """What happens changes no plan: `-> state, no metrics`."""
         return state, {}
-
-
-def playable(algorithm: Any) -> Any:
-    """The algorithm itself, or the planner of a solver.
-
-    Raises:
-        ValueError: backward induction, whose policy no agent can follow.
-    """
-    if isinstance(algorithm, BackwardInduction):
-        raise ValueError(
-            "The policy of backward induction depends on how many steps are left, which an agent does not see; solve "
-            "the table with adv.solve(mdp, adv.BackwardInduction()), or train one that holds at any time, such as "
-            "value-iteration."
-        )
-    if hasattr(algorithm, "improve") and not hasattr(algorithm, "act"):
-        return Planner(algorithm)
-    return algorithm

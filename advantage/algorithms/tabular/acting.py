@@ -10,7 +10,13 @@ import numpy as np
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import schedule_value
-from advantage.algorithms.tabular.action_values import ActionValues, greedy_action, is_best
+from advantage.algorithms.tabular.action_values import (
+    ActionValues,
+    allowed_values,
+    is_allowed,
+    is_best,
+    rows_of,
+)
 from advantage.algorithms.tabular.given_policy import Follow
 from advantage.algorithms.tabular.options import ControlOptions, PredictionOptions
 from advantage.algorithms.tabular.state_values import StateValues
@@ -64,31 +70,48 @@ class KeepsActionValues(Protocol):
 
 
 class EpsilonGreedy(NamedTuple):
-    """An actor: a table of action values `[S, A]`, and how much it explores, one number or `[S]`."""
+    """An actor: a table of action values `[S, A]`, and how much it explores, one number or `[S]`.
+
+    It draws from the actions that the mask of the observation allows; `allowed` is that of `ActionValues`.
+    """
 
     sizes: Sizes
     q: Array
     epsilon: Array | float
+    allowed: Array | None = None
 
     def sample(self, obs: Pytree, noise: Array) -> Array:
         """Explore with probability epsilon, else take the best action."""
-        return self.draw(self.sizes.index(obs), noise)
+        return epsilon_greedy(self._seen(obs), self._epsilon_at(self.sizes.index(obs)), noise)
 
     def best(self, obs: Pytree) -> Array:
         """The action of the largest value, the first of several."""
-        return greedy_action(self.q, self.sizes.index(obs))
+        return self._seen(obs).argmax(-1)
+
+    def chances(self, obs: Pytree) -> Array:
+        """What `sample` draws from, `[..., A]`."""
+        return epsilon_greedy_probabilities(self._seen(obs), self._epsilon_at(self.sizes.index(obs)))
 
     def draw(self, s: Array, noise: Array) -> Array:
         """Actions for rows of the table, `[...]`."""
-        return epsilon_greedy(self.q[s], self._epsilon_at(s), noise)
+        return epsilon_greedy(self._row(s), self._epsilon_at(s), noise)
 
     def probabilities(self, s: Array) -> Array:
         """`pi(. | s)` for rows of the table: `[...] -> [..., A]`."""
-        return epsilon_greedy_probabilities(self.q[s], self._epsilon_at(s))
+        return epsilon_greedy_probabilities(self._row(s), self._epsilon_at(s))
 
     def expected(self, s: Array) -> Array:
         """`sum_a pi(a | s) Q(s, a)` for rows of the table: `[...] -> [...]`."""
-        return (self.probabilities(s) * self.q[s]).sum(-1)
+        probability = self.probabilities(s)
+        return (probability * jnp.where(probability > 0, self.q[s], 0)).sum(-1)
+
+    def _seen(self, obs: Pytree) -> Array:
+        """`Q(s, .)` `[..., A]`, -inf for the actions that the observation's mask forbids."""
+        return allowed_values(self.q[self.sizes.index(obs)], self.sizes.mask(obs))
+
+    def _row(self, s: Array) -> Array:
+        """`Q(s, .)` `[..., A]`, -inf for the actions that the state's newest mask forbids."""
+        return allowed_values(self.q[s], rows_of(self.allowed, s))
 
     def _epsilon_at(self, s: Array) -> Array:
         epsilon = jnp.asarray(self.epsilon)
@@ -98,16 +121,15 @@ class EpsilonGreedy(NamedTuple):
 def exploring_actor(algorithm: ControlOptions, state: KeepsActionValues) -> EpsilonGreedy:
     """The table and how much to explore; an algorithm's `actor`."""
     table, epsilon = state.table, schedule_value(algorithm.epsilon, progress(state.clock))
-    return EpsilonGreedy(
-        table.sizes, table.q, decayed(epsilon, table.visits.sum(-1), algorithm.epsilon_power)
-    )
+    epsilon = decayed(epsilon, table.visits.sum(-1), algorithm.epsilon_power)
+    return EpsilonGreedy(table.sizes, table.q, epsilon, table.allowed)
 
 
 def epsilon_greedy(q: Array, epsilon: Array | float, noise: Array) -> Array:
     """`argmax_a q` with probability `1 - epsilon`, ties by chance, else any action with the same probability.
 
     Args:
-        q: `[..., A]`.
+        q: `[..., A]`; an action of value -inf is never drawn.
         epsilon: `[...]`, in [0, 1].
         noise: `[...]`, uniform in [0, 1): below `epsilon` it explores; what is left of it draws the action.
 
@@ -120,7 +142,7 @@ def epsilon_greedy(q: Array, epsilon: Array | float, noise: Array) -> Array:
     share = jnp.where(
         explores, noise / jnp.maximum(epsilon, 1e-9), (noise - epsilon) / jnp.maximum(1 - epsilon, 1e-9)
     )
-    candidates = is_best(q) | explores[..., None]
+    candidates = is_best(q) | (explores[..., None] & is_allowed(q))
     until = np.tri(q.shape[-1], dtype=bool)
     order = (candidates[..., None, :] & until).sum(
         -1, dtype=jnp.int32
@@ -134,7 +156,8 @@ def epsilon_greedy_probabilities(q: Array, epsilon: Array | float) -> Array:
     best = is_best(q).astype(jnp.float32)
     greedy = best / best.sum(-1, keepdims=True)
     epsilon = jnp.asarray(epsilon)[..., None]
-    return (1 - epsilon) * greedy + epsilon / q.shape[-1]
+    allowed = is_allowed(q)
+    return (1 - epsilon) * greedy + jnp.where(allowed, epsilon / allowed.sum(-1, keepdims=True), 0)
 
 
 class KeepsStateValues(Protocol):

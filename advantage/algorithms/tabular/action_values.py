@@ -10,7 +10,7 @@ from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.algorithms.tabular.options import ControlOptions, TDControlOptions
 from advantage.algorithms.tabular.step_sizes import step_size
 from advantage.algorithms.tabular.table import Sizes, Step, sizes_of
-from advantage.types import Array, Clock, Key, Spec
+from advantage.types import Array, Clock, Key, Rollout, Spec
 
 
 class ActionValues(NamedTuple):
@@ -20,11 +20,13 @@ class ActionValues(NamedTuple):
         sizes: of the table.
         q: float32 `[S, A]`.
         visits: int32 `[S, A]`; some methods count only where a power asks for it.
+        allowed: bool `[S, A]`, the newest mask of each state; None where observations have no mask.
     """
 
     sizes: Sizes
     q: Array
     visits: Array
+    allowed: Array | None = None
 
 
 class TableState(NamedTuple):
@@ -38,7 +40,10 @@ def action_values(spec: Spec, initial_value: float) -> ActionValues:
     """All values alike, no pair visited. Raises ValueError for spaces that are not finite."""
     sizes = sizes_of(spec)
     shape = sizes.n_states, sizes.actions
-    return ActionValues(sizes, jnp.full(shape, initial_value, jnp.float32), jnp.zeros(shape, jnp.int32))
+    allowed = jnp.ones(shape, bool) if sizes.has_mask else None
+    return ActionValues(
+        sizes, jnp.full(shape, initial_value, jnp.float32), jnp.zeros(shape, jnp.int32), allowed
+    )
 
 
 def control_init(algorithm: ControlOptions, key: Key, spec: Spec) -> TableState:
@@ -46,14 +51,37 @@ def control_init(algorithm: ControlOptions, key: Key, spec: Spec) -> TableState:
     return TableState(action_values(spec, algorithm.initial_value), clock_init(spec.total_timesteps))
 
 
-def greedy_value(q: Array, s: Array) -> Array:
-    """`max_a Q(s, a)` for rows of the table, `[...]`."""
-    return q[s].max(-1)
+def with_masks(table: ActionValues, rollout: Rollout) -> ActionValues:
+    """The table that knows the masks of a rollout; where a state has had several, the newest holds."""
+    sizes, allowed = table.sizes, table.allowed
+    goes_on = jnp.logical_not(rollout.terminated)  # no action follows where an episode terminated
+    for obs, acts in ((rollout.obs, jnp.ones_like(goes_on)), (rollout.next_obs, goes_on)):
+        mask = sizes.mask(obs)
+        if mask is None or allowed is None:
+            return table
+        s = jnp.where(acts, sizes.index(obs), sizes.n_states).ravel()
+        allowed = allowed.at[s].set(mask.reshape(-1, sizes.actions), mode="drop")
+    return table._replace(allowed=allowed)
 
 
-def greedy_action(q: Array, s: Array | tuple[Array, ...]) -> Array:
-    """`argmax_a Q(s, a)` for rows of the table, the first of several: int `[...]`."""
-    return q[s].argmax(-1)
+def allowed_values(q: Array, mask: Array | None) -> Array:
+    """`q` `[..., A]`, -inf where the mask, if there is one, is false."""
+    return q if mask is None else jnp.where(mask, q, -jnp.inf)
+
+
+def is_allowed(q: Array) -> Array:
+    """Which actions no mask forbids: `[..., A] -> bool [..., A]`."""
+    return q > -jnp.inf
+
+
+def greedy_value(q: Array, s: Array, allowed: Array | None) -> Array:
+    """`max_a Q(s, a)` over the actions that are allowed, for rows of the table, `[...]`."""
+    return allowed_values(q[s], rows_of(allowed, s)).max(-1)
+
+
+def rows_of(allowed: Array | None, s: Array) -> Array | None:
+    """The rows of `ActionValues.allowed`, if there is one."""
+    return None if allowed is None else allowed[s]
 
 
 def is_best(q: Array) -> Array:

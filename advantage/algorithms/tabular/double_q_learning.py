@@ -14,7 +14,13 @@ from advantage.algorithms.tabular.acting import (
     exploring_actor,
     greedy_by_table,
 )
-from advantage.algorithms.tabular.action_values import TableState, control_init, greedy_action
+from advantage.algorithms.tabular.action_values import (
+    TableState,
+    allowed_values,
+    control_init,
+    rows_of,
+    with_masks,
+)
 from advantage.algorithms.tabular.options import TDControlOptions
 from advantage.algorithms.tabular.step_sizes import step_size
 from advantage.algorithms.tabular.table import one_step
@@ -43,7 +49,8 @@ class DoubleQLearning(TDControlOptions):
     def init(self, key: Key, spec: Spec) -> TableState:
         """The first state, with two tables `[2, S, A]`. Raises ValueError for spaces that are not finite."""
         state = control_init(self, key, spec)
-        return state._replace(table=jax.tree.map(lambda x: jnp.stack([x, x]), state.table))
+        q, visits = (jnp.stack([x, x]) for x in (state.table.q, state.table.visits))
+        return state._replace(table=state.table._replace(q=q, visits=visits))
 
     initial_memory = no_memory
 
@@ -60,10 +67,10 @@ class DoubleQLearning(TDControlOptions):
 
     def update(self, state: TableState, rollout: Rollout, key: Key) -> tuple[TableState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        table = state.table
+        table = with_masks(state.table, rollout)
         s, a, r, next_s = one_step(table.sizes, rollout)
         chosen = jax.random.bernoulli(key, 0.5, s.shape).astype(jnp.int32)
-        best = greedy_action(table.q, (chosen, next_s))
+        best = allowed_values(table.q[chosen, next_s], rows_of(table.allowed, next_s)).argmax(-1)
         discount = self.gamma * (1 - rollout.terminated[0])
         delta = r + discount * table.q[1 - chosen, next_s, best] - table.q[chosen, s, a]
         visits = table.visits.at[chosen, s, a].add(1)

@@ -16,7 +16,12 @@ from advantage.algorithms.tabular.acting import (
     exploring_actor,
     greedy_by_table,
 )
-from advantage.algorithms.tabular.action_values import ActionValues, action_values, greedy_value
+from advantage.algorithms.tabular.action_values import (
+    ActionValues,
+    action_values,
+    greedy_value,
+    with_masks,
+)
 from advantage.algorithms.tabular.learned_model import (
     Frequencies,
     LastOutcome,
@@ -106,9 +111,9 @@ class Dyna(TDControlOptions):
 
     def update(self, state: DynaState, rollout: Rollout, key: Key) -> tuple[DynaState, dict[str, Array]]:
         """One real step in each environment, and `planning_steps` imagined ones for each: `-> state, metrics`."""
-        table = state.table
+        table = with_masks(state.table, rollout)
         step = step_with_end(table.sizes, rollout)
-        known = self._remember(state, step)
+        known = self._remember(state._replace(table=table), step)
         policy = self.actor(state)
         key_real, key_imagined = jax.random.split(key)
 
@@ -169,7 +174,7 @@ class Dyna(TDControlOptions):
     def _value(self, policy: EpsilonGreedy, s: Array, noise: Array) -> Array:
         """What follows from `s`, by the target; 0 from the end, which is no row of the table."""
         if self.target == "q-learning":
-            value = greedy_value(policy.q, s)
+            value = greedy_value(policy.q, s, policy.allowed)
         elif self.target == "expected-sarsa":
             value = policy.expected(s)
         else:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from advantage.algorithms.hyperparameters import hyperparameters
 from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
-from advantage.algorithms.tabular.action_values import TableState, control_init, learn_target
+from advantage.algorithms.tabular.action_values import (
+    TableState,
+    control_init,
+    learn_target,
+    with_masks,
+)
 from advantage.algorithms.tabular.options import TDControlOptions
 from advantage.algorithms.tabular.table import one_step
 from advantage.types import Array, Key, Rollout, no_memory
@@ -38,6 +43,7 @@ class ExpectedSarsa(TDControlOptions):
 
     def update(self, state: TableState, rollout: Rollout, key: Key) -> tuple[TableState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
+        state = state._replace(table=with_masks(state.table, rollout))
         step = one_step(state.table.sizes, rollout)
         discount = self.gamma * (1 - rollout.terminated[0])
         target = step.r + discount * self.actor(state).expected(step.next_s)

@@ -91,7 +91,7 @@ def _read(path: Path) -> Any:
 
 
 class Follow(NamedTuple):
-    """An actor: a fixed policy.
+    """An actor: a fixed policy, restricted to the actions that an observation's mask allows.
 
     Attributes:
         sizes: of the tables.
@@ -105,11 +105,25 @@ class Follow(NamedTuple):
 
     def sample(self, obs: Pytree, noise: Array) -> Array:
         """Draw from the policy, `noise` uniform in [0, 1)."""
-        return (noise[..., None] >= self.cumulative[self.sizes.index(obs)]).sum(-1, dtype=jnp.int32)
+        cumulative = self.cumulative[self.sizes.index(obs)]
+        mask = self.sizes.mask(obs)
+        if mask is not None:
+            total = self._allowed(obs, mask).cumsum(-1)
+            cumulative = jnp.where(total < total[..., -1:], total / total[..., -1:], 2)
+        return (noise[..., None] >= cumulative).sum(-1, dtype=jnp.int32)
 
     def best(self, obs: Pytree) -> Array:
         """The most probable action."""
+        mask = self.sizes.mask(obs)
+        if mask is not None:
+            return self._allowed(obs, mask).argmax(-1).astype(jnp.int32)
         return self.likeliest[self.sizes.index(obs)]
+
+    def _allowed(self, obs: Pytree, mask: Array) -> Array:
+        """Weights `[..., A]`: the policy's for the actions that the mask allows; all alike if it takes none of them."""
+        until = jnp.minimum(self.cumulative[self.sizes.index(obs)], 1)
+        weights = jnp.where(mask, jnp.diff(until, axis=-1, prepend=0), 0)
+        return jnp.where(weights.sum(-1, keepdims=True) > 0, weights, 1.0 * mask)
 
 
 def probabilities(policy: GivenPolicy | None, sizes: Sizes) -> np.ndarray:

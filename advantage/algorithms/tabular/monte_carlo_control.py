@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.acting import EpsilonGreedy, choice_noise, exploring_actor
-from advantage.algorithms.tabular.action_values import ActionValues, action_values
+from advantage.algorithms.tabular.action_values import ActionValues, action_values, with_masks
 from advantage.algorithms.tabular.importance import move_by_weight, ratios_to_the_end
 from advantage.algorithms.tabular.options import ControlOptions, EpisodeOptions
 from advantage.algorithms.tabular.whole_episodes import (
@@ -118,7 +118,7 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
                 return action, memory, probability
             first, _, chance = self.act(usual._replace(epsilon=1.0), obs, memory, noise)
             return jnp.where(starts, first, action), memory, jnp.where(starts, chance, probability)
-        action, probabilities = actor.sample(obs, noise), actor.probabilities(actor.sizes.index(obs))
+        action, probabilities = actor.sample(obs, noise), actor.chances(obs)
         taken = action[..., None] == jnp.arange(actor.sizes.actions)
         return action, memory, (probabilities * taken).sum(-1)
 
@@ -133,13 +133,13 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
         self, state: MonteCarloControlState, rollout: Rollout, key: Key
     ) -> tuple[MonteCarloControlState, dict[str, Array]]:
         """Learn from the episodes that ended: `-> state, metrics`."""
-        table, shape = state.table, state.table.q.shape
+        table, shape = with_masks(state.table, rollout), state.table.q.shape
         learning_rate = schedule_value(self.learning_rate, progress(state.clock))
         epsilon = exploring_actor(self, state).epsilon if self.importance == "none" else 0.0
 
         def learn(carry, episode: Steps, here: Array):
             q, visits, total, error = carry
-            target = EpsilonGreedy(table.sizes, q, epsilon)
+            target = EpsilonGreedy(table.sizes, q, epsilon, table.allowed)
             discount = self.gamma * (1 - episode.terminated)
             following = target.expected(episode.next_state)
             earned = discounted_returns(episode.reward, discount, following)

@@ -79,10 +79,15 @@ class MonteCarloOffPolicy(EpisodeOptions):
         """The first state.
 
         Raises:
-            ValueError: spaces that are not finite, a policy that does not fit them, or an action of pi that b never
-                takes.
+            ValueError: spaces that are not finite, an action mask, a policy that does not fit, or an action of pi that
+                b never takes.
         """
         sizes = sizes_of(spec)
+        if sizes.has_mask:
+            raise ValueError(
+                "monte-carlo-off-policy weighs returns by two tables of probabilities, and action masks would change "
+                "both; play the environment without its masks, or use monte-carlo-prediction."
+            )
         b, pi = probabilities(self.behaviour, sizes), probabilities(self.policy, sizes)
         for s, a in np.argwhere((pi > 0) & (b == 0))[:1].tolist():
             raise ValueError(

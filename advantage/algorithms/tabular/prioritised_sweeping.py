@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, hyperparameters, ranged, schedule_value
 from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
-from advantage.algorithms.tabular.action_values import ActionValues, action_values, greedy_value
+from advantage.algorithms.tabular.action_values import (
+    ActionValues,
+    action_values,
+    greedy_value,
+    with_masks,
+)
 from advantage.algorithms.tabular.learned_model import LastOutcome, last_outcome, step_with_end
 from advantage.algorithms.tabular.options import ControlOptions
 from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
@@ -79,7 +84,7 @@ class PrioritisedSweeping(ControlOptions):
         self, state: PrioritisedSweepingState, rollout: Rollout, key: Key
     ) -> tuple[PrioritisedSweepingState, dict[str, Array]]:
         """One step in each environment, and at most `planning_steps` updates for each: `-> state, metrics`."""
-        table, clock = state.table, state.clock
+        table, clock = with_masks(state.table, rollout), state.clock
         n_states, n_actions = table.q.shape
         step = step_with_end(table.sizes, rollout)
         alpha = schedule_value(self.learning_rate, progress(clock))
@@ -88,7 +93,7 @@ class PrioritisedSweeping(ControlOptions):
         def error(q, s, a):
             """By the model; the end is no row of the table, and its value is 0."""
             next_s = model.successor[s, a]
-            value = jnp.where(next_s < n_states, greedy_value(q, next_s), 0)
+            value = jnp.where(next_s < n_states, greedy_value(q, next_s, table.allowed), 0)
             return model.reward[s, a] + self.gamma * value - q[s, a]
 
         def queued(change):
@@ -100,7 +105,7 @@ class PrioritisedSweeping(ControlOptions):
             s, a = jnp.divmod(priority.argmax(), n_actions)
             q = q.at[s, a].add(alpha * error(q, s, a))
             leads_here = (model.successor == s) & (visits > 0)
-            change = jnp.abs(model.reward + self.gamma * greedy_value(q, s) - q)
+            change = jnp.abs(model.reward + self.gamma * greedy_value(q, s, table.allowed) - q)
             priority = jnp.maximum(priority.at[s, a].set(0), jnp.where(leads_here, queued(change), 0))
             return n + 1, q, priority
 

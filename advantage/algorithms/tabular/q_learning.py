@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from advantage.algorithms.hyperparameters import hyperparameters
 from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
-from advantage.algorithms.tabular.action_values import TableState, control_init, greedy_value, learn_target
+from advantage.algorithms.tabular.action_values import (
+    TableState,
+    control_init,
+    greedy_value,
+    learn_target,
+    with_masks,
+)
 from advantage.algorithms.tabular.options import TDControlOptions
 from advantage.algorithms.tabular.table import one_step
 from advantage.types import Array, Key, Rollout, no_memory
@@ -36,7 +42,8 @@ class QLearning(TDControlOptions):
 
     def update(self, state: TableState, rollout: Rollout, key: Key) -> tuple[TableState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
+        state = state._replace(table=with_masks(state.table, rollout))
         step = one_step(state.table.sizes, rollout)
         discount = self.gamma * (1 - rollout.terminated[0])
-        target = step.r + discount * greedy_value(state.table.q, step.next_s)
+        target = step.r + discount * greedy_value(state.table.q, step.next_s, state.table.allowed)
         return learn_target(self, state, step, target)

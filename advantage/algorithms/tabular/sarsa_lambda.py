@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
-from advantage.algorithms.tabular.action_values import ActionValues, action_values, count_visits
+from advantage.algorithms.tabular.action_values import (
+    ActionValues,
+    action_values,
+    count_visits,
+    with_masks,
+)
 from advantage.algorithms.tabular.options import TDControlOptions
 from advantage.algorithms.tabular.step_sizes import step_size
 from advantage.algorithms.tabular.table import one_step
@@ -95,7 +100,7 @@ class SarsaLambda(TDControlOptions):
         self, state: SarsaLambdaState, rollout: Rollout, key: Key
     ) -> tuple[SarsaLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        table = state.table
+        table = with_masks(state.table, rollout)
         s, a, r, next_s = one_step(table.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
 

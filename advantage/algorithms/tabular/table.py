@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.environments.masks import split_mask
+from advantage.environments.masks import ACTION_MASK, split_mask
 from advantage.types import Array, Pytree, Rollout, Spec
 
 
@@ -22,12 +22,14 @@ class Sizes(NamedTuple):
         first: the smallest number of each part.
         actions: A.
         names: of the parts, where an observation is a dict.
+        has_mask: whether observations have an action mask.
     """
 
     states: tuple[int, ...]
     first: tuple[int, ...]
     actions: int
     names: tuple[str, ...] = ()
+    has_mask: bool = False
 
     @property
     def n_states(self) -> int:
@@ -45,6 +47,14 @@ class Sizes(NamedTuple):
         assert index is not None
         return index
 
+    def mask(self, obs: Pytree) -> Array | None:
+        """Which actions are allowed, bool `[..., A]`; None where observations have no mask."""
+        if not self.has_mask:
+            return None
+        parts = jax.tree.leaves(obs[ACTION_MASK])
+        whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+        return whole.astype(bool)
+
 
 jax.tree_util.register_pytree_node(Sizes, lambda sizes: ((), sizes), lambda sizes, _: sizes)
 
@@ -59,7 +69,7 @@ def sizes_of(spec: Spec) -> Sizes:
     Raises:
         ValueError: a space that is not finite; names it and says what to use instead.
     """
-    (observation, _), action = split_mask(spec.observation_space), spec.action_space
+    (observation, mask), action = split_mask(spec.observation_space), spec.action_space
     if not isinstance(action, gymnasium.spaces.Discrete):
         raise ValueError(
             f"A table needs a Discrete action space, and this one is {action}; use a method with a network."
@@ -82,7 +92,13 @@ def sizes_of(spec: Spec) -> Sizes:
             "A table needs a finite observation space: Discrete, MultiDiscrete, or a Tuple or Dict of Discrete. This "
             f"one is {observation}; use a method with a network, or an environment whose observations are binned."
         )
-    return Sizes(tuple(int(p.n) for p in parts), tuple(int(p.start) for p in parts), int(action.n), names)
+    return Sizes(
+        states=tuple(int(part.n) for part in parts),
+        first=tuple(int(part.start) for part in parts),
+        actions=int(action.n),
+        names=names,
+        has_mask=mask is not None,
+    )
 
 
 class Step(NamedTuple):

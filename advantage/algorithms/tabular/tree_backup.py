@@ -16,7 +16,12 @@ from advantage.algorithms.tabular.acting import (
     exploring_actor,
     greedy_by_table,
 )
-from advantage.algorithms.tabular.action_values import ActionValues, action_values, count_visits
+from advantage.algorithms.tabular.action_values import (
+    ActionValues,
+    action_values,
+    count_visits,
+    with_masks,
+)
 from advantage.algorithms.tabular.options import TDControlOptions
 from advantage.algorithms.tabular.step_sizes import step_size
 from advantage.algorithms.tabular.table import one_step
@@ -86,7 +91,7 @@ class TreeBackup(TDControlOptions):
         self, state: TreeBackupState, rollout: Rollout, key: Key
     ) -> tuple[TreeBackupState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        table, clock = state.table, state.clock
+        table, clock = with_masks(state.table, rollout), state.clock
         s, a, r, next_s = one_step(table.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
         new = Recent(s, a, r, self.gamma * (1 - rollout.terminated[0]), jnp.ones_like(done))
@@ -100,7 +105,7 @@ class TreeBackup(TDControlOptions):
         target_epsilon = schedule_value(self.target_epsilon, progress(clock))
 
         def learn(q, k):
-            target = EpsilonGreedy(table.sizes, q, target_epsilon)
+            target = EpsilonGreedy(table.sizes, q, target_epsilon, table.allowed)
             delta = td_errors(
                 recent.reward, recent.discount, q[recent.s, recent.a], target.expected(following)
             )

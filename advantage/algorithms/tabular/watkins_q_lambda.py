@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, clock_init
 from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.algorithms.tabular.acting import act_by_table, choice_noise, exploring_actor, greedy_by_table
-from advantage.algorithms.tabular.action_values import ActionValues, action_values, count_visits, greedy_value
+from advantage.algorithms.tabular.action_values import (
+    ActionValues,
+    action_values,
+    count_visits,
+    greedy_value,
+    with_masks,
+)
 from advantage.algorithms.tabular.options import TDControlOptions
 from advantage.algorithms.tabular.step_sizes import step_size
 from advantage.algorithms.tabular.table import one_step
@@ -68,19 +74,20 @@ class WatkinsQLambda(TDControlOptions):
         self, state: WatkinsQLambdaState, rollout: Rollout, key: Key
     ) -> tuple[WatkinsQLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        table, q = state.table, state.table.q
+        table = with_masks(state.table, rollout)
+        q = table.q
         s, a, r, next_s = one_step(table.sizes, rollout)
         visits = count_visits(self, table.visits, s, a)
         alpha = step_size(self, state.clock, visits[s, a])
 
-        best = q[s, a] == greedy_value(q, s)
+        best = q[s, a] == greedy_value(q, s, table.allowed)
         env = jnp.arange(len(r))
         trace = (self.gamma * self.lam * best)[:, None, None] * state.trace
         before = trace[env, s, a] if self.trace == "accumulating" else 0.0
         trace = trace.at[env, s, a].set(before + alpha)
 
         discount = self.gamma * (1 - rollout.terminated[0])
-        delta = r + discount * greedy_value(q, next_s) - q[s, a]
+        delta = r + discount * greedy_value(q, next_s, table.allowed) - q[s, a]
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
         learned = WatkinsQLambdaState(
             table._replace(q=q + jnp.einsum("b,bsa->sa", delta, trace), visits=visits),

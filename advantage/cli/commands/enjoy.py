@@ -12,7 +12,8 @@ from gymnasium.error import DependencyNotInstalled
 
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
-from advantage.environments.make import Environment, missing_extra
+from advantage.environments.environment import Environment
+from advantage.environments.make import missing_extra
 from advantage.evaluation import Agent, check_request, environment_of, play_episodes
 from advantage.runs.video import Video
 

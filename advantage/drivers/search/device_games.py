@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ class Lanes(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="world")
-def _begin(algorithm: Any, world: World, actor: Pytree, vectors: Array, keys: Key, game: Array) -> Lanes:
+def _begin(algorithm: Search, world: World, actor: Pytree, vectors: Array, keys: Key, game: Array) -> Lanes:
     """Games at their starts; those numbered below 0 are none, and done."""
 
     def begin(vector, key, game):
@@ -56,7 +56,7 @@ def _begin(algorithm: Any, world: World, actor: Pytree, vectors: Array, keys: Ke
 
 @partial(jax.jit, static_argnames=("world", "units", "mesh"))
 def _play(
-    algorithm: Any,
+    algorithm: Search,
     world: World,
     units: ActionUnits,
     actor: Pytree,
@@ -66,7 +66,7 @@ def _play(
 ) -> Lanes:
     """Play on: until all games are over, or `TICKS` steps are taken in each, or `left` in all."""
 
-    def play(algorithm, actor, lanes, left):
+    def play(algorithm: Search, actor: Pytree, lanes: Lanes, left: Array) -> Lanes:
         def going_on(carry):
             lanes, ticks, steps = carry
             return (~lanes.done).any() & (ticks < TICKS) & (steps <= left)
@@ -89,7 +89,7 @@ def _scores(world: World, actor: SearchActor) -> TypeGuard[ScoredActions]:
     return isinstance(world, ScoredActions) and isinstance(actor.policy, Scoring) and actor.normaliser is None
 
 
-def _step(algorithm: Any, world: World, units: ActionUnits, actor: Pytree, lane: Lanes) -> Lanes:
+def _step(algorithm: Search, world: World, units: ActionUnits, actor: Pytree, lane: Lanes) -> Lanes:
     """One step of one game; a game that is over stays as it is."""
     batch, who = jax.tree.map(lambda leaf: leaf[None], lane.obs), algorithm.candidate(actor, lane.vector)
     seen = algorithm.seen(actor, batch)

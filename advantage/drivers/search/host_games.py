@@ -35,7 +35,7 @@ ALIVE = b"alive"
 class Player:
     """One environment, and candidates that play in it one after another."""
 
-    def __init__(self, make: MakeEnvironment, algorithm: Any, spec: Spec):
+    def __init__(self, make: MakeEnvironment, algorithm: Search, spec: Spec):
         self.algorithm, self.spec, self.checked = algorithm, spec, 0
         self.translate = translator(spec.action_space, spec.action_units)
         try:

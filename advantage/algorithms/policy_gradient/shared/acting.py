@@ -29,7 +29,7 @@ class Actor(NamedTuple):
 
 def encode(policy: ActorCritic, normalise: Normaliser | None, obs: Pytree) -> Pytree:
     """What the networks see of an observation."""
-    return policy.encoder.encode(obs, normalise) if normalise else policy.encoder.encode(obs)
+    return policy.encoder.policy_input(obs, normalise)
 
 
 def policy_actor(options: PolicyOptions, state: PolicyState) -> Actor:

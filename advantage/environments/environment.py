@@ -1,0 +1,144 @@
+"""An environment as the drivers need it: where it runs, and what makes it, with masks and frame stacks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+
+from advantage.environments.check import check_instance
+from advantage.environments.defect import EnvironmentDefect
+from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked_space
+from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """An environment as the drivers need it.
+
+    Attributes:
+        name: for people and for config.json.
+        kind: where it runs: stepped on the host, as a vector environment, or on the device.
+        source: a `Maker`, which makes one `gymnasium.Env` (host), or the vector environment or the world itself.
+        by_name: whether the name alone brings it back.
+    """
+
+    name: str
+    kind: Literal["host", "vector", "device"]
+    source: Any
+    by_name: bool
+
+    @property
+    def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
+        """The spaces of one observation and one action. For a host environment one is made, once, to read them.
+
+        Raises:
+            EnvironmentDefect: what was made is no environment, or has a space that cannot be used.
+            Exception: whatever making it raises.
+        """
+        source = self.source
+        if self.kind == "vector":
+            return source.single_observation_space, source.single_action_space
+        check_mask(source.observation_space, source.action_space)
+        return source.observation_space, source.action_space
+
+
+class Facts(NamedTuple):
+    """What an environment says about itself.
+
+    Attributes:
+        observation_space, action_space: as the environment has them.
+        offer: where it gives its action masks; None where it has none.
+    """
+
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+    offer: Offer | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes a host environment. If it has an action mask, the mask is part of the observation.
+
+    One environment is made, reset with seed 0 and closed, to find out where masks are given. The maker keeps the
+    answer, so that worker processes, which get a copy, make the same. An environment that is made with keywords is
+    itself reset for this.
+
+    Attributes:
+        make: makes the environment as its author wrote it.
+        with_masks: whether masks are looked for; without them the observation stays as it is.
+        frame_stack: how many observations are stacked; see `stacked`.
+    """
+
+    make: Callable[..., gymnasium.Env]
+    with_masks: bool = True
+    frame_stack: int = 1
+
+    def __call__(self, **keywords: Any) -> gymnasium.Env:
+        env = self.make(**keywords)
+        if not isinstance(env, gymnasium.Env):
+            return env
+        if self.with_masks:
+            try:
+                offer = find_offer(env) if keywords else self.facts.offer
+            except EnvironmentDefect:
+                return env  # its spaces are wrong, and whoever checks them says how
+            env = env if offer is None else ActionMask(env, offer)
+        return env if self.frame_stack == 1 else FrameStack(env, self.frame_stack)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Raises EnvironmentDefect for what is no environment, or has wrong spaces; and whatever making it raises."""
+        env = self.make()
+        check_instance(env)
+        with contextlib.closing(env):
+            offer = find_offer(env) if self.with_masks else None
+            return Facts(env.observation_space, env.action_space, offer)
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        """Of the environments that are made, with the mask and the stack."""
+        space = masked_space(*self.facts)
+        return space if self.frame_stack == 1 else stacked_space(space, self.frame_stack)
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        """Of the environments that are made."""
+        return self.facts.action_space
+
+
+def fitting(environment: Environment, observation_space: gymnasium.Space) -> Environment:
+    """The environment for an agent with this observation space: without masks if the agent was trained without them.
+
+    Such an agent comes from a version before masks, or from an on-device world whose Gymnasium twin has masks.
+    """
+    if environment.kind != "host" or split_mask(observation_space)[1] is not None:
+        return environment
+    return dataclasses.replace(environment, source=dataclasses.replace(environment.source, with_masks=False))
+
+
+def stacked(environment: Environment, n: int) -> Environment:
+    """The environment with its last n observations as one, the oldest first.
+
+    Every part of an observation gets a new first axis of length n. At a reset the first observation is repeated. An
+    action mask is not stacked: it stays that of the last observation.
+
+    Raises:
+        ValueError: n is not allowed, or the environment is a vector environment.
+    """
+    if type(n) is not int or n < 1:
+        raise ValueError(f"frame_stack={n!r} is not allowed; use a whole number of 1 or more.")
+    if n == 1:
+        return environment
+    if environment.kind == "vector":
+        raise ValueError(
+            f"frame_stack={n} is not possible with a vector environment; make it of environments that are wrapped with "
+            f"gymnasium.wrappers.FrameStackObservation(env, {n})."
+        )
+    if environment.kind == "device":
+        return dataclasses.replace(environment, source=FrameStackWorld(environment.source, n))
+    return dataclasses.replace(environment, source=dataclasses.replace(environment.source, frame_stack=n))
