@@ -1,5 +1,7 @@
 """Written by `make format`."""
 
+from advantage.agent import Agent as Agent
+from advantage.agent import load as load
 from advantage.algorithms import search as search
 from advantage.algorithms.bandits.epsilon_greedy import EpsilonGreedyBandit as EpsilonGreedyBandit
 from advantage.algorithms.bandits.gradient_bandit import GradientBandit as GradientBandit
@@ -73,10 +75,8 @@ from advantage.environments.tables.grid import Grid as Grid
 from advantage.environments.tables.markov_chain import MarkovChain as MarkovChain
 from advantage.environments.tables.mdp import MDP as MDP
 from advantage.environments.tables.mdp import POMDP as POMDP
-from advantage.evaluation import Agent as Agent
 from advantage.evaluation import Evaluation as Evaluation
 from advantage.evaluation import evaluate as evaluate
-from advantage.evaluation import load as load
 from advantage.experiment import run_experiment as run_experiment
 from advantage.policies.library_networks import from_equinox as from_equinox
 from advantage.policies.library_networks import from_flax as from_flax

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
+from advantage.agent import Agent
 from advantage.algorithms.actors import actor_values
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
 from advantage.environments.masks import ACTION_MASK, OBSERVATION, split_mask
 from advantage.environments.tables.mdp import MDP, reachable
-from advantage.evaluation import Agent, Evaluation
+from advantage.evaluation import Evaluation
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import grid_text, plot_grid
 

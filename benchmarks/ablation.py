@@ -38,7 +38,7 @@ def untrained(environment: str) -> float:
     import jax
 
     import advantage as adv
-    from advantage.evaluation import Agent
+    from advantage.agent import Agent
 
     def agent(seed: int) -> Agent:
         made, algorithm = adv.make(environment), adv.PPO()

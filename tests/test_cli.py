@@ -248,6 +248,22 @@ MISTAKES = {
     "out of range": ([*TRAIN, "--gamma", "2"], 2, r"gamma=2\.0 is not allowed; use a value in \[0, 1\]"),
     "no number": ([*TRAIN, "--gamma", "much"], 2, "--gamma.*'much'"),
     "a choice that there is not": ([*TRAIN, "--activation", "tahn"], 2, "--activation.*tanh.*relu"),
+    "a network that there is not": (
+        [*TRAIN, "--network", "gruu"],
+        2,
+        "'gruu' is not a network; use gru, lstm",
+    ),
+    "a memory that cannot be carried": (
+        ["train", "off-policy-ac", DEVICE, "--network", "lstm"],
+        2,
+        r"recurrent network \(LSTM\) needs a method that learns from whole sequences: ppo, trpo.*--frame-stack 4",
+    ),
+    "a sequence that does not divide": (
+        [*TRAIN, "--network", "gru", "--sequence-length", "5"],
+        2,
+        r"sequence_length=5 .*n_steps",
+    ),
+    "no frames": ([*TRAIN, "--frame-stack", "0"], 2, "frame_stack=0 is not allowed; use a whole number of 1"),
     "a batch that does not divide": (
         [*TRAIN, "--batch-size", "33"],
         2,
@@ -508,6 +524,27 @@ def test_train_eval_enjoy_resume(environment, folder, capsys):
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
         *("letters_world.py", "new", "shows", "out.mp4")
     }
+
+
+@pytest.mark.parametrize("environment", [HOST, DEVICE])
+@pytest.mark.parametrize("flags", [["--network", "gru", "--hidden", "8"], ["--frame-stack", "3"]])
+def test_memory_and_frame_stacks_through_every_command(environment, flags, folder, capsys):
+    """A resumed run is the uninterrupted one, and an evaluation stacks and remembers by itself."""
+    constant = ["--learning-rate", "1e-3", "--clip-range", "0.2"]  # whatever the budget
+    train = ["train", "ppo", environment, *TINY, *constant, "--quiet", *flags, "--total-timesteps"]
+    assert main([*train, "256", "--out", "whole"]) == 0
+    assert main([*train, "128", "--out", "half"]) == 0
+    assert main(["resume", "half", "--total-timesteps", "256", "--quiet"]) == 0
+    for name in ("whole", "half"):
+        capsys.readouterr()
+        assert main(["eval", name, "--episodes", "2", "--json"]) == 0
+        said = capsys.readouterr().out
+        assert name == "whole" or json.loads(said)["returns"] == returns
+        returns = json.loads(said)["returns"]
+    assert main(["enjoy", "half", "--video", "v.gif", "--episodes", "1"]) == 0
+    agent = adv.load("half")
+    assert agent.frame_stack == (3 if "--frame-stack" in flags else 1)
+    assert bool(jax.tree.leaves(agent.initial_memory())) == ("--network" in flags)
 
 
 def test_watching_plays_the_episodes_of_an_evaluation(run, capsys):

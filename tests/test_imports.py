@@ -37,6 +37,7 @@ ROOMS = [
     "drivers",
     "runs",
     "comparison",
+    "agent",
     "evaluation",
     "report",
     "training",

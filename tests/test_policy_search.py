@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import advantage as adv
+from advantage.agent import Agent, other_agents
 from advantage.algorithms.search.optimisers import OPTIMISERS, optimiser_class
 from advantage.drivers.host.stepper import EnvironmentFailure, episode_seed
 from advantage.drivers.search import device_games as games_on_device
@@ -26,7 +27,6 @@ from advantage.drivers.search.host_games import HostGames
 from advantage.environments.make import make
 from advantage.environments.scored_actions import ScoredActions
 from advantage.environments.spaces import environment_action, read
-from advantage.evaluation import other_agents
 from advantage.policies.deterministic import Deterministic, Scoring, deterministic, unflatten
 from advantage.runs.checkpoint import finished_step
 from advantage.runs.folder import RunFolder
@@ -416,7 +416,7 @@ def test_both_agents_of_a_run_can_be_played(tmp_path):
     assert list(other_agents(others["best"])) == ["mean"]
     means = {name: adv.evaluate(agent, episodes=3).mean for name, agent in others.items()}
     assert means["best"] > 0
-    assert other_agents(adv.evaluation.Agent(adv.PPO(), (), spec_of(Walk()), "x", 0)) == {}
+    assert other_agents(Agent(adv.PPO(), (), spec_of(Walk()), "x", 0)) == {}
 
 
 SCORED = gymnasium.spaces.Dict(
@@ -586,7 +586,7 @@ def test_an_evaluation_plays_as_candidates_do():
     state = algorithm.init(jax.random.key(0), spec_of(world))
     vector = jax.random.normal(jax.random.key(1), (14,)).round(1)
     state = state._replace(search=state.search._replace(mean=vector), best=-vector)
-    agent = adv.evaluation.Agent(algorithm, state, spec_of(world), "jax/Tetris-6x8", 0)
+    agent = Agent(algorithm, state, spec_of(world), "jax/Tetris-6x8", 0)
     few, many = (adv.evaluate(agent, episodes=n, seed=4) for n in (3, 20))
     np.testing.assert_array_equal(few.returns, many.returns[:3])
     games, _, actor = device_games(algorithm, world)

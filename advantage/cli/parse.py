@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 
 from advantage.algorithms.hyperparameters import Linear
+from advantage.policies.recurrent import Gated, Recurrent
 
 Flags = TypeVar("Flags")
 
@@ -70,7 +71,7 @@ def _sentences(box: str) -> str:
 
 
 def _registry() -> tyro.constructors.ConstructorRegistry:
-    """How the flag of a schedule is written: `3e-4`, `linear:3e-4` or `linear:3e-4:1e-5`."""
+    """How the flags of schedules (`3e-4`, `linear:3e-4`, `linear:3e-4:1e-5`) and networks (`gru`) are written."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -96,7 +97,34 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
             str_from_instance=_show_schedule,
         )
 
+    @registry.primitive_rule
+    def network(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if Recurrent not in get_args(info.type):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="|".join((*get_args(Gated), "None")),
+            instance_from_str=_read_network,
+            is_instance=lambda value: True,
+            str_from_instance=lambda value: [str(value)],
+        )
+
     return registry
+
+
+def _read_network(texts: list[str]) -> Gated | None:
+    (text,) = texts
+    if text.lower() == "none":
+        return None
+    for name in get_args(Gated):
+        if text == name:
+            return name
+    raise ValueError(
+        f"{text!r} is not a network; use {', '.join(get_args(Gated))} or None. A network of your own is given in "
+        "Python: adv.train(adv.PPO(network=...), ...)"
+    )
 
 
 def _read_schedule(text: str) -> float | Linear:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from advantage.agent import Agent, load
 from advantage.cli.import_path import find_packages_here
 from advantage.environments.environment import Environment
-from advantage.evaluation import Agent, environment_of, load
+from advantage.evaluation import environment_of
 from advantage.runs.compilation import enable_compilation_cache
 
 

@@ -125,14 +125,15 @@ def stacked(environment: Environment, n: int) -> Environment:
     """The environment with its last n observations as one, the oldest first.
 
     Every part of an observation gets a new first axis of length n. At a reset the first observation is repeated. An
-    action mask is not stacked: it stays that of the last observation.
+    action mask is not stacked: it stays that of the last observation. An environment that is stacked so already stays
+    as it is.
 
     Raises:
         ValueError: n is not allowed, or the environment is a vector environment.
     """
     if type(n) is not int or n < 1:
         raise ValueError(f"frame_stack={n!r} is not allowed; use a whole number of 1 or more.")
-    if n == 1:
+    if n in (1, _frames_of(environment)):
         return environment
     if environment.kind == "vector":
         raise ValueError(
@@ -142,3 +143,11 @@ def stacked(environment: Environment, n: int) -> Environment:
     if environment.kind == "device":
         return dataclasses.replace(environment, source=FrameStackWorld(environment.source, n))
     return dataclasses.replace(environment, source=dataclasses.replace(environment.source, frame_stack=n))
+
+
+def _frames_of(environment: Environment) -> int:
+    """How many observations are stacked already."""
+    source = environment.source
+    if isinstance(source, FrameStackWorld):
+        return source.n
+    return source.frame_stack if isinstance(source, Maker) else 1

@@ -25,7 +25,7 @@ from advantage.policies.networks import (
     linear,
     linear_init,
 )
-from advantage.policies.recurrent import GRU, LSTM, CustomCell, Memories, Recurrent, Sequences
+from advantage.policies.recurrent import GRU, LSTM, CustomCell, Memories, NetworkChoice, Recurrent, Sequences
 from advantage.types import ActionUnits, Array, Key, Pytree
 
 METHODS_WITH_MEMORY = (
@@ -181,7 +181,7 @@ def _merge(x: Array) -> Array:
 
 
 def choose_network(
-    network: Any,
+    network: NetworkChoice,
     observation_space: gymnasium.Space,
     hidden: tuple[int, ...],
     activation: Activation,
@@ -218,9 +218,9 @@ def feed_forward(network: Network | Recurrent) -> Network:
     """The network itself. Raises ValueError for one with a memory."""
     if isinstance(network, Recurrent):
         raise ValueError(
-            f"A recurrent network (network={network!r}) needs a method that learns from whole sequences: "
+            f"A recurrent network ({type(network.cell).__name__}) needs a method that learns from whole sequences: "
             f"{', '.join(METHODS_WITH_MEMORY)}. This one learns from single steps or has a critic of actions; use "
-            "one of those, or stack observations with frame_stack."
+            "one of those, or stack observations: frame_stack=4, --frame-stack 4."
         )
     return network
 

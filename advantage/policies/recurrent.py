@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -220,6 +220,11 @@ class Recurrent:
                 "environments in front. Both must have the same structure, shapes and dtypes: mend what initial() "
                 "gives, or what apply(params, x, memory) returns second."
             )
+
+
+Gated = Literal["gru", "lstm"]
+NetworkChoice = Gated | Network | Recurrent | tuple[Callable[..., Any], ...] | None
+"""What a method takes as its `network`; None makes one of `hidden` layers, or of convolutions for pictures."""
 
 
 def choose(condition: Array, yes: Array, no: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from advantage.agent import Agent, other_agents, restore_checkpoint
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
@@ -23,7 +24,7 @@ from advantage.environments.check import far_bounds
 from advantage.environments.environment import Environment
 from advantage.environments.make import word_for
 from advantage.environments.spaces import space_to_json
-from advantage.evaluation import Agent, evaluate, other_agents, restore_checkpoint
+from advantage.evaluation import evaluate
 from advantage.policies.interface import describe_interface, large_layers
 from advantage.report import table_report
 from advantage.runs.checkpoint import CheckpointError
@@ -264,7 +265,14 @@ class Loop:
     def _agent(self, place: int) -> Agent:
         """The agent of one seed."""
         state = self.driver.state_of(self.state, place)
-        return Agent(self.algorithm, state, self.spec, self.environment.name, self.step)
+        return Agent(
+            self.algorithm,
+            state,
+            self.spec,
+            self.environment.name,
+            self.step,
+            frame_stack=self.options.frame_stack,
+        )
 
     def _save(self) -> None:
         """Checkpoint every seed."""

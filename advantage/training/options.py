@@ -10,7 +10,7 @@ LARGEST = 2**32 - 1  # seeds and the step counter are uint32
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a run is organised; nothing here changes what it learns, except `num_envs` and the budget."""
+    """How a run is organised; nothing here changes what it learns, except `num_envs`, `frame_stack` and the budget."""
 
     total_timesteps: int = 1_000_000
     """Environment steps to take, exactly."""
@@ -20,6 +20,8 @@ class Options:
     """Independent runs with seeds seed, seed + 1, ...; on-device worlds train all at once."""
     num_envs: int = 1
     """Environments stepped side by side."""
+    frame_stack: int = 1
+    """The last so many observations make one, so that a policy without memory sees what moves; 1 is none."""
     eval_every: int | None = None
     """Environment steps between evaluations; None evaluates once, at the end."""
     eval_episodes: int = 10
@@ -43,6 +45,7 @@ class Options:
             "seed": 0,
             "num_seeds": 1,
             "num_envs": 1,
+            "frame_stack": 1,
             "eval_episodes": 0,
             "keep_checkpoints": 1,
         }

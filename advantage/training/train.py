@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
+from advantage.agent import CONFIG_FIELDS, Agent, load, restore_config
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
-from advantage.environments.environment import fitting
+from advantage.environments.environment import fitting, stacked
 from advantage.environments.make import resolve, resolve_recorded
-from advantage.evaluation import CONFIG_FIELDS, Agent, Evaluation, load, restore_config
+from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import enable_compilation_cache
@@ -89,14 +90,14 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, chosen = options_from(options), playable(algorithm)
-    target = resolve(environment)
+    target = stacked(resolve(environment), settings.frame_stack)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
     seeds = [settings.seed + n for n in range(settings.num_seeds)]
     at_once = takes_many_seeds(chosen, target)
     if target.kind == "device":
         share_cores(settings.num_seeds if at_once else available_cores())
-    evaluated_on = resolve(eval_environment) if eval_environment is not None else target
+    evaluated_on = target if eval_environment is None else resolve(eval_environment)
     training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
     runs: list[Run] = []
     for group in [seeds] if at_once else [[seed] for seed in seeds]:
@@ -162,8 +163,8 @@ def resume(
         with _device(settings.device):
             recorded = environment is None
             target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
-            target = fitting(target, spec.observation_space)
-            evaluated_on = resolve(eval_environment) if eval_environment is not None else target
+            target = stacked(fitting(target, spec.observation_space), settings.frame_stack)
+            evaluated_on = target if eval_environment is None else resolve(eval_environment)
             training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
             loop = Loop(training, [settings.seed])
             with contextlib.closing(loop):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from gymnasium.error import DependencyNotInstalled
 
+from advantage.agent import Agent
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
 from advantage.environments.environment import Environment
 from advantage.environments.make import missing_extra
-from advantage.evaluation import Agent, check_request, environment_of, play_episodes
+from advantage.evaluation import check_request, environment_of, play_episodes
 from advantage.runs.video import Video
 
 

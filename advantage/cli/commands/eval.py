@@ -6,9 +6,10 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from advantage.agent import other_agents
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
-from advantage.evaluation import evaluate, other_agents
+from advantage.evaluation import evaluate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from advantage.agent import load
 from advantage.algorithms.actors import actor_probabilities
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import leading_words, parse
 from advantage.environments.make import resolve, table_of
 from advantage.environments.tables.random_mdp import random_mdp
-from advantage.evaluation import load
 from advantage.laboratory import tables_and_pictures as report
 from advantage.laboratory.problem import Problem
 from advantage.laboratory.quadratic import example

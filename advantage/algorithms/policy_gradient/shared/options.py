@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 from advantage.algorithms.hyperparameters import Schedule, ranged
 from advantage.policies.heads import Bounds, Spread
 from advantage.policies.networks import Activation, Initialisation
+from advantage.policies.recurrent import NetworkChoice
 from advantage.types import ActionUnits
 
 Optimiser = Literal["rmsprop", "adam"]
@@ -43,7 +44,7 @@ class PolicyOptions:
     """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
     log_std_init: float = ranged(0.0, "[-5, 2]")
     """Logarithm of the first standard deviation, in the units of the actions."""
-    network: Any = None
+    network: NetworkChoice = None
     """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
     triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None makes layers or convolutions."""
     sequence_length: int | None = ranged(None, "[1, inf)")
