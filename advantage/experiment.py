@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.playable import playable
 from advantage.algorithms.registry import default_algorithm, from_json, to_json
-from advantage.drivers.host.workers import interpreter
+from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest

@@ -6,7 +6,7 @@ Data flows one way: environment -> rollout -> estimator -> objective -> update -
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # worker processes import this file and must start without JAX
     import gymnasium
@@ -305,6 +305,7 @@ class Driver(Protocol):
         ...
 
 
+@runtime_checkable
 class World(Protocol):
     """An environment that lives on the device: pure functions of arrays, `jax/...` by name.
 

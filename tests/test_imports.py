@@ -195,7 +195,11 @@ def test_optional_and_slow_libraries_load_on_demand():
 
 def test_nothing_can_execute_what_it_loads():
     """cloudpickle carries environments to worker processes; no module may use it, or its like, for files."""
-    carriers = "advantage.drivers.host.workers", "advantage.drivers.search.host_games"
+    carriers = (
+        "advantage.drivers.host.crew",
+        "advantage.drivers.host.workers",
+        "advantage.drivers.search.host_games",
+    )
     _fail_on(
         [
             str(found)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from advantage.environments.make import resolve
 from advantage.environments.worlds.acrobot import Acrobot
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.environments.worlds.mountain_car import MountainCar, MountainCarContinuous
@@ -363,3 +364,10 @@ def test_keys_are_used_once(name):
         state, _ = world.reset(reset)
         action = jnp.ones(world.action_space.shape, jnp.float32 if world.action_space.shape else jnp.int32)
         jax.block_until_ready(world.step(state, action, step))
+
+
+def test_a_class_of_a_world_is_refused():
+    with pytest.raises(
+        ValueError, match=r"CartPole is the class of an on-device world; give an object of it"
+    ):
+        resolve(CartPole)

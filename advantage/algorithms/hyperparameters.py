@@ -109,6 +109,8 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
     if isinstance(value, jax.Array) or (value is None and type(None) in options):
         return
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
+    if not isinstance(value, str) and any(isinstance(option, type) for option in {*options} - {type(None)}):
+        literal = None  # one of the other types
     is_function = _is_function(value)
     items: Any = value
     numbers: Any = value if isinstance(value, Linear) and Linear in options else (value,)

@@ -75,22 +75,25 @@ def resolve(environment: Any) -> Environment:
     if isinstance(environment, gymnasium.vector.VectorEnv):
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
         return Environment(name, "vector", masked_vector(environment), False)
-    if hasattr(environment, "transition") or hasattr(environment, "emission"):
-        from advantage.environments.tables.mdp import MDP, POMDP
-        from advantage.environments.tables.world import world_of
-
-        if isinstance(environment, MDP | POMDP):
-            return Environment(type(environment).__name__, "device", world_of(environment), False)
     if isinstance(environment, gymnasium.Env):
         raise ValueError(
             f"{environment!r} is one environment, and a training makes as many as it needs; give its class, or a "
             "function that makes it: lambda: MyEnv(size=8)."
         )
-    if hasattr(environment, "max_episode_steps") and hasattr(environment, "gymnasium_id"):
+    if isinstance(environment, World):
+        if isinstance(environment, type):
+            name = environment.__name__
+            raise ValueError(f"{name} is the class of an on-device world; give an object of it: {name}().")
         return Environment(type(environment).__name__, "device", environment, False)
     if callable(environment):
         name, make = getattr(environment, "__qualname__", type(environment).__name__), cast(Any, environment)
         return Environment(name.replace("<", "").replace(">", ""), "host", Maker(make), False)
+
+    from advantage.environments.tables.mdp import MDP, POMDP
+    from advantage.environments.tables.world import world_of
+
+    if isinstance(environment, MDP | POMDP):
+        return Environment(type(environment).__name__, "device", world_of(environment), False)
     raise ValueError(
         f"{environment!r} is not an environment; give a name such as 'CartPole-v1' or 'jax/CartPole-v1', a "
         "gymnasium.Env class, a function that makes one, a gymnasium vector environment, an on-device world, or an "
@@ -262,7 +265,7 @@ def table_of(environment: Environment) -> Any:
         with contextlib.closing(source()) as env:
             inner = env.unwrapped
             hidden, mdp = getattr(inner, "pomdp", None), getattr(inner, "mdp", None)
-            if hidden is None and not isinstance(mdp, MDP) and hasattr(inner, "P"):
+            if hidden is None and not isinstance(mdp, MDP) and getattr(inner, "P", None) is not None:
                 mdp = MDP.from_gymnasium(env.env if isinstance(env, ActionMask) else env)
         source = None if hidden is not None else mdp
     mdp = source if isinstance(source, MDP) else getattr(source, "mdp", None)

@@ -175,10 +175,11 @@ class _Trace:
 
     def __init__(self):
         self.operations: list[Operation] = []
+        self.names = 0
         self.fixed: dict[str, Any] = {}
 
     def name(self) -> str:
-        self.names = getattr(self, "names", -1) + 1
+        self.names += 1
         return f"x{self.names}"
 
     def fix(self, value: Any) -> str:

@@ -13,15 +13,15 @@ import cloudpickle
 import jax
 import numpy as np
 
-from advantage.drivers.host.host_actor import HostActor
-from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episode_seed, failure
-from advantage.drivers.host.workers import (
+from advantage.drivers.host.crew import (
     ERROR,
     START_SECONDS,
     Crew,
     describe,
     live,
 )
+from advantage.drivers.host.host_actor import HostActor
+from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episode_seed, failure
 from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.spaces import read, translator
