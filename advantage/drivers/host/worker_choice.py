@@ -10,6 +10,7 @@ import numpy as np
 
 from advantage.drivers.host.stepper import MakeEnvironment
 from advantage.drivers.host.workers import watching_pays
+from advantage.environments.masks import allowed_action
 from advantage.machine import available_cores
 
 PIPED_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
@@ -34,14 +35,14 @@ def _step_seconds(make: MakeEnvironment) -> float:
     seconds, begin = [], time.perf_counter()
     with contextlib.closing(make()) as env:
         env.action_space.seed(0)
-        env.reset(seed=0)
+        obs, _ = env.reset(seed=0)
         for seed in range(1, 65):
-            action = env.action_space.sample()
+            action = allowed_action(env.action_space, env.action_space.sample(), obs)
             start = time.perf_counter()
-            _, _, terminated, truncated, _ = env.step(action)
+            obs, _, terminated, truncated, _ = env.step(action)
             seconds.append(time.perf_counter() - start)
             if terminated or truncated:
-                env.reset(seed=seed)
+                obs, _ = env.reset(seed=seed)
             if time.perf_counter() - begin > 0.25 and len(seconds) > 3:
                 break
     return float(np.median(seconds))
