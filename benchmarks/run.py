@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Job(NamedTuple):
@@ -36,10 +36,12 @@ class Job(NamedTuple):
     steps: int
     peers: tuple[str, ...]
     algorithm: str = "ppo"
+    network: Literal["lstm"] | None = None
 
     @property
     def title(self) -> str:
-        rollout = f"{self.algorithm.upper()}, {self.environment}, {self.num_envs} × {self.n_steps}"
+        method = self.algorithm.upper() + (f" with {self.network.upper()}" if self.network else "")
+        rollout = f"{method}, {self.environment}, {self.num_envs} × {self.n_steps}"
         return (
             rollout
             if self.algorithm == "a2c"
@@ -52,6 +54,7 @@ JOBS = {
     "halfcheetah": Job("HalfCheetah-v5", 1, 2048, 64, 10, 20_480, HOST),
     "halfcheetah-8": Job("HalfCheetah-v5", 8, 256, 64, 10, 20_480, HOST),
     "cartpole": Job("CartPole-v1", 8, 128, 256, 4, 61_440, HOST),
+    "recurrent": Job("CartPole-v1", 8, 128, 256, 4, 20_480, ("stable-baselines3",), network="lstm"),
     "trpo": Job("HalfCheetah-v5", 1, 2048, 128, 10, 40_960, ("stable-baselines3",), "trpo"),
     "a2c": Job("CartPole-v1", 8, 5, 40, 1, 102_400, ("stable-baselines3",), "a2c"),
     "device-4": Job("jax/CartPole-v1", 4, 128, 128, 4, 2**18, ("rejax",)),
@@ -97,7 +100,8 @@ def advantage(job: Job, cache: str) -> dict[str, float]:
     import advantage as adv
 
     os.environ["XDG_CACHE_HOME"] = cache
-    algorithm: Any = adv.PPO(n_steps=job.n_steps, batch_size=job.batch_size, n_epochs=job.n_epochs)
+    sizes = {"n_steps": job.n_steps, "batch_size": job.batch_size, "n_epochs": job.n_epochs}
+    algorithm: Any = adv.PPO(**sizes, network=job.network)
     if job.algorithm == "trpo":
         algorithm = adv.TRPO(
             n_steps=job.n_steps, critic_batch_size=job.batch_size, critic_epochs=job.n_epochs
@@ -138,7 +142,7 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
         def _on_training_end(self) -> None:
             stamps.add(self.num_timesteps)
 
-    sizes = {"n_steps": job.n_steps, "batch_size": job.batch_size, "n_epochs": job.n_epochs}
+    sizes: dict[str, Any] = {"n_steps": job.n_steps, "batch_size": job.batch_size, "n_epochs": job.n_epochs}
     if library == "sbx":
         from sbx import PPO as method
     elif job.algorithm == "trpo":
@@ -154,10 +158,15 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
         from stable_baselines3 import A2C as method
 
         sizes = {"n_steps": job.n_steps}
+    elif job.network == "lstm":
+        from sb3_contrib import RecurrentPPO as method
+
+        sizes["policy_kwargs"] = {"lstm_hidden_size": 64}
     else:
         from stable_baselines3 import PPO as method
     envs = make_vec_env(job.environment, n_envs=job.num_envs, seed=0)
-    model: Any = method("MlpPolicy", envs, device="cpu", seed=0, **sizes)
+    policy = "MlpLstmPolicy" if job.network else "MlpPolicy"
+    model: Any = method(policy, envs, device="cpu", seed=0, **sizes)
     model.learn(job.steps, callback=Clock())
     return stamps.result()
 
