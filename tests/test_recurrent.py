@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 
+import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import advantage as adv
 from advantage.algorithms.policy_gradient.shared.experience import experience
@@ -287,3 +290,126 @@ def test_what_cannot_be_is_told_before_training(algorithm, parts, tmp_path):
     for part in parts:
         assert part in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_sequences_that_cut_no_gradient_learn_what_whole_ones_do():
+    """Each episode has six steps, and each sequence begins with one."""
+    after = []
+    for length in (24, 6):
+        algorithm = adv.PPO(n_steps=24, batch_size=72, sequence_length=length, **SMALL)
+        state, rollout = played(algorithm, Short(max_episode_steps=6))
+        assert (rollout.truncated | rollout.terminated)[5::6].all()
+        after.append(jax.jit(algorithm.update)(state, rollout, jax.random.key(0))[0].params)
+    for a, b in zip(*map(jax.tree.leaves, after), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_seed_alone_and_among_others(name, tmp_path):
+    options = dict(num_envs=2, total_timesteps=64, **QUIET)
+    several = adv.train(METHODS[name], "jax/CartPole-v1", num_seeds=2, out=tmp_path / "a", **options)
+    alone = adv.train(METHODS[name], "jax/CartPole-v1", seed=1, out=tmp_path / "b", **options)
+    for a, b in zip(*(jax.tree.leaves(run.agent.state) for run in (several[1], alone)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_vector_environments_forget_when_their_episodes_end(tmp_path):
+    """In each autoreset mode, as when the environments are stepped one by one."""
+    options = dict(total_timesteps=144, **QUIET)
+    plain = adv.train(METHODS["ppo"], Ends, num_envs=3, workers=0, out=tmp_path / "plain", **options)
+    for mode in AutoresetMode:
+        envs = SyncVectorEnv([Ends] * 3, autoreset_mode=mode)
+        run = adv.train(METHODS["ppo"], envs, out=tmp_path / mode.name, **options)
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(*(jax.tree.leaves(r.agent.state) for r in (plain, run)), strict=True)
+        ]
+        assert all(same) or mode is AutoresetMode.SAME_STEP  # which draws its episodes' seeds itself
+        assert np.isfinite(run.agent.state.params["actor"]["head"]["bias"]).all()
+
+
+class LinenGRU(linen.Module):
+    """Flax's own cell, which takes its memory first and returns it first."""
+
+    @linen.compact
+    def __call__(self, x, memory):
+        memory, features = linen.GRUCell(5)(memory, x)
+        return features, memory
+
+
+class NNXLSTM(nnx.Module):
+    def __init__(self, rngs, x):
+        self.cell = nnx.OptimizedLSTMCell(x.shape[-1], 5, rngs=rngs)
+
+    def __call__(self, x, memory):
+        memory, features = self.cell(memory, x)
+        return features, memory
+
+
+class EquinoxGRU(eqx.Module):
+    cell: eqx.nn.GRUCell
+
+    def __init__(self, key, x):
+        self.cell = eqx.nn.GRUCell(x.size, 5, key=key)
+
+    def __call__(self, x, memory):
+        memory = self.cell(x, memory)
+        return memory, memory
+
+
+class Forgets(EquinoxGRU):
+    def __call__(self, x, memory):
+        return self.cell(x, memory)
+
+
+LIBRARY = {
+    "linen": lambda: adv.from_flax(LinenGRU(), initial=zeros),
+    "nnx": lambda: adv.from_flax(NNXLSTM, initial=two_zeros),
+    "equinox": lambda: adv.from_equinox(lambda key, x: EquinoxGRU(key, x), initial=zeros),
+}
+
+
+def zeros():
+    return jnp.zeros(5)
+
+
+def two_zeros():
+    return zeros(), zeros()
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_networks_of_other_libraries_remember(name, tmp_path):
+    """On both drivers, in a resumed run, and in a sequence as step by step."""
+    algorithm = adv.PPO(n_steps=16, batch_size=16, n_epochs=2, **SMALL | {"network": LIBRARY[name]()})
+    for environment in ("jax/CartPole-v1", "CartPole-v1"):
+        options = dict(num_envs=2, out=tmp_path / environment.replace("/", "_"), **QUIET)
+        run = adv.train(algorithm, environment, total_timesteps=64, **options)
+        run = adv.resume(run.path, total_timesteps=96, algorithm=algorithm)
+        agent = adv.load(run.path, algorithm=algorithm)
+        _, after = agent.act(np.full(4, 0.1, np.float32), memory=agent.initial_memory())
+        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(after))
+        assert adv.evaluate(agent, environment, episodes=2).lengths.min() > 0
+    state, rollout = played(algorithm)
+    seen = jax.device_get(jax.jit(functools.partial(experience, algorithm))(state, rollout))
+    distribution, _ = algorithm.actor(state).step(rollout.obs[0], rollout.memory)
+    np.testing.assert_allclose(seen.log_prob[0], distribution.log_prob(rollout.action[0]), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: adv.from_flax(linen.Dense(5), initial=zeros),
+            r"module\(x, memory\) with a memory of \[1, 5\]",
+        ),
+        (
+            lambda: adv.from_equinox(Forgets, initial=zeros),
+            "must return two things, features and the next memory",
+        ),
+    ],
+)
+def test_a_module_that_is_no_recurrent_one_is_refused(make, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        adv.train(
+            adv.PPO(network=make()), "jax/CartPole-v1", total_timesteps=2048, out=tmp_path / "a", **QUIET
+        )

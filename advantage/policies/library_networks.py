@@ -1,4 +1,4 @@
-"""Networks written with Flax or Equinox, as `init` and `apply`.
+"""Networks written with Flax or Equinox, as `init` and `apply`, with a memory or without.
 
 The parameters are a module's trainable arrays and nothing else: they are saved and restored like any other.
 What else a module holds (activation functions, sizes, constants) is built anew by the function that makes it.
@@ -10,17 +10,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 
 from advantage.environments.make import MissingExtra
 from advantage.policies.networks import Network
+from advantage.policies.recurrent import Recurrent
 from advantage.types import Array, Key, Pytree
 
 
-def from_flax(module: Any) -> Network:
+@overload
+def from_flax(module: Any) -> Network: ...
+@overload
+def from_flax(module: Any, initial: Callable[[], Pytree]) -> Recurrent: ...
+def from_flax(module: Any, initial: Callable[[], Pytree] | None = None) -> Network | Recurrent:
     """A network from Flax: a `flax.linen` module, or a function that makes a `flax.nnx` one.
 
     The module takes `x` with leading batch axes, a vector `[..., d]`, an image `[..., H, W, C]` or a tuple of
@@ -29,6 +34,8 @@ def from_flax(module: Any) -> Network:
     Args:
         module: a `flax.linen.Module`; or `make(rngs, x) -> flax.nnx.Module`, where `x` is one zero input with
             a batch axis, which shows the sizes. Actor and critic each get their own parameters from it.
+        initial: for a recurrent network, `initial() -> memory`, of one environment. The module then takes
+            `x, memory` and returns `features, memory`, all with the same batch axes.
 
     Raises:
         MissingExtra: Flax is not installed.
@@ -46,17 +53,23 @@ def from_flax(module: Any) -> Network:
                 f"The Flax module {type(module).__name__} cannot be hashed, so no program can be compiled "
                 "for it; give its attributes as tuples instead of lists or arrays."
             ) from None
-        return LinenNetwork(module)
+        return _with_memory(LinenNetwork(module), initial)
     unmade = isinstance(module, type) and issubclass(module, linen.Module)
     if callable(module) and not unmade and not isinstance(module, nnx.Module):
-        return NNXNetwork(module)
+        return _with_memory(NNXNetwork(module), initial)
     raise ValueError(
         f"from_flax was given {_describe(module)}; give a flax.linen module, or a function that makes a "
         "flax.nnx one: from_flax(lambda rngs, x: MyModule(x.shape[-1], rngs=rngs))."
     )
 
 
-def from_equinox(make: Callable[[Key, Any], Any]) -> Network:
+@overload
+def from_equinox(make: Callable[[Key, Any], Any]) -> Network: ...
+@overload
+def from_equinox(make: Callable[[Key, Any], Any], initial: Callable[[], Pytree]) -> Recurrent: ...
+def from_equinox(
+    make: Callable[[Key, Any], Any], initial: Callable[[], Pytree] | None = None
+) -> Network | Recurrent:
     """A network from Equinox: a function that makes a module.
 
     As always in Equinox the module takes one `x` without batch axes, a vector `[d]`, an image `[H, W, C]` or
@@ -66,6 +79,8 @@ def from_equinox(make: Callable[[Key, Any], Any]) -> Network:
     Args:
         make: `(key, x) -> eqx.Module`, where `x` is one zero input, which shows the sizes. The key draws the
             parameters: floating-point arrays. Everything else in the module must be the same for every key.
+        initial: for a recurrent network, `initial() -> memory`. The module then takes `x, memory` and returns
+            `features, memory`.
 
     Raises:
         MissingExtra: Equinox is not installed.
@@ -80,7 +95,40 @@ def from_equinox(make: Callable[[Key, Any], Any]) -> Network:
             f"from_equinox was given {_describe(make)}; give a function that makes the module, because actor "
             "and critic each draw their own: from_equinox(lambda key, x: MyModule(x.size, key=key))."
         )
-    return EquinoxNetwork(make)
+    return _with_memory(EquinoxNetwork(make), initial)
+
+
+def _with_memory(network: LibraryNetwork, initial: Callable[[], Pytree] | None) -> LibraryNetwork | Recurrent:
+    return network if initial is None else Recurrent(LibraryCell(network, initial))
+
+
+@dataclasses.dataclass(frozen=True)
+class LibraryCell:
+    """A module that takes `x, memory` and returns `features, memory`, and the memory that it begins with."""
+
+    network: LibraryNetwork
+    initial_function: Callable[[], Pytree]
+
+    def init(self, key: Key, x: Pytree) -> Pytree:
+        rows = jax.tree.leaves(x)[0].shape[0]
+        memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), self.initial())
+        try:
+            return self.network.init(key, x, memory)
+        except ValueError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(memory))
+            raise ValueError(
+                f"The recurrent network cannot be called as module(x, memory) with a memory of {shapes}, batch axis "
+                f"included ({type(error).__name__}: {error}). It must take x and memory and return features and "
+                "memory, and initial() must give a memory of the shapes that it expects."
+            ) from error
+
+    def initial(self) -> Pytree:
+        return self.initial_function()
+
+    def apply(self, params: Pytree, x: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        return self.network.apply(params, x, memory)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["sample"])
@@ -98,15 +146,17 @@ class LinenNetwork:
 
     module: Any
 
-    def init(self, key: Key, x: Pytree) -> Pytree:
-        variables = self.module.init(key, x)
+    def init(self, key: Key, x: Pytree, *memory: Pytree) -> Pytree:
+        variables = self.module.init(key, x, *memory)
         _refuse(self.module, sorted(variables.keys() - {"params"}))
         params = variables.get("params", {})
-        _check_features(self.module, jax.eval_shape(self.apply, params, x), _leading(x, _sample(x)))
+        _check_output(
+            self.module, jax.eval_shape(self.apply, params, x, *memory), _leading(x, _sample(x)), memory
+        )
         return params
 
-    def apply(self, params: Pytree, x: Pytree) -> Array:
-        return self.module.apply({"params": params}, x)
+    def apply(self, params: Pytree, x: Pytree, *memory: Pytree) -> Any:
+        return self.module.apply({"params": params}, x, *memory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,17 +165,17 @@ class NNXNetwork:
 
     make: Callable[[Any, Any], Any]
 
-    def init(self, key: Key, x: Pytree) -> ModuleParams:
+    def init(self, key: Key, x: Pytree, *memory: Pytree) -> ModuleParams:
         sample = _sample(x)
         _, arrays = _nnx_parts(self.make, sample, key)
         params = ModuleParams(arrays, sample)
-        _check_features(self.make, jax.eval_shape(self.apply, params, x), _leading(x, sample))
+        _check_output(self.make, jax.eval_shape(self.apply, params, x, *memory), _leading(x, sample), memory)
         return params
 
-    def apply(self, params: ModuleParams, x: Pytree) -> Array:
+    def apply(self, params: ModuleParams, x: Pytree, *memory: Pytree) -> Any:
         from flax import nnx
 
-        return nnx.merge(_nnx_graph(self.make, params.sample), params.arrays)(x)
+        return nnx.merge(_nnx_graph(self.make, params.sample), params.arrays)(x, *memory)
 
 
 def _nnx_parts(make: Callable, sample: Any, key: Key) -> tuple[Any, Pytree]:
@@ -154,23 +204,21 @@ class EquinoxNetwork:
 
     make: Callable[[Key, Any], Any]
 
-    def init(self, key: Key, x: Pytree) -> ModuleParams:
+    def init(self, key: Key, x: Pytree, *memory: Pytree) -> ModuleParams:
         sample = _sample(x)
         arrays, _ = _equinox_parts(self.make, sample, key)
         params = ModuleParams(_by_name(arrays), sample)
-        _check_features(self.make, jax.eval_shape(self.apply, params, x), _leading(x, sample))
+        _check_output(self.make, jax.eval_shape(self.apply, params, x, *memory), _leading(x, sample), memory)
         return params
 
-    def apply(self, params: ModuleParams, x: Pytree) -> Array:
+    def apply(self, params: ModuleParams, x: Pytree, *memory: Pytree) -> Any:
         import equinox as eqx
 
         names, treedef, static = _equinox_static(self.make, params.sample)
         module = eqx.combine(treedef.unflatten([params.arrays[name] for name in names]), static)
-        leading, (_, shapes) = _leading(x, params.sample), params.sample
-        leaves, structure = jax.tree.flatten(x)
-        flat = [leaf.reshape(-1, *shape) for leaf, shape in zip(leaves, shapes, strict=True)]
-        features = jax.vmap(module)(structure.unflatten(flat))
-        return features.reshape(*leading, *features.shape[1:])
+        leading = _leading(x, params.sample)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(leading) :]), (x, *memory))
+        return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), jax.vmap(module)(*flat))
 
 
 def _equinox_parts(make: Callable, sample: Any, key: Key) -> tuple[Any, Any]:
@@ -196,6 +244,9 @@ def _equinox_static(make: Callable, sample: Any) -> tuple[list[str], Any, Any]:
     return list(_by_name(arrays)), jax.tree.structure(arrays), static
 
 
+LibraryNetwork = LinenNetwork | NNXNetwork | EquinoxNetwork
+
+
 def _by_name(tree: Pytree) -> dict[str, Array]:
     """The leaves in order, by their paths: `layers.0.weight`."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -218,7 +269,14 @@ def _leading(x: Pytree, sample: Any) -> tuple[int, ...]:
     return tuple(leaf.shape[: leaf.ndim - len(shape)])
 
 
-def _check_features(module: Any, features: Any, leading: tuple[int, ...]) -> None:
+def _check_output(module: Any, output: Any, leading: tuple[int, ...], memory: tuple[Pytree, ...]) -> None:
+    """Raises ValueError for what is not features, or with a memory not features and a memory."""
+    if memory and (not isinstance(output, tuple) or len(output) != 2):
+        raise ValueError(
+            f"The network from {_describe(module)} begins with a memory and returned {type(output).__name__}; it must "
+            "return two things, features and the next memory."
+        )
+    features = output[0] if memory else output
     shape = getattr(features, "shape", None)
     if shape is None or len(shape) != len(leading) + 1 or shape[:-1] != leading:
         found = f"shape {shape}" if shape is not None else type(features).__name__

@@ -167,7 +167,8 @@ class Recurrent:
     def init(self, key: Key, x: Pytree) -> Pytree:
         key_base, key_cell = jax.random.split(key)
         base = () if self.base is None else self.base.init(key_base, x)
-        features = jax.eval_shape(self._features, base, x)
+        shapes = jax.eval_shape(self._features, base, x)
+        features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         params = {"base": base, "cell": self.cell.init(key_cell, features)}
         self._check(params, x)
         return params
