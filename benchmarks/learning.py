@@ -117,6 +117,26 @@ JOBS = {
             "Pendulum-v1": "the optimum is −137.9 ± 1.2",
         }.items()
     },
+    **{
+        f"{memory}, jax/{environment}": Job(
+            f"jax/{environment}", True, 3, 100, reference, options=(("network", network), *options)
+        )
+        for environment, reference in {
+            "TMaze10-v0": "4, the best return; at most 1.95 without memory",
+            "TMaze30-v0": "4, the best return; at most 1.95 without memory",
+            "StatelessCartPole-v1": "500, the limit",
+            "StatelessPendulum-v1": "the optimum with velocities is −137.9 ± 1.2",
+        }.items()
+        for memory, network, options in (
+            ("GRU", "gru", ()),
+            ("no memory", None, (("hidden", (64, 64)),)),
+            *(
+                (("4 frames", None, (("hidden", (64, 64)), ("frame_stack", 4))),)
+                if "State" in environment
+                else ()
+            ),
+        )
+    },
     "ars Swimmer-v5": Job("Swimmer-v5", True, 3, 20, "325 is the paper's threshold for v1", "ars"),
     "ars HalfCheetah-v5": Job("HalfCheetah-v5", True, 3, 20, "3430 is the paper's threshold for v1", "ars"),
 }
