@@ -216,12 +216,24 @@ class Span(NamedTuple):
     n_steps: int
 
 
+class Mean(NamedTuple):
+    """A metric that an update may lack, `total / count`; rows of iterations that all lack it leave it out.
+
+    Attributes:
+        total: the sum of what was measured; 0 where nothing was.
+        count: how many measurements it sums.
+    """
+
+    total: Array
+    count: Array
+
+
 class Iterated(NamedTuple):
     """What a driver brings back from a span: rows of metrics, each the mean over some iterations.
 
     Attributes:
         state: the algorithm's, of all seeds, in the driver's own form.
-        metrics: `[S, rows]` by name.
+        metrics: `[S, rows]` by name; masked where an iteration lacks one.
         episodes: those that ended, one record a seed.
         iterations, steps: of each row, how many iterations and environment steps of the span had been taken at its
             end, `[rows]`. No row: nothing was learned, and the state is as it was.

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 import advantage as adv
 from advantage.algorithms.registry import spec_of
+from advantage.drivers.metric_rows import metric_rows
 from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.types import Rollout
 
@@ -83,7 +84,7 @@ def learn(algorithm, state, updates):
         rollouts.append(play(algorithm, states[-1], i))
         state, metrics = update(algorithm, states[-1], rollouts[-1], jax.random.key(i))
         states.append(state)
-        reports.append(jax.device_get(metrics))
+        reports.append(metric_rows(jax.device_get(metrics)))
     return states, rollouts, reports
 
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from advantage.drivers.draws import Draws, draw, draw_block, of_block
 from advantage.drivers.episode_book import EpisodeBook
+from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import BLOCK, iterations_per_row, plan_span, row_ends, rows_per_chunk
 from advantage.environments.spaces import translator
@@ -275,7 +276,7 @@ class DeviceDriver:
         reward, done = (_by_time(fact[: span.count]) for fact in (reward, done))
         episodes = self.book.record_seeds(reward, done, span.first_step)
         iterations, steps = row_ends(span, self.per_row, self.spec.num_envs)
-        rows = {name: value[: len(steps)].T for name, value in metrics.items()}
+        rows = {name: value[: len(steps)].T for name, value in metric_rows(metrics).items()}
         return Iterated(state, rows, episodes, iterations, steps)
 
     def conclusion(self, step: int) -> list[str]:

@@ -45,7 +45,11 @@ class Journal:
         for n, end in enumerate(ends):
             self.recent.extend(zip(episodes.returns[begin:end], episodes.lengths[begin:end], strict=True))
             begin = end
-            row = {f"train/{name}": float(value[place, n]) for name, value in result.metrics.items()}
+            row = {
+                f"train/{name}": float(value[place, n])
+                for name, value in result.metrics.items()
+                if value[place, n] is not np.ma.masked
+            }
             row |= self._recent_means() | times
             at, updates = step + int(result.steps[n]), iteration + int(result.iterations[n])
             self.logger.progress(at, {"iteration": updates, **row})

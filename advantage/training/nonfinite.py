@@ -27,7 +27,8 @@ class NonFinite(NamedTuple):
 
 def find_nonfinite(result: Iterated, num_seeds: int) -> NonFinite | None:
     """The first metric or parameter of an iteration that is not finite; not every metric sees the parameters."""
-    wrong = {name: ~np.isfinite(x) for name, x in result.metrics.items() if not np.isfinite(x).all()}
+    finite = {name: np.isfinite(np.ma.filled(x, 0.0)) for name, x in result.metrics.items()}
+    wrong = {name: ~right for name, right in finite.items() if not right.all()}
     if wrong:
         place, row = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
         names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, row]))

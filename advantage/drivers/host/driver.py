@@ -26,6 +26,7 @@ from advantage.drivers.host.stepper import (
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.host.worker_choice import choose_workers
 from advantage.drivers.host.workers import SharedStepper, Workers
+from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import iterations_per_row, plan_span, row_ends
@@ -145,7 +146,7 @@ class HostDriver:
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
         state, metrics, episodes = self.iterations(state, run_keys[0], span)
-        row = {name: np.reshape(value, (1, 1)) for name, value in metrics.items()}
+        row = {name: value.reshape(1, 1) for name, value in metric_rows(metrics).items()}
         return Iterated(state, row, [episodes], *row_ends(span, self.per_row, self.spec.num_envs))
 
     def _one_iteration(

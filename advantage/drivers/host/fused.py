@@ -75,7 +75,7 @@ class ShortIterations:
             collected.append(metrics)
         episodes = collector.end_at(span.count * n_steps, span.first_step)
         collected = jax.device_get(collected)
-        metrics = {name: np.mean([row[name] for row in collected]) for name in collected[0]}
+        metrics = jax.tree.map(lambda *values: np.mean(values), *collected)
         return state, metrics, episodes
 
     def _shapes(self, state: Pytree, run_key: Key, shape: tuple[int, int]) -> Any:
@@ -126,7 +126,7 @@ class SingleSteps:
             state, sums, choice = self.update(*self.parts, state, step, sums, acting)
             block = following
         episodes = collector.end_at(span.count, span.first_step)
-        metrics = {name: value / span.count for name, value in jax.device_get(sums).items()}
+        metrics = jax.tree.map(lambda value: value / span.count, jax.device_get(sums))
         return state, metrics, episodes
 
 
@@ -169,7 +169,7 @@ def _update_and_choose(
     learned, metrics = (
         Parts(structure, leaves).whole().update(state, rollout, of_block(block, now).key_update)
     )
-    sums = {name: value + sums.get(name, 0.0) for name, value in metrics.items()}
+    sums = jax.tree.map(lambda x, total: x + total, metrics, sums or jax.tree.map(lambda _: 0.0, metrics))
     return learned, sums, _choose(structure, leaves, learned, following, now + 1, obs, next_memory)
 
 

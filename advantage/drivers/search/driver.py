@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from advantage.drivers.episode_book import NO_EPISODES
+from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
 from advantage.drivers.search.games import Chance, GamePlayer, Games
 from advantage.types import Array, DriverFacts, Episodes, Iterated, Key, Played, Pytree, Search, Span
@@ -91,7 +92,7 @@ class SearchDriver:
         ends = np.cumsum(games.lengths)
         numbers = np.full(len(who), span.iteration)
         episodes = Episodes(games.returns, games.lengths, span.first_step + ends, who, numbers)
-        row = {name: np.reshape(value, (1, 1)) for name, value in jax.device_get(metrics).items()}
+        row = {name: value.reshape(1, 1) for name, value in metric_rows(jax.device_get(metrics)).items()}
         return Iterated(state, row, [episodes], np.ones(1, np.int64), ends[-1:])
 
     def conclusion(self, step: int) -> list[str]:

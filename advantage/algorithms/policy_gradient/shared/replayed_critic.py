@@ -25,7 +25,7 @@ from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
 from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
-from advantage.types import Array, Key, Pytree, Spec
+from advantage.types import Array, Key, Mean, Pytree, Spec
 
 
 @jax.tree_util.register_dataclass
@@ -152,8 +152,8 @@ def polyak(target: Pytree, params: Pytree, tau: Array | float) -> Pytree:
 
 def repeat(
     step: Callable[[Learned, Key], tuple[Learned, dict[str, Array]]], learned: Learned, count: Array, key: Key
-) -> tuple[Learned, dict[str, Array]]:
-    """`count` steps, each with a key of its own: `-> learned, the mean of each metric`, which is 0 after no step."""
+) -> tuple[Learned, dict[str, Mean]]:
+    """`count` steps, each with a key of its own: `-> learned, the mean of each metric`."""
     shapes: Any = jax.eval_shape(step, learned, key)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
@@ -163,4 +163,4 @@ def repeat(
         return learned, jax.tree.map(jnp.add, sums, metrics)
 
     learned, sums = jax.lax.fori_loop(0, count, one, (learned, sums))
-    return learned, jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums)
+    return learned, {name: Mean(total, count.astype(jnp.float32)) for name, total in sums.items()}
