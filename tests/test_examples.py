@@ -418,7 +418,7 @@ WRONG = {
         lambda: adv.from_flax(Normed()),
         "keeps batch_stats besides its parameters",
     ),
-    "linen unhashable": (lambda: adv.from_flax(Listed([1, 2])), "tuples instead of lists"),
+    "linen unhashable": (lambda: adv.from_flax(Listed([1, 2])), "tuples for its attributes instead of lists"),
     "linen class": (lambda: adv.from_flax(Normed), "give a flax.linen module"),
     "linen scalar": (
         lambda: adv.from_flax(Scalar()),
