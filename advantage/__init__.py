@@ -4,15 +4,15 @@
     run = adv.train(adv.PPO(), "CartPole-v1", total_timesteps=100_000)
     agent = adv.load(run.path)
 
-Names are imported when they are first used, so that the command line answers at once. `__init__.pyi` tells type
-checkers where they come from; `make format` writes it.
+A name is imported when it is first used, so that the command line starts quickly. `__init__.pyi` tells type checkers
+where each name comes from; `make format` writes it.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-# The module below `advantage` of each name; algorithms are in `algorithms/registry.py`.
+# The module of each name, relative to `advantage`; algorithms are in `algorithms/registry.py`.
 _HOMES = {
     "Linear": "algorithms.hyperparameters",
     "Preset": "algorithms.presets",
@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 
 
 def _homes() -> dict[str, str]:
-    """The module below `advantage` of every name: those above, and the classes of all algorithms."""
+    """The module of every name, relative to `advantage`: the names above and the classes of all algorithms."""
     from advantage.algorithms.registry import ALGORITHMS
 
     algorithms = (place.split(":") for place in ALGORITHMS.values())

@@ -1,9 +1,9 @@
-"""`python -m advantage` is `advantage`."""
+"""`python -m advantage` does the same as the command `advantage`."""
 
 import os
 import sys
 
-# `python -m` puts the current folder first, where its files would stand before the libraries of the same names.
+# `python -m` puts the current folder first in the import path: its files would hide libraries of the same names.
 if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
     del sys.path[0]
 

@@ -1,4 +1,4 @@
-"""A trained agent: load one, and let it act."""
+"""A trained agent: loading it and choosing actions with it."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ METADATA_FIELDS = {"step": int, "iteration": int, "evaluated": int}
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-    """A trained policy: what acted in training acts here, bit for bit.
+    """A trained policy. It acts exactly as in training, bit for bit.
 
     Attributes:
-        algorithm: its hyperparameters.
-        state: everything it had learned.
-        spec: the spaces that it acts in.
+        algorithm: the algorithm with its hyperparameters.
+        state: the algorithm's state: everything it has learned.
+        spec: the observation and action spaces.
         environment: the name of the environment that it was trained on.
         step: environment steps that it was trained for.
-        by_name: whether the name alone brings the environment back.
-        frame_stack: how many observations make one of the agent's, `[n, ...]`, the oldest first; 1 for none.
+        by_name: whether the environment can be made from its name alone.
+        frame_stack: number of observations stacked into one, `[n, ...]`, the oldest first; 1 for no stacking.
     """
 
     algorithm: Playable
@@ -68,16 +68,16 @@ class Agent:
     def act(
         self, obs: Pytree, deterministic: bool = True, key: Key | None = None, *, memory: Pytree = None
     ) -> Any:
-        """The action for one observation, in the environment's own units; a recurrent policy's `action, memory`.
+        """The action for one observation, in the environment's own units; `action, memory` for a recurrent policy.
 
         Args:
             obs: one observation, without a batch axis.
-            deterministic: the most likely action, or one drawn from the policy.
-            key: `jax.random.key(...)`, needed for a drawn one; a new one each time.
-            memory: of a recurrent policy: `initial_memory()` when an episode begins, then what the last call returned.
+            deterministic: True for the most likely action, False for an action drawn from the policy.
+            key: `jax.random.key(...)`, needed for a drawn action; use a new key for each call.
+            memory: only for a recurrent policy: `initial_memory()` when an episode begins, then the last call's memory.
 
         Raises:
-            ValueError: an observation outside the space's structure, a missing key, or a missing memory.
+            ValueError: the observation does not have the space's structure, or the key or the memory is missing.
         """
         check_reset(self.spec.observation_space, (obs, {}), "agent.act(obs)")
         initial = self.initial_memory()
@@ -106,15 +106,15 @@ def read_first(batch: Pytree) -> Pytree:
 
 
 def load(path: str | Path, algorithm: Trainable | None = None) -> Agent:
-    """The agent of a run: of its last checkpoint, or of the one at `path`. Reads tensors and JSON, never code.
+    """Load the agent of a run: from its last checkpoint, or from the one at `path`. Reads tensors and JSON, never code.
 
     Args:
         path: a run folder, its `best` or `last`, or one of its checkpoints.
-        algorithm: needed only where the run had a network or schedule of your own.
+        algorithm: needed only if the run used your own network or schedule.
 
     Raises:
-        FileNotFoundError: nothing there.
-        CheckpointError: not a run, or damaged; names the file and the field.
+        FileNotFoundError: there is nothing at `path`.
+        CheckpointError: `path` is not a run, or it is damaged; the message names the file and the field.
     """
     folder = open_run_folder(Path(path))
     config = read_config(folder, CONFIG_FIELDS)
@@ -142,7 +142,7 @@ def load(path: str | Path, algorithm: Trainable | None = None) -> Agent:
 
 
 def other_agents(agent: Agent) -> dict[str, Agent]:
-    """Who else a run has found, by name: of a search its best candidate beside the mean, or the other way round."""
+    """Other agents of a run, by name: the best candidate of a search that plays the mean, or the reverse."""
     search = agent.algorithm
     if not isinstance(search, PolicySearch):
         return {}
@@ -151,7 +151,7 @@ def other_agents(agent: Agent) -> dict[str, Agent]:
 
 
 def restore_config(config: dict, file: Path, algorithm: Trainable | None = None) -> tuple[Algorithm, Spec]:
-    """Algorithm and spec from config.json. Raises CheckpointError that names the field."""
+    """Algorithm and spec from config.json. Raises a CheckpointError that names the field."""
     _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
@@ -175,20 +175,20 @@ def restore_config(config: dict, file: Path, algorithm: Trainable | None = None)
 
 
 def _refuse_older_pictures(algorithm: Playable, written: dict, observation_space: gymnasium.Space) -> None:
-    """A run from before the option `action_units` divided every picture by 255, and made no picture of a stack."""
+    """Runs older than the option `action_units` divided every picture by 255, and took no stack for a picture."""
     if "action_units" in written or not isinstance(algorithm, PolicyOptions | PolicySearch):
         return
     for leaf in encoder(observation_space).images:
         if (leaf.low, leaf.high) != ((0.0,), (255.0,)) or len(leaf.shape) > 3:
             raise ValueError(
-                "this run was trained by advantage 0.1, which scaled its pictures in another way; train it anew"
+                "this run was trained by advantage 0.1, which scaled pictures differently; train it again"
             )
 
 
 def restore_checkpoint(
     path: Path, algorithm: Playable, template: Pytree
 ) -> tuple[Pytree, dict[str, np.ndarray], dict[str, Any]]:
-    """State, records and metadata of a checkpoint of `algorithm`. Raises CheckpointError that names the field."""
+    """State, records and metadata of a checkpoint of `algorithm`. Raises a CheckpointError that names the field."""
     result = load_checkpoint(path, template, expect={"algorithm": algorithm_name(algorithm)})
     _check_types(path / MANIFEST, "metadata/", result[2], METADATA_FIELDS)
     return result

@@ -1,4 +1,4 @@
-"""How well an agent plays. Training, Python and the command line evaluate through here."""
+"""Evaluation of an agent. Training, the Python interface and the command line all use this file."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ from advantage.environments.spaces import environment_action, read, translator
 from advantage.policies.deterministic import flatten
 from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, World
 
-EVALUATION = 2**31 - 1  # stands for an environment's index in the seeds of evaluation episodes
-NOISE_ROWS = 256  # noise is drawn for so many steps at once
-LONGEST = 30_000  # steps at which an evaluation cuts episodes that no clock does
-BLOCK = (
-    16  # on-device episodes are played so many at once, whatever their number, so that each stays the same
-)
-ANY_NUMBER = 2**62  # of steps
+EVALUATION = 2**31 - 1  # takes the place of an environment's index in the seeds of evaluation episodes
+NOISE_ROWS = 256  # steps whose noise is drawn at once
+LONGEST = 30_000  # steps after which an evaluation cuts an episode that has no time limit
+BLOCK = 16  # on-device episodes are always played in blocks of this size, so that no episode depends on their number
+ANY_NUMBER = 2**62  # a number of steps that no game reaches
 
 
 class Evaluation(NamedTuple):
-    """Episodes in order, with the environment's own rewards, undiscounted.
+    """Undiscounted returns and lengths of episodes, in order, with the environment's own rewards.
 
-    `cut` says how many did not end by themselves: a policy may walk in a circle where no time limit is set.
+    `cut` is the number of episodes that did not end by themselves: without a time limit a policy may walk in a circle.
     """
 
     returns: np.ndarray
@@ -68,19 +66,19 @@ def evaluate(
     deterministic: bool = True,
     trust: bool = False,
 ) -> Evaluation:
-    """Play episodes and report each one. The agent, its statistics too, stays as it is.
+    """Play episodes and report each one. The agent and its statistics do not change.
 
     Args:
-        agent: an agent, or the path of one.
+        agent: an agent, or a path as for `load`.
         environment: as for `train`; by default the one that the agent was trained on.
-        episodes: how many; each begins from its own seed, so the first ten of a hundred are those of ten.
-        seed: of the evaluation.
-        deterministic: the most likely action, or one drawn from the policy.
-        trust: whether the package may be imported that the run's own environment comes from.
+        episodes: number of episodes; each has its own seed, so the first 10 of 100 episodes equal those of 10.
+        seed: seed of the evaluation.
+        deterministic: True for the most likely action, False for an action drawn from the policy.
+        trust: whether the package of the run's own environment may be imported.
 
     Raises:
-        ValueError: no episodes asked for, an environment with other spaces than the agent's, or one that only an
-            import brings back which you have not allowed.
+        ValueError: `episodes` is below 1, the environment has other spaces than the agent's, or it needs an import
+            that `trust` does not allow.
     """
     check_request(episodes, seed)
     if not isinstance(agent, Agent):
@@ -96,7 +94,7 @@ def evaluate(
 
 
 def check_request(episodes: int, seed: int) -> None:
-    """Raises ValueError for a number of episodes or a seed that cannot be."""
+    """Raises ValueError if the number of episodes or the seed is out of range."""
     if episodes < 1:
         raise ValueError(f"episodes={episodes} is not allowed; use 1 or more.")
     if not 0 <= seed < 2**32:
@@ -104,15 +102,15 @@ def check_request(episodes: int, seed: int) -> None:
 
 
 def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -> Environment:
-    """What an evaluation plays: `environment`, or the one that the agent was trained on, with the agent's frame stack.
+    """The environment to evaluate in: `environment`, or that of the agent's training, with the agent's frame stack.
 
     Raises:
-        ValueError: neither is given by a name or an object, or the agent's asks for an import; see `resolve_recorded`.
+        ValueError: none is given and the agent's has no name, or its name needs an import; see `resolve_recorded`.
     """
     if environment is None and not agent.by_name:
         raise ValueError(
-            f"The agent was trained on the Python object {agent.environment}, which no name brings back; give the "
-            "environment again: adv.evaluate(agent, environment)."
+            f"The agent was trained on the Python object {agent.environment}, which has no name; give the environment "
+            "again: adv.evaluate(agent, environment)."
         )
     target = resolve_recorded(agent.environment, trust) if environment is None else resolve(environment)
     return stacked(fitting(target, agent.spec.observation_space), agent.frame_stack)
@@ -141,7 +139,7 @@ def play(
 ) -> tuple[float, int, bool]:
     """One episode in a Gymnasium environment: `-> return, length, whether it ended by itself`.
 
-    `on_step(env)` is called after each step. Where no time limit is set, `LONGEST` is.
+    `on_step(env)` is called after each step. Without a time limit the episode is cut after `LONGEST` steps.
     """
     actor, memory = agent.actor, agent.actor.initial_memory()
     translate = translator(agent.spec.action_space, agent.spec.action_units)
@@ -246,7 +244,7 @@ def _play_search(
     key: Key,
     first: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for what a search has found, which leaves nothing to chance, as its candidates play."""
+    """The same for the policy that a search has found: it is deterministic and plays as candidates do."""
     actor = algorithm.actor(state)
     chance = Chance(first + np.arange(BLOCK), key)
     vectors = jnp.tile(flatten(actor.params), (BLOCK, 1))

@@ -1,4 +1,4 @@
-"""An experiment: a declared grid of trainings, each in a process of its own, which goes on where it stopped.
+"""An experiment: a grid of trainings that a file declares. Each runs in its own process and can be resumed.
 
 environments = ["jax/CartPole-v1"]
 seeds = [0, 1, 2]
@@ -10,7 +10,7 @@ total_timesteps = 40_960
 [[algorithms]]
 name = "ppo"
 options = {n_steps = 128}              # hyperparameters of every run of this algorithm
-grid = {clip_range = [0.1, 0.2]}       # and those of which every combination is tried
+grid = {clip_range = [0.1, 0.2]}       # every combination of these values is tried
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """What the process of this cell said; locked while it runs."""
+        """The output of this cell's process; locked while it runs."""
         return self.path.with_name(f"{self.path.name}.log")
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent and the last evaluation played."""
+        """Whether the budget is spent and the last evaluation is done."""
         try:
             last = RunFolder(self.path).last
             step = finished_step(last, self.options.total_timesteps)
@@ -74,7 +74,7 @@ class Cell:
 
 
 class Outcome(NamedTuple):
-    """What an experiment has come to: cells that have finished, those that failed with their errors, what to type."""
+    """Result of an experiment: finished cells, failed cells with their errors, and commands to type next."""
 
     finished: list[Path]
     failed: dict[Path, str]
@@ -82,10 +82,10 @@ class Outcome(NamedTuple):
 
 
 def read_experiment(file: str | Path) -> list[Cell]:
-    """The cells that `file` declares, all of them checked before anything runs.
+    """The cells that `file` declares. All are checked before any of them runs.
 
     Raises:
-        ValueError: the file is no TOML, or names what does not exist; the message begins with file and line.
+        ValueError: the file is not TOML, or names something unknown; the message begins with file and line.
     """
     file = Path(file)
     text = file.read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def read_experiment(file: str | Path) -> list[Cell]:
     lines = text.splitlines()
 
     def at(word: str, after: int = 0) -> str:
-        """`file:line` of the first line from `after` on that has the word."""
+        """`file:line` of the first line from `after` on that contains the word."""
         found = (
             n
             for n, line in enumerate(lines[after:], after + 1)
@@ -172,7 +172,7 @@ def _check(
         if name not in fields:
             raise ValueError(f"{at(name)}: {what} has no {name!r}; there are: {', '.join(fields)}.")
         if not isinstance(value, fields[name]) or (name in required and not value):
-            kind = {list: "a list with something in it", dict: "a table", str: "a text"}[fields[name]]
+            kind = {list: "a list that is not empty", dict: "a table", str: "a string"}[fields[name]]
             raise ValueError(f"{at(name)}: {name} must be {kind}; it is {value!r}.")
     for name in required:
         if name not in table:
@@ -180,7 +180,7 @@ def _check(
 
 
 def _refuse_others(cell: Cell, file: Path) -> None:
-    """What lies in the cell's folder must be a run of this cell."""
+    """Raises ValueError if the cell's folder holds a run that is not of this cell."""
     folder = RunFolder(cell.path)
     if not folder.config_path.exists():
         return
@@ -190,7 +190,7 @@ def _refuse_others(cell: Cell, file: Path) -> None:
     other = sorted(name for name in wanted if wanted[name] != found.get(name))
     if other:
         raise ValueError(
-            f"{file}: the run in {cell.path} has another {', '.join(other)} than the file declares; give a new `out`, "
+            f"{file}: the run in {cell.path} differs from the file in {', '.join(other)}; give a new `out`, "
             "or remove that folder."
         )
 
@@ -202,20 +202,20 @@ def _slug(text: str) -> str:
 def run_experiment(
     file: str | Path, *, processes: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Outcome:
-    """Train every cell that has not finished, and return what came of all of them.
+    """Train every cell that has not finished, and return the outcome of all cells.
 
-    A cell that was started goes on from its last checkpoint, by `advantage.resume`; a finished one is left alone.
-    Killed at any moment, the same call goes on. The processes of the cells stop, with a checkpoint, when this one
-    is gone; one that is started anew waits for them.
+    A cell that was started is resumed from its last checkpoint; a finished cell is skipped. So an experiment that was
+    killed at any moment continues with the same call. When this process ends, the processes of its cells save a
+    checkpoint and stop; a new process of the same cell waits for that.
 
     Args:
         file: the grid, see `read_experiment`.
-        processes: how many cells at once; by default as many as there are cores.
-        say: is told what happens.
+        processes: number of cells trained at once; by default the number of cores.
+        say: called with a text about each event.
 
     Raises:
         ValueError: the grid is wrong; nothing has run.
-        KeyboardInterrupt: Ctrl-C; the cells were saved.
+        KeyboardInterrupt: Ctrl-C was pressed; the cells have saved.
     """
     cells = read_experiment(file)
     processes = available_cores() if processes is None else processes
@@ -254,15 +254,15 @@ def run_experiment(
 
 def _last_words(cell: Cell, code: int) -> str:
     said = cell.log.read_text(errors="replace").split("\n") if cell.log.exists() else []
-    error = next((line for line in reversed(said) if line.strip()), "nothing was said")
-    return f"killed by signal {-code}" if code < 0 else f"{error} (all of it in {cell.log})"
+    error = next((line for line in reversed(said) if line.strip()), "there was no output")
+    return f"killed by signal {-code}" if code < 0 else f"{error} (full output in {cell.log})"
 
 
 def _run_cell(file: str, number: int, parent: int) -> int:
-    """What a cell's process does: train or resume, with everything that is said going into the log."""
+    """The work of a cell's process: train or resume, with all output in the log."""
     cell = read_experiment(file)[number]
     with open(cell.log, "a") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may be saving still
+        fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may still be saving
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:

@@ -1,4 +1,4 @@
-"""This machine: its cores, its free memory, and refusing what does not fit."""
+"""Cores and free memory of this machine, and errors for what does not fit into it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def available_cores() -> int:
 
 
 def readable(size: int) -> str:
-    """`3.2 MiB`."""
+    """A number of bytes as text, such as `3.2 MiB`."""
     unit = next((i for i in range(4) if size < 1024 ** (i + 1)), 4)
     return f"{size / 1024**unit:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
 
 
 def free_host_bytes() -> int | None:
-    """What this machine can still give to processes; None where the system does not say."""
+    """Free memory of this machine, in bytes; None if the system does not say."""
     try:
         with open("/proc/meminfo") as file:
             facts = dict(line.split(":") for line in file)
@@ -31,7 +31,7 @@ def free_host_bytes() -> int | None:
 
 
 def free_device_bytes() -> int | None:
-    """Free memory of the device that JAX computes on, in bytes; None where the system does not say."""
+    """Free memory of the device that JAX computes on, in bytes; None if the system does not say."""
     import jax.numpy as jnp  # worker processes import this file and must start without JAX
 
     (device,) = jnp.zeros(()).devices()
@@ -42,13 +42,13 @@ def free_device_bytes() -> int | None:
 
 
 def refuse_large(what: str, size: float, remedy: str, free: int | None = None) -> None:
-    """Raises ValueError for what would not fit into memory, before it is allocated; where nobody knows, that will tell.
+    """Raises ValueError for what does not fit into memory, before it is allocated; never if the free memory is unknown.
 
     Args:
-        what: its name, for the message.
-        size: in bytes.
+        what: name of the data, for the message.
+        size: size in bytes.
         remedy: what to do instead.
-        free: bytes that are free, by default this machine's.
+        free: free bytes; by default those of this machine.
     """
     free = free_host_bytes() if free is None else free
     if free is not None and size > free:
@@ -58,11 +58,11 @@ def refuse_large(what: str, size: float, remedy: str, free: int | None = None) -
 
 
 def refuse_array(what: str, shape: tuple[int, ...], remedy: str) -> None:
-    """Raises ValueError for float64 numbers that would not fit into memory; names both sizes.
+    """Raises ValueError for a float64 array that does not fit into memory; the message names both sizes.
 
     Args:
-        what: its name, for the message.
-        shape: of the array.
+        what: name of the array, for the message.
+        shape: shape of the array.
         remedy: what to do instead.
     """
     refuse_large(f"{what} has shape {list(shape)} and", 8 * math.prod(shape), remedy)

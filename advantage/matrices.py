@@ -1,8 +1,8 @@
-"""Factorisations of matrices, always one matrix after the other.
+"""Factorisations of matrices, one matrix after the other.
 
-On a CPU a batch of matrices is shared out over XLA's thread pool, and the thread that shares it out waits. Two such
-batches at once can occupy every thread of a small pool, and then both wait for ever. A single matrix is factorised
-where it is, on any pool. So these functions take one matrix, and `vmap` over them is a loop.
+On a CPU, XLA distributes a batch of matrices over its thread pool, and the calling thread waits. Two such batches at
+once can occupy every thread of a small pool, and then both wait forever. A single matrix is factorised in the calling
+thread. So these functions take one matrix, and `vmap` over them is a loop.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def divide_by_triangle(rows: Array, triangle: Array) -> Array:
 
 
 def for_each(function: Callable[..., Any], *arrays: Array) -> Any:
-    """`function` along the leading axis of all arrays, one row after the other: `vmap` for code that we do not know.
+    """Apply `function` to the rows of all arrays, one row after the other: a `vmap` that is safe for unknown code.
 
     A single row is computed without a loop, so that large results are not copied.
     """

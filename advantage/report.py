@@ -1,4 +1,4 @@
-"""What an agent has learned about a finite world: its policy and values, in words and as a picture."""
+"""The policy and values that an agent has learned in a finite world, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advantage.evaluation import Evaluation
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import grid_text, plot_grid
 
-LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is worth its while
+LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is computed
 
 
 class TableReport(NamedTuple):
@@ -25,8 +25,8 @@ class TableReport(NamedTuple):
 
     Attributes:
         mdp: the world.
-        policy: int32 `[S]`, the action it takes in each state.
-        value: `[S]`, what it thinks each state is worth.
+        policy: int32 `[S]`, the action in each state.
+        value: `[S]`, the agent's estimate of the value of each state.
     """
 
     mdp: MDP
@@ -34,7 +34,7 @@ class TableReport(NamedTuple):
     value: np.ndarray
 
     def lines(self, evaluation: Evaluation | None, conclusion: list[str]) -> list[str]:
-        """For people: how the run ended or the value of the start, the share of successes, the policy."""
+        """Text for the user: how the run ended or the value of the start, the success rate, the policy."""
         lines = conclusion or [f"value of the start {self.mdp.start @ self.value:.6g}"]
         if self._is_success_or_failure():
             lines += self._success_rate(evaluation)
@@ -45,7 +45,7 @@ class TableReport(NamedTuple):
         return lines
 
     def plot(self, folder: RunFolder, title: str) -> None:
-        """Draw policy.png, where the world lies in the plane."""
+        """Draw policy.png if the world is a grid."""
         if self.mdp.grid is not None:
             facts = self.value, self.policy, self.mdp.terminal, reachable(self.mdp)
             plot_grid(folder.policy_path, title, self.mdp.grid, *facts)
@@ -62,7 +62,7 @@ class TableReport(NamedTuple):
         return [f"success rate {'; '.join(parts)}"] if parts else []
 
     def _is_success_or_failure(self) -> bool:
-        """Whether an episode earns 1 when it ends well, and 0 otherwise."""
+        """Whether the return of an episode is 1 if it ends well, and 0 otherwise."""
         reward = self.mdp.reward.data if self.mdp.is_sparse and self.mdp.reward.ndim == 2 else self.mdp.reward
         going_on = self.mdp.expected((~self.mdp.terminal).astype(float))
         rewarded = np.asarray(self.mdp.expected_reward) > 0
@@ -72,7 +72,7 @@ class TableReport(NamedTuple):
 
 
 def table_report(agent: Agent, target: Environment) -> TableReport | None:
-    """The report on an agent that keeps a table, in a world that is one; None for any other."""
+    """The report on a tabular agent in a finite world; None for other agents and environments."""
     seen, mask = split_mask(agent.spec.observation_space)
     if mask is not None and isinstance(seen, gymnasium.spaces.Dict):
         seen = seen.spaces.get(OBSERVATION)

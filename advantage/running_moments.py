@@ -1,4 +1,4 @@
-"""Running means and variances as part of the state, right over any length of stream in float32."""
+"""Running means and variances as part of the state, accurate in float32 over streams of any length."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from advantage.types import Array
 
 
 class Compensated(NamedTuple):
-    """A float32 number with its rounding error beside it, about twice the digits."""
+    """A float32 number and its rounding error; together they have about twice the digits."""
 
     value: Array
     error: Array
 
 
 def compensated_add(number: Compensated, x: Array) -> Compensated:
-    """`number + x`; the rounding error is carried on (Knuth's two-sum, TAOCP 2, section 4.2.2, theorem B)."""
+    """`number + x`; the rounding error is kept (Knuth's two-sum, TAOCP 2, section 4.2.2, theorem B)."""
     x = x + number.error
     total = number.value + x
     added = total - number.value
@@ -25,7 +25,7 @@ def compensated_add(number: Compensated, x: Array) -> Compensated:
 
 
 class Moments(NamedTuple):
-    """Count, mean and variance of everything seen; mean 0 and variance 1 before anything is."""
+    """Count, mean and variance of all samples so far; mean 0 and variance 1 before the first."""
 
     count: Compensated
     mean: Compensated
@@ -33,7 +33,7 @@ class Moments(NamedTuple):
 
 
 def moments_init(shape: tuple[int, ...]) -> Moments:
-    """The statistics of nothing, for samples of this shape."""
+    """Empty statistics, for samples of this shape."""
     zero, one = jnp.zeros(shape), jnp.ones(shape)
     return Moments(Compensated(jnp.zeros(()), jnp.zeros(())), Compensated(zero, zero), Compensated(one, zero))
 
@@ -53,7 +53,7 @@ def moments_update(moments: Moments, batch: Array) -> Moments:
 
 
 def moments_merge(moments: Moments, number: Array, mean: Array, variance: Array) -> Moments:
-    """Merge the count, mean and variance of a batch into the statistics, as `moments_update` does; nothing if empty."""
+    """Merge a batch's count, mean and variance, as `moments_update` does; an empty batch changes nothing."""
     count = compensated_add(moments.count, number)
     share = number / jnp.maximum(count.value, 1)
     difference = mean - moments.mean.value
@@ -66,7 +66,7 @@ def moments_merge(moments: Moments, number: Array, mean: Array, variance: Array)
 
 
 class Normaliser(NamedTuple):
-    """What acting needs of the statistics: `clip((x - mean) * scale, -limit, limit)`."""
+    """The part of the statistics that acting needs: `clip((x - mean) * scale, -limit, limit)`."""
 
     mean: Array
     scale: Array

@@ -19,20 +19,20 @@ else:
 
 Pytree = Any
 Array = Any  # NumPy's or JAX's: the same code serves both
-ActionUnits = Literal["bounds", "raw"]  # of a Box: 0 is its middle and 1 its upper bound, or its own numbers
+ActionUnits = Literal["bounds", "raw"]  # in a Box: 0 is its middle, 1 its upper bound; or its own numbers
 
 
 class Rollout(NamedTuple):
-    """Facts about what happened, time-major: every field but `memory` is `[T, B, ...]`.
+    """What happened in T steps of B environments: every field but `memory` is `[T, B, ...]`.
 
     Attributes:
         obs: what the policy saw, in the environment's own structure and dtype.
         action: what the policy chose, in its own units and not clipped; a tuple when the space is a product.
-        reward: what `action` earned.
+        reward: the reward of `action`.
         next_obs: the true successor of `obs`, never the first observation after a reset.
         terminated: bool, the MDP ended here.
-        truncated: bool, the clock ended here; the MDP would have gone on.
-        extras: what `act` returned beside the action.
+        truncated: bool, a time limit ended the episode here; the MDP itself did not end.
+        extras: what `act` returned besides the action and the memory.
         memory: the policy's memory before the first step, `[B, ...]`; `()` for a policy without memory.
     """
 
@@ -65,9 +65,9 @@ class Spec:
     Attributes:
         observation_space: the space of one observation.
         action_space: the space of one action.
-        num_envs: environments stepped side by side, the `B` of every rollout.
+        num_envs: number of environments stepped together, the `B` of every rollout.
         total_timesteps: the budget in environment steps; schedules run from 0 to 1 over it.
-        action_units: in which units a policy acts where a Box of actions is bounded.
+        action_units: units of the policy's actions in a bounded Box.
     """
 
     observation_space: gymnasium.Space
@@ -81,7 +81,7 @@ class Algorithm(Protocol):
     """A frozen dataclass of hyperparameters and seven pure functions.
 
     The state is one pytree with a field `clock: Clock` and holds everything the algorithm knows; the actor is the
-    small part of it that acting needs. `act` and `greedy` take NumPy or JAX arrays and a leading batch axis.
+    small part of it that acting needs. `act` and `greedy` take NumPy or JAX arrays with a leading batch axis.
     """
 
     @property
@@ -106,15 +106,15 @@ class Algorithm(Protocol):
         ...
 
     def act(self, actor: Pytree, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
-        """Choose: `-> action, memory, extras`."""
+        """Choose actions: `-> action, memory, extras`."""
         ...
 
     def greedy(self, actor: Pytree, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
-        """Choose the most likely action: `-> action, memory`."""
+        """Choose the most likely actions: `-> action, memory`."""
         ...
 
     def update(self, state: Pytree, rollout: Rollout, key: Key) -> tuple[Pytree, dict[str, Array]]:
-        """Learn: `-> state, metrics`; pure, one compiled program."""
+        """Learn from a rollout: `-> state, metrics`; a pure function, compiled as one program."""
         ...
 
 
@@ -124,12 +124,12 @@ def no_memory(algorithm: Algorithm, actor: Pytree) -> Pytree:
 
 
 class Played(NamedTuple):
-    """What a generation of candidates did, each in whole episodes.
+    """Results of a generation of candidates, each of which played whole episodes.
 
     Attributes:
-        returns: mean return of each candidate, undiscounted, `[n]`; not finite where an environment broke.
-        episodes, steps: how many there were of all candidates together, uint32.
-        seen, seen_mean, seen_variance: count, mean and variance `[c]` of what `seen` took of their observations.
+        returns: mean return of each candidate, undiscounted, `[n]`; not finite if a reward or an observation was not.
+        episodes, steps: numbers of episodes and steps of all candidates together, uint32.
+        seen, seen_mean, seen_variance: count, mean and variance `[c]` of `Search.seen` over their observations.
     """
 
     returns: Array
@@ -141,24 +141,24 @@ class Played(NamedTuple):
 
 
 class Search(Protocol):
-    """An algorithm that is told returns of whole episodes and nothing else, in place of `update` and rollouts.
+    """An algorithm that learns only from the returns of whole episodes, without `update` and rollouts.
 
     `init`, `actor`, `noise`, `act` and `greedy` are those of `Algorithm`.
     """
 
     @property
     def episodes(self) -> int:
-        """That each candidate plays."""
+        """Number of episodes that each candidate plays."""
         ...
 
     @property
     def common_random_numbers(self) -> bool:
-        """Whether all candidates of a generation meet the same chance."""
+        """Whether all candidates of a generation play with the same random numbers."""
         ...
 
     @property
     def reevaluate(self) -> int:
-        """How many of a generation's best play as many episodes again."""
+        """How many of a generation's best candidates play the same number of episodes again."""
         ...
 
     def actor(self, state: Pytree) -> Pytree: ...
@@ -174,11 +174,11 @@ class Search(Protocol):
         ...
 
     def seen(self, actor: Pytree, obs: Pytree) -> Array:
-        """What statistics take of a batch of observations, `[m, c]`."""
+        """Features of a batch of observations, `[m, c]`; the search keeps their statistics."""
         ...
 
     def learn(self, state: Pytree, candidates: Array, played: Played) -> tuple[Pytree, dict[str, Array]]:
-        """Learn from what they earned: `-> state, metrics`."""
+        """Learn from the candidates' returns: `-> state, metrics`."""
         ...
 
 
@@ -187,10 +187,10 @@ class Episodes(NamedTuple):
 
     Attributes:
         returns: undiscounted sum of the environment's own rewards.
-        lengths: in steps.
+        lengths: number of steps.
         steps: global step at the end.
         envs: index of the environment.
-        numbers: which episode of that environment, from 0.
+        numbers: index of the episode in that environment, from 0.
     """
 
     returns: np.ndarray
@@ -201,12 +201,12 @@ class Episodes(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Some iterations of a run.
+    """Consecutive iterations of a run.
 
     Attributes:
-        iteration: number of the first, from 0.
-        count: how many, 1 or more.
-        first_step: environment steps that were taken before.
+        iteration: index of the first iteration, from 0.
+        count: number of iterations, 1 or more.
+        first_step: environment steps taken before the first iteration.
         n_steps: steps of each iteration in each environment.
     """
 
@@ -229,14 +229,22 @@ class Mean(NamedTuple):
 
 
 class Iterated(NamedTuple):
-    """What a driver brings back from a span: rows of metrics, each the mean over some iterations.
+    """What a driver returns for a span. A row of metrics is the mean over some iterations.
 
     Attributes:
+<<<<<<< HEAD
         state: the algorithm's, of all seeds, in the driver's own form.
         metrics: `[S, rows]` by name; masked where an iteration lacks one.
         episodes: those that ended, one record a seed.
         iterations, steps: of each row, how many iterations and environment steps of the span had been taken at its
             end, `[rows]`. No row: nothing was learned, and the state is as it was.
+=======
+        state: the algorithm's state of all seeds, in the driver's own form.
+        metrics: `[S, rows]` by name.
+        episodes: the episodes that ended, one record for each seed.
+        iterations, steps: number of iterations and of environment steps of the span up to the end of each row,
+            `[rows]`. If there is no row, nothing was learned and the state is unchanged.
+>>>>>>> en-a
     """
 
     state: Pytree
@@ -248,13 +256,13 @@ class Iterated(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DriverFacts:
-    """What people are told about a driver.
+    """Facts about a driver for the user.
 
     Attributes:
-        where: what steps or plays: `in this process`, `on cpu`.
+        where: where environments are stepped: `in this process`, `on cpu`.
         unit: what the budget counts.
-        nbytes: of a rollout, or of the table that is solved.
-        candidates, parameters: of a search's generation; 0 for other algorithms.
+        nbytes: size of a rollout, or of the table that is solved.
+        candidates, parameters: a search's candidates per generation and the size of each; 0 for other algorithms.
     """
 
     where: str
@@ -265,24 +273,24 @@ class DriverFacts:
 
 
 class Driver(Protocol):
-    """Lets an algorithm meet its environment: all that the training loop knows of where and how that happens.
+    """Runs an algorithm in its environment. The training loop does not know where and how this happens.
 
-    How it keeps the states of its seeds is its own business: `start` is given them with a leading axis of seeds and
-    returns what `iterate` takes and returns; `state_of` takes one seed's out.
+    A driver may store the states of its seeds in any form: `start` takes them with a leading axis of seeds and returns
+    the form that `iterate` takes and returns; `state_of` extracts the state of one seed.
     """
 
     @property
     def facts(self) -> DriverFacts:
-        """For people."""
+        """Facts for the user."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do although the budget is not spent."""
+        """Whether nothing is left to do, although the budget may not be spent."""
         ...
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
-        """Begin the first episodes, from one key a seed; the states in the driver's own form."""
+        """Begin the first episodes, with one key for each seed: `-> the states in the driver's own form`."""
         ...
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
@@ -290,39 +298,39 @@ class Driver(Protocol):
         ...
 
     def span(self, iteration: int, step: int, until: int) -> Span:
-        """As many iterations from here as one call takes, at least one, and not beyond `until` where that is due."""
+        """The iterations of the next call: at least one, and no more than are needed to reach step `until`."""
         ...
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
-        """Act and learn."""
+        """Act and learn in the iterations of a span."""
         ...
 
     def conclusion(self, step: int) -> list[str]:
-        """Sentences about how the run ended, for people."""
+        """Sentences about how the run ended, for the user."""
         ...
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
-        """What a checkpoint needs, beside the state, to go on with one seed's environments exactly."""
+        """What a checkpoint needs, besides the state, to continue one seed's environments exactly."""
         ...
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """In place of `start`, with the state of the one seed: put its environments where `records` says.
+        """Resume a run of one seed, in place of `start`: restore its environments from `records`.
 
-        `-> the state in the driver's own form, notices of what did not come back`.
+        `-> the state in the driver's own form, notices of what could not be restored`.
         """
         ...
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """Close what the driver has opened."""
         ...
 
 
 @runtime_checkable
 class World(Protocol):
-    """An environment that lives on the device: pure functions of arrays, `jax/...` by name.
+    """An environment on the device: pure functions of arrays. Its name begins with `jax/`.
 
     A world is a frozen, hashable dataclass; its state is a pytree. The driver counts steps and truncates at
-    `max_episode_steps`, so a world knows nothing about clocks.
+    `max_episode_steps`, so a world does not count steps.
     """
 
     @property
@@ -340,7 +348,7 @@ class World(Protocol):
         ...
 
     def reset(self, key: Key) -> tuple[Pytree, Pytree]:
-        """Draw a start: `-> state, obs`."""
+        """Draw a start state: `-> state, obs`."""
         ...
 
     def step(self, state: Pytree, action: Pytree, key: Key) -> tuple[Pytree, Pytree, Array, Array]:

@@ -280,7 +280,7 @@ MISTAKES = {
         2,
         "device='nonsense' is not allowed; use 'cpu', 'gpu'",
     ),
-    "a device that is not there": ([*TRAIN, "--device", "tpu"], 2, "device='tpu' is not there"),
+    "a device that is not there": ([*TRAIN, "--device", "tpu"], 2, "device='tpu' is not available"),
     "workers below zero": ([*TRAIN, "--workers", "-1"], 2, "workers=-1 is not allowed"),
     "a seed below zero": ([*TRAIN, "--seed", "-1"], 2, "seed=-1 is not allowed"),
     "a schedule of words": ([*TRAIN, "--learning-rate", "linear:a:b"], 2, "linear:a:b.*linear:START:END"),
@@ -340,7 +340,7 @@ MISTAKES = {
     "no suffix": (["enjoy", "run", "--video", "v"], 2, r"v must end in \.gif or \.mp4"),
     "an unknown world to play": (["eval", "run", "--env", "jax/Cart"], 2, "no environment 'jax/Cart'"),
     "a list of something": (["list", "ppo"], 2, "list takes no arguments; it was given ppo"),
-    "a world to check": (["check", DEVICE], 2, "on-device world; check looks at Gymnasium environments"),
+    "a world to check": (["check", DEVICE], 2, "on-device world; check is for Gymnasium environments"),
     "an unknown world to check": (["check", "CartPol-v1"], 2, "no environment 'CartPol-v1'"),
     "no steps to check": (["check", HOST, "--steps", "0"], 2, "steps=0 is not allowed"),
 }
@@ -449,7 +449,7 @@ def test_an_update_that_is_not_finite(folder, capsys):
     assert re.fullmatch(
         r"advantage: The update after step .* not finite: .*Lower learning_rate.*\n", captured.err
     )
-    assert re.search(r"The run stopped\. new/last is as it was at step \d+\.", captured.out)
+    assert re.search(r"The run stopped\. new/last is the checkpoint of step \d+\.", captured.out)
     assert all(np.isfinite(x).all() for x in (adv.load("new").state.params["critic"]["head"]["bias"],))
 
 
@@ -519,7 +519,7 @@ def test_train_eval_enjoy_resume(environment, folder, capsys):
 
     assert main(["resume", "new", "--total-timesteps", "256"]) == 0
     out = capsys.readouterr().out
-    assert "Going on from step 192." in out and "Seed 3: 256 steps: return " in out
+    assert "Resuming from step 192." in out and "Seed 3: 256 steps: return " in out
     assert adv.load("new").step == 256
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
         *("letters_world.py", "new", "shows", "out.mp4")
@@ -746,7 +746,7 @@ def test_a_live_line_on_a_terminal(folder):
     assert stopped and "\x1b[" in seen and "━" in seen
     assert "Traceback" not in seen
     after = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen)
-    assert re.search(r"Stopped at step [\d_]+ and saved\. To go on: advantage resume new", after)
+    assert re.search(r"Stopped at step [\d_]+ and saved\. To resume: advantage resume new", after)
     assert adv.load("new").step > 0
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h")  # the cursor is back
 

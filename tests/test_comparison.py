@@ -313,7 +313,7 @@ BAD = {
     "seed in words": (edit("config.json", ('"seed": 2', '"seed": "two"')), "config.json: seed: found 'two'"),
     "no budget": (edit("config.json", ('"total_timesteps": 1000', '"total_timesteps": 0')), "total_timesteps: found 0"),
     "no episodes": (lambda path: (path / "episodes.csv").unlink(), "no training episode has ended"),
-    "stopped": (stopped, "stopped after 500 of its 1,000 steps; go on with it: advantage resume .*seed_2"),
+    "stopped": (stopped, "stopped after 500 of its 1,000 steps; resume it: advantage resume .*seed_2"),
     "words": (edit("episodes.csv", (",5,15,0", ",5,many,0")), "episodes.csv: line 4: could not convert.*mend"),
     "half a step": (edit("episodes.csv", (",5,15,0", ",5,15.5,0")), "line 4, column step: found 15.5"),
     "a cell less": (edit("episodes.csv", (",5,15,0", ",5,15")), "line 4: found 4 cells, expected 5"),

@@ -67,7 +67,7 @@ def test_where_something_is_lost_the_first_is_told_at_once_and_the_second_ends()
     with start(INSIDE.format(saved=False, native=NATIVE)) as process:
         until(process, "busy")
         process.send_signal(signal.SIGINT)
-        until(process, "Stopping after this iteration, to save. A second Ctrl-C leaves at once.")
+        until(process, "Stopping after this iteration, to save. A second Ctrl-C stops at once.")
         time.sleep(2)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)

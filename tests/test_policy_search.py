@@ -196,7 +196,7 @@ def test_a_run_that_leaves_a_few_steps_has_finished(tmp_path):
 
 
 def test_a_budget_below_one_generation_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="total_timesteps=20 does not let a first generation"):
+    with pytest.raises(ValueError, match="total_timesteps=20 is too small for the first generation"):
         trained(tiny(), Slope, tmp_path, total_timesteps=20)
 
 
@@ -497,7 +497,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
     assert process.returncode == 130
-    assert "To go on: advantage resume" in rest
+    assert "To resume: advantage resume" in rest
     stopped = adv.load(out)
     assert stopped.step == stopped.state.clock.step
     run = adv.resume(out, total_timesteps=stopped.step + 4_000)

@@ -384,13 +384,13 @@ def test_a_signal_saves_and_says_how_to_go_on(
         assert process.wait(60) == code, output.read_text()
     printed = output.read_text()
     assert "Traceback" not in printed
-    stopped, commands = re.search(r"Stopped at step (\S+) and saved\. To go on: (.*)", printed).groups()
+    stopped, commands = re.search(r"Stopped at step (\S+) and saved\. To resume: (.*)", printed).groups()
     assert adv.load(path).step == int(stopped.replace("_", "")) < LONG["total_timesteps"]
     program, *arguments = shlex.split(commands)
     named = ["--env", environment] if ":" in environment else []  # the user's word for its package
     assert (program, arguments) == ("advantage", ["resume", str(path), *named])
     assert main(arguments) == 0
-    assert f"Going on from step {adv.load(path).step:,}" not in capsys.readouterr().err
+    assert f"Resuming from step {adv.load(path).step:,}" not in capsys.readouterr().err
     assert same(uninterrupted[environment], path)
 
 
@@ -406,7 +406,7 @@ def test_ctrl_c_leaves_an_environment_that_does_not_return_and_the_run_can_go_on
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
         if process.poll() is None:
-            assert "A second Ctrl-C leaves at once" in output.read_text()
+            assert "A second Ctrl-C stops at once" in output.read_text()
             process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130, output.read_text()
     assert "Traceback" not in output.read_text()

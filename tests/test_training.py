@@ -614,7 +614,7 @@ def test_the_agent_of_a_run_with_a_network_of_your_own(tmp_path):
         ({"total_timestep": 64}, r"no option 'total_timestep'.*total_timesteps"),
         ({"total_timesteps": 0}, "total_timesteps=0 is not allowed; use a whole number of 1 or more"),
         ({"total_timesteps": 1e5}, r"total_timesteps=100000\.0 is not allowed"),
-        ({"total_timesteps": 2**32}, "above the step counter"),
+        ({"total_timesteps": 2**32}, "above the step counter's limit"),
         ({"num_envs": True}, "num_envs=True is not allowed"),
         ({"seed": -1}, "seed=-1 is not allowed; use a whole number of 0 or more"),
         ({"num_seeds": 0}, "num_seeds=0 is not allowed"),
@@ -629,7 +629,7 @@ def test_the_agent_of_a_run_with_a_network_of_your_own(tmp_path):
         ({"tensorboard": "yes"}, "tensorboard='yes' is not allowed; use True or False"),
         ({"seed": 2**32}, "seed=4294967296 is not allowed"),
         ({"device": "nonsense"}, "device='nonsense' is not allowed; use 'cpu', 'gpu' or 'tpu'"),
-        ({"device": "tpu"}, "device='tpu' is not there.*JAX sees"),
+        ({"device": "tpu"}, "device='tpu' is not available.*JAX sees"),
     ],
 )
 @PATHS
@@ -687,7 +687,7 @@ def test_a_value_that_is_not_finite_stops_the_run(environment, tmp_path):
     assert good.step < failed
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.state))
     assert listener.calls[-1][0] == "end"
-    assert f"{folder.last} is as it was at step {good.step}" in listener.calls[-2][1]
+    assert f"{folder.last} is the checkpoint of step {good.step}" in listener.calls[-2][1]
     assert not list((folder.checkpoints).glob(".*"))
     episodes = read_episodes(folder)["step"]
     assert math.isfinite(episodes.sum()) and (episodes <= good.step).all()
@@ -712,7 +712,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_last_checkpoint(name, tmp_
     with pytest.raises(OSError, match=rf"No space left on device: '.*{name}'"):
         train(HOST, tmp_path / "run", reporter=listener)
     assert listener.calls[-1][0] == "end"
-    assert f"{tmp_path / 'run' / 'last'} is as it was at step 0" in listener.calls[-2][1]
+    assert f"{tmp_path / 'run' / 'last'} is the checkpoint of step 0" in listener.calls[-2][1]
     monkeypatch.undo()
     monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
     assert adv.resume(tmp_path / "run").finished

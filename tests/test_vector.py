@@ -203,7 +203,7 @@ def test_resuming_begins_new_episodes_and_says_so(native):
     driver = HostDriver(PPO, envs(), spec_of(envs(), 3), SEED)
     begin(driver)
     notices = bring_back(driver, records)
-    assert len(notices) == 1 and "vector environment" in notices[0] and "anew" in notices[0]
+    assert len(notices) == 1 and "vector environment" in notices[0] and "new episodes begin" in notices[0]
     np.testing.assert_array_equal(driver.stepper.episodes, records["book/numbers"] + 1)
     played = play(driver, 1, first=2, state=state)
     np.testing.assert_array_equal(played.rollout.obs[0, :, 1], 0)

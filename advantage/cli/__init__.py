@@ -14,14 +14,14 @@ HELP = """advantage: policy optimization on JAX
 usage: advantage COMMAND ...
 
   train ALGORITHM ENVIRONMENT    train an agent           advantage train ppo CartPole-v1
-  resume RUN                     go on where it stopped   advantage resume runs/...
-  eval RUN                       play episodes, report    advantage eval runs/... --episodes 100
-  enjoy RUN                      watch it play            advantage enjoy runs/... --video out.mp4
-  compare RUN...                 runs beside each other   advantage compare runs/ppo runs/a2c
-  experiment FILE                train a declared grid    advantage experiment grid.toml
-  lab SECTION                    estimators, measured     advantage lab gradient
+  resume RUN                     continue a stopped run   advantage resume runs/...
+  eval RUN                       play test episodes       advantage eval runs/... --episodes 100
+  enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
+  compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
+  experiment FILE                train a grid of runs     advantage experiment grid.toml
+  lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
-  list                           algorithms and environments found
+  list                           list algorithms and environments
 
   advantage COMMAND --help       every option, with its default
   advantage --version
@@ -34,10 +34,10 @@ COMMANDS = ("train", "resume", "eval", "enjoy", "compare", "experiment", "check"
 
 
 def run() -> NoReturn:
-    """The program `advantage`: `main` in a process that Ctrl-C ends at every moment."""
+    """The program `advantage`: `main` in a process that Ctrl-C can end at any moment."""
     from advantage.runs.interrupt import end_process, leaving
 
-    # An experiment waits for its runs, which save, each in a process of its own; a film is closed.
+    # An experiment waits until its runs, each in its own process, have saved; `enjoy` closes its video.
     clears_up = sys.argv[1:2] in (["experiment"], ["enjoy"])
     with leaving(at_once=not clears_up, patience=60.0 if clears_up else 1.5):
         code = main()
@@ -47,7 +47,7 @@ def run() -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 when it worked, 1 when it failed, 2 when it was called wrongly."""
+    """Run one command. Returns 0 if it worked, 1 if it failed, 2 if its arguments were wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> int:
-    """One paragraph for a person, and the exit code."""
+    """Explain the error to the user in one paragraph; returns the exit code."""
     from advantage.drivers.host.stepper import EnvironmentFailure
     from advantage.environments.defect import EnvironmentDefect
     from advantage.environments.make import MissingExtra
@@ -99,7 +99,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, FileExistsError | FileNotFoundError | ValueError):
         return _complain(str(error), 2)
     if isinstance(error, OSError):
-        return _complain(f"The operating system refused: {error}. The last checkpoint is as it was.", 1)
+        return _complain(f"The operating system reported: {error}. The last checkpoint is unchanged.", 1)
     if os.environ.get("ADVANTAGE_DEBUG"):
         traceback.print_exception(error)
     return _complain(

@@ -7,10 +7,10 @@ import sys
 
 
 def find_packages_here(name: str | None, *, trust: bool = False) -> None:
-    """Let packages of the current folder be found, after all others, if the user's own words ask for one.
+    """Add the current folder at the end of the import path, if the user has asked for a package.
 
     Args:
-        name: an environment that the user has named; `package:Env-v0` asks for `package`.
+        name: the environment that the user has named; `package:Env-v0` asks for `package`.
         trust: whether the user has allowed the import that a run's config.json, or an experiment's file, asks for.
     """
     if trust or (name is not None and ":" in name):

@@ -1,4 +1,4 @@
-"""A command line as leading words and a dataclass of flags."""
+"""Reads a command line as leading words and a dataclass of flags."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Flags = TypeVar("Flags")
 def parse(
     arguments: Sequence[str], usage: str, cls: type[Flags], default: Flags | None = None
 ) -> tuple[list[str], Flags]:
-    """The leading words, then flags.
+    """The leading words and the flags of a command line.
 
     Args:
         arguments: what follows the command's name.
-        usage: the command's name and its leading words, such as `eval RUN`; the last may be many: `compare RUN...`.
+        usage: the command's name and its leading words, such as `eval RUN`; the last can repeat: `compare RUN...`.
         cls: a dataclass; each field is a flag, its docstring is the flag's help.
-        default: holds the defaults of the flags; the fields' own if not given.
+        default: holds the defaults of the flags; by default those of the fields.
 
     Raises:
-        ValueError: a word or a value is missing, wrong or too much; says which.
+        ValueError: a word or a value is missing, wrong or superfluous; the message says which.
         SystemExit: the arguments ask for help, which has been printed.
     """
     command, *names = usage.split()
@@ -47,7 +47,7 @@ def parse(
         raise ValueError(f"advantage {command} needs {' '.join(missing)}: advantage {usage} [options].")
     complaint = io.StringIO()
     try:
-        # tyro colours its text if the standard output is a terminal, so that is redirected too.
+        # tyro colours its text if the standard output is a terminal, so stdout is redirected too.
         with contextlib.redirect_stdout(complaint), contextlib.redirect_stderr(complaint):
             return leading, tyro.cli(cls, prog=program, args=flags, add_help=False, **options)
     except SystemExit:
@@ -55,14 +55,14 @@ def parse(
 
 
 def leading_words(arguments: Sequence[str], most: int) -> list[str]:
-    """What comes before the first flag, at most so many words."""
+    """The words before the first flag, at most `most` of them."""
     return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))[:most]
 
 
 def _sentences(box: str) -> str:
-    """What tyro says in a box: its title, then sections between rules; each section becomes a sentence.
+    """Turns a message that tyro prints in a box (title, then sections between rules) into a sentence for each section.
 
-    `Error parsing X: ` stays where X is a flag; where it is a dataclass, the error is one of ours and says enough.
+    `Error parsing X: ` is kept if X is a flag, and removed if X is a dataclass, because that error is one of ours.
     """
     _title, *lines = box.translate(str.maketrans("─│╭╮╰╯", "-     ")).splitlines()
     sections = re.split(r"^ *-+ *$", "\n".join(lines), flags=re.MULTILINE)

@@ -14,18 +14,18 @@ from advantage.runs.compilation import enable_compilation_cache
 
 @dataclasses.dataclass(frozen=True)
 class Play:
-    """Flags of the commands that play."""
+    """Flags of the commands in which an agent plays."""
 
     env: str | None = None
-    """Another environment than the one it was trained on."""
+    """Environment to play in; by default the one that the agent was trained on."""
     episodes: int = 10
-    """How many to play."""
+    """Number of episodes to play."""
     seed: int = 0
     """Seed of the episodes; the same seed gives the same episodes."""
     stochastic: bool = False
     """Draw actions from the policy instead of taking the most likely."""
     trust: bool = False
-    """Import the package that the run's environment comes from."""
+    """Allow the import of the package that defines the run's environment."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class Play:
 
 
 def agent_and_environment(path: str, flags: Play) -> tuple[Agent, Environment]:
-    """The agent of a run, and the environment that it is to play."""
+    """The agent of a run, and the environment to play in."""
     find_packages_here(flags.env, trust=flags.trust)
     enable_compilation_cache()
     agent = load(path)

@@ -1,4 +1,4 @@
-"""What `train` and `resume` say while they run and when they have ended."""
+"""What `train` and `resume` print while they run and at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advantage.training.train import Run
 
 
 def reporter(quiet: bool, notice: str = "") -> Quiet | Terminal:
-    """Who reports a training; `notice` comes at its head."""
+    """The reporter of a training, which prints `notice` at the beginning."""
     return Quiet() if quiet else Terminal(notice=notice)
 
 

@@ -1,1 +1,1 @@
-"""Runs beside each other: learning curves, final scores and their intervals over seeds, as numbers and pictures."""
+"""Comparison of runs: learning curves, final scores and their intervals over seeds, as numbers and pictures."""

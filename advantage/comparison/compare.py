@@ -1,4 +1,4 @@
-"""The comparison of runs: curves, final scores, who is better how often, and how soon, with intervals over seeds."""
+"""Comparison of runs: curves, final scores, probability of improvement, time to a threshold; intervals over seeds."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from advantage.comparison.seed_statistics import (
 from advantage.runs.folder import write_atomically
 from advantage.runs.plot import WINDOW
 
-POINTS = 200  # of a curve
+POINTS = 200  # in a curve
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Runs of one environment beside each other.
+    """A comparison of runs of one environment.
 
     Attributes:
-        environment: which.
+        environment: the environment's name.
         curves: one for each group of runs, the best first, as in `scores`.
         scores: final scores.
-        score_of: of what the final scores are.
-        improvements: of each pair of groups, the higher score first.
-        threshold: the return whose time and steps are told, if one was given.
+        score_of: what the final scores measure.
+        improvements: probability of improvement for each pair of groups, the higher score first.
+        threshold: the return that groups should reach, if one was given.
         reached: when each group reached it.
         left_out: runs that could not be used, and why.
-        notes: what a reader must know before believing the numbers.
-        command: that makes this comparison again.
+        notes: what a reader must know to judge the numbers.
+        command: the command that repeats this comparison.
     """
 
     environment: str
@@ -79,8 +79,8 @@ class Comparison:
                 (row.better, row.worse, f"{row.probability:.2f}", _interval(row.interval, "{:.2f}".format))
                 for row in self.improvements
             ]
-            title = "Probability that a run of one ends above a run of the other"
-            tables.append(TextTable(title, ("one", "the other", "probability", level), rows))
+            title = "Probability that a run of one group scores above a run of another"
+            tables.append(TextTable(title, ("one group", "another", "probability", level), rows))
         if self.reached:
             rows = [
                 (row.label, f"{row.reached} of {row.seeds}", _steps(row.steps), _seconds(row.seconds))
@@ -96,7 +96,7 @@ class Comparison:
         return tables
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the curves, as JSON has it: what is not finite is null."""
+        """Everything but the curves, as JSON values; a number that is not finite becomes null."""
         kept = (
             "environment",
             "score_of",
@@ -111,7 +111,7 @@ class Comparison:
         return {name: _plain(getattr(self, name)) for name in kept}
 
     def to_csv(self) -> str:
-        """The curves: a row for each group and step, empty cells where there is nothing yet, or no interval."""
+        """The curves: a row for each group and step; a cell without a value or an interval is empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["runs", "seeds", "step", "interquartile_mean", "low", "high"])
@@ -127,7 +127,7 @@ class Comparison:
         """Write comparison.csv, and comparison.png and comparison.html where their libraries are installed.
 
         Args:
-            folder: made if absent; by default `comparison` below the current folder, or `comparison-2`, and so on.
+            folder: created if absent; by default `comparison` below the current folder, or `comparison-2`, and so on.
 
         Returns:
             The files that were written, and what to install for those that were not.
@@ -172,18 +172,18 @@ def compare(
     environment: str | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Compare runs of one environment: seeds are put together, what they say is told with its uncertainty.
+    """Compare runs of one environment: seeds are grouped, and results are given with their uncertainty.
 
-    Runs belong together that differ in their seed alone. Curves are the interquartile mean over seeds of the mean
-    return of the last 100 training episodes; a final score is the mean return of a run's last evaluation, or, unless
-    every run has one after its last step, of its last 100 training episodes. Intervals are percentiles of a bootstrap
-    over seeds, and are given for three seeds or more.
+    Runs that differ only in their seed form a group. Curves are the interquartile mean over seeds of the mean return
+    of the last 100 training episodes. A final score is the mean return of a run's last evaluation; if not every run
+    has one after its last step, it is that of the last 100 training episodes. Intervals are percentiles of a
+    bootstrap over seeds, and are given for three seeds or more.
 
     Args:
         runs: run folders, folders of run folders, or patterns (`runs/*__ppo__*`).
-        threshold: a return; tells when each group reached it.
-        environment: takes only the runs of this one.
-        seed: of the bootstrap.
+        threshold: a return; the comparison then says when each group reached it.
+        environment: compare only the runs of this environment.
+        seed: seed of the bootstrap.
 
     Returns:
         A `Comparison`; `comparison.write(folder)` makes the picture, the page and the table of it.
@@ -222,7 +222,7 @@ def compare(
 
 
 def _usable_runs(given: Sequence[str | Path], environment: str | None) -> tuple[list[Record], list[LeftOut]]:
-    """The runs that can be compared, of one environment, and those that cannot. Raises ValueError without any."""
+    """The runs of one environment that can be compared, and those that cannot. Raises ValueError if none can."""
     found, lost = find_runs(given)
     records, unusable = read_runs(found, environment)
     left_out = lost + unusable
@@ -252,14 +252,14 @@ def _notes(groups: Sequence[Group], evaluated: bool, improvements: Sequence[Impr
             f"{', '.join(few)}. Train more: --num-seeds {FEWEST_SEEDS}, better 5 to 10."
         )
     if len({len(group.records) for group in groups}) > 1:
-        notes.append("The groups have different numbers of seeds; those with fewer are known less well.")
+        notes.append("The groups have different numbers of seeds; smaller groups are less certain.")
     if any(row.probability == 1 and row.interval is not None for row in improvements):
         notes.append(
-            "A probability of 1.00 with the interval [1.00, 1.00] says that every pair of these seeds was won, and no "
-            "more: resampling cannot show a loss that did not happen."
+            "A probability of 1.00 with the interval [1.00, 1.00] means only that every pair of these seeds was won: "
+            "resampling cannot show a loss that did not happen."
         )
     if len({group.records[0].total_timesteps for group in groups}) > 1:
-        notes.append("The budgets differ: final scores are after different numbers of steps.")
+        notes.append("The budgets differ: final scores were measured after different numbers of steps.")
     if not evaluated and any(record.evaluation is not None for group in groups for record in group.records):
         notes.append(
             "Not every run was evaluated after its last step, so all are scored by their training episodes."
@@ -280,7 +280,7 @@ def _free_folder() -> Path:
 
 
 def number(x: float) -> str:
-    """Four digits, more in front of the point where there are more: `497.3`, `12,345`, `0.0123`."""
+    """A number with four significant digits, or all digits before the point: `497.3`, `12,345`, `0.0123`."""
     if np.isnan(x):
         return "unknown"
     places = 3 - int(np.floor(np.log10(abs(x)))) if x else 0

@@ -1,4 +1,4 @@
-"""The comparison as one page that needs no network, `comparison.html`: curves to point at, and the tables."""
+"""The comparison as one page that needs no network, `comparison.html`: interactive curves and the tables."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ $tables
 
 
 class TextTable(NamedTuple):
-    """A table whose cells are words: what a terminal and a page show."""
+    """A table of text, for the terminal and the page."""
 
     title: str
     header: tuple[str, ...]
@@ -87,15 +87,15 @@ def page(
     notes: Sequence[str],
     command: str,
 ) -> str:
-    """The text of the page.
+    """The HTML text of the page.
 
     Args:
         environment: what the runs were trained on.
         curves: the best first.
         threshold: a return that is drawn as a line, if given.
         tables: shown below the curves.
-        notes: what a reader must know before believing the numbers.
-        command: makes the comparison again.
+        notes: what a reader must know to judge the numbers.
+        command: the command that repeats the comparison.
 
     Raises:
         ImportError: plotly is not installed (`pip install "advantage[page]"`).
@@ -112,7 +112,7 @@ def page(
         command=html.escape(command),
         plotly=get_plotlyjs(),
         data=json.dumps(traces),
-        phone=400 + 22 * (names.count("<br>") + 1),  # a line of the legend has 22
+        phone=400 + 22 * (names.count("<br>") + 1),  # pixels; 22 for each line of the legend
         layout=json.dumps(_layout(threshold)),
         ink=INK,
         grey=GREY,
@@ -121,7 +121,7 @@ def page(
 
 
 def _traces(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """A band, or each seed where there is none, and above all of them a line for each curve."""
+    """A band, or a line for each seed where there is no band, and above them a line for each curve."""
     below, lines = [], []
     for place, curve in enumerate(curves):
         colour, dash = style(place)
@@ -204,7 +204,7 @@ def _table(table: TextTable) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """In lines for which a phone has room."""
+    """The text in lines that fit on a phone."""
     return "<br>".join(map(html.escape, textwrap.wrap(text, width)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from advantage.comparison.seed_statistics import LEVEL, Curve
 from advantage.runs.plot import WINDOW, short
 
-# Okabe and Ito 2008, "Color universal design": told apart by the colour-blind too. Their yellow is too pale for lines.
+# Okabe and Ito 2008, "Color universal design": safe for colour-blind readers. Their yellow is too pale for lines.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#24292f")
 DASHES = ("solid", "dash", "dot", "dashdot")  # for more curves than there are colours
 INK, GREY, RULE = "#24292f", "#57606a", "#d0d7de"
@@ -23,18 +23,18 @@ def style(place: int) -> tuple[str, str]:
 
 
 def explanation(curves: Sequence[Curve]) -> str:
-    """What lines and bands are, in a sentence."""
+    """A sentence that explains the lines and bands."""
     bands = any(curve.interval is not None for curve in curves)
     lone = any(curve.interval is None for curve in curves)
     said = "Interquartile mean over seeds"
     said += f"; bands: {LEVEL:.0%} bootstrap intervals" if bands else ""
-    return said + ("; thin: each seed where they are too few for an interval." if lone else ".")
+    return said + ("; thin lines: single seeds, where they are too few for an interval." if lone else ".")
 
 
 def draw(curves: Sequence[Curve], path: Path, *, environment: str, threshold: float | None = None) -> Path:
     """Draw interquartile means and their intervals, 1200 x 700 pixels and a line for each row of the legend.
 
-    Of groups with too few seeds for an interval each seed is drawn, thin.
+    For groups with too few seeds for an interval, each seed is drawn as a thin line.
 
     Args:
         curves: the best first.
@@ -81,5 +81,5 @@ def draw(curves: Sequence[Curve], path: Path, *, environment: str, threshold: fl
     temporary = path.with_name(f".{path.name}.tmp")
     canvas.print_png(temporary)
     os.replace(temporary, path)
-    gc.collect()  # the parts of a figure hold each other, and megabytes
+    gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return path

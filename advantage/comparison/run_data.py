@@ -1,4 +1,4 @@
-"""Runs as `advantage train` left them: found, read, checked, and put together by what they have in common."""
+"""Runs that `advantage train` has written: finding, reading, checking and grouping them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from advantage.runs.plot import WINDOW, running_mean
 
 CONFIG_FIELDS = {"algorithm": str, "environment": str, "hyperparameters": dict, "seed": int, "training": dict}
 LEARNING_OPTIONS = ("num_envs", "total_timesteps")  # the options of a training that change what it learns
-RESTORE = "restore the file as the run wrote it, or train this seed anew"
+RESTORE = "restore the file as the run wrote it, or train this seed again"
 
 
 class LeftOut(NamedTuple):
@@ -31,16 +31,16 @@ class LeftOut(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What one seed's run has left.
+    """The data of one seed's run.
 
     Attributes:
-        path: its folder.
+        path: the run folder.
         algorithm, environment, seed: from its config.json.
         options: hyperparameters, and the options of `LEARNING_OPTIONS`.
-        end: the step at which it was done: the budget, or less where a search could not use up its last steps.
-        step, returns: `[N]`, when each training episode ended and its return, in order of time.
+        end: the step at which the run finished: the budget, or less if a search could not use its last steps.
+        step, returns: `[N]`, the step at which each training episode ended and its return, in order of time.
         evaluation: mean return of the evaluation after the last step, if there was one.
-        clock_step, clock: `[M]`, steps and the seconds of training that had passed by then, pauses left out.
+        clock_step, clock: `[M]`, steps and the seconds of training up to each of them, without pauses.
     """
 
     path: Path
@@ -62,16 +62,16 @@ class Record:
 
     @functools.cached_property
     def recent(self) -> np.ndarray:
-        """The mean return of the last 100 training episodes, of fewer at the start: `[N]`."""
+        """The mean return of the last 100 training episodes, fewer at the start: `[N]`."""
         return running_mean(self.returns, WINDOW)
 
     def curve(self, steps: np.ndarray) -> np.ndarray:
-        """`recent` at each of `steps`; NaN before the first episode's end and after the budget's."""
+        """`recent` at each of `steps`; NaN before the end of the first episode and after the end of the budget."""
         last = np.searchsorted(self.step, steps, side="right") - 1
         return np.where((last >= 0) & (steps <= self.total_timesteps), self.recent[last], np.nan)
 
     def reaches(self, threshold: float) -> tuple[float, float]:
-        """Steps and seconds after which the mean of 100 episodes, no fewer, first is `threshold`; else infinity."""
+        """Steps and seconds until the mean of 100 episodes, not fewer, first reaches `threshold`; infinity if never."""
         there = np.flatnonzero(self.recent[WINDOW - 1 :] >= threshold)
         if not there.size:
             return np.inf, np.inf
@@ -79,13 +79,13 @@ class Record:
         return steps, self.seconds(steps)
 
     def seconds(self, steps: float) -> float:
-        """Of training until `steps`, as the next row of progress.csv has it; NaN if none has."""
+        """Seconds of training until `steps`, from the next row of progress.csv; NaN if there is none."""
         at = np.searchsorted(self.clock_step, steps)
         return float(self.clock[at]) if at < len(self.clock) else np.nan
 
 
 def find_runs(paths: Iterable[str | Path]) -> tuple[list[Path], list[LeftOut]]:
-    """The run folders that `paths` name, each once, and what leads nowhere.
+    """The run folders that `paths` name, each once, and the paths that lead to no folder.
 
     Args:
         paths: run folders, folders of run folders at any depth, or patterns such as `runs/*__ppo__*`.
@@ -120,11 +120,11 @@ def _below(folder: Path) -> list[Path]:
 
 
 def read_runs(paths: Iterable[Path], environment: str | None = None) -> tuple[list[Record], list[LeftOut]]:
-    """Read run folders; those that cannot be used are listed with the reason, the others are compared.
+    """Read run folders: `-> usable runs, unusable ones with the reason`.
 
     Args:
         paths: the folders.
-        environment: read only the runs of this one; the others are passed over.
+        environment: read only the runs of this environment; others are skipped.
     """
     records, left_out = [], []
     seen: dict[str, Path] = {}
@@ -138,7 +138,7 @@ def read_runs(paths: Iterable[Path], environment: str | None = None) -> tuple[li
             continue
         identity = json.dumps([record.environment, record.seed, _identity(record)])
         if identity in seen:
-            twin = f"same settings and seed as {seen[identity]}, so it is that run again and no further seed"
+            twin = f"same settings and seed as {seen[identity]}, so it repeats that run and adds no seed"
             left_out.append(LeftOut(path, f"{twin}; train other seeds (--seed)"))
             continue
         seen[identity] = path
@@ -150,7 +150,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
     if not folder.config_path.is_file():
         empty = not any(folder.path.iterdir())
         fault = "the folder is empty" if empty else "it has no config.json"
-        raise CheckpointError(f"{fault}; give the folder of a run, or train this seed anew")
+        raise CheckpointError(f"{fault}; give the folder of a run, or train this seed again")
     config = read_config(folder, CONFIG_FIELDS)
     for field, kind in CONFIG_FIELDS.items():
         if type(config[field]) is not kind:
@@ -186,7 +186,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
     end = _end(folder, total, max(ends))
     if end is None:
         raise CheckpointError(
-            f"stopped after {max(ends):,} of its {total:,} steps; go on with it: advantage resume {folder.path}"
+            f"stopped after {max(ends):,} of its {total:,} steps; resume it: advantage resume {folder.path}"
         )
     order = np.argsort(episodes["step"], kind="stable")
     last = evaluations["return"][evaluations["step"] == end]
@@ -205,7 +205,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
 
 
 def _end(folder: RunFolder, total: int, last_row: int) -> int | None:
-    """The step at which a run was done; None where it is not. Who has only its tables may compare it too."""
+    """The step at which a run finished; None if it has not. Its tables alone can show that, without a checkpoint."""
     if last_row >= total:
         return total
     return finished_step(folder.last, total) if folder.last.exists() else None
@@ -219,23 +219,23 @@ def _refuse_infinite(file: Path, column: str, table: Mapping[str, np.ndarray]) -
 
 
 def _without_restarts(elapsed: np.ndarray) -> np.ndarray:
-    """A clock that begins at zero whenever a run is resumed, as one that goes on."""
+    """Turns a clock that restarts at zero whenever a run is resumed into one that continues."""
     before = np.concatenate([[0.0], elapsed[:-1]])[: len(elapsed)]
     return elapsed + np.cumsum(np.where(elapsed < before, before, 0.0))
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seeds alone."""
+    """Runs that differ only in their seeds."""
 
     label: str
     records: list[Record]
 
 
 def group_runs(records: Sequence[Record]) -> list[Group]:
-    """Put seeds of one algorithm with one choice of options together, in the order in which they were given.
+    """Group the seeds of each algorithm and choice of options, in the order in which they were given.
 
-    A label is the algorithm's name and those options in which the groups differ: hyperparameters among the groups of
-    that algorithm, the options of `LEARNING_OPTIONS` among all.
+    A label is the algorithm's name and the options in which groups differ: hyperparameters if the groups of that
+    algorithm differ in them, options of `LEARNING_OPTIONS` if any groups do.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:

@@ -1,8 +1,8 @@
-"""What may be said of few seeds: interquartile means, bootstrap intervals, the probability of improvement.
+"""Statistics for few seeds: interquartile means, bootstrap intervals, the probability of improvement.
 
 Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", sections 4.1 to 4.3.
 
-A score belongs to one seed of one task. Scores come as a list with an array for each task, whose last axis is the
+A score belongs to one seed of one task. Scores are a list with an array for each task, whose last axis is the
 seeds; tasks may differ in the number of seeds. Axes before the last, such as points of a curve, are kept.
 """
 
@@ -18,7 +18,7 @@ from advantage.comparison.run_data import Group
 RESAMPLES = 10_000
 CURVE_RESAMPLES = 2_000
 LEVEL = 0.95
-FEWEST_SEEDS = 3  # with fewer an interval says nothing
+FEWEST_SEEDS = 3  # with fewer seeds an interval says nothing
 _AT_ONCE = 4_000_000  # numbers that are resampled together, 32 MB
 
 
@@ -40,7 +40,7 @@ class Curve(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Final scores of a group: their interquartile mean, its interval, their range, and what the training took."""
+    """Final scores of a group: their interquartile mean, its interval, their range, steps and seconds of training."""
 
     label: str
     seeds: int
@@ -62,7 +62,7 @@ class Improvement(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """How many seeds of a group reached the threshold; medians over all seeds, infinite where most did not."""
+    """How many seeds of a group reached the threshold; medians over all seeds, infinite if most did not."""
 
     label: str
     seeds: int
@@ -76,8 +76,8 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
 
         IQM(x) = 1 / (N - 2k)  sum_{i=k+1}^{N-k} x_(i),   k = floor(N / 4),   x_(1) <= ... <= x_(N)
 
-    Less moved by one lucky seed than the mean, less wasteful than the median (Agarwal et al. 2021, section 4.3).
-    Fewer than four scores are averaged as they are. NaN where a score is NaN.
+    It depends less on one lucky seed than the mean, and uses more of the data than the median (Agarwal et al. 2021,
+    section 4.3). Of fewer than four scores it is the mean. NaN where a score is NaN.
     """
     scores = np.asarray(scores, np.float64)
     cut = scores.shape[-1] // 4
@@ -88,18 +88,18 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
 def interquartile_mean_interval(
     tasks: Sequence[np.ndarray], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Interval:
-    """Where the interquartile mean over all tasks and seeds may lie: the stratified percentile bootstrap.
+    """An interval for the interquartile mean over all tasks and seeds: the stratified percentile bootstrap.
 
-    From each task as many seeds are drawn, with replacement, as it has; the interquartile mean of all that were
-    drawn is one resample; the interval holds the middle `level` of them (Agarwal et al. 2021, section 4.1;
-    Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13). With one task this draws seeds. All
-    points of a curve share the draws: a seed is drawn with its whole curve.
+    A resample draws from each task as many seeds as it has, with replacement, and takes the interquartile mean of
+    all of them; the interval holds the middle `level` of the resamples (Agarwal et al. 2021, section 4.1; Efron and
+    Tibshirani 1993, "An introduction to the bootstrap", chapter 13). All points of a curve share the draws: a seed
+    is drawn with its whole curve.
 
     Args:
         tasks: arrays `[..., N_task]`.
-        seed: of the draws.
-        resamples: how many, at least 1.
-        level: of confidence, between 0 and 1.
+        seed: seed of the draws.
+        resamples: number of resamples, at least 1.
+        level: confidence level, between 0 and 1.
 
     Returns:
         An interval of `[...]`; NaN where a score is NaN.
@@ -147,16 +147,16 @@ def improvement_interval(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
-    """Where the probability of improvement may lie: seeds of X and of Y are drawn anew, each task for itself.
+    """An interval for the probability of improvement: the bootstrap over the seeds of X and of Y, for each task.
 
-    The arguments and errors are those of `probability_of_improvement` and `interquartile_mean_interval`. Where X
-    won every pair the interval is [1, 1], however few pairs there were.
+    The arguments and errors are those of `probability_of_improvement` and `interquartile_mean_interval`. If X
+    won every pair the interval is [1, 1], however few pairs there are.
     """
     wins = _wins(x, y)
     _checked([pairs[:, 0] for pairs in wins], resamples, level)
     rng = np.random.default_rng(seed)
     total = np.zeros(resamples)
-    for pairs in wins:  # how often each seed is drawn takes the place of which one is
+    for pairs in wins:  # only how often each seed is drawn matters, not the order
         n, k = pairs.shape
         drawn_x, drawn_y = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (n, k))
         total += np.einsum("rn,nk,rk->r", drawn_x, pairs, drawn_y, optimize=True) / (n * k)
@@ -165,7 +165,7 @@ def improvement_interval(
 
 
 def learning_curve(group: Group, grid: np.ndarray, seed: int) -> Curve:
-    """The curve of a group of runs at the steps of `grid`, `[T]`; `seed` is the bootstrap's."""
+    """The curve of a group of runs at the steps of `grid`, `[T]`; `seed` is that of the bootstrap."""
     seeds = np.array([record.curve(grid) for record in group.records])
     known = ~np.isnan(seeds).any(axis=0)
     interval = None
@@ -190,14 +190,14 @@ def final_score(group: Group, final: np.ndarray, seed: int) -> Score:
 
 
 def improvement(better: str, worse: str, final: Mapping[str, np.ndarray], seed: int) -> Improvement:
-    """How likely one group ends above another; `final` has the final returns of both, by label."""
+    """How likely a run of one group ends above a run of another; `final` has the final returns by label."""
     x, y = final[better], final[worse]
     interval = improvement_interval([x], [y], seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
     return Improvement(better, worse, probability_of_improvement([x], [y]), interval)
 
 
 def time_to_threshold(group: Group, threshold: float) -> Reached:
-    """When the runs of a group reached a mean return of `threshold`."""
+    """When the runs of a group reached a mean return of at least `threshold`."""
     steps, seconds = zip(*(record.reaches(threshold) for record in group.records), strict=True)
     reached = int(np.isfinite(steps).sum())
     return Reached(group.label, len(steps), reached, float(np.median(steps)), float(np.median(seconds)))

@@ -1,1 +1,1 @@
-"""Drivers: they let algorithms meet environments."""
+"""Drivers: they run algorithms in environments."""

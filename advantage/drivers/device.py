@@ -1,4 +1,4 @@
-"""The device driver: world, acting and update inside one compiled program, several iterations a call."""
+"""The device driver: world, acting and update inside one compiled program, several iterations per call."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEEDS = "seeds"
 
 
 class WorldState(NamedTuple):
-    """Where every environment is, `[B, ...]`: its state, what to act on next, steps since its last reset."""
+    """Every environment's state, next observation to act on, steps since its reset and policy memory, `[B, ...]`."""
 
     state: Pytree
     obs: Pytree
@@ -45,9 +45,9 @@ class WorldState(NamedTuple):
 
 
 def share_cores(num_seeds: int) -> None:
-    """Let a CPU's cores be devices of their own, which share the seeds; nothing if JAX has begun or the user chose."""
+    """Make each CPU core a JAX device, to share the seeds; no effect if JAX has started or the user has chosen."""
     if num_seeds > 1 and jax.config.values["jax_num_cpu_devices"] < 1:
-        with contextlib.suppress(RuntimeError):  # JAX has begun
+        with contextlib.suppress(RuntimeError):  # JAX has started
             jax.config.update("jax_num_cpu_devices", min(num_seeds, available_cores()))
 
 
@@ -69,8 +69,8 @@ def rollout_on_device(
 ) -> tuple[WorldState, Rollout]:
     """Act once for each row of `noise` `[T, B, ...]` in every environment: `-> worlds, rollout [T, B, ...]`.
 
-    `next_obs` is the true successor; a finished environment goes on from a newly drawn start, and its policy's memory
-    from the initial one.
+    `next_obs` is the true successor. A finished environment continues from a newly drawn start state, and its policy
+    from the initial memory.
     """
     n_steps, num_envs = jax.tree.leaves(noise)[0].shape[0], worlds.elapsed.shape[0]
     keys = jax.random.split(key_world, (n_steps, 2, num_envs))
@@ -115,7 +115,7 @@ def iterate_on_device(
 
 
 class Sizes(NamedTuple):
-    """Of a call: steps of an iteration, rows of metrics, iterations of a row, and the devices that share the seeds."""
+    """Sizes of a call: steps per iteration, rows of metrics, iterations per row, devices that share the seeds."""
 
     n_steps: int
     rows: int
@@ -124,7 +124,7 @@ class Sizes(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """Where a call begins: states, worlds and keys with a leading axis of seeds, and the iteration's number."""
+    """The start of a call: states, worlds and keys with a leading axis of seeds, and the first iteration's index."""
 
     state: Pytree
     worlds: WorldState
@@ -136,7 +136,7 @@ class Begun(NamedTuple):
 def _chunk(
     algorithm: Algorithm, world: World, units: ActionUnits, begun: Begun, count: Array, sizes: Sizes
 ) -> Any:
-    """`count` of at most `rows * per_row` iterations, for every seed.
+    """Run `count` iterations, at most `rows * per_row`, for every seed.
 
     `-> state, worlds, metrics [rows, S], (reward, done) [iterations, S, T, B]`; a row is the mean of its iterations.
     """
@@ -144,7 +144,7 @@ def _chunk(
     def run(algorithm: Algorithm, begun: Begun, count: Array) -> Any:
         return _iterations(algorithm, world, units, begun, count, sizes)
 
-    if sizes.mesh is not None:  # each device has its seeds to itself, and none waits for another
+    if sizes.mesh is not None:  # each device runs its own seeds and never waits for another
         one, each, later = PartitionSpec(), PartitionSpec(SEEDS), PartitionSpec(None, SEEDS)
         places: Any = (one, Begun(*cast(Any, (each, each, each, one))), one), (each, each, later, later)
         run = jax.shard_map(run, mesh=sizes.mesh, in_specs=places[0], out_specs=places[1], check_vma=False)
@@ -219,8 +219,8 @@ def _by_time(facts: np.ndarray) -> np.ndarray:
 class DeviceDriver:
     """Runs whole iterations on the device, for one seed or for many at once.
 
-    Every array of the state has a leading axis of seeds; each seed's numbers are those that it has alone. Where JAX
-    has several devices they share the seeds; if some get one fewer, the first seeds run twice and once is thrown away.
+    Every array of the state has a leading axis of seeds; each seed gives the same numbers as when it runs alone. If JAX
+    has several devices they share the seeds; if some get one fewer, the first seeds run twice and one run is discarded.
     """
 
     def __init__(self, algorithm: Algorithm, world: World, spec: Spec, num_seeds: int = 1):
@@ -237,27 +237,27 @@ class DeviceDriver:
 
     @property
     def facts(self) -> DriverFacts:
-        """What computes, for people."""
+        """The device and the size of a rollout, for the user."""
         return DriverFacts(f"on {jax.devices()[0].platform}", nbytes=self.rollout_bytes)
 
     finished = False
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
-        """Begin every environment's first episode, from one key a seed; the states as they are."""
+        """Begin every environment's first episode, with one key for each seed; returns the states unchanged."""
         self.worlds = _start(self.algorithm, self.world, states, keys, num_envs=self.spec.num_envs)
         return states
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
-        """One seed's part of every leaf."""
+        """One seed's part of every leaf of the state."""
         return jax.tree.map(lambda leaf: leaf[seed], state)
 
     def span(self, iteration: int, step: int, until: int) -> Span:
-        """A chunk's iterations, or what is left of them."""
+        """The iterations of a chunk, or those that are left."""
         chunk = self.rows * self.per_row
         return plan_span(self.algorithm, self.spec, chunk=chunk, iteration=iteration, step=step, until=until)
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
-        """The iterations of a span, at most a chunk."""
+        """Run the iterations of a span, at most one chunk."""
         state, worlds, run_keys = self._spread((state, self.worlds, run_keys))
         sizes = Sizes(span.n_steps, self.rows, self.per_row, self.mesh)
         state, self.worlds, metrics, facts = _chunk(
@@ -280,17 +280,17 @@ class DeviceDriver:
         return Iterated(state, rows, episodes, iterations, steps)
 
     def conclusion(self, step: int) -> list[str]:
-        """Nothing to add."""
+        """Empty: there is nothing to add."""
         return []
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to put one seed's environments where they are: their arrays."""
+        """What a checkpoint needs to restore one seed's environments: their arrays."""
         leaves = jax.device_get([leaf[seed] for leaf in jax.tree.leaves(self.worlds)])
         books = {f"book/{name}": array for name, array in self.book.records(seed).items()}
         return books | {f"worlds/{i}": leaf for i, leaf in enumerate(leaves)}
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """Put the one seed's environments where `records` says. They come back exactly: there is no notice."""
+        """Restore the only seed's environments from `records`. This is exact, so there are no notices."""
         states = self.start(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state), keys)
         self.book.restore(
             {name.removeprefix("book/"): array for name, array in records.items() if name.startswith("book/")}
@@ -301,10 +301,10 @@ class DeviceDriver:
         return states, []
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """There is nothing to close."""
 
     def _spread(self, tree: Pytree) -> Pytree:
-        """Seeds on the devices that run them, as many on each."""
+        """Place the seeds on the devices, the same number on each."""
         if self.mesh is None:
             return tree
         devices = self.mesh.size

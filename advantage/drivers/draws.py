@@ -11,7 +11,7 @@ from advantage.types import Algorithm, Key, Pytree
 
 
 class Draws(NamedTuple):
-    """What acting consumes, `[T, B, ...]`, and keys for the worlds and for the update."""
+    """Noise for acting, `[T, B, ...]`, and keys for the worlds and for the update."""
 
     noise: Pytree
     key_world: Key
@@ -21,14 +21,14 @@ class Draws(NamedTuple):
 def draw(
     algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, int]
 ) -> tuple[Pytree, Draws]:
-    """What an iteration of `shape = (T, B)` begins with: `-> actor, draws`."""
+    """The actor and the randomness of an iteration of `shape = (T, B)`: `-> actor, draws`."""
     key_noise, key_world, key_update = jax.random.split(jax.random.fold_in(run_key, iteration), 3)
     actor = algorithm.actor(state)
     return actor, Draws(algorithm.noise(actor, key_noise, shape), key_world, key_update)
 
 
 def draw_block(algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, num_envs: int) -> Draws:
-    """The draws of the block of `BLOCK` iterations of one step that this one lies in."""
+    """The draws of the block of `BLOCK` one-step iterations that contains this iteration."""
     return draw(algorithm, state, run_key, iteration // BLOCK, (BLOCK, num_envs))[1]
 
 

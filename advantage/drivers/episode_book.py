@@ -13,7 +13,7 @@ NO_EPISODES = Episodes(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(4)))
 
 
 class EpisodeBook:
-    """What the running episode of each environment has earned so far, for one seed or for many.
+    """Return and length so far of each environment's running episode, for one seed or for many.
 
     The arrays are `[S * B]`, seed after seed.
     """
@@ -25,14 +25,14 @@ class EpisodeBook:
         self.numbers = np.zeros(num_seeds * num_envs, np.int64)
 
     def record(self, reward: np.ndarray, done: np.ndarray, first_step: int) -> Episodes:
-        """Enter a rollout, `[T, B]`, that began at global step `first_step`; returns the episodes that it ended.
+        """Record a rollout, `[T, B]`, that began at global step `first_step`; returns the episodes that ended.
 
         Rewards are added one by one, so a return does not depend on where rollouts begin or on other episodes.
         """
         return self.record_seeds(reward[:, None], done[:, None], first_step)[0]
 
     def record_seeds(self, reward: np.ndarray, done: np.ndarray, first_step: int) -> list[Episodes]:
-        """The same for every seed, `[T, S, B]`, `first_step` counting the steps of one."""
+        """The same for every seed, `[T, S, B]`; `first_step` counts the steps of one seed."""
         n_steps, num_seeds = reward.shape[:2]
         earned = np.array(
             reward.reshape(n_steps, -1).T, np.float64, order="C"
@@ -69,12 +69,12 @@ class EpisodeBook:
         return [Episodes(*(x[begin:end] for x in columns)) for begin, end in pairwise(cuts)]
 
     def records(self, seed: int = 0) -> dict[str, np.ndarray]:
-        """For the checkpoint of one seed."""
+        """The arrays for the checkpoint of one seed."""
         mine = slice(seed * self.num_envs, (seed + 1) * self.num_envs)
         return {"returns": self.returns[mine], "lengths": self.lengths[mine], "numbers": self.numbers[mine]}
 
     def restore(self, records: dict[str, np.ndarray]) -> None:
-        """Go on where the only seed's books were."""
+        """Restore the arrays of the only seed."""
         for name, array in records.items():
             setattr(self, name, array.copy())
 

@@ -1,4 +1,4 @@
-"""Which driver lets an algorithm meet an environment."""
+"""The choice of the driver that runs an algorithm in an environment."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def make_driver(
     """The driver of a run.
 
     Args:
-        algorithm: a learner, a search, or a solver in its planner.
-        environment: where it is to act.
-        spec: of the run.
-        seeds: of the runs that are side by side; one, unless `takes_many_seeds`.
-        workers: processes for host environments; "auto" measures and picks.
+        algorithm: a learner, a search, or a solver in a `Planner`.
+        environment: the environment to act in.
+        spec: the run's spec.
+        seeds: seeds of the runs that are trained together; one, unless `takes_many_seeds`.
+        workers: number of worker processes for host environments; "auto" measures and chooses.
         worker_timeout: seconds after which a worker counts as hung.
-        stopped: whether somebody wishes the run to stop.
+        stopped: returns whether the run should stop.
 
     Raises:
-        ValueError: an environment that the algorithm cannot be driven in.
+        ValueError: the algorithm cannot run in this environment.
     """
     if isinstance(algorithm, Planner):
         return SolverDriver(algorithm, table_of(environment))
@@ -78,13 +78,13 @@ def _game_player(
 ) -> GamePlayer:
     if environment.kind == "vector":
         raise ValueError(
-            "A search plays whole episodes, each begun when the last one ends, which a vector environment does not "
-            "do; give the name, class or function of a single environment."
+            "A search plays whole episodes, one after another, which a vector environment does not support; give "
+            "the name, class or function of a single environment."
         )
     if spec.num_envs != 1:
         raise ValueError(
             f"num_envs={spec.num_envs} is not allowed: a search plays all games of a generation side by side "
-            "on the device, and on the host one in each worker; leave num_envs away, or set workers."
+            "on the device, and on the host one in each worker; leave out num_envs, or set workers."
         )
     if environment.kind == "device":
         return DeviceGames(algorithm, environment.source, spec.action_units)

@@ -8,5 +8,5 @@ from advantage.types import Pytree
 
 
 def only_seed(states: Pytree) -> Pytree:
-    """`[1, ...] -> [...]`: drivers of one seed keep its state without the axis, and write into it in place."""
+    """`[1, ...] -> [...]`: drivers of one seed keep the state without the axis of seeds and update it in place."""
     return jax.tree.map(lambda leaf: leaf[0], states)

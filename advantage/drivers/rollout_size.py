@@ -1,4 +1,4 @@
-"""What a rollout takes, and whether it fits, before anything is allocated."""
+"""The size of a rollout, and the check that it fits into memory before anything is allocated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rollout_bytes(algorithm: Algorithm, spec: Spec, num_seeds: int = 1) -> int:
 
 
 def refuse_what_does_not_fit(size: int, free: int | None, n_steps: int, num_envs: int) -> None:
-    """Raises ValueError for a rollout of more bytes than are free; where nobody knows, the allocation will tell."""
+    """Raises ValueError for a rollout of more bytes than are free; `free` is None if that is unknown."""
     if free is not None:
         what = f"One rollout of n_steps={n_steps} in num_envs={num_envs} environments"
         refuse_large(what, size, "use fewer steps or environments", free)

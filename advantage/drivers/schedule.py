@@ -2,9 +2,9 @@
 
     block   BLOCK iterations of a single step share one draw of noise and keys, because drawing costs more than stepping
     row     one row of metrics is the mean over the iterations of about ROW_STEPS environment steps
-    chunk   what a driver runs before it reports: one row on the host, many rows on the device
+    chunk   the iterations that a driver runs before it reports: one row on the host, many rows on the device
 
-Blocks are counted from the run's start. So neither the end of a call nor a resume changes a number.
+Blocks are counted from the run's start. So neither the end of a call nor a resume changes any result.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 from advantage.types import Algorithm, Span, Spec
 
 BLOCK = 64  # iterations
-ROW_STEPS = 256  # environment steps, about
+ROW_STEPS = 256  # environment steps, approximately
 SHORT = 8  # an iteration of fewer steps shares a row with others
-CHUNK_STEPS = 2**17  # environment steps of a device chunk, about, in each seed
-ALL_CHUNK_STEPS = 2**22  # and in all seeds together
+CHUNK_STEPS = 2**17  # approximate environment steps of a device chunk, in each seed
+ALL_CHUNK_STEPS = 2**22  # the same in all seeds together
 MAX_CHUNK_ROWS = 64
 
 
 def iterations_per_row(algorithm: Algorithm, spec: Spec) -> int:
-    """Iterations that a row of metrics is the mean of: more than 1 for an algorithm that learns every few steps."""
+    """Number of iterations in a row of metrics: more than 1 for an algorithm that learns every few steps."""
     size = algorithm.n_steps * spec.num_envs
     return max(1, ROW_STEPS // size) if algorithm.n_steps < SHORT else 1
 
 
 def rows_per_chunk(algorithm: Algorithm, spec: Spec, num_seeds: int) -> int:
-    """Rows of metrics of one call on the device."""
+    """Number of rows of metrics of one call on the device."""
     steps = algorithm.n_steps * spec.num_envs * iterations_per_row(algorithm, spec)
     return int(np.clip(min(CHUNK_STEPS, ALL_CHUNK_STEPS // num_seeds) // steps, 1, MAX_CHUNK_ROWS))
 
@@ -43,6 +43,6 @@ def plan_span(algorithm: Algorithm, spec: Spec, *, chunk: int, iteration: int, s
 
 
 def row_ends(span: Span, per_row: int, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
-    """`iterations, steps` that a span has taken at the end of each of its rows, `[rows]`."""
+    """`iterations, steps` of a span up to the end of each of its rows, `[rows]`."""
     iterations = np.minimum(np.arange(per_row, span.count + per_row, per_row), span.count)
     return iterations, iterations * span.n_steps * num_envs

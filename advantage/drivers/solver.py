@@ -1,4 +1,4 @@
-"""The driver of solvers: nothing is sampled, an iteration improves a plan from the whole table."""
+"""The driver of solvers: nothing is sampled; an iteration improves a plan with the whole table."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class SolverDriver:
 
     @property
     def facts(self) -> DriverFacts:
-        """The table's size, for people."""
+        """The table's size, for the user."""
         return DriverFacts("in this process", unit="iterations", nbytes=self.mdp.nbytes)
 
     @property
     def finished(self) -> bool:
-        """Whether the plan is as good as the solver's tolerance asks."""
+        """Whether the plan has converged to the solver's tolerance."""
         return self.plan is not None and bool(self.plan.converged)
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
-        """The first plan; the state of the one seed, without its axis."""
+        """Make the first plan; returns the state of the only seed, without its axis."""
         self.plan = self.planner.start(self.mdp)
         return only_seed(states)
 
@@ -41,11 +41,11 @@ class SolverDriver:
         return state
 
     def span(self, iteration: int, step: int, until: int) -> Span:
-        """One improvement, which is one step."""
+        """One improvement, which counts as one step."""
         return Span(iteration, 1, step, 1)
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
-        """One improvement. A bound that is still infinite is left out of the metrics."""
+        """Improve the plan once. A bound that is still infinite is left out of the metrics."""
         assert self.plan is not None
         self.plan = plan = self.planner.improve(self.mdp, self.plan)
         name, value = self._objective(plan)
@@ -54,13 +54,13 @@ class SolverDriver:
         return Iterated(self.planner.adopt(state, plan), row, [NO_EPISODES], ONE, ONE)
 
     def _objective(self, plan: Plan) -> tuple[str, float]:
-        """What the plan is worth, and its name among the metrics."""
+        """The plan's objective: its name among the metrics and its value."""
         if "gain" in plan.extra:
             return "gain", float(plan.extra["gain"])
         return "start_value", float(self.mdp.start @ plan.value)
 
     def conclusion(self, step: int) -> list[str]:
-        """How good the plan is."""
+        """The plan's objective and its error bound."""
         assert self.plan is not None
         name, value = self._objective(self.plan)
         known = {"gain": "average reward", "start_value": "value of the start"}[name]
@@ -76,7 +76,7 @@ class SolverDriver:
         return {f"plan/{name}": np.asarray(x) for name, x in (fields | extra).items()}
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """Take the plan back."""
+        """Restore the plan."""
         fields = {name.removeprefix("plan/"): x for name, x in records.items() if name.startswith("plan/")}
         extra = {
             name.removeprefix("extra/"): fields.pop(name) for name in [*fields] if name.startswith("extra/")
@@ -86,4 +86,4 @@ class SolverDriver:
         return state, []
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """There is nothing to close."""

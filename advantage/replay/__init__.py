@@ -1,1 +1,1 @@
-"""Past transitions that updates draw from."""
+"""The replay buffer: past transitions from which updates draw."""

@@ -1,4 +1,4 @@
-"""A ring of past transitions that updates draw from: part of an algorithm's state, pure functions of arrays."""
+"""The replay buffer, a ring of past transitions. It is part of an algorithm's state; its functions are pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advantage.types import Array, Key, Pytree, Rollout
 
 
 class Transition(NamedTuple):
-    """One step, or many `[N, ...]`. Whether a clock cut the episode is not told: `next_obs` is the true successor."""
+    """One step, or many `[N, ...]`. There is no truncation flag, because `next_obs` is the true successor."""
 
     obs: Pytree
     action: Pytree
@@ -26,9 +26,9 @@ class Replay(NamedTuple):
     """The last `C` transitions.
 
     Attributes:
-        rows: a `Transition` of `[C, ...]`; rows that nothing was stored in are zero.
-        place: int32, the row that the next transition goes to; once the ring is full, the oldest.
-        stored: int32, rows that hold something, at most C.
+        rows: a `Transition` of `[C, ...]`; unused rows are zero.
+        place: int32, the row for the next transition; in a full ring, that of the oldest one.
+        stored: int32, number of used rows, at most C.
     """
 
     rows: Transition
@@ -57,9 +57,9 @@ def replay_init(example: Transition, capacity: int) -> Replay:
 
 
 def replay_add(replay: Replay, rollout: Rollout) -> Replay:
-    """Store a rollout `[T, B, ...]`, earlier steps first; the oldest transitions make room.
+    """Store a rollout `[T, B, ...]`, earlier steps first; it replaces the oldest transitions.
 
-    Of a rollout larger than the ring the last C transitions stay.
+    Only the last C transitions of a rollout are stored.
     """
     facts = Transition(rollout.obs, rollout.action, rollout.reward, rollout.next_obs, rollout.terminated)
     capacity, size = _length(replay.rows), rollout.reward.size
@@ -80,7 +80,7 @@ def replay_add(replay: Replay, rollout: Rollout) -> Replay:
 def replay_sample(replay: Replay, key: Key, n: int) -> Transition:
     """`n` transitions `[n, ...]`, each drawn uniformly from all that are stored, with replacement.
 
-    Of an empty ring they are zeros.
+    An empty ring gives zeros.
 
     Source: Lin 1992, "Self-improving reactive agents based on reinforcement learning, planning and teaching"; Mnih et
     al. 2015, "Human-level control through deep reinforcement learning", algorithm 1.

@@ -1,11 +1,11 @@
-"""Checkpoints: named tensors and a JSON manifest, written aside and renamed, verified before they are used.
+"""Checkpoints: named tensors and a JSON manifest. They are written under a hidden name, renamed, and verified.
 
     step_000000002048/
       state.safetensors   `state/...` leaves named by their pytree path, `records/...` arrays of any shape
       manifest.json       format, step, size and SHA-256 of the tensors, every name, shape and dtype, metadata
 
-A folder under its final name is always whole: it is filled and synced under a hidden name first. Reading
-parses tensors and JSON and nothing else: no pickle, no eval, no import.
+A folder under its final name is always complete, because it is filled and synced before it is renamed. Reading
+parses only tensors and JSON: no pickle, no eval, no import.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DTYPES = {"BOOL": "bool", "BF16": "bfloat16", "F16": "float16", "F32": "float32
 _DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
 _DTYPES |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-# What parts of a state were named when the first checkpoints were written.
+# Names that parts of a state had in the first version of checkpoints.
 _OLDER_NAMES = {
     "state/clock/": "state/",
     "state/kl_coef": "state/extra",
@@ -51,7 +51,7 @@ _DAMAGED = "the file is damaged or was edited; use another checkpoint of the run
 
 
 class CheckpointError(ValueError):
-    """A file of a saved run cannot be used: says which file, which field, what was found and what to do."""
+    """A file of a saved run cannot be used. The message names the file, the field, what was found and what to do."""
 
     @classmethod
     def of(cls, file: Path, field: str, *, found: object, expected: object, remedy: str) -> CheckpointError:
@@ -68,9 +68,9 @@ def save_checkpoint(
 ) -> Path:
     """Write `directory/step_{step:012d}` and return its path.
 
-    Killed at any moment, or out of disk, it leaves older checkpoints as they were and no half one under a
-    final name. A checkpoint of the same step is replaced; until the new one is in place the old one can be
-    loaded.
+    If the process is killed or the disk is full, older checkpoints are unchanged and no incomplete checkpoint has
+    a final name. A checkpoint of the same step is replaced; the old one can be loaded until the new one is in
+    place.
 
     Args:
         directory: the folder of all checkpoints of the run; created if absent.
@@ -80,8 +80,8 @@ def save_checkpoint(
         metadata: JSON values, given back by `load_checkpoint`.
 
     Raises:
-        CheckpointError: a leaf is no array of a storable dtype, or two leaves have one name.
-        OSError: the disk refused.
+        CheckpointError: a leaf is not an array of a storable dtype, or two leaves have the same name.
+        OSError: writing to the disk failed.
     """
     directory = Path(directory)
     final = checkpoint_path(directory, step)
@@ -91,7 +91,7 @@ def save_checkpoint(
     manifest: dict[str, JSON] = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": int(step)}
     manifest["tensors"] = {name: _entry(name, leaf) for name, leaf in leaves.items()}
     manifest["metadata"] = dict(metadata)
-    json.dumps(manifest)  # what is no JSON fails here, before anything is written
+    json.dumps(manifest)  # what is not JSON fails here, before anything is written
     arrays = jax.device_get({name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()})
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def save_checkpoint(
         shutil.copymode(temporary / MANIFEST, temporary / TENSORS)  # safetensors writes for the owner only
         for path in (temporary / TENSORS, temporary / MANIFEST, temporary):
             _sync(path)
-        if final.exists():  # set aside, not deleted: whoever looks for `final` meanwhile finds the old one
+        if final.exists():  # renamed, not deleted: a reader of `final` still finds the old one
             os.rename(final, _aside(final))
         os.rename(temporary, final)
         _sync(directory)
@@ -114,7 +114,7 @@ def save_checkpoint(
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies, or would."""
+    """The path of the checkpoint of `step`, which need not exist."""
     return Path(directory) / f"step_{int(step):012d}"
 
 
@@ -158,7 +158,7 @@ def load_checkpoint(
 
 
 def _stored_name(name: str, entries: Mapping[str, JSON]) -> str:
-    """What a leaf is named in a checkpoint's manifest, which an older version may have written."""
+    """The name of a leaf in a checkpoint's manifest, which an older version may have written."""
     older = (old + name.removeprefix(new) for new, old in _OLDER_NAMES.items() if name.startswith(new))
     return next((old for old in older if name not in entries and old in entries), name)
 
@@ -183,7 +183,7 @@ def read_manifest(path: Path) -> dict[str, JSON]:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """The whole checkpoints in `directory`, oldest step first."""
+    """The complete checkpoints in `directory`, oldest step first."""
     found = {}
     for entry in Path(directory).glob("*step_*"):
         if match := re.fullmatch(r"(\.)?step_(\d{12,})(?(1)\.old)", entry.name):
@@ -194,7 +194,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def point(directory_link: Path, target: Path) -> None:
-    """Make `directory_link` a relative symlink to `target`, atomically replacing the link that is there."""
+    """Make `directory_link` a relative symlink to `target`; a link that exists is replaced atomically."""
     link = Path(directory_link)
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -211,7 +211,7 @@ def prune(directory: Path, keep: int, protect: Collection[Path] = ()) -> list[Pa
     protected = {Path(path).resolve() for path in protect}
     checkpoints = list_checkpoints(directory)
     doomed = [p for p in checkpoints[: max(0, len(checkpoints) - keep)] if p.resolve() not in protected]
-    for path in doomed:  # hidden first: a kill while deleting leaves no half checkpoint
+    for path in doomed:  # renamed first: a kill while deleting leaves no incomplete checkpoint
         os.rename(path, path.with_name(f".{path.name}.tmp"))
     _tidy(directory)
     return doomed
@@ -228,7 +228,7 @@ def read_json(file: Path, remedy: str) -> dict[str, JSON]:
 
 
 def _require(file: Path, prefix: str, found: Mapping, expected: Mapping, remedy: str) -> None:
-    """Two mappings must be equal; the first field that differs is named."""
+    """Raises CheckpointError if two mappings differ; the message names the first field that differs."""
     for field in sorted(found.keys() | expected.keys()):
         if field not in found or field not in expected or found[field] != expected[field]:
             seen, due = (
@@ -257,7 +257,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _entry(name: str, leaf: Any) -> dict[str, JSON]:
-    """What the manifest says of a tensor; a typed key is its data, with its implementation's name."""
+    """A tensor's entry in the manifest; a typed key is stored as its data, with its implementation's name."""
     if not isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
         found = type(leaf).__name__
         raise CheckpointError(f"{name}: found a {found}, expected an array; convert it, or use the metadata.")
@@ -283,14 +283,14 @@ def _restore(array: np.ndarray, leaf: Any, entry: Mapping[str, JSON]) -> Any:
 
 
 def _write_tensors(file: Path, arrays: Mapping[str, Any]) -> None:
-    try:  # safetensors copies memory as it lies, so the layout must be C; ascontiguousarray would lose 0-d
+    try:  # safetensors copies raw memory, so the order must be C; ascontiguousarray would make 0-d arrays 1-d
         safetensors.numpy.save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, file)
     except safetensors.SafetensorError as error:
         raise OSError(f"{file}: cannot be written: {error}") from error
 
 
 def _read_tensors(file: Path, manifest: Mapping[str, JSON]) -> dict[str, np.ndarray]:
-    """The tensors, once their size, checksum, names, shapes and dtypes agree with the manifest."""
+    """The tensors, if their size, checksum, names, shapes and dtypes agree with the manifest."""
     try:
         found = _fingerprint(file)
         _require(file, "", found, {field: manifest[field] for field in found}, _DAMAGED)
@@ -317,13 +317,13 @@ def _aside(path: Path) -> Path:
 
 
 def _present(path: Path) -> Path:
-    """`path`, or where its checkpoint was set aside by a save that was killed between its two renames."""
+    """`path`, or the hidden name of its checkpoint if a save was killed between its two renames."""
     aside = _aside(path.resolve())
     return aside if aside.is_dir() and not path.is_dir() else path
 
 
 def _tidy(directory: Path) -> None:
-    """Remove what killed saves left behind, and put back a checkpoint that was set aside and not replaced."""
+    """Remove what killed saves left behind, and rename a checkpoint back that was hidden and not replaced."""
     for aside in directory.glob(".step_*.old"):
         final = directory / aside.name.removeprefix(".").removesuffix(".old")
         shutil.rmtree(aside, ignore_errors=True) if final.exists() else os.rename(aside, final)
@@ -340,7 +340,7 @@ def _sync(path: Path) -> None:
 
 
 def finished_step(last: Path, total_timesteps: int) -> int | None:
-    """The step at which a run was done with this budget, which a search or a plan may not use up; None if it was not.
+    """The step at which a run finished with this budget, or None. Searches and solvers may finish before it is spent.
 
     Raises:
         CheckpointError: the manifest of its last checkpoint is missing or damaged.

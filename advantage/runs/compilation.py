@@ -1,4 +1,4 @@
-"""What JAX compiles: a cache between processes, and a clock that tells compiling apart from running."""
+"""A cache of JAX's compiled programs that processes share, and a clock of the time spent compiling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs between processes, unless the user has set JAX's cache already."""
+    """Keep compiled programs between processes, unless the user has already set JAX's cache."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "advantage" / "xla"))
@@ -22,7 +22,7 @@ def enable_compilation_cache() -> None:
 class CompileClock:
     """Seconds that JAX has spent tracing and compiling in this process, and how many programs it made.
 
-    JAX tells of each stage when it ends, a stage within another first: what overlaps counts once.
+    JAX reports a stage when it ends, and an inner stage before the outer one. Overlapping time counts once.
     """
 
     def __init__(self):

@@ -1,9 +1,9 @@
-"""The run folder: where every file of a run lies, how folders are made and found, and what the host was.
+"""The run folder: the paths of its files, making and finding run folders, and a description of the host.
 
 runs/{env}__{algorithm}__{seed}__{time}/
   config.json   progress.csv   episodes.csv   evaluations.csv   events.out.tfevents...
   checkpoints/step_.../   last -> ...   best -> ...   curve.png   videos/
-  lock, while somebody writes
+  lock, while a process writes the run
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from advantage.runs.lock import LOCK, RunLock, refuse_if_in_use
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run; they are named here and need not exist yet."""
+    """The paths of a run's files, which need not exist yet."""
 
     path: Path
 
@@ -104,10 +104,10 @@ def create_run_folder(
 def claim_run_folder(
     path: Path | None, *, root: Path, environment: str, algorithm: str, seed: int
 ) -> tuple[RunFolder, RunLock]:
-    """Make the folder of a new run, as `create_run_folder` does, and lock it: of two starts with one path one wins.
+    """Make the folder of a new run, as `create_run_folder` does, and lock it: only one process gets a path.
 
     Raises:
-        RunInUse: somebody writes a run there.
+        RunInUse: another process is writing a run there.
         FileExistsError: `path` exists and is not an empty folder.
     """
     if path is not None:
@@ -115,7 +115,7 @@ def claim_run_folder(
     folder = create_run_folder(path, root=root, environment=environment, algorithm=algorithm, seed=seed)
     lock = RunLock(folder.path)
     try:
-        _refuse_used(folder.path)  # whoever was quicker may have ended already
+        _refuse_used(folder.path)  # a faster process may have ended already
     except FileExistsError:
         lock.release()
         raise
@@ -123,16 +123,16 @@ def claim_run_folder(
 
 
 def _refuse_used(path: Path) -> None:
-    """Raises FileExistsError for what is neither a free path nor an empty folder."""
+    """Raises FileExistsError if `path` exists and is not an empty folder."""
     if path.exists() and not (path.is_dir() and all(inside.name == LOCK for inside in path.iterdir())):
         raise FileExistsError(
-            f"{path} exists already; choose another path for a new run, or go on with the run that is "
+            f"{path} exists already; choose another path for a new run, or resume the run that is "
             f"there: advantage resume {path}"
         )
 
 
 def open_run_folder(path: Path) -> RunFolder:
-    """The run folder at `path`, which may also be one of its checkpoints, its `last` or its `best`.
+    """The run folder at `path`, which may also be a checkpoint of the run, its `last` or its `best`.
 
     Raises:
         FileNotFoundError: nothing is there; similar run folders nearby are listed.
@@ -168,10 +168,10 @@ def write_config(folder: RunFolder, config: Mapping[str, JSON]) -> None:
 
 
 def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JSON]:
-    """Read config.json and see that it has the `required` keys.
+    """Read config.json and check that it has the `required` keys.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         CheckpointError: it is not a JSON object, or a key is missing; the message names the key.
     """
     file = folder.config_path
@@ -185,7 +185,7 @@ def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JS
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the text file `path`: at any moment a reader sees the old or the new, never a part."""
+    """Replace the text file `path` atomically: a reader sees the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -198,7 +198,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def describe_host() -> dict[str, JSON]:
-    """What ran where: versions, machine, devices, the commit of the working directory, the command line."""
+    """Where a run ran: versions, machine, devices, the commit of the working directory, the command line."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""The policy of a world that lies in the plane, as text and as a picture, `policy.png`."""
+"""The policy of a grid world, as text and as a picture, `policy.png`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARROWS = {
 
 
 def grid_text(grid: Any, policy: np.ndarray, terminal: np.ndarray, reached: np.ndarray) -> str:
-    """One line for each row of the grid: arrows, `#` for walls, `*` where episodes end, nothing where none leads."""
+    """One line for each row of the grid: arrows, `#` for walls, `*` where episodes end, a space for unreached cells."""
     cells = [ARROWS.get(grid.moves[action], str(action)) for action in policy]
     cells = np.array(cells, dtype="<U2").reshape(-1)
     cells[~reached] = " "
@@ -37,13 +37,13 @@ def plot_grid(
     """Draw the value of each state as colour and number, and the policy as arrows.
 
     Args:
-        path: of the picture.
-        title: above it.
+        path: path of the picture.
+        title: title of the picture.
         grid: the rows, columns, moves and walls.
-        value: `[S]`.
+        value: `[S]`, the value of each state.
         policy: int `[S]`, an action for each state.
         terminal: bool `[S]`, where episodes end.
-        reached: bool `[S]`, where they can lead.
+        reached: bool `[S]`, states that episodes can reach.
 
     Returns:
         The path; None where matplotlib is not installed (`pip install "advantage[plot]"`).
@@ -52,7 +52,7 @@ def plot_grid(
         _draw(path, title, grid, value, policy, terminal, reached)
     except ImportError:
         return None
-    gc.collect()  # the parts of a figure hold each other, and megabytes
+    gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return path
 
 

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM, answered at once: also while the main thread is in native code, where XLA compiles.
+"""Ctrl-C and SIGTERM, handled at once, even while the main thread is in native code, such as XLA's compiler.
 
 Python runs a signal's handler only when its main thread is back from native code, which may take minutes. But the
-interpreter writes the signal's number into a pipe the moment it arrives (`signal.set_wakeup_fd`), and a thread that
-reads the pipe can answer.
+interpreter writes the signal's number into a pipe as soon as it arrives (`signal.set_wakeup_fd`), and a thread that
+reads the pipe can react.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 1.0  # seconds that the main thread has to answer
+PATIENCE = 1.0  # seconds that the main thread has to react
 _END = b"\0"
 
 
 class _Listener:
-    """Hears each signal in a thread of its own, and hands it on to the listener around this one when told to."""
+    """Receives each signal in a thread of its own, and passes it to the enclosing listener on request."""
 
     def __init__(self, hear: Callable[[int], None]):
         self._hear = hear
@@ -32,7 +32,7 @@ class _Listener:
         self._thread.start()
 
     def hand_on(self, number: int) -> None:
-        """Let whoever listened before us hear it too."""
+        """Pass a signal to the enclosing listener."""
         if self._outer != -1:
             with contextlib.suppress(OSError):
                 os.write(self._outer, bytes([number]))
@@ -57,15 +57,15 @@ class _Listener:
 
 
 class Interrupt:
-    """A context in which the first Ctrl-C or SIGTERM is a wish to stop, noted in `signal`, and the second acts at once.
+    """A context in which the first Ctrl-C or SIGTERM is stored in `signal`, and the second raises KeyboardInterrupt.
 
-    Where nothing would be lost, whoever listens outside, such as `leaving`, ends the process if the main thread does
+    If nothing would be lost, the enclosing listener, such as `leaving`, ends the process when the main thread does
     not leave this context within `PATIENCE` seconds.
 
     Args:
-        tell: says something to the user.
-        nothing_lost: whether all that was learned is saved.
-        farewell: what to say when the process ends without the main thread.
+        tell: shows a text to the user.
+        nothing_lost: returns whether everything that was learned is saved.
+        farewell: the text for the user when the process ends without the main thread.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Interrupt:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # What whoever started this process told it to ignore, as shells do for background jobs, stays so.
+                # A signal that was ignored when this process started, as in a shell's background job, stays ignored.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
             self._listener = _Listener(self._hear)
@@ -98,13 +98,13 @@ class Interrupt:
         self._previous, self._listener = {}, None
 
     def _handle(self, number: int, frame: Any) -> None:
-        """What Python's main thread does, when it gets to it."""
+        """The signal handler, which runs in Python's main thread."""
         self._handled += 1
         if self._handled > 1:
             raise KeyboardInterrupt
 
     def _hear(self, number: int) -> None:
-        """What the listening thread does, at once."""
+        """Runs at once, in the listening thread."""
         listener = self._listener
         if listener is None:
             return
@@ -113,7 +113,7 @@ class Interrupt:
             return
         self.signal = number
         if not self._nothing_lost():
-            self._tell("Stopping after this iteration, to save. A second Ctrl-C leaves at once.")
+            self._tell("Stopping after this iteration, to save. A second Ctrl-C stops at once.")
         elif not self._over.wait(PATIENCE):
             self._tell(self._farewell())
             listener.hand_on(number)
@@ -122,12 +122,12 @@ class Interrupt:
 
 @contextlib.contextmanager
 def leaving(at_once: bool = True, patience: float = PATIENCE) -> Iterator[None]:
-    """A context in which Ctrl-C ends this process, whatever its main thread does.
+    """A context in which Ctrl-C ends this process, whatever its main thread is doing.
 
-    For a program of its own only: the process ends without Python's own clean-up, which crashes where XLA compiles.
+    Only for a standalone program: the process ends without Python's clean-up, which crashes while XLA compiles.
 
     Args:
-        at_once: end at the first Ctrl-C; else the main thread gets its KeyboardInterrupt first.
+        at_once: end at the first Ctrl-C; otherwise the main thread gets a KeyboardInterrupt first.
         patience: seconds until the process ends if the main thread has not left the context; a second Ctrl-C ends it
             at once.
     """
@@ -157,7 +157,7 @@ def leaving(at_once: bool = True, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process now, with what it has said and the terminal's cursor back."""
+    """End this process now; its output is flushed and the terminal's cursor is shown."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         if sys.stdout.isatty():
             sys.stdout.write("\x1b[?25h")  # a live line hides it

@@ -1,4 +1,4 @@
-"""One writer for a run: a lock in its folder, which is gone when the process that holds it is, however that ends."""
+"""One writer for a run: a lock in its folder, which is released when its process ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Self
 
 LOCK = "lock"
-_MOMENT = 0.05  # seconds after which whoever has just taken a lock has put its name into the file
+_MOMENT = 0.05  # seconds within which a process that has taken a lock writes its name into the file
 
 
 class RunInUse(FileExistsError):
-    """Another writer has the run; says who, since when, and what to do."""
+    """Another process is writing the run; the message says which, since when, and what to do."""
 
 
 class RunLock:
-    """Makes this the only writer of a run folder until `release`, or until this process is gone.
+    """Makes this process the only writer of a run folder until `release`, or until the process ends.
 
-    What counts is the operating system's lock on the file `lock`; its text is for people, so a file that a killed
-    process has left is no obstacle. Other processes never hold it: neither those that this one starts, nor its forks.
+    What counts is the operating system's lock on the file `lock`; its text is only information, so the file of a
+    killed process does not block. Child processes, forks included, never hold the lock.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
 
     Raises:
-        RunInUse: somebody writes this run.
+        RunInUse: another process is writing this run.
         OSError: the file system has no locks.
     """
 
@@ -38,7 +38,7 @@ class RunLock:
         self.file: int | None = _take(self.path)
         _HELD.add(self)
         who = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-        with contextlib.suppress(OSError):  # a full disk will be told of soon enough
+        with contextlib.suppress(OSError):  # a full disk will be reported later
             os.ftruncate(self.file, 0)
             os.write(self.file, who.encode())
 
@@ -49,7 +49,7 @@ class RunLock:
         self.release()
 
     def release(self) -> None:
-        """Let others write, and remove the file. A second time it does nothing."""
+        """Release the lock and remove the file. A second call does nothing."""
         if self.file is not None:
             if _leads_to(self.path, self.file):
                 with contextlib.suppress(OSError):
@@ -57,7 +57,7 @@ class RunLock:
             self.forget()
 
     def forget(self) -> None:
-        """Close the file: the lock stays with whoever else has it open, such as the parent of a fork."""
+        """Close the file. Another process that has it open, such as the parent of a fork, keeps the lock."""
         if self.file is not None:
             os.close(self.file)
             self.file = None
@@ -75,13 +75,13 @@ os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 def refuse_if_in_use(folder: Path) -> None:
-    """Raises RunInUse if somebody writes the run in `folder`; changes nothing there."""
+    """Raises RunInUse if another process is writing the run in `folder`; changes nothing there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.close(_lock(Path(folder) / LOCK, 0))
 
 
 def _take(path: Path) -> int:
-    """The open and locked file at `path`. One that was removed while it was opened is no longer there for others."""
+    """The open and locked file at `path`. Tries again if the file was removed before it was locked."""
     while True:
         file = _lock(path, os.O_CREAT)
         if _leads_to(path, file):
@@ -97,8 +97,8 @@ def _lock(path: Path, flags: int) -> int:
     except BlockingIOError:
         os.close(file)
         raise RunInUse(
-            f"{path.parent} is being written by {_holder(path)}. Wait until that has ended, or stop it with Ctrl-C or "
-            f"kill, which saves; then go on with the run: advantage resume {path.parent}. A new run needs another "
+            f"{path.parent} is being written by {_holder(path)}. Wait until it has ended, or stop it with Ctrl-C or "
+            f"kill, which saves; then resume the run: advantage resume {path.parent}. A new run needs another "
             "folder."
         ) from None
     except OSError as error:
@@ -118,7 +118,7 @@ def _leads_to(path: Path, file: int) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """What the file says of who holds it."""
+    """The holder of the lock, as the file names it."""
     time.sleep(_MOMENT)
     try:
         text = path.read_bytes()[:200].decode(errors="replace").split("\n")[0]

@@ -1,8 +1,8 @@
-"""Logs of a run: three CSV files and TensorBoard, x is environment steps; and the readers of the files.
+"""Logs of a run by environment step: three CSV files and TensorBoard; and functions that read the CSV files.
 
-Numbers read back exactly: float64 is written by `repr`, float32 with nine digits, integers as they are. Every
-call reaches the operating system before it returns, so a run that is killed loses at most the row it was
-writing. TensorBoard's files, which cost a disk's attention at each flush, are flushed once a second and with `flush`.
+Numbers are read back exactly: float64 is written by `repr`, float32 with nine digits, integers as they are. Every
+call passes its data to the operating system before it returns, so a run that is killed loses at most the row it was
+writing. TensorBoard's files are flushed once a second and by `flush`, because each flush takes disk time.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ EPISODES = ["r", "l", "step", "env", "episode"]
 EVALUATIONS = ["step", "episode", "return", "length", "deterministic", "seed"]
 _COUNTS = {"iteration", *EPISODES, *EVALUATIONS} - {"r", "return"}
 FLUSH_SECONDS = 1.0
-_REMEDY = "mend the line, or move the file away and run again"
+_REMEDY = "correct the line, or move the file away and run again"
 
 
 class Logger:
     """Appends to the logs of a run; close it, or use it as a context manager.
 
     Args:
-        folder: the run.
-        tensorboard: write TensorBoard event files too.
-        resume_step: the step from which a run goes on: every row later than it is dropped first.
-        evaluated: the last evaluation that the run still knows of; by default `resume_step`.
+        folder: the run folder.
+        tensorboard: whether to write TensorBoard event files too.
+        resume_step: the step from which a run is resumed; later rows are removed.
+        evaluated: the step of the last evaluation that the run has kept; by default `resume_step`.
 
     Raises:
-        CheckpointError: a file that is there is not a log of this kind.
+        CheckpointError: an existing file is not a log of this kind.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Logger:
         evaluated: int | None = None,
     ):
         evaluated = resume_step if evaluated is None else evaluated
-        with contextlib.ExitStack() as opened:  # closes what is open already when a later file is wrong
+        with contextlib.ExitStack() as opened:  # closes the files opened so far if a later file is wrong
             self._progress = opened.enter_context(_Table(folder.progress_path, [], resume_step))
             self._episodes = opened.enter_context(_Table(folder.episodes_path, EPISODES, resume_step))
             self._evaluations = opened.enter_context(_Table(folder.evaluations_path, EVALUATIONS, evaluated))
@@ -59,7 +59,7 @@ class Logger:
         self._events: EventsWriter | None = None
         self._flushed = 0.0
         if tensorboard:  # the bare writer: SummaryWriter adds a thread, a queue and an event for every scalar
-            suffix = f".{time.time_ns() % 10**9:09d}"  # a name of whole seconds could be one that exists
+            suffix = f".{time.time_ns() % 10**9:09d}"  # a name of whole seconds could already exist
             self._events = EventsWriter(str(folder.path / "events"), suffix)
             if resume_step is not None:  # TensorBoard then hides what was written at this step or later
                 start = SessionLog(status=SessionLog.START)
@@ -69,7 +69,7 @@ class Logger:
         """Append a row to progress.csv, and its scalars to TensorBoard.
 
         The first row fixes the columns: `iteration` (if the row has it), `step`, the others sorted. Columns
-        that come up later are added behind; what a row lacks stays empty.
+        that appear later are added at the end; a row's missing values are empty cells.
         """
         values = {**row, "step": step}
         self._progress.widen(values)
@@ -94,7 +94,7 @@ class Logger:
         )
 
     def flush(self) -> None:
-        """Hand everything to the operating system (for the CSV files each call has done so already)."""
+        """Pass everything to the operating system (for the CSV files every call has already done so)."""
         if self._events:
             self._events.flush()
             self._flushed = time.monotonic()
@@ -127,13 +127,13 @@ class Logger:
 def read_progress(folder: RunFolder, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The columns of progress.csv, NaN where a cell is empty; no columns if there is no file yet.
 
-    Of those `wanted`, the ones that are there: cells of the others are not looked at.
+    If `wanted` is given, only those of its columns that exist; other cells are not read.
     """
     return _read(folder.progress_path, [], wanted)
 
 
 def read_episodes(folder: RunFolder, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The columns of episodes.csv, or those `wanted`; empty if there is no file yet."""
+    """The columns of episodes.csv, or only the `wanted` ones; empty if there is no file yet."""
     return _read(folder.episodes_path, EPISODES, wanted)
 
 
@@ -152,7 +152,7 @@ class _Table:
             steps = _parse(path, self.columns, lines).get("step", ())
             lines = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
         if path.exists() or self.columns:
-            self._rewrite(lines)  # without the half line that a kill may have left
+            self._rewrite(lines)  # without an incomplete line that a kill may have left
         self.file = path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
@@ -176,7 +176,7 @@ class _Table:
         self.append("".join(map((",".join(kinds) + "\n").__mod__, values)))
 
     def widen(self, names: Collection[str]) -> None:
-        """Give the file the columns it lacks, by writing it anew beside itself."""
+        """Add the columns that the file lacks, by rewriting it."""
         new = set(names).difference(self.columns)
         new = sorted(new, key=lambda name: (name != "iteration", name != "step", name))
         for name in new:
@@ -207,7 +207,7 @@ def _float_format(dtype: Any) -> str:
 
 
 def _lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The header and the whole lines of a CSV file; `columns`, where given, is the header it must have."""
+    """The header and the complete lines of a CSV file; `columns`, if given, is the header it must have."""
     if not path.exists():
         return list(columns), []
     try:
@@ -218,7 +218,7 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
     if names and ("step" not in names or names != list(columns or names)):
         expected = ",".join(columns) or "columns with `step` among them"
         raise CheckpointError.of(path, "header", found=repr(header[:200]), expected=expected, remedy=_REMEDY)
-    return names, lines[:-1]  # what follows the last line end is nothing, or half a line
+    return names, lines[:-1]  # after the last line end there is nothing, or an incomplete line
 
 
 def _parse(
@@ -247,9 +247,9 @@ def _parse(
 def _numbers(path: Path, lines: Sequence[str], places: Sequence[int]) -> np.ndarray:
     """The cells at `places` of every line: `[lines, places]`."""
     if lines and places:
-        with contextlib.suppress(ValueError):  # an empty cell, or one that the loop below names
+        with contextlib.suppress(ValueError):  # the loop below reads empty cells and reports wrong ones
             table = np.loadtxt(lines, delimiter=",", comments=None, usecols=places, ndmin=2)
-            if len(table) == len(lines):  # it skips lines that are blank
+            if len(table) == len(lines):  # loadtxt skips blank lines
                 return table
     rows = []
     for number, line in enumerate(lines, 2):

@@ -1,4 +1,4 @@
-"""Say what takes long while it does."""
+"""Messages about operations that take long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS = 2.0
 
 @contextlib.contextmanager
 def saying(text: str, tell: Callable[[str], None], after: float = SECONDS) -> Iterator[None]:
-    """A context that tells `text`, once, if it lasts longer than `after` seconds."""
+    """A context that calls `tell(text)`, once, if it lasts longer than `after` seconds."""
     timer = threading.Timer(after, tell, (text,))
     timer.daemon = True
     timer.start()

@@ -20,7 +20,7 @@ _INK, _GREY, _BLUE, _ORANGE = "#24292f", "#6e7781", "#1f6feb", "#d1570a"
 def plot_curve(folder: RunFolder) -> Path | None:
     """Draw every episode, their running mean and the evaluations into curve.png, 1200 x 700 pixels.
 
-    Of a solver's run it shows how the error fell instead.
+    For a solver's run, draw its residual and error bound by iteration instead.
 
     Returns:
         The path of the picture; None where matplotlib is not installed (`pip install "advantage[plot]"`).
@@ -29,7 +29,7 @@ def plot_curve(folder: RunFolder) -> Path | None:
         _draw(folder)
     except ImportError:
         return None
-    gc.collect()  # the parts of a figure hold each other, and megabytes
+    gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return folder.curve_path
 
 
@@ -58,8 +58,8 @@ def _draw(folder: RunFolder) -> None:
 
 
 def _draw_convergence(axes: Any, progress: dict[str, np.ndarray]) -> None:
-    """How far from a fixed point, and from the truth at most, each iteration was."""
-    shown = {"train/error_bound": (_BLUE, "error at most"), "train/residual": (_ORANGE, "residual")}
+    """Draw each iteration's residual, and the bound on its error."""
+    shown = {"train/error_bound": (_BLUE, "error bound"), "train/residual": (_ORANGE, "residual")}
     for name, (colour, label) in shown.items():
         known = progress.get(name, np.zeros(0)) > 0
         if known.any():
@@ -112,7 +112,7 @@ def _draw_episodes(axes: Any, folder: RunFolder) -> None:
 
 
 def running_mean(x: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the last `window` entries up to each one, of fewer at the start: `[N] -> [N]`."""
+    """The mean of the last `window` entries up to each entry, fewer at the start: `[N] -> [N]`."""
     total = np.concatenate([[0.0], np.cumsum(x, dtype=np.float64)])
     end = np.arange(1, len(x) + 1)
     start = np.maximum(end - window, 0)

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: a live line where it is one, plain lines where it is not."""
+"""Reports for the user: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = {
 
 
 class Quiet:
-    """Reports nothing but warnings, which go where errors go."""
+    """Reports only warnings, on standard error."""
 
     def begin(self, facts: dict[str, Any]) -> None:
         for text in facts["warnings"]:
@@ -34,7 +34,7 @@ class Quiet:
 
 
 class Terminal:
-    """Reports a training: how far, how fast, how long still, the return and the KL; `notice` comes at its head."""
+    """Reports a training: progress, speed, time left, return and KL divergence; `notice` is printed first."""
 
     def __init__(self, console: Console | None = None, notice: str = ""):
         self.console, self.notice = console or Console(), notice
@@ -72,7 +72,7 @@ class Terminal:
         for text in facts["warnings"]:
             self.message(f"Warning: {text}")
         if facts["step"]:
-            self.message(f"Going on from step {facts['step']:,}.")
+            self.message(f"Resuming from step {facts['step']:,}.")
         self.message(f"Run folder: {facts['folders'][0]}" + f" and {len(seeds) - 1} more" * (len(seeds) > 1))
         self.last_line = -SECONDS_BETWEEN_LINES
         if self.console.is_terminal:

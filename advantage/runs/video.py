@@ -12,10 +12,10 @@ FORMATS = (".gif", ".mp4")
 
 
 class Video:
-    """Takes frames from `env.render()`; the file is whole when closed.
+    """Writes frames from `env.render()` to a file, which is complete after `close`.
 
     Raises:
-        ValueError: a name that ends in neither .gif nor .mp4.
+        ValueError: the file's name ends in neither .gif nor .mp4.
         ImportError: imageio, or for MP4 imageio-ffmpeg, is not installed.
     """
 
@@ -35,9 +35,9 @@ class Video:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, env: Any) -> None:
-        """Append what the environment shows now."""
+        """Append a frame of the environment."""
         frame = np.asarray(env.render(), np.uint8)
-        height, width = (size - size % 2 for size in frame.shape[:2])  # MP4 wants even sizes
+        height, width = (size - size % 2 for size in frame.shape[:2])  # MP4 needs even sizes
         frame = np.ascontiguousarray(frame[:height, :width])
         if self.path.suffix.lower() == ".mp4":
             if self.writer is None:
@@ -50,7 +50,7 @@ class Video:
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file. Raises OSError with the encoder's own words when it failed."""
+        """Finish the file. Raises OSError with the encoder's message if it failed."""
         if self.writer is None:
             return
         if self.path.suffix.lower() == ".mp4":
@@ -63,7 +63,7 @@ class Video:
             self.writer.close()
 
     def _encoder(self, height: int, width: int) -> subprocess.Popen:
-        """ffmpeg reading raw frames. Started by exec: imageio's own writer forks, which JAX's threads forbid."""
+        """An ffmpeg process that reads raw frames. imageio's own writer forks, which is unsafe with JAX's threads."""
         source = [
             "-f",
             "rawvideo",

@@ -1,1 +1,1 @@
-"""The loop that every algorithm and every driver share, its run folder, and resuming it."""
+"""The training loop that all algorithms and drivers share, its run folder, and resuming a run."""

@@ -1,4 +1,4 @@
-"""Before the first step: the spaces of a run, and its drawn weights."""
+"""Before the first step: the spaces and the initial weights of a run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from advantage.types import Array, Key, Pytree, Spec
 
 
 class FirstState(NamedTuple):
-    """Where runs begin; every array has a leading axis of seeds.
+    """The state in which runs begin; every array has a leading axis of seeds.
 
     Attributes:
-        state: the algorithm's.
-        world_keys: draw the first episodes.
-        run_keys: draw everything else.
+        state: the algorithm's state.
+        world_keys: keys for drawing the first episodes.
+        run_keys: keys for drawing everything else.
     """
 
     state: Pytree
@@ -39,7 +39,7 @@ class FirstState(NamedTuple):
 def draw_first_state(
     algorithm: Playable, spec: Spec, seeds: list[int], say: Callable[[str], None]
 ) -> FirstState:
-    """Draw the weights of every seed, one seed after the other.
+    """Draw the initial weights of every seed, one seed after the other.
 
     Raises:
         ValueError: a space that the algorithm cannot handle, or learning that does not fit into memory.
@@ -59,12 +59,12 @@ def draw_first_state(
     size = _bytes_to_learn(begin.eval_shape(*arguments).state)
     remedy = "use a smaller network (hidden=), or make the observations smaller"
     refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())
-    with saying("Drawing the first weights.", say):
+    with saying("Drawing the initial weights.", say):
         return jax.block_until_ready(begin(*arguments))
 
 
 def _bytes_to_learn(state: Pytree) -> int:
-    """Bytes of a state, and of what an update of its weights needs besides: their gradient and their successors."""
+    """Bytes of a state and of what an update also needs: the gradient of the weights and the new weights."""
     parts = [state, state.params, state.params] if isinstance(state, PolicyState) else [state]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(parts))
 
@@ -73,8 +73,8 @@ def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
     """The spaces of one observation and of one action.
 
     Raises:
-        EnvironmentFailure: it cannot be made.
-        EnvironmentDefect: what was made is no environment.
+        EnvironmentFailure: the environment cannot be made.
+        EnvironmentDefect: the made object is not an environment.
     """
     try:
         return target.spaces

@@ -15,7 +15,7 @@ from advantage.runs.log import Logger
 from advantage.training.reporting import Progress
 from advantage.types import Episodes, Iterated, Pytree
 
-RECENT_EPISODES = 100  # over which rollout/ep_rew_mean is taken
+RECENT_EPISODES = 100  # number of episodes that rollout/ep_rew_mean averages
 
 
 class Journal:
@@ -38,7 +38,7 @@ class Journal:
     def rows(
         self, place: int, result: Iterated, *, iteration: int, step: int, total: int, times: dict[str, float]
     ) -> Iterator[Progress]:
-        """Log what a driver brought back of the seed at `place`, row by row, from `iteration` and `step` on."""
+        """Log a driver's rows for the seed at `place`; `iteration` and `step` are those before the first row."""
         episodes, begin = result.episodes[place], 0
         self._log_episodes(episodes)
         ends = np.searchsorted(episodes.steps, step + result.steps, side="right")
@@ -69,7 +69,7 @@ class Journal:
         }
 
     def evaluate(self, step: int, result: Evaluation) -> None:
-        """Note an evaluation."""
+        """Record an evaluation."""
         self.evaluation, self.evaluated = result, step
         self.logger.evaluation(step, result.returns, result.lengths, True, self.seed)
 
@@ -94,7 +94,7 @@ class Journal:
         folder = self.folder
         path = checkpoint_path(folder.checkpoints, step)
         saved = path.exists()
-        # `best` moves before `last` or its checkpoint knows: who is killed in between evaluates again
+        # `best` moves before `last` or its checkpoint is written: a run killed in between evaluates again
         if better and saved:
             point(folder.best, path)
         save_checkpoint(folder.checkpoints, step, state, records=records, metadata=metadata)
@@ -105,7 +105,7 @@ class Journal:
         prune(folder.checkpoints, keep, protected)
 
     def restore(self, records: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
-        """Take back what `save` wrote."""
+        """Restore what `save` wrote."""
         self.evaluated = metadata["evaluated"]
         self.best = metadata["best"] if metadata["best"] is not None else -float("inf")
         self.recent.extend(zip(records["recent/returns"], records["recent/lengths"], strict=True))

@@ -1,4 +1,4 @@
-"""One training: iterate, report, evaluate and save until the budget is spent. It knows drivers, but not their kinds."""
+"""The training loop: iterate, report, evaluate and save until the budget is spent. It is the same for all drivers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from advantage.types import Iterated, Pytree
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What is trained, where it is evaluated, and who is told."""
+    """What is trained, where it is evaluated, and who is informed."""
 
     algorithm: Playable
     environment: Environment
@@ -59,7 +59,7 @@ class Loop:
 
     Attributes:
         iteration, step: updates and environment steps so far.
-        state: the algorithm's, of all seeds, in the driver's own form.
+        state: the algorithm's state of all seeds, in the driver's own form.
     """
 
     def __init__(self, training: Training, seeds: list[int]):
@@ -88,7 +88,7 @@ class Loop:
         )
 
     def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:
-        """Begin the first episodes, make the run folders and hold them with `locks`, write their configs."""
+        """Begin the first episodes, make and lock the run folders (`locks` releases them), and write their configs."""
         name = algorithm_name(self.algorithm)
         with saying("Starting the environments.", self.say):
             self.state = self.driver.start(self.first.state, self.first.world_keys)
@@ -122,10 +122,10 @@ class Loop:
         }
 
     def restore(self, folder: RunFolder, config: dict[str, Any]) -> None:
-        """Take everything back from the folder's last checkpoint."""
+        """Restore everything from the folder's last checkpoint."""
         if not folder.last.exists():
             raise CheckpointError(
-                f"{folder.path} holds no checkpoint; the run stopped before its first. Train it anew."
+                f"{folder.path} holds no checkpoint; the run stopped before its first one. Train it again."
             )
         template = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.first.state
@@ -154,18 +154,18 @@ class Loop:
         if not self._is_finished or (self._evaluates and evaluated < self.step):
             return
         if self.step < self.options.total_timesteps:
-            raise ValueError(f"{folder.path} has converged; to go on, train anew with a smaller tolerance.")
+            raise ValueError(f"{folder.path} has converged; to improve it, train with a smaller tolerance.")
         raise ValueError(
-            f"{folder.path} has taken its {self.step:_} steps; to go on, give a larger budget: "
+            f"{folder.path} has taken its {self.step:_} steps; to continue, give a larger budget: "
             f"--total-timesteps {2 * self.step} (total_timesteps=)."
         )
 
     def run(self) -> bool:
-        """Iterate until the budget is spent, a callback says stop, or a signal does: whether the run has finished.
+        """Iterate until the budget is spent, or a callback or a signal stops the run; returns whether it has finished.
 
         Raises:
             NonFiniteUpdate: an update gave a number that is not finite.
-            KeyboardInterrupt, SystemExit: a signal came; all was saved.
+            KeyboardInterrupt, SystemExit: a signal stopped the run; everything was saved.
         """
         self.training.reporter.begin(self._facts())
         if not self.step:
@@ -199,7 +199,7 @@ class Loop:
                 )
             self._refuse_nonfinite(result)
             self.state, before, iteration = result.state, self.step, self.iteration
-            if not len(result.steps):  # a search whose generation was broken off
+            if not len(result.steps):  # a search whose generation was interrupted
                 continue
             self.step += int(result.steps[-1])
             self.iteration += int(result.iterations[-1])
@@ -218,7 +218,7 @@ class Loop:
                 self._save()
 
     def _report(self, result: Iterated, iteration: int, step: int, times: dict[str, float]) -> bool:
-        """Log the rows and tell who listens; whether a callback says stop."""
+        """Log the rows and inform the reporter and the callback; returns whether the callback stops the run."""
         stopped, total = False, self.options.total_timesteps
         for place, journal in enumerate(self.journals):
             for progress in journal.rows(
@@ -231,7 +231,7 @@ class Loop:
         return stopped
 
     def _refuse_nonfinite(self, result: Iterated) -> None:
-        """Raises NonFiniteUpdate for a metric or a parameter; the state that it came with is not taken."""
+        """Raises NonFiniteUpdate if a metric or parameter is not finite; the new state is then discarded."""
         found = find_nonfinite(result, len(self.seeds))
         if found is None:
             return
@@ -243,11 +243,11 @@ class Loop:
         )
 
     def _evaluate(self) -> None:
-        """Play the same episodes as `adv.evaluate` with the run's seed does, on the current agents."""
+        """Evaluate the current agents on the episodes that `adv.evaluate` plays with the run's seed."""
         episodes = self.options.eval_episodes
         if not self._evaluates:
             if episodes:
-                self.say("Not evaluated: a vector environment needs an eval_environment beside it.")
+                self.say("Not evaluated: a vector environment needs a separate eval_environment.")
             return
         target = self.training.eval_environment
         for place, journal in enumerate(self.journals):
@@ -290,7 +290,7 @@ class Loop:
         self.saved_step = self.step
 
     def _write_results(self) -> None:
-        """The curve; in a finite world what an agent that keeps a table has learned; and how it ended."""
+        """Write the learning curve and, for a tabular agent in a finite world, its policy; say how the run ended."""
         conclusion, unit = self.driver.conclusion(self.step), self.driver.facts.unit
         for place, journal in enumerate(self.journals):
             journal.logger.flush()
@@ -313,7 +313,7 @@ class Loop:
 
     @property
     def _is_finished(self) -> bool:
-        """Whether the budget is spent, or the driver needs no more of it."""
+        """Whether the budget is spent or the driver has finished."""
         return self.step >= self.options.total_timesteps or self.driver.finished
 
     @property
@@ -321,7 +321,7 @@ class Loop:
         return self.options.eval_episodes > 0 and self.training.eval_environment.kind != "vector"
 
     def _is_saved(self) -> bool:
-        """Whether the last checkpoint holds all that was learned."""
+        """Whether the last checkpoint holds everything that was learned."""
         return self.saved_step == self.step
 
     def _is_interrupted(self) -> bool:
@@ -332,26 +332,26 @@ class Loop:
         commands = "; ".join(
             shlex.join(["advantage", "resume", str(journal.folder.path), *named]) for journal in self.journals
         )
-        return f"Stopped at step {self.step:_} and saved. To go on: {commands}"
+        return f"Stopped at step {self.step:_} and saved. To resume: {commands}"
 
     def _saying_what_compiles(self) -> contextlib.AbstractContextManager[None]:
-        """The first call of a driver compiles."""
+        """A context that says that the first call of a driver compiles, if that takes long."""
         if self.has_iterated:
             return contextlib.nullcontext()
         self.has_iterated = True
-        return saying("Compiling the programs of this run, and taking its first steps.", self.say)
+        return saying("Compiling the programs of this run and taking its first steps.", self.say)
 
     @contextlib.contextmanager
     def _last_words(self) -> Iterator[None]:
-        """Whatever goes wrong, say where the run can be taken up again."""
+        """A context that says, after any error, from where the run can be resumed."""
         try:
             yield
         except Exception:
             for journal in self.journals:
-                with contextlib.suppress(OSError):  # a full disk has been told of already
+                with contextlib.suppress(OSError):  # a full disk has already been reported
                     journal.logger.flush()
                 self.say(
-                    f"The run stopped. {journal.folder.last} is as it was at step {journal.saved_step:_}."
+                    f"The run stopped. {journal.folder.last} is the checkpoint of step {journal.saved_step:_}."
                 )
             raise
 
@@ -372,18 +372,18 @@ class Loop:
         }
 
     def _interface(self) -> list[str]:
-        """What a policy makes of the spaces; tables and solvers take them as they are."""
+        """How a policy translates the spaces; tabular methods and solvers use them unchanged."""
         if not isinstance(self.algorithm, PolicyOptions | PolicySearch):
             return []
         spec = self.spec
         return describe_interface(spec.observation_space, spec.action_space, spec.action_units)
 
     def _warnings(self) -> list[str]:
-        """What a user should know before time is spent."""
+        """What the user should know before the run begins."""
         algorithm, spec = self.algorithm, self.spec
         if not isinstance(algorithm, PolicyOptions | PolicySearch):
             return []
-        clips = algorithm.action_bounds == "clip"  # what is squashed fills the bounds wherever they are
+        clips = algorithm.action_bounds == "clip"  # squashed actions fill any bounds, however far
         far = far_bounds(spec.action_space, spec.action_units) if clips else []
         large = large_layers(spec.observation_space) if algorithm.network is None else []
         return [*map(str, far), *large]

@@ -18,7 +18,7 @@ class NonFiniteUpdate(FloatingPointError):
 
 
 class NonFinite(NamedTuple):
-    """The names of what is not finite, the place of its seed, and the row of the iteration."""
+    """The names of the values that are not finite, the position of their seed, and their row of metrics."""
 
     place: int
     row: int
@@ -26,9 +26,14 @@ class NonFinite(NamedTuple):
 
 
 def find_nonfinite(result: Iterated, num_seeds: int) -> NonFinite | None:
+<<<<<<< HEAD
     """The first metric or parameter of an iteration that is not finite; not every metric sees the parameters."""
     finite = {name: np.isfinite(np.ma.filled(x, 0.0)) for name, x in result.metrics.items()}
     wrong = {name: ~right for name, right in finite.items() if not right.all()}
+=======
+    """The first metric or parameter that is not finite. Parameters are checked because metrics may not show them."""
+    wrong = {name: ~np.isfinite(x) for name, x in result.metrics.items() if not np.isfinite(x).all()}
+>>>>>>> en-a
     if wrong:
         place, row = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
         names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, row]))
@@ -43,7 +48,7 @@ def find_nonfinite(result: Iterated, num_seeds: int) -> NonFinite | None:
 
 
 def remedy(algorithm: Playable) -> str:
-    """Which of its options keep a method's steps small, as a sentence."""
+    """A sentence that names the options which keep an algorithm's updates small."""
     options = hyperparameters_of(algorithm)
     smaller = ("learning_rate", "critic_learning_rate", "target_kl")
     lower = [name for name in smaller if options.get(name) is not None]

@@ -1,4 +1,4 @@
-"""How a run is organised: the options of `train` that are not the algorithm's."""
+"""The options of `train` that are not hyperparameters of the algorithm."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ LARGEST = 2**32 - 1  # seeds and the step counter are uint32
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a run is organised; nothing here changes what it learns, except `num_envs`, `frame_stack` and the budget."""
+    """Options of a run. Besides the seed, only `num_envs`, `frame_stack` and the budget change what it learns."""
 
     total_timesteps: int = 1_000_000
-    """Environment steps to take, exactly."""
+    """Exact number of environment steps to take."""
     seed: int = 0
-    """Of everything random in the run."""
+    """Seed of all random numbers in the run."""
     num_seeds: int = 1
-    """Independent runs with seeds seed, seed + 1, ...; on-device worlds train all at once."""
+    """Number of independent runs, with seeds seed, seed + 1, ...; on-device worlds train them all at once."""
     num_envs: int = 1
-    """Environments stepped side by side."""
+    """Number of environments stepped together."""
     frame_stack: int = 1
-    """The last so many observations make one, so that a policy without memory sees what moves; 1 is none."""
+    """Number of latest observations stacked into one, so that a policy without memory sees motion; 1: no stack."""
     eval_every: int | None = None
     """Environment steps between evaluations; None evaluates once, at the end."""
     eval_episodes: int = 10
-    """Episodes of an evaluation; 0 never evaluates."""
+    """Number of episodes in an evaluation; 0 never evaluates."""
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; None makes ten in a run."""
     keep_checkpoints: int = 3
-    """Newest checkpoints to keep; the best one is kept besides."""
+    """Number of newest checkpoints to keep; the best one is always kept."""
     workers: int | Literal["auto"] = "auto"
-    """Worker processes that step host environments; 0 is none, auto measures and picks."""
+    """Number of worker processes that step host environments; 0 is none, auto measures and chooses."""
     worker_timeout: float = 60.0
     """Seconds after which a worker counts as hung."""
     device: str | None = None
-    """Where to compute: cpu, gpu or tpu; None takes JAX's choice."""
+    """Device to compute on: cpu, gpu or tpu; None uses JAX's choice."""
     tensorboard: bool = True
     """Write TensorBoard files."""
 
@@ -80,14 +80,14 @@ class Options:
             )
         if self.total_timesteps > LARGEST:
             raise ValueError(
-                f"total_timesteps={self.total_timesteps:_} is above the step counter's {LARGEST:_}."
+                f"total_timesteps={self.total_timesteps:_} is above the step counter's limit {LARGEST:_}."
             )
         if self.device is not None and self.device not in ("cpu", "gpu", "tpu", "cuda"):
             raise ValueError(f"device={self.device!r} is not allowed; use 'cpu', 'gpu' or 'tpu'.")
 
 
 def options_from(options: dict[str, Any]) -> Options:
-    """The options with these names. Raises ValueError for one that does not exist or is not allowed."""
+    """The options with these values. Raises ValueError for a name or a value that is not allowed."""
     known = [field.name for field in dataclasses.fields(Options)]
     for name in options:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Who is told what happens in a training: callbacks and reporters."""
+"""Callbacks and reporters, which are informed about a training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Progress(NamedTuple):
-    """What a callback is told about every row of metrics.
+    """What a callback receives for every row of metrics.
 
     Attributes:
-        seed: which run.
+        seed: the run's seed.
         iteration: updates so far.
         step: environment steps so far, of `total_timesteps`.
         row: the metrics as they are logged: `train/approx_kl`, `rollout/ep_rew_mean`, `time/fps`, ...
@@ -28,7 +28,7 @@ Callback = Callable[[Progress], bool | None]
 
 
 class Reporter(Protocol):
-    """Who tells the user what happens; the command line has one, Python's default is silent."""
+    """Tells the user what happens. The command line has a reporter; the default in Python is silent."""
 
     def begin(self, facts: dict[str, Any]) -> None: ...
     def update(self, progress: Progress) -> None: ...
@@ -37,7 +37,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter that says nothing but Python's warnings."""
+    """A reporter that only issues Python warnings."""
 
     def begin(self, facts: dict[str, Any]) -> None:
         for text in facts["warnings"]:

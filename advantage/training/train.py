@@ -1,4 +1,4 @@
-"""The two verbs of training: begin a run, and go on with one."""
+"""The two functions of training: `train` begins a run, `resume` continues one."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Run:
     """A training that has ended, or was stopped.
 
     Attributes:
-        path: its folder.
-        seed: its seed.
+        path: the run folder.
+        seed: the run's seed.
         step: environment steps taken.
         evaluation: the last evaluation, if there was one.
         finished: whether the budget was spent; a run that a callback stopped can be resumed.
-        algorithm: its hyperparameters.
+        algorithm: the algorithm with its hyperparameters.
     """
 
     path: Path
@@ -65,18 +65,18 @@ def train(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Any:
-    """Train, and leave a run folder.
+    """Train an agent and write a run folder.
 
     Args:
         algorithm: such as `adv.PPO(clip_range=0.2)` or `adv.PolicySearch(adv.CEM(), hidden=(8,))`. An optimiser such as
-            `adv.CEM()` becomes a search for a policy with it.
+            `adv.CEM()` is turned into a policy search.
         environment: a name (`CartPole-v1`, `package:Env-v0`, `jax/CartPole-v1`), a class or function that makes a
             `gymnasium.Env`, a Gymnasium vector environment, or an on-device world.
         out: the run folder; by default a new one below `root`.
         root: where new run folders go.
-        eval_environment: what evaluations play; by default the same.
+        eval_environment: the environment for evaluations; by default the same.
         callback: called with a `Progress` after every iteration; returning False stops the run after a checkpoint.
-        reporter: who tells the user what happens; by default only Python's warnings do.
+        reporter: tells the user what happens; by default only Python warnings are issued.
         **options: the fields of `Options`.
 
     Returns:
@@ -84,9 +84,9 @@ def train(
 
     Raises:
         ValueError: an option, hyperparameter, name or space that is not allowed.
-        FileExistsError: `out` exists; RunInUse, which is one, if somebody is writing there.
-        EnvironmentDefect, EnvironmentFailure: the environment is wrong, or broke.
-        NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is as it was.
+        FileExistsError: `out` exists; its subclass RunInUse if another process is writing there.
+        EnvironmentDefect, EnvironmentFailure: the environment has a defect, or it failed.
+        NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is unchanged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, chosen = options_from(options), playable(algorithm)
@@ -135,19 +135,19 @@ def resume(
     reporter: Reporter | None = None,
     trust: bool = False,
 ) -> Run:
-    """Go on with a run from its last checkpoint, as if it had never stopped.
+    """Resume a run from its last checkpoint, as if it had never stopped.
 
     Args:
         path: the run folder.
         total_timesteps: a new budget; by default the old one.
-        environment: as for `train`; by default the run's own, and needed where that was a Python object.
-        algorithm: needed only where the run had a network or schedule of your own.
+        environment: as for `train`; by default the run's own. Needed if that was a Python object.
+        algorithm: needed only if the run used your own network or schedule.
         eval_environment, callback, reporter: as for `train`.
-        trust: whether the package may be imported that the run's own environment comes from.
+        trust: whether the package of the run's own environment may be imported.
 
     Raises:
-        FileNotFoundError, CheckpointError: not a run, no checkpoint, or a damaged one.
-        RunInUse: somebody is writing the run; says who.
+        FileNotFoundError, CheckpointError: there is no run at `path`, or it has no checkpoint or a damaged one.
+        RunInUse: another process is writing the run; the message says which.
         ValueError: nothing is left to do, or the environment must be given or its import allowed.
     """
     folder = open_run_folder(Path(path))
@@ -157,8 +157,8 @@ def resume(
         settings = _recorded_options(folder, config, total_timesteps)
         if environment is None and not config["environment_by_name"]:
             raise ValueError(
-                f"The environment of {folder.path} was the Python object {config['environment']}, which no name brings "
-                "back; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
+                f"The environment of {folder.path} was the Python object {config['environment']}, which has no "
+                "name; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
             )
         with _device(settings.device):
             recorded = environment is None
@@ -200,6 +200,6 @@ def _device(device: str | None) -> Iterator[None]:
     try:
         chosen = jax.devices(device)[0]
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not there: {error}; JAX sees {jax.devices()}.") from None
+        raise ValueError(f"device={device!r} is not available: {error}; JAX sees {jax.devices()}.") from None
     with jax.default_device(chosen):
         yield

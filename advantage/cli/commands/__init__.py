@@ -1,1 +1,1 @@
-"""The commands of `advantage`, one a file, imported when it is called."""
+"""The commands of `advantage`, one per file. A file is imported when its command is called."""

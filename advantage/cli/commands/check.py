@@ -23,7 +23,7 @@ class Check:
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Check an environment: the exit code, 1 where it has an error."""
+    """Check an environment; returns the exit code, 1 if it has an error."""
     (name,), flags = parse(arguments, "check ENVIRONMENT", Check)
     find_packages_here(name)
     for option, value, low in (("steps", flags.steps, 1), ("seed", flags.seed, 0)):
@@ -31,7 +31,7 @@ def command(arguments: Sequence[str]) -> int:
             raise ValueError(f"{option}={value} is not allowed; use {low} or more.")
     environment = resolve(name)
     if environment.kind == "device":
-        raise ValueError(f"{name} is an on-device world; check looks at Gymnasium environments.")
+        raise ValueError(f"{name} is an on-device world; check is for Gymnasium environments.")
     defects = check_environment(environment.source, steps=flags.steps, seed=flags.seed)
     for defect in defects:
         print(f"{defect.severity}: {defect}\n")

@@ -1,4 +1,4 @@
-"""`advantage compare RUN...`: runs beside each other, with intervals over their seeds."""
+"""`advantage compare RUN...`: compare runs, with intervals over their seeds."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from advantage.comparison.compare import Comparison, compare
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compare runs of one environment: curves, final scores, who is better how often, and how soon.
+    """Compare runs of one environment: curves, final scores, probability of improvement, time to a threshold.
 
-    RUN is a run folder, a folder of run folders, or a pattern. Runs that differ in their seed alone belong together;
+    RUN is a run folder, a folder of run folders, or a pattern. Runs that differ only in their seed form a group;
     intervals need three seeds or more. Runs that cannot be used are listed, and the others are compared.
     """
 
     out: Path | None = None
-    """Where comparison.html, comparison.png and comparison.csv go; by default a new folder comparison."""
+    """Folder for comparison.html, comparison.png and comparison.csv; by default a new folder comparison."""
     threshold: float | None = None
-    """A return; tells after how many steps and seconds it was reached."""
+    """A return; also report after how many steps and seconds it was reached."""
     environment: str | None = None
-    """Compare the runs of this one only."""
+    """Compare only the runs of this environment."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Compare runs: the exit code."""
+    """Compare runs; returns the exit code."""
     runs, flags = parse(arguments, "compare RUN...", Compare)
     result = compare(runs, threshold=flags.threshold, environment=flags.environment)
     files, missing = result.write(flags.out)

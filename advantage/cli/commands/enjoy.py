@@ -28,7 +28,7 @@ class Enjoy(Play):
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Show a run's agent: the exit code."""
+    """Show a run's agent; returns the exit code."""
     (path,), flags = parse(arguments, "enjoy RUN", Enjoy)
     check_request(flags.episodes, flags.seed)
     agent, environment = agent_and_environment(path, flags)
@@ -60,13 +60,13 @@ def _with_picture(agent: Agent, environment: Environment) -> Environment:
         return environment
     if environment.source.gymnasium_id is None:
         raise ValueError(
-            f"{environment.name} has no picture; use --env with a Gymnasium environment of the same spaces."
+            f"{environment.name} cannot be rendered; use --env with a Gymnasium environment of the same spaces."
         )
     return environment_of(agent, environment.source.gymnasium_id)
 
 
 def _prepare_display(to_file: bool) -> None:
-    """Let environments draw without a screen into a file, and say early that a window needs one."""
+    """Let environments render into a file without a screen; raise ValueError if a window has no screen."""
     screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if to_file:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

@@ -21,7 +21,7 @@ class Eval(Play):
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Evaluate a run: the exit code."""
+    """Evaluate a run; returns the exit code."""
     (path,), flags = parse(arguments, "eval RUN", Eval)
     agent, environment = agent_and_environment(path, flags)
     result = evaluate(agent, environment, **flags.options)

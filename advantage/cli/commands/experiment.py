@@ -1,4 +1,4 @@
-"""`advantage experiment FILE`: train a declared grid over the cores."""
+"""`advantage experiment FILE`: train a grid of runs on all cores."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from advantage.experiment import run_experiment
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Train every run that a TOML file declares and that has not finished; go on where it stopped."""
+    """Train the runs that a TOML file declares. Finished runs are skipped, stopped runs are resumed."""
 
     processes: int | None = None
-    """How many runs at once; by default as many as there are cores."""
+    """Number of runs trained at once; by default the number of cores."""
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run an experiment: the exit code, 1 where a run failed."""
+    """Run an experiment; returns the exit code, 1 if a run failed."""
     (file,), flags = parse(arguments, "experiment FILE", Experiment)
-    find_packages_here(None, trust=True)  # the file is the user's word
+    find_packages_here(None, trust=True)  # the user has chosen the file
     outcome = run_experiment(file, processes=flags.processes, say=lambda text: print(text, flush=True))
     print(f"\n{len(outcome.finished)} runs have finished, {len(outcome.failed)} failed.")
     for path, error in outcome.failed.items():
         print(f"  {path}: {error}")
     if outcome.failed:
-        print("The same command tries the failed ones again.")
+        print("Repeat the command to try the failed runs again.")
     for line in outcome.commands:
         print(f"Next: {line}")
     return 1 if outcome.failed else 0

@@ -33,7 +33,7 @@ class Lab:
     world: str = "random"
     """A finite world such as jax/RandomWalk-v0 or FrozenLake-v1, or random."""
     policy: str = "random"
-    """Whose gradient: random or uniform, or a run folder of an agent trained on this world."""
+    """The policy: random, uniform, or the run folder of an agent trained on this world."""
     n_states: int = 50
     """Number of states of a random world."""
     n_actions: int = 4
@@ -43,19 +43,19 @@ class Lab:
     horizon: int | None = None
     """Steps after which an episode ends, at most 50 if not given."""
     episodes: int = 10_000
-    """How many are drawn for each figure."""
+    """Number of episodes for each measurement."""
     value_error: float = 0.5
     """Error of the critic, in units of the spread of V; 0 is exact."""
     discount_weighting: bool = True
-    """Step t counts gamma^t, so that the target is the gradient of J."""
+    """Weight step t by gamma^t, so that the target is the gradient of J."""
     seed: int = 0
     """Seed of the random world, of the random policy and of the episodes."""
     out: Path = Path("lab")
-    """Where the tables and pictures go."""
+    """Folder for the tables and pictures."""
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Measure one section, or all for `report`: the exit code."""
+    """Measure one section, or all of them for `report`; returns the exit code."""
     for section in leading_words(arguments, 1):
         if section not in (*SECTIONS, "report"):
             raise ValueError(
@@ -92,7 +92,7 @@ def _shown(table: report.MeasurementTable) -> Table:
 
 
 def _experiments(section: str, flags: Lab) -> list[Callable[[], report.MeasurementTable]]:
-    """The experiments of a section; calling one measures it."""
+    """The experiments of a section; calling one runs it."""
     size, seed, error = flags.episodes, flags.seed, flags.value_error
     quadratic = [lambda: report.quadratic_report(example(), size, seed)]
     if section == "quadratic":

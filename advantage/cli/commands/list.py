@@ -1,4 +1,4 @@
-"""`advantage list`: the algorithms and environments found."""
+"""`advantage list`: list algorithms, presets and environments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from advantage.environments.make import environment_names
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Print what there is: the exit code."""
+    """Print the lists; returns the exit code."""
     if arguments:
         raise ValueError(f"advantage list takes no arguments; it was given {' '.join(arguments)}.")
     width = max(map(len, ALGORITHMS))

@@ -1,4 +1,4 @@
-"""`advantage resume RUN`: go on with a run."""
+"""`advantage resume RUN`: continue a stopped run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from advantage.training.train import resume
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Go on with a run from its last checkpoint, as if it had never stopped."""
+    """Resume a run from its last checkpoint, as if it had never stopped."""
 
     total_timesteps: int | None = None
     """A new budget in environment steps; the old one if not given."""
     env: str | None = None
-    """The environment, in place of the name that the run has recorded."""
+    """Environment to use in place of the one that the run has recorded."""
     trust: bool = False
-    """Import the package that the run's environment comes from."""
+    """Allow the import of the package that defines the run's environment."""
     quiet: bool = False
     """Print nothing but errors."""
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Resume a run: the exit code."""
+    """Resume a run; returns the exit code."""
     (path,), flags = parse(arguments, "resume RUN", Resume)
     find_packages_here(flags.env, trust=flags.trust)
     run = resume(

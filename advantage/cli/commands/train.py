@@ -1,4 +1,4 @@
-"""`advantage train ALGORITHM ENVIRONMENT`: train an agent, and leave a run folder."""
+"""`advantage train ALGORITHM ENVIRONMENT`: train an agent and write a run folder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Train(Generic[Algorithm]):
     run: Options
     algorithm: Algorithm
     preset: str = "auto"
-    """Tuned defaults: the environment's own if there are some (auto), those of the environment named here, or none."""
+    """Tuned defaults: auto (those of this environment, if any), the name of another environment, or none."""
     out: Path | None = None
-    """The run folder; a new one below root if not given."""
+    """The run folder; by default a new folder in root."""
     root: Path = Path("runs")
-    """Where new run folders go."""
+    """Folder for new run folders."""
     quiet: bool = False
     """Print nothing but errors."""
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Train an agent: the exit code."""
+    """Train an agent; returns the exit code."""
     name, environment = [*leading_words(arguments, 2), None, None][:2]
     tuned_for, settings = _defaults(name, environment, _wanted_preset(arguments))
     flags_class: Any = Train[type(settings.algorithm)]
@@ -62,7 +62,7 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def _defaults(name: str | None, environment: str | None, wish: str) -> tuple[str | None, Preset]:
-    """The environment whose preset the defaults of the flags come from, if any, and the defaults."""
+    """The environment whose preset gives the flags' defaults, if any, and the defaults."""
     if name is not None and environment is not None and wish != "none":
         tuned_for = (environment if wish == "auto" else wish).removeprefix("jax/")
         if wish != "auto" or tuned_for in presets(name):

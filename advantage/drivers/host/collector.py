@@ -1,4 +1,4 @@
-"""Steps the environments of a host run, and keeps what rollouts are made of and what resuming needs."""
+"""Steps the environments of a host run, and keeps the data for rollouts and for resuming."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Collector:
     """Acts in every environment, step after step.
 
     Attributes:
-        stepper: has the environments, here or in worker processes, and the buffers that they are written to.
+        stepper: holds the environments, in this process or in workers, and the buffers that they write to.
         memory: the policy's memory, `[B, ...]`, before the next step.
-        row: of the observation buffer that holds what to act on next.
-        history: each environment's actions since its last reset, in pieces: replaying them resumes an episode.
+        row: the row of the observation buffer with the observations to act on next.
+        history: each environment's actions since its last reset, in pieces; replaying them resumes an episode.
     """
 
     def __init__(self, stepper: EpisodeStepper | VectorStepper, spec: Spec):
@@ -39,7 +39,7 @@ class Collector:
         return self.stepper.buffers
 
     def start(self, initial_memory: Pytree) -> None:
-        """Begin every environment's first episode, with the memory that an episode begins with."""
+        """Begin every environment's first episode, with the initial memory."""
         self._begin_memories(initial_memory)
         self.stepper.reset()
 
@@ -59,7 +59,7 @@ class Collector:
         return self.rollout(actions, extras, memory, rows), episodes
 
     def go_on(self) -> None:
-        """Move what is to be acted on next to the first row."""
+        """Move the observations to act on next to the first row."""
         if self.row:
             write(self.buffers.obs, 0, read(self.buffers.obs, self.row))
 
@@ -74,7 +74,7 @@ class Collector:
         return _stack(actions), _stack(extras)
 
     def step(self, t: int, action: Pytree) -> None:
-        """Take a policy's actions in row t; where an episode ends, its memory ends too."""
+        """Take a policy's actions in row t; where an episode ends, the memory is reset."""
         buffers = self.buffers
         write(buffers.action, t, self.translate(action))
         self.stepper.step(t)
@@ -82,7 +82,7 @@ class Collector:
             self.memory = self._forget_where(buffers.terminated[t] | buffers.truncated[t], self.memory)
 
     def end_at(self, row: int, first_step: int) -> Episodes:
-        """A call that began at `first_step` ends before this row: the episodes that ended.
+        """End a call that began at `first_step`, before this row; returns the episodes that ended.
 
         Raises:
             EnvironmentDefect: something in the rows is not finite.
@@ -94,7 +94,7 @@ class Collector:
         return self._enter(first_step)
 
     def rollout(self, actions: Pytree, extras: Pytree, memory: Pytree, rows: slice) -> Rollout:
-        """What happened in some rows; `memory` is that before the first of them."""
+        """The rollout of some rows; `memory` is the policy's memory before the first of them."""
         buffers = self.buffers
         return Rollout(
             obs=read(buffers.obs, rows),
@@ -108,7 +108,7 @@ class Collector:
         )
 
     def _enter(self, first_step: int) -> Episodes:
-        """Enter the rows of a call into the books: the episodes that ended, and the actions since the last resets."""
+        """Record the rows of a call: keeps the actions since the last resets, returns the episodes that ended."""
         rows = slice(0, self.row)
         terminated, truncated = self.buffers.terminated[rows], self.buffers.truncated[rows]
         done = np.asarray(terminated | truncated)
@@ -125,9 +125,9 @@ class Collector:
     def _enter_surplus(
         self, terminated: np.ndarray, truncated: np.ndarray, episodes: Episodes, step: int
     ) -> Episodes:
-        """Count what a vector environment did unrecorded: such an episode ends, for the books, at `step`.
+        """Count a vector environment's unrecorded steps: an episode that ended in them is recorded at `step`.
 
-        For the algorithm its last recorded step, whose ends are given, was cut by a clock.
+        For the algorithm that episode is truncated at its last recorded step, whose flags are given.
         """
         surplus = self.stepper.surplus if isinstance(self.stepper, VectorStepper) else ()
         for reward, done, taken in surplus:
@@ -139,7 +139,7 @@ class Collector:
         return episodes
 
     def records(self) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to bring every environment back to where it is: seeds' numbers and actions."""
+        """What a checkpoint needs to restore every environment: episode numbers, which give the seeds, and actions."""
         records = {f"book/{name}": array for name, array in self.book.records().items()}
         records |= {f"memory/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self.memory))}
         for path, _ in leaf_spaces(self.spec.observation_space):
@@ -152,7 +152,7 @@ class Collector:
         return records
 
     def restore(self, initial_memory: Pytree, records: dict[str, np.ndarray]) -> list[str]:
-        """Replay every environment's running episode; returns a notice for each that did not come back."""
+        """Replay every environment's running episode; returns a notice for each that could not be restored."""
         self._begin_memories(initial_memory)
         leaves, structure = jax.tree.flatten(self.memory)
         self.memory = structure.unflatten([records[f"memory/{i}"] for i in range(len(leaves))])
@@ -161,15 +161,15 @@ class Collector:
             self._forget(range(self.spec.num_envs))
             self.stepper.begin(self.book.numbers)
             return [
-                "The episodes of a vector environment cannot be replayed: all of them begin anew, and the resumed "
-                "run is not the one that stopped."
+                "The episodes of a vector environment cannot be replayed: new episodes begin, and the resumed run "
+                "differs from an uninterrupted one."
             ]
         notices = [notice for env in range(self.spec.num_envs) for notice in self._replay(env, records)]
         self.row = 0
         return notices
 
     def _replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
-        """Bring one environment back, or begin a new episode and say so."""
+        """Restore one environment, or begin a new episode and return a notice."""
         assert not isinstance(self.stepper, VectorStepper)
         actions = _nest(
             self.spec.action_space, lambda path: records["/".join((f"actions/{env}", *map(str, path)))]
@@ -185,12 +185,12 @@ class Collector:
         self._forget([env])
         self.stepper.restore(env, episode + 1, actions, 0)
         return [
-            f"Environment {env} is not deterministic under its seed: replaying the {length} steps of episode "
-            f"{episode} led elsewhere. It begins a new episode; the resumed run is not the one that stopped."
+            f"Environment {env} is not deterministic under its seed: replaying episode {episode} ({length} steps) "
+            "gave another observation. A new episode begins; the resumed run differs from an uninterrupted one."
         ]
 
     def _forget(self, envs: Iterable[int]) -> None:
-        """Drop the running episodes; the next ones are about to begin."""
+        """Drop the running episodes of `envs`, before the next ones begin."""
         for env in envs:
             self.book.numbers[env] += 1
             self.book.returns[env] = self.book.lengths[env] = 0
@@ -198,7 +198,7 @@ class Collector:
             self.memory = self._forget_where(np.arange(self.spec.num_envs) == env, self.memory)
 
     def _forget_where(self, done: Array, memory: Pytree) -> Pytree:
-        """The memory `[B, ...]`, as it is when an episode begins where `done` `[B]`."""
+        """The memory `[B, ...]`, with the initial memory where `done`, `[B]`."""
         return jax.tree.map(
             lambda leaf, initial: np.where(done.reshape(-1, *(1,) * (leaf.ndim - 1)), initial, leaf),
             memory,
@@ -220,7 +220,7 @@ def _stack(trees: list[Pytree]) -> Pytree:
 
 
 def _nest(space: gymnasium.Space, leaf: Callable[[tuple], Array], path: tuple = ()) -> Pytree:
-    """The tree of a space with `leaf(path)` in the place of each of its leaves."""
+    """The tree of a space with `leaf(path)` in place of each of its leaves."""
     if isinstance(space, gymnasium.spaces.Dict):
         return {name: _nest(part, leaf, (*path, name)) for name, part in space.spaces.items()}
     if isinstance(space, gymnasium.spaces.Tuple):

@@ -1,6 +1,6 @@
-"""Processes that work for this one: started, spoken to over pipes, and missed when they hang or die.
+"""Worker processes: they are started, spoken to over pipes, and reported when they hang or die.
 
-A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It leaves when its pipe closes,
+A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It ends when its pipe closes,
 however its parent ended.
 """
 
@@ -25,12 +25,10 @@ import cloudpickle
 from advantage.drivers.host.stepper import EnvironmentFailure
 from advantage.environments.defect import EnvironmentDefect
 
-START_SECONDS = (
-    60.0  # that a worker may take to import what it needs and to make its environments, at the least
-)
+START_SECONDS = 60.0  # the shortest time limit for a worker's imports and for making its environments
 STOPPING = signal.SIGINT, signal.SIGTERM
-ERROR = b"error "  # begins an answer that tells of one
-# How a fresh interpreter begins: with this package from where it lies, installed or not, and then one of its modules.
+ERROR = b"error "  # begins an answer that reports an error
+# Code of a fresh interpreter: it imports this package, installed or not, and then runs one of the package's modules.
 BEGIN = """
 import runpy, sys
 home, module = sys.argv[1:3]
@@ -44,9 +42,9 @@ ERRORS = {error.__name__: error for error in (EnvironmentDefect, EnvironmentFail
 
 
 def interpreter(module: str, *arguments: object) -> tuple[list[str], dict[str, str]]:
-    """The command that runs one of our modules in a process of its own, and that process's environment.
+    """The command that runs one of our modules in a new process, and the process's environment variables.
 
-    It finds what this process finds, in the same order: left to itself, Python looks into the current folder first.
+    The new process has this process's import path; by default Python would put the current folder first.
     """
     path = os.pathsep.join(part or os.getcwd() for part in sys.path)
     home = str(Path(__file__).resolve().parents[3])
@@ -58,13 +56,13 @@ class Crew:
     """Worker processes that run a module's `serve`, each behind a private pipe.
 
     Args:
-        module: what each runs, with the number of its pipe and those of `files` as arguments.
-        holdings: what each holds, for people: `environments 0, 1`.
-        files: numbers of open files that every worker is given.
-        variables: of its environment, beside this process's own.
+        module: what each worker runs; its arguments are the file descriptors of its pipe and of `files`.
+        holdings: what each worker holds, for messages: `environments 0, 1`.
+        files: file descriptors of open files that every worker inherits.
+        variables: environment variables of the workers, besides those of this process.
 
     Raises:
-        EnvironmentFailure: a worker died, hung, or its environment raised; says what it held.
+        EnvironmentFailure: a worker died, hung, or its environment raised; the message says what it held.
         EnvironmentDefect: an environment returned something wrong.
     """
 
@@ -97,12 +95,12 @@ class Crew:
             raise self._dead(number, task) from error
 
     def gather(self, task: str, timeout: float) -> None:
-        """Wait for an answer from each."""
+        """Wait for an answer from each worker."""
         for number in range(len(self.pipes)):
             self.receive(number, task, timeout)
 
     def receive(self, number: int, task: str, timeout: float) -> bytes:
-        """What a worker answers; raises what it tells of."""
+        """A worker's answer; raises the error that it reports."""
         pipe = self.pipes[number]
         try:
             if not pipe.poll(timeout):
@@ -122,7 +120,7 @@ class Crew:
         )
 
     def close(self) -> None:
-        """End every worker; one that does not leave within two seconds is killed."""
+        """End every worker; one that does not end within two seconds is killed."""
         for pipe in self.pipes:
             pipe.close()
         for process in self.processes:
@@ -160,7 +158,7 @@ def describe(error: Exception) -> list[str]:
 
 @contextlib.contextmanager
 def _signals_kept_back() -> Iterator[None]:
-    """What is started here meets no Ctrl-C before it can ignore it: half an import would end in a traceback."""
+    """Keeps Ctrl-C from a process started here until it can ignore it; otherwise it could end in a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -169,15 +167,15 @@ def _signals_kept_back() -> Iterator[None]:
 
 
 def leave_with(parent: int) -> None:
-    """End this process soon after its parent, whatever it does meanwhile."""
+    """End this process soon after its parent ends, whatever it is doing."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def live(serve: Callable[..., None]) -> None:
-    """What a worker's module does when it is run: serve the pipe, and leave with the process that opened it."""
-    for number in STOPPING:  # they reach the whole process group: the parent decides
+    """The main function of a worker's module: serve the pipe, and end with the process that opened it."""
+    for number in STOPPING:  # they reach the whole process group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=leave_with, args=(os.getppid(),), daemon=True).start()
     pipe, *files = map(int, sys.argv[1:])

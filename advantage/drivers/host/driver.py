@@ -36,19 +36,19 @@ from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pyt
 
 
 class HostDriver:
-    """Steps `spec.num_envs` environments, in this process or over worker processes, and updates.
+    """Steps `spec.num_envs` environments, in this process or in worker processes, and updates the state.
 
     Args:
         algorithm: the hyperparameters.
         environments: makes one environment, or a Gymnasium vector environment.
-        spec: of the run.
-        seed: of the run; every episode is reset with `episode_seed(seed, environment, episode)`.
-        workers: number of worker processes; 0 steps in this process; "auto" measures a step and picks.
+        spec: the run's spec.
+        seed: the run's seed; every episode is reset with `episode_seed(seed, environment, episode)`.
+        workers: number of worker processes; 0 steps in this process; "auto" measures a step and chooses.
         worker_timeout: seconds after which a worker counts as hung.
-        in_place: an update may write into the state that it is given, which is gone then. Otherwise every update copies
-            the state, which is slow for a large one, such as one with a replay ring.
+        in_place: whether an update may overwrite the state that it is given. Otherwise every update copies the state,
+            which is slow for a large one, such as one with a replay ring.
 
-    The numbers do not depend on `workers`.
+    The results do not depend on `workers`.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class HostDriver:
             shapes=shapes,
             first=first,
         )
-        # chosen for speed: this process does not stand idle
+        # chosen for speed: this process is not idle
         return SharedStepper(processes, make, seed) if shared else processes
 
     @property
     def facts(self) -> DriverFacts:
-        """Which processes step, for people."""
+        """Which processes step, for the user."""
         where = f"in {self.workers} worker process{'es' * (self.workers > 1)}"
         if isinstance(self.stepper, SharedStepper):
             where = f"in this process and {where.removeprefix('in ')}"
@@ -123,7 +123,7 @@ class HostDriver:
     finished = False
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
-        """Begin the first episode of every environment; the state of the one seed, without its axis."""
+        """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
         self.collector.start(_initial_memory(self.algorithm, state))
         return state
@@ -133,13 +133,13 @@ class HostDriver:
         return state
 
     def span(self, iteration: int, step: int, until: int) -> Span:
-        """A row's iterations, or what is left of them."""
+        """The iterations of a row, or those that are left."""
         return plan_span(
             self.algorithm, self.spec, chunk=self.per_row, iteration=iteration, step=step, until=until
         )
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
-        """The rollouts of a span, each with its update.
+        """Run the rollouts of a span, each with its update.
 
         Raises:
             EnvironmentDefect: a wrong or non-finite observation or reward.
@@ -152,7 +152,7 @@ class HostDriver:
     def _one_iteration(
         self, state: Pytree, run_key: Key, span: Span
     ) -> tuple[Pytree, dict[str, Any], Episodes]:
-        """A rollout and its update: `-> state, metrics, episodes`."""
+        """Run one rollout and its update: `-> state, metrics, episodes`."""
         shape = span.n_steps, self.spec.num_envs
         actor, draws = _draw(self.algorithm, state, run_key, np.uint32(span.iteration), shape=shape)
         noise = jax.device_get(draws.noise)
@@ -161,15 +161,15 @@ class HostDriver:
         return state, jax.device_get(metrics), episodes
 
     def conclusion(self, step: int) -> list[str]:
-        """Nothing to add."""
+        """Empty: there is nothing to add."""
         return []
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to bring every environment back to where it is: seeds' numbers and actions."""
+        """What a checkpoint needs to restore every environment: episode numbers, which give the seeds, and actions."""
         return self.collector.records()
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """Replay every environment's running episode; a notice for each that did not come back."""
+        """Replay every environment's running episode; with a notice for each that could not be restored."""
         return state, self.collector.restore(_initial_memory(self.algorithm, state), records)
 
     def close(self) -> None:

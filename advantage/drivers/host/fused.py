@@ -1,6 +1,6 @@
-"""Iterations of few steps on the host, where what surrounds an iteration would cost more than it does.
+"""Iterations of few steps on the host, where the overhead of an iteration would cost more than its work.
 
-One compiled call ends an iteration and begins the next. The numbers are those of the plain driver: only where a call
+One compiled call ends an iteration and begins the next. The results are those of the plain driver: only where a call
 begins and ends differs.
 """
 
@@ -23,7 +23,7 @@ from advantage.types import Algorithm, Array, Episodes, Key, Pytree, Rollout, Sp
 
 
 class Parts(NamedTuple):
-    """An algorithm as its traced numbers and all else: flattening it anew for each short call would cost time."""
+    """An algorithm split into its traced numbers and the rest: flattening it for each short call would cost time."""
 
     structure: Any
     leaves: list[Array]
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(algorithm: Algorithm) -> Parts:
-    """The algorithm taken apart."""
+    """Split an algorithm into its parts, once."""
     leaves, structure = jax.tree.flatten(algorithm)
     return Parts(structure, [jnp.asarray(leaf) for leaf in leaves])
 
@@ -44,13 +44,13 @@ class ShortIterations:
     Args:
         algorithm: the hyperparameters.
         collector: steps the environments.
-        in_place: whether an update may write into the state that it is given.
+        in_place: whether an update may overwrite the state that it is given.
     """
 
     def __init__(self, algorithm: Algorithm, collector: Collector, in_place: bool):
         self.algorithm, self.collector, self.parts = algorithm, collector, parts_of(algorithm)
         self.update = compiled(_update_and_begin, in_place, static=("structure", "shape"))
-        self.acting: dict[tuple[int, int], Any] = {}  # shapes of an actor and its noise, by that of a rollout
+        self.acting: dict[tuple[int, int], Any] = {}  # shapes of actor and noise, by a rollout's shape
 
     def __call__(self, state: Pytree, run_key: Key, span: Span) -> tuple[Pytree, dict[str, Any], Episodes]:
         """The iterations of a span: `-> state, mean metrics, episodes`."""
@@ -79,7 +79,7 @@ class ShortIterations:
         return state, metrics, episodes
 
     def _shapes(self, state: Pytree, run_key: Key, shape: tuple[int, int]) -> Any:
-        """Leaves' shapes and structure of the actor, and of the noise."""
+        """Shapes of the leaves, and the structure, of the actor and of the noise."""
         if shape not in self.acting:
             (actor, noise), _ = jax.eval_shape(
                 lambda state: _begin(self.parts.whole(), state, run_key, np.uint32(0), shape), state
@@ -131,7 +131,7 @@ class SingleSteps:
 
 
 class Acting(NamedTuple):
-    """What the end of one step and the choice of the next action need: of this step and of the next where two."""
+    """Inputs for ending one step and choosing the next action; a pair is for this step and for the next."""
 
     blocks: tuple[Draws, Draws]
     iteration: Any
@@ -154,7 +154,7 @@ def _choose(
     obs: Pytree,
     memory: Pytree,
 ) -> Any:
-    """The one action of an iteration: `-> action, memory, extras`."""
+    """The action of an iteration of one step: `-> action, memory, extras`."""
     algorithm = Parts(structure, leaves).whole()
     noise = jax.tree.map(lambda x: x[0], of_block(block, iteration).noise)
     return algorithm.act(algorithm.actor(state), obs, memory, noise)
@@ -176,7 +176,7 @@ def _update_and_choose(
 def _begin(
     algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, int]
 ) -> tuple[tuple[Pytree, Pytree], Key]:
-    """What an iteration acts with: `-> (actor, noise), the update's key`."""
+    """The actor, noise and key of an iteration: `-> (actor, noise), the update's key`."""
     actor, draws = draw(algorithm, state, run_key, iteration, shape)
     return (actor, draws.noise), draws.key_update
 

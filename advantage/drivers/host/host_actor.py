@@ -47,7 +47,7 @@ _compiled = {function: jax.jit(function) for function in (_act, _greedy)}
 def _staged(
     function: Callable, structure: Any, shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
 ) -> Staged | None:
-    """The function for arrays of these shapes, traced once; None where only the compiler will do."""
+    """The function for arrays of these shapes, traced once; None where it needs the compiler."""
     arguments = structure.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
     try:
         return stage(function, *arguments)
@@ -56,7 +56,7 @@ def _staged(
 
 
 def pack(tree: Pytree) -> dict[str, Any]:
-    """All leaves of one dtype in a row, by the dtype's name: one transfer instead of many."""
+    """All leaves of one dtype as one flat array, by the dtype's name: one transfer instead of many."""
     rows: dict[str, list[Any]] = {}
     for leaf in jax.tree.leaves(tree):
         rows.setdefault(str(leaf.dtype), []).append(leaf.ravel())
@@ -64,7 +64,7 @@ def pack(tree: Pytree) -> dict[str, Any]:
 
 
 def unpack(packed: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> list[np.ndarray]:
-    """The leaves again, as NumPy views."""
+    """The leaves of a packed tree, as NumPy views."""
     rows, places = {dtype: np.asarray(row) for dtype, row in packed.items()}, dict.fromkeys(packed, 0)
     leaves = []
     for shape in shapes:
@@ -84,7 +84,7 @@ class HostActor:
         self.bound: dict[Any, Callable] = {}
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Pytree:
-        """What `act` will consume, `[*shape, ...]`, drawn in one call."""
+        """The randomness that `act` will consume, `[*shape, ...]`, drawn in one call."""
         return jax.device_get(_noise(self.algorithm, self.actor, key, shape))
 
     def initial_memory(self, num_envs: int = 1) -> Pytree:
@@ -99,7 +99,7 @@ class HostActor:
         return self.program(obs, memory)(obs, memory)
 
     def program(self, obs: Pytree, memory: Pytree, *noise: Pytree) -> Callable:
-        """`act`, or `greedy` where no noise is given, for inputs of these shapes alone."""
+        """`act`, or `greedy` if no noise is given, only for inputs of these shapes."""
         function, batch = _act if noise else _greedy, len(jax.tree.leaves(obs)[0])
         try:
             return self.bound[function, batch]
@@ -119,7 +119,7 @@ class HostActor:
         return _staged(function, structure, tuple((np.shape(x), np.asarray(x).dtype) for x in leaves))
 
     def renewable(self, obs: Pytree, memory: Pytree, noise: Pytree) -> Callable[[list[np.ndarray]], Callable]:
-        """Makes `act` for inputs of these shapes from the leaves of an actor that has learned since."""
+        """A function that makes `act`, for inputs of these shapes, from the leaves of an updated actor."""
         staged, structure = self._stage(_act, obs, memory, noise), jax.tree.structure(self.actor)
         if staged is not None:
             algorithm = jax.tree.leaves(self.constants[0])

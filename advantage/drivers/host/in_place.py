@@ -1,4 +1,4 @@
-"""Compiled functions that may write into the state that they are given."""
+"""Compiled functions that may overwrite the state that they are given."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ import jax
 
 @lru_cache(maxsize=64)
 def compiled(function: Callable, in_place: bool, static: tuple[str, ...] = ()) -> Any:
-    """The compiled function; with `in_place` it may write into its argument `state`, which is gone then."""
+    """The compiled function; with `in_place` it may overwrite its argument `state`, which is then invalid."""
     return jax.jit(function, static_argnames=static, donate_argnames="state" if in_place else ())

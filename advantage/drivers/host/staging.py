@@ -1,8 +1,8 @@
-"""JAX functions as straight-line NumPy, for the one place where a compiled call costs more than it computes.
+"""JAX functions as sequences of NumPy calls, for acting, where a compiled call costs more than its arithmetic.
 
-A policy acts on a handful of numbers while the environment waits. `stage` traces the function once, like `jax.jit`,
-and keeps its operations as NumPy calls between arrays that lie ready. What depends on the constants alone is
-computed when they are bound, not at every call.
+A policy acts on few numbers while the environment waits. `stage` traces the function once, like `jax.jit`, and keeps
+its operations as NumPy calls between preallocated arrays. What depends only on the constants is computed when they are
+bound, not at every call.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_j
 
 
 class Unsupported(Exception):
-    """An operation that is not written down here: the function needs the compiler."""
+    """An operation that has no NumPy version here: the function needs the compiler."""
 
 
 class Operation(NamedTuple):
@@ -92,7 +92,7 @@ class Staged(NamedTuple):
     structure: Any
 
     def bind(self, constants: Pytree) -> Callable[..., Pytree]:
-        """The function of the inputs alone; its arrays are its own, so that one binding is not for two threads."""
+        """The function of the inputs only. It reuses its arrays, so two threads must not share one binding."""
         values = self.fixed | dict(zip(self.constants, jax.tree.leaves(constants), strict=True))
         for operation in self.prologue:
             values[operation.output] = operation.function(*(values[name] for name in operation.inputs))
@@ -122,7 +122,7 @@ def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -
     """Trace `function(constants, *inputs)` for arrays of these shapes and dtypes.
 
     Raises:
-        Unsupported: it does something for which there is no NumPy here.
+        Unsupported: an operation has no NumPy version here.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(constants, *inputs)
     trace = _Trace()
@@ -147,7 +147,7 @@ def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -
 
 
 def _leaves(inputs: tuple) -> Callable[[tuple], list]:
-    """What takes the leaves out of inputs like these; for arrays and empty trees a third of `jax.tree.leaves`' time."""
+    """A function that returns the leaves of such inputs; for arrays, three times as fast as `jax.tree.leaves`."""
     structures = [jax.tree.structure(tree) for tree in inputs]
     arrays = [i for i, structure in enumerate(structures) if structure == jax.tree.structure(0)]
     if sum(structure.num_leaves for structure in structures) > len(arrays):
@@ -156,10 +156,10 @@ def _leaves(inputs: tuple) -> Callable[[tuple], list]:
 
 
 def _prepare(operation: Operation, arguments: list[np.ndarray]) -> tuple[np.ndarray, Callable | None]:
-    """Where the result will lie, and what puts it there: nothing, if it is another view of an argument."""
+    """The array of the result, and the function that fills it; None if the result is a view of an argument."""
     function: Any = operation.function
     place = np.empty(operation.shape, operation.dtype)
-    if function in (np.maximum, np.minimum):  # they take no third position
+    if function in (np.maximum, np.minimum):  # they take `out` only by name
         return place, lambda: function(*arguments, out=place)
     if isinstance(function, np.ufunc) or function is np.dot:
         return place, partial(function, *arguments, place)
@@ -171,7 +171,7 @@ def _prepare(operation: Operation, arguments: list[np.ndarray]) -> tuple[np.ndar
 
 
 class _Trace:
-    """The operations of a jaxpr and of all that it calls, in order."""
+    """The operations of a jaxpr and of those that it calls, in order."""
 
     def __init__(self):
         self.operations: list[Operation] = []
@@ -216,7 +216,7 @@ class _Trace:
 
 
 def _numpy(name: str, equation: Any) -> Callable:
-    """What a primitive does, as a ufunc or another function of NumPy arrays."""
+    """A primitive as a ufunc or another function of NumPy arrays."""
     params, shape, dtype = equation.params, equation.outvars[0].aval.shape, equation.outvars[0].aval.dtype
     if name in UFUNCS:
         return UFUNCS[name]

@@ -1,4 +1,4 @@
-"""Host environments, stepped one after another into shared arrays. Worker processes run this file: no JAX here."""
+"""Host environments, stepped one after another into shared arrays. Workers import this file, so it has no JAX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advantage.environments.spaces import leaf_spaces, map_leaves, read, take, w
 from advantage.types import Array, Pytree
 
 MakeEnvironment = Callable[[], gymnasium.Env]
-CHECKED_STEPS = 16  # of each environment's stream; later ones cost only a comparison of shapes
+CHECKED_STEPS = 16  # checked fully, in each environment; of later steps only shapes are compared
 CHECKED_EPISODES = 2
 
 
@@ -101,12 +101,12 @@ def allocate(shapes: Buffers, memory: mmap.mmap | None = None) -> Buffers:
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
-    """The seed that an environment's episode is reset with: any episode can be replayed from these three numbers."""
+    """The seed for resetting an environment's episode: any episode can be replayed from these three numbers."""
     return int(np.random.SeedSequence((seed, index, episode)).generate_state(1)[0] >> 1)
 
 
 class EpisodeStepper(Protocol):
-    """What the host driver drives: environments here, or in worker processes."""
+    """The environments of the host driver, in this process or in worker processes."""
 
     buffers: Buffers
 
@@ -173,7 +173,7 @@ class Stepper:
         self._begin(place, episode, row=0)
         for t in range(length):
             obs, _, terminated, truncated, _ = self._step(place, read(actions, t))
-            if terminated or truncated:  # too early: the driver sees that it is not what was recorded
+            if terminated or truncated:  # too early: the collector will see that the observation differs
                 self._begin(place, episode, row=0)
                 break
             write(self.buffers.obs, (0, index), obs)
@@ -220,7 +220,7 @@ class Stepper:
 
 
 def failure(where: str, call: str, error: Exception) -> EnvironmentFailure | EnvironmentDefect:
-    """What to raise from an environment's own error; a defect that a wrapper of ours has found gets its place."""
+    """The exception for an environment's own error; a defect found by one of our wrappers gets its place added."""
     if isinstance(error, EnvironmentDefect):
         return error.at(where)
     return EnvironmentFailure(

@@ -29,13 +29,13 @@ class VectorStepper:
 
     DISABLED: the finished environments are reset at once, by mask, with their episode's seed.
     SAME_STEP: the environment resets itself; the true successor is `info["final_obs"]`.
-    NEXT_STEP: SyncVectorEnv and AsyncVectorEnv are reset by mask as well. Another one spends a whole step on a
-        reset, in which the others move on: such a step is left out, each environment fills its own column, and
-        those that are full early go on unrecorded until the last one is (`skips_resets`). Nobody learns from
-        these steps and no budget counts them; `surplus` keeps their rewards and ends, for the episodes' sake.
+    NEXT_STEP: SyncVectorEnv and AsyncVectorEnv are also reset by mask. Other classes spend a whole step on the reset
+        of an environment, while the others step on. That step is left out: each environment fills its own column, and
+        those with a full column continue unrecorded until all are full (`skips_resets`). Unrecorded steps are not
+        learned from and do not count towards the budget; `surplus` keeps their rewards and ends for episode returns.
 
-    SyncVectorEnv and AsyncVectorEnv get their episodes' seeds. Another one takes a single seed, for all its
-    environments, when it is reset.
+    SyncVectorEnv and AsyncVectorEnv get a seed for each episode. Other classes take a single seed, for all their
+    environments, when they are reset.
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv, seed: int, buffers: Buffers):
@@ -47,10 +47,10 @@ class VectorStepper:
         except ValueError:
             allowed = ", ".join(str(m.value) for m in AutoresetMode)
             raise ValueError(
-                f"The vector environment's metadata['autoreset_mode'] is {mode!r}; allowed are {allowed}. Without it "
-                "nobody can tell an episode's last observation from the next one's first."
+                f"The vector environment's metadata['autoreset_mode'] is {mode!r}; allowed are {allowed}. Without it, "
+                "an episode's last observation cannot be distinguished from the next one's first."
             ) from None
-        self.is_list = isinstance(envs.unwrapped, SyncVectorEnv | AsyncVectorEnv)  # of single environments
+        self.is_list = isinstance(envs.unwrapped, SyncVectorEnv | AsyncVectorEnv)  # a list of environments
         self.resets_by_mask = self.mode is AutoresetMode.DISABLED or (
             self.mode is AutoresetMode.NEXT_STEP and self.is_list
         )
@@ -135,7 +135,7 @@ class VectorStepper:
         return *chosen, memory
 
     def close(self) -> None:
-        """The environment is the caller's: it stays open."""
+        """The environment stays open: it belongs to the caller."""
 
     def _seeds(self) -> Any:
         if not self.is_list:

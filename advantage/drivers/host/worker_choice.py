@@ -1,4 +1,4 @@
-"""How many worker processes pay, measured."""
+"""The number of worker processes that saves time, by measurement."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from advantage.drivers.host.workers import watching_pays
 from advantage.environments.masks import allowed_action
 from advantage.machine import available_cores
 
-PIPED_ROUND_TRIP = 150e-6  # seconds that handing a step to worker processes costs, about
+PIPED_ROUND_TRIP = 150e-6  # approximate seconds that it costs to hand a step to worker processes
 WATCHED_ROUND_TRIP = 60e-6
 
 
 def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
-    """Worker processes beside this one that pay: one a core where it saves more than handing over costs, else none."""
+    """The number of workers: one for each core but this process's, if that saves more time than it costs; else 0."""
     workers = min(available_cores(), num_envs) - 1
     if workers < 1:
         return 0
     try:
         seconds = _step_seconds(make)
     except Exception:
-        return 0  # what is wrong will show where it can be named
+        return 0  # the error will be raised again where it can be explained
     saved = seconds * (num_envs - math.ceil(num_envs / (workers + 1)))
     return workers if saved > (WATCHED_ROUND_TRIP if watching_pays(workers) else PIPED_ROUND_TRIP) else 0
 

@@ -1,12 +1,11 @@
 """Environments in worker processes, several in each, with the rollout's arrays in shared memory.
 
-A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It gets the environment's
-factory from its own parent over a private pipe, and leaves when that pipe closes, however the parent ended; also
-in the middle of a step that hangs.
+A worker is a fresh interpreter (never a fork, which is unsafe once JAX has threads). It gets the function
+that makes environments from its parent over a private pipe. It ends when that pipe closes, however the parent ended,
+even during a step that hangs.
 
-A pipe takes longer to wake a process than many an environment takes to step. Where every process has a core of its
-own, a step is therefore handed over by counters in the shared memory, which both sides watch for a moment before
-they sleep.
+Waking a process by a pipe takes longer than a step of many environments. If every process has its own core, a step
+is therefore handed over by counters in the shared memory, which both sides watch for a moment before they sleep.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from advantage.types import Pytree
 
 PATIENCE = 1e-3  # seconds that a worker watches for the next step before it sleeps
 GLANCES = 500  # looks at a counter between looks at the clock
-LINE = 8  # words of a cache line: processes that write beside each other would slow each other down
+LINE = 8  # words of a cache line: processes that write to the same line would slow each other down
 
 
 class Workers:
@@ -45,15 +44,15 @@ class Workers:
 
     Args:
         make: makes one environment.
-        num_envs: how many, shared out evenly.
-        seed: of the run.
-        num_workers: processes, at most as many as environments.
+        num_envs: number of environments, distributed evenly.
+        seed: the run's seed.
+        num_workers: number of processes, at most `num_envs`.
         timeout: seconds that a worker may take for one call before it counts as hung.
-        shapes: of the buffers, which every process writes.
-        first: the first environment that is the workers'; the caller steps those before it.
+        shapes: shapes of the buffers, which every process writes to.
+        first: index of the workers' first environment; the caller steps those before it.
 
     Raises:
-        EnvironmentFailure: a worker died, hung, or its environment raised; names the environments.
+        EnvironmentFailure: a worker died, hung, or its environment raised; the message names the environments.
         EnvironmentDefect: an environment returned something wrong.
     """
 
@@ -99,7 +98,7 @@ class Workers:
         self.finish()
 
     def begin(self, t: int) -> None:
-        """Have row t's actions taken."""
+        """Tell the workers to take row t's actions."""
         if self.watches:
             for number in self.counters.call(t, len(self.shares)):
                 self.crew.send(number, WAKE, "step")
@@ -109,7 +108,7 @@ class Workers:
                 self.crew.send(number, message, "step")
 
     def finish(self) -> None:
-        """Wait until they are."""
+        """Wait until the workers have taken the actions."""
         if not self.watches:
             self.crew.gather("step", self.timeout)
             return
@@ -121,13 +120,13 @@ class Workers:
                     raise self.crew.hung(number, "step", self.timeout)
                 if self.crew.pipes[number].poll(
                     0 if waited < PATIENCE else PATIENCE / 10
-                ):  # an error, or an end
+                ):  # an error, or a closed pipe
                     self.crew.receive(number, "step", self.timeout)
-                if self.counters.sleeps(number):  # it fell asleep while it was called
+                if self.counters.sleeps(number):  # it began to sleep while it was called
                     self.crew.send(number, WAKE, "step")
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
-        """Replay an episode's first steps in the worker that has the environment."""
+        """Replay an episode's first steps in the worker that holds the environment."""
         number = next(n for n, share in enumerate(self.shares) if index in share)
         self.crew.send(number, ("restore", index, episode, actions, length), "replay an episode")
         self.crew.receive(number, "replay an episode", self.timeout)
@@ -174,9 +173,9 @@ WAKE = b""
 
 
 class Counters:
-    """Words in shared memory: how often the workers were called and for which row, and what each has answered.
+    """Counters in shared memory: the number of calls, the row of the last call, and the calls each worker has answered.
 
-    A store is seen after the stores before it, as on every x86 processor; `watching_pays` sees to that.
+    The processor must keep stores in order, as every x86 processor does; `watching_pays` checks that.
     """
 
     def __init__(self, memory: mmap.mmap, offset: int):
@@ -189,7 +188,7 @@ class Counters:
         return [number for number in range(num_workers) if self.sleeps(number)]
 
     def answered_soon(self, number: int) -> bool:
-        """Whether a worker has answered the last call, or does so within some glances."""
+        """Whether a worker has answered the last call, or does so within `GLANCES` looks."""
         words, answer = self.words, LINE * (number + 1)
         return any(words[0] == words[answer] for _ in range(GLANCES))
 
@@ -197,7 +196,7 @@ class Counters:
         return self.words[LINE * (number + 1) + 1] == 1
 
     def serve(self, stepper: Stepper, number: int) -> None:
-        """A worker's part: step when called, until no call has come for a while."""
+        """The worker's side: step when called, until no call has come for a while."""
         words, answer = self.words, LINE * (number + 1)
         words[answer + 1] = 0
         while True:
@@ -205,7 +204,7 @@ class Counters:
             while not any(words[0] != words[answer] for _ in range(GLANCES)):
                 if time.perf_counter() > due:
                     words[answer + 1] = 1
-                    if words[0] == words[answer]:  # a call that came meanwhile may have seen no sleeper
+                    if words[0] == words[answer]:  # a call in between may not have seen that it sleeps
                         return
                     words[answer + 1] = 0
             stepper.step(words[1])
@@ -213,18 +212,18 @@ class Counters:
 
 
 def watching_pays(num_workers: int) -> bool:
-    """Whether processes may watch memory: each has a core, and the processor keeps stores in order."""
+    """Whether processes can watch memory: each has a core, and the processor keeps stores in order."""
     return num_workers < available_cores() and platform.machine().lower() in ("x86_64", "amd64")
 
 
 def shared_file() -> Any:
-    """An empty file in memory, or on disk where the system has no such thing."""
+    """An empty file in memory, or on disk if the system has no files in memory."""
     in_memory = sys.platform == "linux"
     return open(os.memfd_create("rollout"), "r+b") if in_memory else tempfile.TemporaryFile()
 
 
 def serve(pipe: Connection, memory: int) -> None:
-    """A worker's life: make the environments, then answer each message with nothing or with an error's text."""
+    """The loop of a worker: make the environments, then answer each message with nothing or with an error's text."""
     stepper = counters = None
     number = 0
     try:

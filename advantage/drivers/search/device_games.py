@@ -1,4 +1,4 @@
-"""Whole episodes of many candidates on the device: all of a generation side by side in one compiled program."""
+"""Whole episodes of many candidates on the device: one compiled program plays all games of a generation together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from advantage.environments.spaces import environment_action, read
 from advantage.policies.deterministic import Scoring, first_of_highest
 from advantage.types import ActionUnits, Array, Key, Pytree, Search, World
 
-TICKS = 2**12  # steps of every game that one call takes before the host has a look
-FEWER = 4  # games go on in a smaller program once only one in so many is left
+TICKS = 2**12  # steps of every game in one call, before the host checks whether to stop
+FEWER = 4  # games move to a smaller program once at most one in so many is left
 GAMES = "games"
 
 
 class Lanes(NamedTuple):
-    """Running games, `[L, ...]`; `game` says which."""
+    """Running games, `[L, ...]`; `game` is the index of each game."""
 
     vector: Array
     world: Pytree
@@ -40,7 +40,7 @@ class Lanes(NamedTuple):
 
 @partial(jax.jit, static_argnames="world")
 def _begin(algorithm: Search, world: World, actor: Pytree, vectors: Array, keys: Key, game: Array) -> Lanes:
-    """Games at their starts; those numbered below 0 are none, and done."""
+    """Games at their start states. An index below 0 marks an empty lane, which is done."""
 
     def begin(vector, key, game):
         key_reset, key_steps = jax.random.split(key)
@@ -64,7 +64,7 @@ def _play(
     left: Array,
     mesh: Mesh | None,
 ) -> Lanes:
-    """Play on: until all games are over, or `TICKS` steps are taken in each, or `left` in all."""
+    """Continue until all games are over, or `TICKS` steps are taken in each, or more than `left` in all."""
 
     def play(algorithm: Search, actor: Pytree, lanes: Lanes, left: Array) -> Lanes:
         def going_on(carry):
@@ -78,7 +78,7 @@ def _play(
 
         return jax.lax.while_loop(going_on, tick, (lanes, jnp.int32(0), jnp.uint32(0)))[0]
 
-    if mesh is not None:  # each device has its games to itself, and none waits for another
+    if mesh is not None:  # each device plays its own games and never waits for another
         one, each = PartitionSpec(), PartitionSpec(GAMES)
         play = jax.shard_map(play, mesh=mesh, in_specs=(one, one, each, one), out_specs=each, check_vma=False)
     return play(algorithm, actor, lanes, left)
@@ -90,7 +90,7 @@ def _scores(world: World, actor: SearchActor) -> TypeGuard[ScoredActions]:
 
 
 def _step(algorithm: Search, world: World, units: ActionUnits, actor: Pytree, lane: Lanes) -> Lanes:
-    """One step of one game; a game that is over stays as it is."""
+    """One step of one game; a game that is over does not change."""
     batch, who = jax.tree.map(lambda leaf: leaf[None], lane.obs), algorithm.candidate(actor, lane.vector)
     seen = algorithm.seen(actor, batch)
     if _scores(world, actor):
@@ -113,13 +113,13 @@ def _step(algorithm: Search, world: World, units: ActionUnits, actor: Pytree, la
 
 @jax.jit
 def _keep(lanes: Lanes, rows: Array, real: Array) -> Lanes:
-    """Some of the games; those that are not real are done."""
+    """Keep the games at `rows`; those that are not `real` become empty lanes."""
     kept = jax.tree.map(lambda leaf: leaf[rows], lanes)
     return kept._replace(done=kept.done | ~real, game=jnp.where(real, kept.game, -1))
 
 
 class DeviceGames:
-    """Plays candidates in an on-device world; where JAX has several devices they share the games."""
+    """Plays candidates in an on-device world; if JAX has several devices they share the games."""
 
     def __init__(self, algorithm: Search, world: World, units: ActionUnits = "bounds"):
         self.algorithm, self.world, self.units = algorithm, world, units
@@ -130,17 +130,17 @@ class DeviceGames:
         self.where = f"on {here.platform}" + (f" ({len(devices)} devices)" if self.mesh else "")
 
     def start(self, games: int) -> None:
-        """Nothing to begin: each generation begins its own games."""
+        """There is nothing to prepare: each generation begins its own games."""
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """There is nothing to close."""
 
     def play(
         self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
     ) -> Games | None:
-        """One episode of each vector `[G, d]`.
+        """Play one episode with each parameter vector, `[G, d]`.
 
-        None if they take more than `left` steps together, or `stopped()` becomes true.
+        Returns None if they take more than `left` steps together, or `stopped()` becomes true.
         """
         number, chances = len(vectors), jax.vmap(partial(jax.random.fold_in, chance.key))(chance.numbers)
         size = -(-number // self.devices) * self.devices

@@ -1,4 +1,4 @@
-"""The driver of searches: an iteration is a generation of candidates, each judged by whole episodes."""
+"""The driver of searches: an iteration is a generation of candidates, each evaluated by whole episodes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NOTHING = np.zeros(0, np.int64)
 
 
 class SearchDriver:
-    """Lets the candidates of a generation play, and the search learn what they earned.
+    """Plays the candidates of a generation, and lets the search learn from their returns.
 
-    Nothing of an episode outlasts its generation, so the search's state is all that a checkpoint needs. A search has
-    finished when its next generation does not fit into what is left of the budget.
+    No episode continues after its generation, so a checkpoint needs only the search's state. A search has finished when
+    its next generation does not fit into the rest of the budget.
 
     Args:
         algorithm: the search.
         player: plays candidates, on the device or on the host.
-        seed: of the run.
+        seed: the run's seed.
         total_timesteps: the budget.
-        stopped: whether somebody wishes the run to stop.
+        stopped: returns whether the run should stop.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class SearchDriver:
 
     @property
     def facts(self) -> DriverFacts:
-        """How many candidates of how many parameters play where."""
+        """Where games are played, and the numbers of candidates and parameters, for the user."""
         candidates, parameters = self.population
         return DriverFacts(self.player.where, candidates=candidates, parameters=parameters)
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
-        """Get ready to play; the state of the one seed, without its axis."""
+        """Prepare the player; returns the state of the only seed, without its axis."""
         state = only_seed(states)
         self._start(state)
         return state
@@ -68,7 +68,7 @@ class SearchDriver:
         return Span(iteration, 1, step, 1)
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
-        """A generation; no row and the state as it was if it does not fit into the budget.
+        """Play a generation and learn from it. No row and the old state if it does not fit into the budget.
 
         Raises:
             ValueError: the first generation does not fit.
@@ -83,8 +83,8 @@ class SearchDriver:
             self.finished = not self.stopped()
             if self.finished and not span.first_step:
                 raise ValueError(
-                    f"total_timesteps={self.total:_} does not let a first generation play to the end; give more, "
-                    "fewer candidates, or fewer episodes."
+                    f"total_timesteps={self.total:_} is too small for the first generation; give more steps, fewer "
+                    "candidates, or fewer episodes."
                 )
             return Iterated(state, {}, [NO_EPISODES], NOTHING, NOTHING)
         games, who = played
@@ -96,16 +96,16 @@ class SearchDriver:
         return Iterated(state, row, [episodes], np.ones(1, np.int64), ends[-1:])
 
     def conclusion(self, step: int) -> list[str]:
-        """Why it ended before the budget was spent."""
+        """Why the run ended before the budget was spent."""
         left = self.total - step
-        return [f"A further generation takes more than the {left:_} steps left."] if self.finished else []
+        return [f"The next generation takes more than the {left:_} steps left."] if self.finished else []
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
-        """Nothing: every generation begins anew."""
+        """Empty: every generation begins new episodes."""
         return {}
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """Get ready to play on. A search comes back exactly: there is no notice."""
+        """Prepare the player. A search is restored exactly, so there are no notices."""
         self._start(state)
         return state, []
 
@@ -120,7 +120,7 @@ class _Generation:
         self.driver, self.candidates, self.actor, self.chance = driver, candidates, actor, chance
 
     def play(self, left: int) -> tuple[Games, np.ndarray] | None:
-        """Every candidate's games, and those of the best again where asked: `-> games, whose each is`."""
+        """Play every candidate's games, and the best candidates' again if asked: `-> games, candidate of each game`."""
         algorithm, number = self.driver.algorithm, len(self.candidates)
         everyone = np.arange(number)
         games, who = self._games_of(everyone, 0, left), everyone.repeat(algorithm.episodes)
@@ -136,7 +136,7 @@ class _Generation:
         return both, np.concatenate([who, best.repeat(algorithm.episodes)])
 
     def _games_of(self, who: np.ndarray, attempt: int, left: int) -> Games | None:
-        """`episodes` games of each of `who`, one after another."""
+        """Play `episodes` games of each candidate in `who`, in this order."""
         algorithm = self.driver.algorithm
         episodes, number = algorithm.episodes, len(self.candidates)
         numbers = np.tile(np.arange(episodes), len(who))
@@ -149,7 +149,7 @@ class _Generation:
 
 @jax.jit
 def _propose(algorithm: Search, state: Pytree, key: Key) -> tuple[Array, Pytree]:
-    """`-> candidates [n, d], the actor that they make theirs`."""
+    """`-> candidates [n, d], the actor whose parameters they replace`."""
     return algorithm.propose(state, key), algorithm.actor(state)
 
 
@@ -159,7 +159,7 @@ def _learn(algorithm: Search, state: Pytree, candidates: Array, played: Played) 
 
 
 def _summed(games: Games, who: np.ndarray, number: int) -> Played:
-    """What the search is told."""
+    """The results of the games, as the search takes them."""
     steps = games.lengths.sum()
     mean = games.sums.sum(0) / steps
     variance = np.maximum(games.squares.sum(0) / steps - np.square(mean), 0)

@@ -1,4 +1,4 @@
-"""Games of a search: whole episodes of candidates, each with a chance of its own."""
+"""Games of a search: whole episodes of candidates, each with its own random numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from advantage.types import Array, Key, Pytree
 
 
 class Games(NamedTuple):
-    """Episodes that were played, `[G]`, and sums over what was seen in each, `[G, c]`.
+    """Results of the episodes, `[G]`, and sums over the observations of each, `[G, c]`.
 
     Attributes:
-        returns: undiscounted; not finite where an environment broke.
-        lengths: in steps.
-        sums, squares: of what the algorithm's `seen` takes of observations.
+        returns: undiscounted; not finite if a reward or an observation was not.
+        lengths: number of steps.
+        sums, squares: sums of the algorithm's `seen` over the observations, and of its squares.
     """
 
     returns: np.ndarray
@@ -26,12 +26,12 @@ class Games(NamedTuple):
 
 
 class Chance(NamedTuple):
-    """What decides the randomness of games: neither their order nor where they are played.
+    """What determines the random numbers of games, whatever their order and wherever they are played.
 
     Attributes:
-        numbers: one for each game, `[G]`: two games with the same number meet the same chance.
-        key: of the generation; on the device a game's key is `fold_in(key, number)`.
-        seed, iteration: of the run and the generation; on the host a game is reset with
+        numbers: one for each game, `[G]`: two games with the same number get the same random numbers.
+        key: the generation's key; on the device a game's key is `fold_in(key, number)`.
+        seed, iteration: the run's seed and the generation's index; on the host a game is reset with
             `episode_seed(seed, iteration, number)`.
     """
 
@@ -46,22 +46,22 @@ class GamePlayer(Protocol):
 
     @property
     def where(self) -> str:
-        """What plays, for people."""
+        """Where games are played, for the user."""
         ...
 
     def start(self, games: int) -> None:
-        """Get ready for generations of about so many games."""
+        """Prepare for generations of about `games` games."""
         ...
 
     def play(
         self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
     ) -> Games | None:
-        """One episode of each vector `[G, d]`.
+        """Play one episode with each parameter vector, `[G, d]`.
 
-        None if they take more than `left` steps together, or `stopped()` becomes true.
+        Returns None if they take more than `left` steps together, or `stopped()` becomes true.
         """
         ...
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """Close what the player has opened."""
         ...

@@ -1,4 +1,4 @@
-"""Whole episodes of candidates in a host environment: here, or in worker processes that each take the next game."""
+"""Whole episodes of candidates in a host environment, played in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from advantage.environments.spaces import read, translator
 from advantage.machine import available_cores
 from advantage.types import Array, Pytree, Search, Spec
 
-HEARTBEAT = 0.5  # seconds after which a worker in the middle of a game says that it goes on
+HEARTBEAT = 0.5  # seconds between signs of life of a worker in the middle of a game
 ALIVE = b"alive"
 
 
 class Player:
-    """One environment, and candidates that play in it one after another."""
+    """One environment, in which candidates play one after another."""
 
     def __init__(self, make: MakeEnvironment, algorithm: Search, spec: Spec):
         self.algorithm, self.spec, self.checked = algorithm, spec, 0
@@ -46,7 +46,7 @@ class Player:
     def play(
         self, actor: Pytree, vector: np.ndarray, seed: int, going_on: Callable[[int], bool]
     ) -> tuple[float, int, np.ndarray, np.ndarray]:
-        """One episode: a return, a length and sums as in `Games`; it breaks off when `going_on(length)` is False.
+        """Play one episode: return, length and sums as in `Games`. It stops when `going_on(length)` is False.
 
         A reward or an observation that is not finite ends it; the return is then NaN.
         """
@@ -106,11 +106,11 @@ class HostGames:
     Args:
         algorithm: the search.
         make: makes one environment.
-        spec: of the run.
-        workers: processes that play; 0 plays in this one; "auto" takes one for every core if there are several games.
+        spec: the run's spec.
+        workers: number of worker processes; 0 plays in this process; "auto" takes one per core for several games.
         timeout: seconds without a sign of life after which a worker counts as hung.
 
-    The numbers do not depend on `workers`.
+    The results do not depend on `workers`.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class HostGames:
 
     @property
     def where(self) -> str:
-        """Which processes play, for people."""
+        """Which processes play, for the user."""
         return (
             f"in {self.workers} worker process{'es' * (self.workers > 1)}"
             if self.workers
@@ -137,7 +137,7 @@ class HostGames:
         )
 
     def start(self, games: int) -> None:
-        """Make the environments, for generations of about so many games."""
+        """Make the environments, for generations of about `games` games."""
         cores = available_cores()
         if self.asked != "auto":
             self.workers = min(self.asked, games)
@@ -152,7 +152,7 @@ class HostGames:
         holdings = [f"an environment of {self.workers}"] * self.workers
         self.crew = Crew(
             "advantage.drivers.search.host_games", holdings, variables={"JAX_PLATFORMS": "cpu"}
-        )  # they leave a GPU alone
+        )  # workers do not use a GPU
         for number in range(self.workers):
             made = cloudpickle.dumps((self.make, self.algorithm, self.spec))
             self.crew.send(number, ("start", sys.path, made), "start")
@@ -168,9 +168,9 @@ class HostGames:
     def play(
         self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
     ) -> Games | None:
-        """One episode of each vector `[G, d]`.
+        """Play one episode with each parameter vector, `[G, d]`.
 
-        None if they take more than `left` steps together, or `stopped()` becomes true.
+        Returns None if they take more than `left` steps together, or `stopped()` becomes true.
         """
         actor, vectors = jax.device_get((actor, vectors))
         play = self._play_here if self.crew is None else self._hand_out
@@ -190,11 +190,11 @@ class HostGames:
             yield number, self.player.play(actor, vector, seed, lambda n: n <= left and not stopped())
 
     def _hand_out(self, actor: Pytree, vectors: np.ndarray, seeds: list[int], left: int, stopped: Any):
-        """The next game to whoever is free; games come in the order of their ends."""
+        """Give the next game to each free worker; yields games in the order of their ends."""
         crew, playing = self.crew, {}
         assert crew is not None
         for number in range(self.workers):
-            crew.send(number, ("meet", actor, left), "meet the candidates")
+            crew.send(number, ("meet", actor, left), "receive the actor")
         todo = list(enumerate(zip(vectors, seeds, strict=True)))[::-1]
         while todo or playing:
             for number in range(self.workers):
@@ -215,7 +215,7 @@ class HostGames:
                     raise crew.hung(number, "take a step", self.timeout)
             if stopped():
                 break
-        for number in playing:  # broken off: nobody waits for these
+        for number in playing:  # interrupted: nobody waits for these games
             crew.processes[number].kill()
         if playing:
             crew.close()
@@ -223,7 +223,7 @@ class HostGames:
 
 
 class Pulse:
-    """Tells whoever waits for a game that it goes on, and the game whether it may."""
+    """Tells the waiting process that a game is still running, and tells the game whether it may continue."""
 
     def __init__(self, pipe: Connection):
         self.pipe, self.last, self.left = pipe, time.monotonic(), 0
@@ -237,7 +237,7 @@ class Pulse:
 
 
 def serve(pipe: Connection) -> None:
-    """A worker's life: make the environment, meet the actor of a generation, and play."""
+    """The loop of a worker: make the environment, receive the actor of a generation, and play."""
     player = actor = None
     pulse = Pulse(pipe)
     try:
@@ -259,7 +259,7 @@ def serve(pipe: Connection) -> None:
             except Exception as error:
                 answer = ERROR + json.dumps(describe(error)).encode()
             pipe.send_bytes(answer)
-    except (EOFError, OSError):  # nobody listens any more
+    except (EOFError, OSError):  # the parent has closed the pipe
         return
     finally:
         if player is not None:
