@@ -95,7 +95,7 @@ def check(algorithm: DataclassInstance) -> None:
     """Check every field's type and interval.
 
     Raises:
-        ValueError: names the field, what was given and what is allowed.
+        ValueError: the message names the field, its value and what is allowed.
     """
     hints = typing.get_type_hints(type(algorithm))
     for field in dataclasses.fields(algorithm):
@@ -131,7 +131,7 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
             plain = isinstance(number, int | float) and not isinstance(number, bool)
             _require(plain and math.isfinite(number), name, value, "use a finite number" + schedule)
     elif float in options:
-        _require(Linear in options, name, value, "use a finite number: it has no schedule")
+        _require(Linear in options, name, value, "use a finite number, not a schedule")
     if interval and not is_function:
         closed = f"[{interval[1:-1]}]"  # a schedule's end may lie on an open bound: it is never quite reached
         for number, allowed in zip(numbers, (interval, closed), strict=False):

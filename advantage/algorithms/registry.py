@@ -76,8 +76,8 @@ def algorithm_class(name: str) -> type:
     if name in ALGORITHMS:
         return named_class(ALGORITHMS[name])
     near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"There is no algorithm {name!r}; {hint}There are: {', '.join(ALGORITHMS)}.")
+    hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+    raise ValueError(f"There is no algorithm {name!r}; {hint} algorithms are: {', '.join(ALGORITHMS)}.")
 
 
 def default_algorithm(name: str) -> Trainable:

@@ -1,8 +1,8 @@
 """Baselines: what may be subtracted from a return without changing the gradient's mean.
 
-A baseline for step t of an episode must not depend on that step's action. A mean over a batch that
-includes the episode itself does depend on it, so every mean here is over the other episodes. `episode` numbers the
-episodes of a batch `[N]` from 0; if there is no other episode, the baseline is 0.
+A baseline for step t of an episode must not depend on that step's action. A mean over a batch that includes the
+episode itself does depend on it, so every mean here is over the other episodes. `episode` numbers the episodes of a
+batch `[N]` from 0; if there is no other episode, the baseline is 0.
 """
 
 from __future__ import annotations

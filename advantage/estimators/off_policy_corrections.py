@@ -183,18 +183,18 @@ def importance_sampled_returns(
         per-decision    Σ_{u>=t} gamma^{u-t} w_u delta_u,   w_u = Π_{k<=u} rho_k
         action          w_t (G_t - V(s_t)),             w_t = rho_t
 
-    The first two are unbiased for whole episodes, whatever V; the third ignores that the policies visit different
-    states and earn different rewards later. V changes no expectation: `E_mu[rho_u | s_u] = 1`, so in the second `w_u
-    V(s_u)` and `w_{u-1} V(s_u)` cancel for u > t. What is left in each form is V(s_t) with a weight whose mean over
-    later steps is `Π_{k<=t} rho_k`, or `rho_t`; and `E_mu[rho_t ∇log pi(a_t | s_t) | s_t] = 0`. With V = 0 they are
-    the plain forms, the second `Σ_u gamma^{u-t} w_u r_u`.
+    The first two are unbiased for whole episodes, for any V; the third ignores that the policies visit different
+    states and earn different rewards later. V changes no expectation: `E_mu[rho_u | s_u] = 1`, so in the second
+    `w_u V(s_u)` and `w_{u-1} V(s_u)` cancel for u > t. What is left in each form is V(s_t) with a weight whose mean
+    over later steps is `Π_{k<=t} rho_k`, or `rho_t`; and `E_mu[rho_t ∇log pi(a_t | s_t) | s_t] = 0`. With V = 0 they
+    are the plain forms, the second `Σ_u gamma^{u-t} w_u r_u`.
 
     An episode cut by the rollout's end bootstraps from `next_value`.
 
     Args:
         reward, discount: `[T, ...]`.
         value, next_value: `[T, ...]`, V or 0; `next_value` of a row is `value` of the next within an episode.
-        log_ratio, trace, form, largest_ratio: as for `importance_weights`; with a limit every form is biased.
+        log_ratio, trace, form, largest_ratio: as for `importance_weights`; a finite limit biases all forms.
 
     Raises:
         ValueError: an unknown form.

@@ -33,8 +33,8 @@ def proper_policy(mdp: MDP) -> np.ndarray:
 def horizon(mdp: MDP, gamma: float) -> float:
     """A bound on the expected number of steps to the end of an episode under any policy; infinite if there is none.
 
-    With `a_n` the largest probability, over states and policies, that an episode outlasts n steps, the bound is `n /
-    (1 - a_n)`. Discounted problems need no bound: the result is 0.
+    Let `a_n` be the largest probability, over states and policies, that an episode outlasts n steps. The bound is
+    `n / (1 - a_n)`. Discounted problems need no bound: the result is 0.
 
     Raises:
         ValueError: a state from which no episode can end.

@@ -28,10 +28,10 @@ class LinearProgramming(SolverOptions):
                    v(s) = 0                                               for terminal s
 
     The multiplier of a constraint is `x(s, a) = Σ_t gamma^t P(s_t = s, a_t = a)`: the discounted number of visits
-    under the optimal policy if episodes start in every state with equal probability. It is `extra["occupancy"]`, `[S,
-    A]`, and `Σ x r = Σ v / S`. The policy takes the action with the largest x. The value returned is that policy's,
-    computed again, since the linear solver's is exact only to about 1e-9. The first iteration does all of it. Suitable
-    for some thousand states.
+    under the optimal policy if episodes start in every state with equal probability. It is
+    `extra["occupancy"]`, `[S, A]`, and `Σ x r = Σ v / S`. The policy takes the action with the largest x. The value
+    returned is that policy's, computed again, since the linear solver's is exact only to about 1e-9. The first
+    iteration does all of it. Suitable for some thousand states.
 
     At a discount of 1 the result is, as in policy iteration, the best among the policies under which episodes end.
 

@@ -141,7 +141,7 @@ class CMAES:
         return self.candidates or 4 + int(3 * math.log(dimension))  # (48)
 
     def begin(self, x0: Array) -> CMAState:
-        """The initial training state. Raises ValueError for a full covariance that memory cannot hold."""
+        """The initial state. Raises ValueError for a full covariance that memory cannot hold."""
         one, zero = jnp.ones_like(x0), jnp.zeros_like(x0)
         if self.covariance == "full":
             size = 6 * x0.size**2 * x0.dtype.itemsize  # covariance and factor, old and new, and workspace

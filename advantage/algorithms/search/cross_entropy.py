@@ -46,8 +46,8 @@ class CEM:
 
     mu' and Sigma' without Z have the largest likelihood of the elite, which is the smallest cross-entropy to it.
     Without Z the variance falls fast; with a noisy cost it falls too fast. Szita & Lőrincz use three settings: no
-    extra variance; a constant 4 (`extra_variance=4`); and max(5 - t/10, 0) (`extra_variance=5,
-    extra_variance_decay=0.1`), all with n = 100, m = 10, and 100 as the first variance (`sigma=10`).
+    extra variance; a constant 4 (`extra_variance=4`); and max(5 - t/10, 0), which is
+    `extra_variance=5, extra_variance_decay=0.1`; all with n = 100, m = 10, and 100 as the first variance (`sigma=10`).
 
     With a full covariance an elite of m <= d fits a matrix that is singular, and the search would never leave the span
     of the elite: use more candidates, smoothing, or extra variance.
@@ -92,7 +92,7 @@ class CEM:
         return self.candidates
 
     def begin(self, x0: Array) -> CEMState:
-        """The initial training state. Raises ValueError for a full covariance that memory cannot hold."""
+        """The initial state. Raises ValueError for a full covariance that memory cannot hold."""
         variance = jnp.full_like(x0, jnp.square(self.sigma))
         if self.covariance == "full":
             size = (

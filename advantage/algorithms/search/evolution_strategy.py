@@ -67,7 +67,7 @@ class EvolutionStrategy:
         return self.candidates
 
     def begin(self, x0: Array) -> EvolutionState:
-        """The initial training state."""
+        """The initial state."""
         return EvolutionState(x0, optax.scale_by_adam().init(x0))
 
     def ask(self, state: EvolutionState, key: Key) -> Array:

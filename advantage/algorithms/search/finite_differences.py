@@ -84,7 +84,7 @@ class FiniteDifferences:
         )
 
     def begin(self, x0: Array) -> DifferencesState:
-        """The initial training state. Raises ValueError for candidates that memory cannot hold."""
+        """The initial state. Raises ValueError for candidates that memory cannot hold."""
         size = 2 * self.population(x0.size) * x0.size * x0.dtype.itemsize  # the candidates and their steps
         refuse_large(
             f"A difference along each of {x0.size:,} parameters",

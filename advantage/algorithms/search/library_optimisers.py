@@ -42,7 +42,7 @@ class Evosax:
         return self.candidates
 
     def begin(self, x0: Array) -> EvosaxState:
-        """The initial training state. Raises ValueError for a parameter that the algorithm does not have."""
+        """The initial state. Raises ValueError for a parameter that the algorithm does not have."""
         algorithm, params = self._made(x0)
         key, first = jax.random.split(jax.random.key(self.seed))
         if self._has_population(algorithm):
@@ -59,7 +59,7 @@ class Evosax:
         return self._asked(state)[0]
 
     def tell(self, state: EvosaxState, candidates: Array, cost: Array) -> EvosaxState:
-        """Hand the costs on; what is not finite as the largest that is."""
+        """Pass the costs on, with the largest finite one in place of those that are not finite."""
         algorithm, params = self._made(state.mean)
         cost = finite(cost)
         _, asked = self._asked(state)
@@ -137,9 +137,9 @@ def from_evosax(
         known = [name for name in dir(algorithms) if isinstance(getattr(algorithms, name), type)]
         if algorithm not in known:
             near = difflib.get_close_matches(algorithm, known, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            hint = f"did you mean {' or '.join(near)}? Its" if near else "its"
             raise ValueError(
-                f"evosax has no algorithm {algorithm!r}; {hint}Its algorithms are: {', '.join(known)}."
+                f"evosax has no algorithm {algorithm!r}; {hint} algorithms are: {', '.join(known)}."
             )
         algorithm = getattr(algorithms, algorithm)
     if not isinstance(algorithm, type):
@@ -188,7 +188,7 @@ class Pycma:
         return np.array(state.strategy.ask())
 
     def tell(self, state: PycmaState, candidates: Array, cost: Array) -> PycmaState:
-        """Hand the costs on; what is not finite as the largest that is."""
+        """Pass the costs on, with the largest finite one in place of those that are not finite."""
         state.strategy.tell(list(np.array(candidates)), np.asarray(finite(jnp.asarray(cost))).tolist())
         return state._replace(mean=np.array(state.strategy.mean))
 

@@ -73,7 +73,7 @@ class Book(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where a search ends, and the bounds; see `Task`."""
+    """Limits of a search, and the bounds; see `Task`."""
 
     f_target: float
     x_tolerance: float

@@ -35,7 +35,7 @@ class Optimiser(Protocol):
         ...
 
     def begin(self, x0: Array) -> OptimiserState:
-        """The initial training state, at `x0` `[d]`."""
+        """The initial state, at `x0` `[d]`."""
         ...
 
     def ask(self, state: Any, key: Key) -> Array:

@@ -102,7 +102,7 @@ class PatternSearch:
         return 2 * dimension if self.variant == "compass" else 1
 
     def begin(self, x0: Array) -> CompassState | HookeJeevesState:
-        """The initial training state. Raises ValueError for a poll that memory cannot hold."""
+        """The initial state. Raises ValueError for a poll that memory cannot hold."""
         cost, step = jnp.full((), jnp.inf, x0.dtype), jnp.full((), self.step, x0.dtype)
         if self.variant == "compass":
             size = 4 * x0.size**2 * x0.dtype.itemsize  # the candidates and their steps

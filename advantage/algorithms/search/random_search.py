@@ -64,7 +64,7 @@ class AugmentedRandomSearch:
         return 2 * self.directions
 
     def begin(self, x0: Array) -> RandomSearchState:
-        """The initial training state."""
+        """The initial state."""
         return RandomSearchState(x0)
 
     def ask(self, state: RandomSearchState, key: Key) -> Array:

@@ -52,7 +52,7 @@ def task_of(
     seed: int,
     dtype: str,
 ) -> Task:
-    """The task that the arguments of `minimize` describe. Raises ValueError for what is not allowed."""
+    """The task that the arguments of `minimize` describe. Raises ValueError for values that are not allowed."""
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype={dtype!r} is not allowed; use 'float64' or 'float32'.")
     start = _vector(x0, dtype)
@@ -84,8 +84,8 @@ def optimiser_of(method: str | Optimiser, options: dict[str, Any]) -> Optimiser:
         return method
     if method not in OPTIMISERS:
         near = difflib.get_close_matches(method.lower(), OPTIMISERS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"There is no method {method!r}; {hint}The methods are: {', '.join(OPTIMISERS)}.")
+        hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+        raise ValueError(f"There is no method {method!r}; {hint} methods are: {', '.join(OPTIMISERS)}.")
     optimiser = optimiser_class(method)
     known = sorted(field.name for field in dataclasses.fields(cast(Any, optimiser)))
     for option in options:

@@ -35,8 +35,8 @@ def move_by_weight(
         place: int `[L]`, the value that each step updates.
         target: `[L]`, `G_t`.
         weight: `[L]`, `w_t`, 0 where a step does not count.
-        learning_rate, power: `alpha_t = learning_rate w_t / total^power`, this episode's weights included; None
-            divides by nothing.
+        learning_rate, power: `alpha_t = learning_rate w_t / total^power`, this episode's weights included; None does
+            not divide.
 
     Returns:
         The values, their totals, and the weighted mean of `|G_t - V(x_t)|`.

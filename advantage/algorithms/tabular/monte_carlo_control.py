@@ -84,8 +84,8 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
         check(self)
         if self.exploring_starts and self.n_steps != 1:
             raise ValueError(
-                f"exploring_starts=True with n_steps={self.n_steps} is not allowed; the actor learns only between "
-                "rollouts that an episode has begun, so use n_steps=1."
+                f"exploring_starts=True with n_steps={self.n_steps} is not allowed; the actor is told of "
+                "new episodes only between rollouts, so use n_steps=1."
             )
 
     def init(self, key: Key, spec: Spec) -> MonteCarloControlState:

@@ -50,7 +50,7 @@ class SarsaLambdaState(NamedTuple):
 
 @hyperparameters
 class SarsaLambda(TDControlOptions):
-    """SARSA(lambda): each TD error also corrects earlier pairs, the less the longer ago they were visited.
+    """SARSA(lambda): each TD error also corrects earlier pairs, with weights that decay with time.
 
     At each step t, in each environment, where the trace e holds the step sizes still to apply:
 

@@ -37,6 +37,6 @@ def decayed(value: Array | float, count: Array, power: Array | float | None) -> 
 
 
 def step_size(options: StepSizeOptions, clock: Clock, visits: Array) -> Array | float:
-    """The step size alpha, scheduled by progress, of values with so many visits."""
+    """The step size alpha, scheduled by progress, of values with `visits` visits."""
     learning_rate = schedule_value(options.learning_rate, progress(clock))
     return decayed(learning_rate, visits, options.learning_rate_power)
