@@ -121,9 +121,13 @@ def test_what_is_no_policy_of_this_table_is_refused():
     with pytest.raises(ValueError, match="no parameters and distribution"):
         actor_policy(MDP, sarsa()[1])
     other = random_mdp(np.random.default_rng(0), N_STATES, 2)
-    with pytest.raises(ValueError, match=r"2 actions for each of 6 states: it was made for another world"):
+    with pytest.raises(
+        ValueError, match=r"2 actions for each of 6 states. The actor was made for another env"
+    ):
         actor_probabilities(other, actor)
-    with pytest.raises(ValueError, match=r"2 actions for each of 6 states: it was made for another world"):
+    with pytest.raises(
+        ValueError, match=r"2 actions for each of 6 states. The actor was made for another env"
+    ):
         actor_probabilities(other, sarsa()[1])
 
     continuous: Any = SimpleNamespace(greedy=lambda actor, obs, memory: (np.zeros((len(obs), 2)), memory))

@@ -395,7 +395,8 @@ def test_refuses_values(cls, fields, words):
 def test_refuses_more_than_one_state_and_actions_that_are_no_arms(algorithm, tmp_path):
     box = gymnasium.spaces.Box(-1.0, 1.0, (2,))
     with pytest.raises(
-        ValueError, match=r"knows one state.*Discrete\(48\), with 48 states. Use .* q-learning"
+        ValueError,
+        match=r"needs an environment with a single state.*Discrete\(48\), with 48 states. Use .* q-learning",
     ):
         adv.train(algorithm, "CliffWalking-v1", out=tmp_path / "run")
     with pytest.raises(ValueError, match="finite observation space"):

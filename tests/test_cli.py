@@ -226,7 +226,7 @@ MISTAKES = {
         2,
         r"q-learning has no --target-kl; it is an option of ppo, trpo, npg",
     ),
-    "a strange algorithm": (["train", "zzz", HOST], 2, "no algorithm 'zzz'; There are: ppo"),
+    "a strange algorithm": (["train", "zzz", HOST], 2, "no algorithm 'zzz'; the algorithms are: ppo"),
     "an unknown environment": (
         ["train", "ppo", "CartPol-v1"],
         2,

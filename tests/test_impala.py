@@ -255,7 +255,7 @@ def test_every_option_makes_a_difference(field):
         (dict(correction="v-trace"), r"correction='v-trace' .*did you mean 'vtrace'"),
         (
             dict(lag=3, correction="none"),
-            r"correction='none' with lag=3 is not allowed: the policy that acts is not the one that learns.*"
+            r"correction='none' with lag=3 is not allowed: the acting policy is not the learning one.*"
             r"correction='vtrace', or correction='ignored'",
         ),
         (dict(rho_clip=0.5), r"rho_clip=0.5 with c_clip=1.0 is not allowed.*use c_clip=0.5 or less"),

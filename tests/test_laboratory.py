@@ -350,5 +350,5 @@ def test_wrong_input_is_explained(arguments, message, capsys):
 def test_a_policy_is_a_table_of_its_world():
     one = problem()
     np.testing.assert_allclose(softmax(one.logits).sum(axis=1), 1)
-    with pytest.raises(ValueError, match=r"logits has shape \(2, 2\); the world needs \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"logits has shape \(2, 2\); the table needs \(6, 3\)"):
         Problem(one.mdp, np.zeros((2, 2)), 3)

@@ -138,7 +138,7 @@ def test_a_bonus_for_what_was_long_not_tried_does_not_bring_masked_actions_back(
 
 
 def test_methods_that_cannot_use_masks_say_so(tmp_path):
-    with pytest.raises(ValueError, match="monte-carlo-off-policy weighs returns by two tables"):
+    with pytest.raises(ValueError, match="monte-carlo-off-policy weights returns by two tables"):
         train(adv.MonteCarloOffPolicy(), Corridor, tmp_path)
 
     class Arms(Corridor):
@@ -146,7 +146,7 @@ def test_methods_that_cannot_use_masks_say_so(tmp_path):
             super().__init__()
             self.observation_space = spaces.Discrete(1)
 
-    with pytest.raises(ValueError, match="may pull every arm at every step.*use a method with a table"):
+    with pytest.raises(ValueError, match="must be able to pull every arm.*use a method with a table"):
         train(adv.UCB(), Arms, tmp_path)
 
 

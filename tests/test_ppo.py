@@ -806,7 +806,7 @@ WRONG: dict[str, tuple[dict, str]] = {
     "a schedule that ends outside": (dict(learning_rate=Linear(1e-3, -1e-3)), "use a value in [0, inf)"),
     "a schedule that is no number": (dict(learning_rate=Linear(1e-3, float("nan"))), "use a finite number"),
     "a schedule for a constant": (dict(gamma=Linear(0.9, 1.0)), "use a finite number"),
-    "a function for a constant": (dict(gamma=convex), "it has no schedule"),
+    "a function for a constant": (dict(gamma=convex), "use a finite number, not a schedule"),
     "none for a number": (dict(clip_range=None), "use a finite number"),
 }
 
@@ -908,7 +908,7 @@ def test_what_only_python_can_give_is_an_error_that_says_to_give_it_again():
         ("ppo", {"learning_rate": {"linear": ["a", 0]}}, ["learning_rate=", "use a finite number"]),
         ("ppo", {"learning_rate": {"linear": [1, 2, 3]}}, ["learning_rate"]),
         ("ppo", {"gamma": [0.9]}, ["gamma=", "use a finite number"]),
-        ("pop", {}, ["There is no algorithm 'pop'", "did you mean", " ppo ", "There are: "]),
+        ("pop", {}, ["There is no algorithm 'pop'", "did you mean", " ppo", "algorithms are: "]),
     ],
     ids=["field", "range", "schedule", "ends", "list", "algorithm"],
 )

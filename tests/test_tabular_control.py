@@ -405,7 +405,7 @@ def test_off_policy_monte_carlo_is_the_weighted_mean_of_returns(importance, visi
 
 def test_off_policy_monte_carlo_refuses_a_behaviour_that_shows_too_little():
     algorithm = adv.MonteCarloOffPolicy(behaviour=[0, 1, 2, 0, 1])
-    with pytest.raises(ValueError, match=r"policy takes action 1 in state 0 and behaviour never does"):
+    with pytest.raises(ValueError, match=r"policy takes action 1 in state 0 but behaviour never does"):
         algorithm.init(jax.random.key(0), Spec(*SPACES))
 
 

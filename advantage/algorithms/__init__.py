@@ -1,1 +1,1 @@
-"""One method a file, each reading like its paper's box."""
+"""One method per file, written like the algorithm box of its paper."""

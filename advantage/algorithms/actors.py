@@ -1,4 +1,4 @@
-"""What an actor knows about a finite world: its policy, as the exact solutions take it, and what states are worth."""
+"""The policy and the state values of an actor in a finite environment, as tables over its states."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def actor_probabilities(mdp: MDP, actor: Pytree) -> np.ndarray:
     """`π(a | s)` of an actor in every state of a table, float64 `[S, A]`; rows sum to one as far as float64 can.
 
     Args:
-        mdp: whose state's number is what the actor observes, as where a table is played.
+        mdp: its state number is what the actor observes, as in an environment made from a table.
         actor: `algorithm.actor(state)` of a method with a policy network, or with a table of action values.
 
     Raises:
@@ -41,8 +41,8 @@ def actor_probabilities(mdp: MDP, actor: Pytree) -> np.ndarray:
     if table.shape != (mdp.n_states, mdp.n_actions) or not (np.abs(sums - 1) < 1e-4).all():
         raise ValueError(
             f"The actor's probabilities have shape {table.shape} and sum to {sums.min():.6g} or more; they must be "
-            f"distributions over {mdp.n_actions} actions for each of {mdp.n_states} states: it was made for another "
-            "world."
+            f"distributions over {mdp.n_actions} actions for each of {mdp.n_states} states. The actor was made for "
+            "another environment."
         )
     return table / sums
 
@@ -66,7 +66,7 @@ def greedy_actions(mdp: MDP, algorithm: Algorithm, actor: Pytree) -> np.ndarray:
 def actor_policy(mdp: MDP, actor: Pytree) -> tuple[Policy, Pytree]:
     """An actor with a network as `policy, theta` for the functions of `theory`: `policy(theta) -> π`, `[S, A]`.
 
-    What it observes with (statistics, say) stays as it is.
+    What processes its observations, such as normalisation statistics, stays constant.
 
     Args:
         mdp: as for `actor_probabilities`.
@@ -90,10 +90,7 @@ def actor_policy(mdp: MDP, actor: Pytree) -> tuple[Policy, Pytree]:
 
 
 def actor_values(actor: Pytree) -> np.ndarray | None:
-    """What an actor with a plan, or with a table of action values, thinks each state is worth: float64 `[S]`.
-
-    None for any other.
-    """
+    """State values of an actor with a plan or a table of action values, float64 `[S]`; None for any other actor."""
     actor = _evaluated(actor)
     if isinstance(actor, PlannedPolicy):
         return np.asarray(actor.value, np.float64)
@@ -103,7 +100,7 @@ def actor_values(actor: Pytree) -> np.ndarray | None:
 
 
 def _evaluated(actor: Pytree) -> Pytree:
-    """The part of an actor that an evaluation plays, where training has it act in another way."""
+    """The part of an actor that evaluation plays; in training it may act differently."""
     if isinstance(actor, LaggingActor):
         return actor.newest
     return actor.usual if isinstance(actor, ExploringStarts) else actor

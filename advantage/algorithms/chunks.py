@@ -1,4 +1,4 @@
-"""Large batches in pieces whose activations stay in the processor's cache."""
+"""Process large batches in pieces whose activations fit in the processor's cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import jax
 
 from advantage.types import Pytree
 
-ROWS = 4096  # of a network 64 wide: half of what lies in two megabytes
+ROWS = 4096  # in a network of width 64 the activations of a layer take half of a cache of two megabytes
 
 
 def map_chunks(function: Callable[[Pytree], Pytree], batch: Pytree) -> Pytree:
-    """`function` of pieces of `batch` `[N, ...]`, one after the other: `-> [K, ...]`, a result for each piece.
+    """Apply `function` to pieces of `batch` `[N, ...]`, one after the other: `-> [K, ...]`, one result per piece.
 
-    On a CPU the pieces have at most `ROWS` rows each, or N if that has no divisor near it; elsewhere there is one.
+    On a CPU each piece has at most `ROWS` rows. If N has no suitable divisor, or on other devices, there is one piece.
     """
     rows = jax.tree.leaves(batch)[0].shape[0]
     pieces = 1 if jax.default_backend() != "cpu" else -(-rows // ROWS)

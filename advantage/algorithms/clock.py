@@ -1,4 +1,4 @@
-"""The clock of a run, which every algorithm's state has: how much of the budget is spent."""
+"""The clock of a run: how much of the budget is spent. Every algorithm's state has one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from advantage.types import Array, Clock, Pytree
 
 
 def clock_init(total_timesteps: int | Array) -> Clock:
-    """Nothing of the budget is spent."""
+    """A clock with nothing of the budget spent."""
     return Clock(jnp.zeros((), jnp.uint32), jnp.asarray(total_timesteps, jnp.uint32))
 
 
 def advance_clock(clock: Clock, steps: int | Array) -> Clock:
-    """So many environment steps later."""
+    """The clock after `steps` more environment steps."""
     return clock._replace(step=clock.step + jnp.uint32(steps))
 
 
@@ -25,7 +25,7 @@ def progress(clock: Clock) -> Array:
 
 
 def with_budget(state: Pytree, total_timesteps: int) -> Pytree:
-    """A state, wherever in it its clock is, with a new budget."""
+    """The state with a new budget, wherever in the state the clock is."""
 
     def budgeted(node: Pytree) -> Pytree:
         is_clock = isinstance(node, Clock)

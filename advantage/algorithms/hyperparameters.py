@@ -1,4 +1,4 @@
-"""What every algorithm's dataclass shares: traced floats, schedules, and checks that teach."""
+"""What the dataclasses of all algorithms share: traced floats, schedules, and checks with helpful messages."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ T = TypeVar("T", bound=type)
 def hyperparameters(cls: T) -> T:
     """Register a frozen dataclass as a pytree: fields annotated with `float` are leaves, the others static.
 
-    A class that is no dataclass of its own yet becomes one, whose fields are checked when it is made.
+    A class that is not yet a dataclass itself becomes one; its fields are checked when an instance is made.
 
     A float is then traced, so changing it compiles nothing and many values can run at once by vmap. A schedule
-    that is a plain function rides along as static. A field with the metadata `is_pytree` is a subtree.
+    that is a plain function is static. A field with the metadata `is_pytree` is a subtree.
     """
     if "__dataclass_fields__" not in vars(cls):
         if "__post_init__" not in vars(cls):
@@ -69,7 +69,7 @@ def hyperparameters(cls: T) -> T:
         return keyed, tuple(getattr(self, name) for name in static)
 
     def unflatten(values, children):
-        self = object.__new__(cls)  # past the checks: leaves may be tracers
+        self = object.__new__(cls)  # skips the checks: leaves may be tracers
         for name, value in zip(traced + static, (*children, *values), strict=True):
             object.__setattr__(self, name, value)
         return self
@@ -95,7 +95,7 @@ def check(algorithm: DataclassInstance) -> None:
     """Check every field's type and interval.
 
     Raises:
-        ValueError: names the field, what was given and what is allowed.
+        ValueError: the message names the field, its value and what is allowed.
     """
     hints = typing.get_type_hints(type(algorithm))
     for field in dataclasses.fields(algorithm):
@@ -131,9 +131,9 @@ def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None
             plain = isinstance(number, int | float) and not isinstance(number, bool)
             _require(plain and math.isfinite(number), name, value, "use a finite number" + schedule)
     elif float in options:
-        _require(Linear in options, name, value, "use a finite number: it has no schedule")
+        _require(Linear in options, name, value, "use a finite number, not a schedule")
     if interval and not is_function:
-        closed = f"[{interval[1:-1]}]"  # which a schedule's end may touch: it is never quite reached
+        closed = f"[{interval[1:-1]}]"  # a schedule's end may lie on an open bound: it is never quite reached
         for number, allowed in zip(numbers, (interval, closed), strict=False):
             _require(_inside(number, allowed), name, value, f"use a value in {interval}")
 

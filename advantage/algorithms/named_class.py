@@ -1,4 +1,4 @@
-"""A class by the place where it is."""
+"""Classes by module and name, imported on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 
 def named_class(place: str) -> type:
-    """The class at `module:class`, the module below `advantage.algorithms`; it is imported when asked for."""
+    """The class at `module:class`, with `module` relative to `advantage.algorithms`; imported on demand."""
     module, _, cls = place.partition(":")
     return getattr(importlib.import_module(f"advantage.algorithms.{module}"), cls)
 

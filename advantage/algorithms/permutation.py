@@ -1,4 +1,4 @@
-"""Random order without sorting."""
+"""Random permutations without sorting."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import jax.numpy as jnp
 
 from advantage.types import Array, Key
 
-ROUNDS = 24  # with fewer, orders of four to six things are visibly not equally likely
+ROUNDS = 24  # with fewer, the orders of four to six items are measurably not equally likely
 
 
 def random_permutation(key: Key, n: int) -> Array:
     """The numbers 0..n-1 in random order, int32 `[n]`.
 
-    Each number goes through a keyed bijection of the next power of two, a Feistel network: its low bits are xored
-    with a hash of its high bits, then the high with a hash of the low, and so on; what leaves 0..n-1 goes through
-    again until it is back. Every number takes its own way, so this is one pass over n where a sort takes log n.
+    Each number goes through a keyed bijection of 0..2^k-1, where 2^k is the next power of two: a Feistel network. Its
+    low bits are xored with a hash of its high bits, then the high bits with a hash of the low, and so on. A result of
+    n or more goes through again until it is below n. The numbers are independent of each other, so this takes one pass
+    over n, where a sort takes log n passes.
 
     Source: Luby & Rackoff 1988, "How to construct pseudorandom permutations"; Mitchell et al. 2022,
     "Bandwidth-optimal random shuffling for GPUs", sec. 4; the hash ends like MurmurHash3's (Appleby 2011).
@@ -24,7 +25,7 @@ def random_permutation(key: Key, n: int) -> Array:
     low_bits, high_bits = bits // 2, bits - bits // 2
     keys = jax.random.bits(key, (ROUNDS // 2, 2))
 
-    def two_rounds(halves, key):  # a loop: unrolled it would be fused into, and so repeated for, every use
+    def two_rounds(halves, key):  # a loop: unrolled rounds would be fused into every use, and so repeated
         high, low = halves
         high = high ^ (_hash(low + key[0]) >> (32 - high_bits))
         low = low ^ (_hash(high + key[1]) >> (32 - low_bits))

@@ -1,4 +1,4 @@
-"""Which algorithm trains what a user gives: an optimiser becomes a search for a policy, a solver becomes a planner."""
+"""Turns what a user gives into an algorithm: an optimiser becomes a policy search, a solver becomes a planner."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Trainable = Playable | Optimiser | Solver  # what users give to `adv.train`
 
 
 def playable(given: Trainable) -> Playable:
-    """The algorithm itself, the search of an optimiser, or the planner of a solver.
+    """The algorithm itself, a policy search with an optimiser, or a planner with a solver.
 
-    What has the functions of `Optimiser` is one, and so with `Solver`: a user's own need not inherit anything.
+    Any object with the functions of `Optimiser` or `Solver` counts as one: a user's class need not inherit anything.
 
     Raises:
         ValueError: backward induction, whose policy no agent can follow, or an optimiser that cannot be compiled.
@@ -24,8 +24,8 @@ def playable(given: Trainable) -> Playable:
     if isinstance(given, BackwardInduction):
         raise ValueError(
             "The policy of backward induction depends on how many steps are left, which an agent does not see; solve "
-            "the table with adv.solve(mdp, adv.BackwardInduction()), or train one that holds at any time, such as "
-            "value-iteration."
+            "the table with adv.solve(mdp, adv.BackwardInduction()), or train a solver whose policy does not depend on "
+            "the step, such as value-iteration."
         )
     if isinstance(given, Optimiser):
         return PolicySearch(given)

@@ -12,11 +12,11 @@ FOLDER = Path(__file__).parents[1] / "presets"
 
 
 class Preset(NamedTuple):
-    """What to train with.
+    """Settings for a training run.
 
     Attributes:
-        algorithm: its hyperparameters.
-        options: of `adv.train`: `num_envs`, `total_timesteps`.
+        algorithm: the algorithm with its hyperparameters.
+        options: arguments of `adv.train`: `num_envs`, `total_timesteps`.
     """
 
     algorithm: Any
@@ -24,25 +24,25 @@ class Preset(NamedTuple):
 
 
 def presets(algorithm: str) -> dict[str, dict[str, Any]]:
-    """What the file of an algorithm says for each environment."""
+    """The presets of an algorithm by environment, as its file holds them."""
     algorithm_class(algorithm)
     file = FOLDER / f"{algorithm}.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def preset(algorithm: str, environment: str) -> Preset:
-    """The tuned settings of an algorithm for an environment; `jax/Name` has those of `Name`.
+    """The tuned settings of an algorithm for an environment; `jax/Name` uses those of `Name`.
 
-    `adv.train(preset.algorithm, environment, **preset.options)` trains with them; change single ones with
+    `adv.train(preset.algorithm, environment, **preset.options)` trains with them; change one of them with
     `dataclasses.replace(preset.algorithm, gamma=0.9)`.
 
     Raises:
-        ValueError: there is none; names those that there are.
+        ValueError: there is none; the message names the existing ones.
     """
     known = presets(algorithm)
     name = environment.removeprefix("jax/")
     if name not in known:
-        there = f"There are: {', '.join(known)}" if known else "There are none"
+        there = f"It has presets for: {', '.join(known)}" if known else "It has no presets"
         raise ValueError(f"{algorithm} has no preset for {environment!r}. {there}.")
     values = known[name]
     defaults = to_json(default_algorithm(algorithm))

@@ -61,13 +61,13 @@ ALGORITHMS = {
     "thompson": "bandits.thompson:Thompson",
     "gradient-bandit": "bandits.gradient_bandit:GradientBandit",
 }
-"""Where the class of each algorithm is: `module:class`, the module below `advantage.algorithms`.
+"""Where the class of each algorithm is: `module:class`, with `module` relative to `advantage.algorithms`.
 
-`advantage` has the classes among its names, and `advantage list` and the presets follow this order.
+`advantage` exports the classes, and `advantage list` and the presets follow this order.
 """
 
 
-# What a run meant that was written before the option existed.
+# Values of these options in runs that were saved before the options existed.
 MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None}
 
 
@@ -76,12 +76,12 @@ def algorithm_class(name: str) -> type:
     if name in ALGORITHMS:
         return named_class(ALGORITHMS[name])
     near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"There is no algorithm {name!r}; {hint}There are: {', '.join(ALGORITHMS)}.")
+    hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+    raise ValueError(f"There is no algorithm {name!r}; {hint} algorithms are: {', '.join(ALGORITHMS)}.")
 
 
 def default_algorithm(name: str) -> Trainable:
-    """The algorithm of a name with its defaults; for an optimiser the search for a policy with it.
+    """The algorithm of this name with its defaults; for an optimiser, the policy search that uses it.
 
     Raises:
         ValueError: an unknown name, with the nearest ones.
@@ -97,7 +97,7 @@ def algorithm_name(algorithm: Trainable) -> str:
 
 
 def _inner(algorithm: Trainable) -> Trainable:
-    """What has the name: the optimiser of a search, the solver of a planner, or the algorithm itself."""
+    """The part that has the name: the optimiser of a search, the solver of a planner, or the algorithm itself."""
     if isinstance(algorithm, PolicySearch):
         return algorithm.optimiser
     return algorithm.solver if isinstance(algorithm, Planner) else algorithm
@@ -119,7 +119,7 @@ def spec_of(
 
 
 def hyperparameters_of(algorithm: Trainable) -> dict[str, Any]:
-    """Every hyperparameter by name: a search's own and its optimiser's in one dictionary, a solver's for a planner."""
+    """All hyperparameters by name: for a search its own and its optimiser's together, for a planner its solver's."""
     values = _fields(_inner(algorithm))
     if not isinstance(algorithm, PolicySearch):
         return values
@@ -143,7 +143,7 @@ def _fields(dataclass: Any) -> dict[str, Any]:
 
 
 def to_json(algorithm: Trainable) -> dict[str, Any]:
-    """Every hyperparameter as JSON; a function or a network of the user's becomes `{"python": its name}`."""
+    """Every hyperparameter as JSON; a user's function or network becomes `{"python": its name}`."""
     return {name: _value_to_json(value) for name, value in hyperparameters_of(algorithm).items()}
 
 

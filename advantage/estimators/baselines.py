@@ -1,8 +1,8 @@
-"""What may be subtracted from a return without changing the gradient's mean.
+"""Baselines: what may be subtracted from a return without changing the gradient's mean.
 
-A baseline for step t of an episode must not depend on that step's action. Means over a batch do if the episode itself
-is part of them, so every mean here is over the other episodes. `episode` numbers the episodes of a batch `[N]` from 0;
-where there is no other, the baseline is 0.
+A baseline for step t of an episode must not depend on that step's action. A mean over a batch that includes the
+episode itself does depend on it, so every mean here is over the other episodes. `episode` numbers the episodes of a
+batch `[N]` from 0; if there is no other episode, the baseline is 0.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def time_mean_baseline(returns: Array, episode: Array, time: Array, used: Array)
     Source: Greensmith, Bartlett & Baxter 2004, "Variance reduction techniques for gradient estimates in reinforcement
     learning", section 4, per time step.
     """
-    # One episode has one step at each time: everyone else at this time is of another episode.
+    # One episode has one step at each time, so all other steps at this time belong to other episodes.
     rank = _dense_rank(time)
     value, weight = jnp.where(used, returns, 0.0), used.astype(returns.dtype)
     totals, counts = (jax.ops.segment_sum(x, rank, len(returns))[rank] for x in (value, weight))
@@ -45,23 +45,23 @@ def time_mean_baseline(returns: Array, episode: Array, time: Array, used: Array)
 
 
 def optimal_baseline(score: Array, returns: Array, episode: Array) -> Array:
-    """The constant of least variance for each parameter, `b_i = E[g_i^2 R] / E[g_i^2]`, `[N, P]`.
+    """The constant with the smallest variance for each parameter, `b_i = E[g_i^2 R] / E[g_i^2]`, `[N, P]`.
 
     Args:
-        score: `[N, P]`, g: `Σ_t ∇log pi(a_t | s_t)` of each episode with R its return; or `∇log pi` of each step, as if
-            steps were independent, with R its return to go. Zero rows do not count.
+        score: `[N, P]`, g: `Σ_t ∇log pi(a_t | s_t)` of each episode with R its return; or `∇log pi` of each step,
+            treated as independent, with R its return to go. Zero rows do not count.
         returns: `[N]`, R.
         episode: int `[N]`, in 0..N-1; expectations are over the rows of the other episodes.
 
-    Source: Peters & Schaal 2008, "Reinforcement learning of motor skills with policy gradients", eq. 12; derived anew:
-    the variance of `g_i (R - b_i)` is a parabola in `b_i`.
+    Source: Peters & Schaal 2008, "Reinforcement learning of motor skills with policy gradients", eq. 12: the
+    variance of `g_i (R - b_i)` is a parabola in `b_i`.
     """
     square = jnp.square(score)
     top, bottom = (
         x.sum(0) - jax.ops.segment_sum(x, episode, len(returns))[episode]
         for x in (square * returns[:, None], square)
     )
-    known = bottom > 1e-6 * square.sum(0)  # what rounding leaves of nothing does not count
+    known = bottom > 1e-6 * square.sum(0)  # sums that are only rounding errors of zero do not count
     return jnp.where(known, top / jnp.where(known, bottom, 1.0), 0.0)
 
 
@@ -72,5 +72,5 @@ def _of_the_others(value: Array, weight: Array, episode: Array) -> Array:
 
 
 def _dense_rank(time: Array) -> Array:
-    """The place of each number among the different ones, smallest first."""
+    """The rank of each number among the distinct ones, smallest first."""
     return jnp.unique(time, return_inverse=True, size=len(time))[1].reshape(time.shape)

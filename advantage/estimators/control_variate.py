@@ -1,11 +1,11 @@
-"""A critic of actions as control variate: what of a sampled gradient the critic explains is computed, not sampled.
+"""An action-value critic as control variate: the part of the gradient that the critic explains is not sampled.
 
 With any function Q and eta,
 
     ∇J = E[∇log pi(a|s) (A - eta Abar(s, a))] + E[eta ∇ E_pi Qbar(s, .)]
 
-where `Abar = Qbar - E_pi Qbar` and Qbar is Q itself, if its expectation is known, or a part of it whose expectation is.
-The closer Abar to A, the less is left to sample.
+where `Abar = Qbar - E_pi Qbar`. Qbar is Q itself if its expectation is known, or a part of Q whose expectation is
+known. The closer Abar is to A, the smaller the variance.
 
 Source: Gu et al. 2017, "Q-Prop: sample-efficient policy gradient with an off-policy critic", section 3.
 """
@@ -25,11 +25,11 @@ Eta = Literal["one", "conservative", "aggressive"]
 
 
 class ControlVariate(NamedTuple):
-    """Q's advantages, and what `expected_control` needs.
+    """Q's advantages, and the input of `expected_control`.
 
     Attributes:
         advantage: Abar, `[N]`, of mean 0 over the actions of each state.
-        slope: `[N, d]`, of which Qbar is linear: `Q(s, .)` of Discrete actions, `∇_a Q(s, mu(s))` of a Gaussian.
+        slope: `[N, d]`, of the linear Qbar: `Q(s, .)` of Discrete actions, `∇_a Q(s, mu(s))` of a Gaussian.
     """
 
     advantage: Array
@@ -44,7 +44,7 @@ def control_variate(q: Callable[[Array], Array], distribution: Any, action: Arra
 
     Args:
         q: for a Categorical, `indices [N] -> Q(s, indices)`; for a Gaussian, `actions [N, d] -> Q(s, actions)`.
-        distribution: that acted, over N states.
+        distribution: the acting distribution, over N states.
         action: `[N]` or `[N, d]`.
 
     Raises:
@@ -67,7 +67,7 @@ def control_variate(q: Callable[[Array], Array], distribution: Any, action: Arra
 
 
 def expected_control(control: ControlVariate, distribution: Any) -> Array:
-    """`E_pi Qbar(s, .)` but for a constant of each state, `[N]`, differentiable in the policy.
+    """`E_pi Qbar(s, .)` up to a constant of each state, `[N]`, differentiable in the policy.
 
     Categorical     Σ_a pi(a|s) Q(s, a)
     Gaussian        ∇_a Q(s, mu_old(s)) mu(s)
@@ -78,14 +78,14 @@ def expected_control(control: ControlVariate, distribution: Any) -> Array:
 
 
 def control_weight(eta: Eta, advantage: Array, control: Array) -> Array:
-    """How much of the control variate is used at each step, `[N]`.
+    """The weight eta of the control variate at each step, `[N]`.
 
         one             1
-        conservative    1 where A Abar > 0, else 0: not where it would add variance
-        aggressive      the sign of A Abar: turned round where it points the wrong way
+        conservative    1 where A Abar > 0, else 0: off where it would add variance
+        aggressive      the sign of A Abar: reversed where the covariance is negative
 
-    `A Abar` stands for the covariance over the actions of one state, of which one is known. It depends on that action,
-    so the last two bias the gradient a little; with 1 it is unbiased whatever Q is.
+    `A Abar` estimates the covariance over the actions of one state from a single action. It depends on that action, so
+    the last two bias the gradient a little; with 1 it is unbiased for any Q.
 
     Args:
         eta: as above.

@@ -1,9 +1,9 @@
-"""Three estimates of `∇_theta E_{x ~ p_theta}[f(x)]`, sample by sample.
+"""Three estimators of `∇_theta E_{x ~ p_theta}[f(x)]`, sample by sample.
 
-`distribution_of` takes parameters to a distribution over one event, `noise` is what its `sample` consumes with an axis
-of N samples in front, and `f` takes one event to a number. Each estimate is unbiased; what distinguishes them is their
-variance, and what they must know: the score function needs no slope of `f`, the path needs one, and importance
-sampling works with what another distribution has drawn.
+`distribution_of` maps parameters to a distribution over one event, `noise` is the input of its `sample` with a leading
+axis of N samples, and `f` maps one event to a number. All estimators are unbiased; they differ in their variance and
+requirements: the score function needs no gradient of `f`, the pathwise estimator needs one, and importance sampling
+uses samples of another distribution.
 
 Source: Mohamed et al. 2020, "Monte Carlo gradient estimation in machine learning".
 """
@@ -41,7 +41,7 @@ def importance_gradients(
 
     Args:
         distribution_of, params, f, noise: as above.
-        behaviour: q, of the same family; above 0 wherever p is.
+        behaviour: q, of the same family; positive wherever p is.
 
     Source: Jie & Abbeel 2010, "On a connection between importance sampling and the likelihood ratio policy gradient",
     eq. 5.
@@ -61,14 +61,14 @@ def pathwise_gradients(distribution_of: DistributionOf, params: Pytree, f: Funct
     """`∇f(x(theta, noise_n))`, through the sample: in the structure of `params`, each leaf `[N, ...]`.
 
     Raises:
-        ValueError: a distribution over anything discrete, whose samples jump instead of moving.
+        ValueError: a distribution over anything discrete, whose samples are not differentiable.
 
     Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", section 2.4; Mohamed et al. 2020, eq. 28.
     """
     for family in _families(distribution_of(params)):
         if issubclass(family, Categorical | Bernoulli):
             raise ValueError(
-                f"{family.__name__} has no pathwise gradient: its samples are discrete and do not move with the "
+                f"{family.__name__} has no pathwise gradient: its samples are discrete and not differentiable in the "
                 "parameters; use score_function_gradients."
             )
     return jax.vmap(jax.grad(lambda params, noise: f(distribution_of(params).sample(noise))), (None, 0))(

@@ -1,8 +1,8 @@
-"""What an action chosen by one policy tells about another: one recursion, all names.
+"""Off-policy corrections: all of them are one recursion.
 
-`rho_t = pi(a_t | s_t) / mu(a_t | s_t)`, with `mu` the policy that acted. Coefficients are those of `credit`:
-`discount = gamma (1 - terminated)`, `trace = lam (1 - done)`, or `1 - done` where a function takes lam by itself or
-knows none. Arrays are `[T, ...]`, time first.
+`rho_t = pi(a_t | s_t) / mu(a_t | s_t)`, with `mu` the acting policy. Coefficients are those of `credit`:
+`discount = gamma (1 - terminated)`, `trace = lam (1 - done)`, or `1 - done` if a function has a separate lam or none.
+Arrays are `[T, ...]`, time first.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Form = Literal["trajectory", "per-decision", "action"]
 def trace_coefficients(
     kind: TraceKind, rho: Array, trace: Array, probability: Array | float | None = None
 ) -> Array:
-    """How much of the next step's correction each step takes over, `c_{t+1}` in row t, `[T, ...]`.
+    """The coefficient of the next step's correction, `c_{t+1}` in row t, `[T, ...]`.
 
         one-step      0                       only the TD error
         lambda        lam                     Q(lam) of Harutyunyan et al. 2016; no correction
-        importance    lam rho_{t+1}           unbiased, of unbounded variance
-        tree-backup   lam pi(a_{t+1}|s_{t+1})   safe, and short even where both policies agree
-        retrace       lam min(1, rho_{t+1})   safe, and as long as both policies agree
+        importance    lam rho_{t+1}           unbiased, unbounded variance
+        tree-backup   lam pi(a_{t+1}|s_{t+1})   safe; traces are short even if both policies agree
+        retrace       lam min(1, rho_{t+1})   safe; traces are long if both policies agree
 
     Args:
         kind: as above.
@@ -66,7 +66,7 @@ def corrected_action_values(
         reward, discount: `[T, ...]`.
         q: `Q(s_t, a_t)`.
         next_expected_q: `Σ_a pi(a | s_{t+1}) Q(s_{t+1}, a)` at the true successor.
-        c: of `trace_coefficients`.
+        c: from `trace_coefficients`.
 
     Source: Munos et al. 2016, eq. 3.
     """
@@ -116,9 +116,9 @@ def vtrace(
         reward, discount, value, next_value: `[T, ...]`, as for `td_errors`.
         rho: `[T, ...]`, at least 0.
         trace: `[T, ...]`, `1 - done`.
-        lam: reach of credit, in [0, 1].
-        rho_clip: at least `c_clip`; it decides where the values converge to.
-        c_clip: it decides how fast.
+        lam: trace decay, in [0, 1].
+        rho_clip: at least `c_clip`; determines the fixed point of the values.
+        c_clip: determines the speed of convergence.
 
     Source: Espeholt et al. 2018, "IMPALA", eq. 1 and section 4.2; lam as in its remark 2.
     """
@@ -133,19 +133,19 @@ def vtrace(
 def importance_weights(
     log_ratio: Array, trace: Array, form: Form, largest_ratio: Array | float = jnp.inf
 ) -> Array:
-    """What stands before an action's return when another policy acted, `[T, ...]`.
+    """The importance weight of an action's return when another policy acted, `[T, ...]`.
 
         trajectory      Π_k rho_k       over all steps k of the episode
         per-decision    Π_{k<=t} rho_k  over those up to the action
         action          rho_t
 
-    What lies before the first row, or after the last, does not count.
+    Steps before the first row, or after the last, do not count.
 
     Args:
         log_ratio: `[T, ...]`, `log pi(a_t | s_t) - log mu(a_t | s_t)`.
         trace: `[T, ...]`, `1 - done`.
         form: as above.
-        largest_ratio: no weight is larger.
+        largest_ratio: upper limit of a weight.
 
     Raises:
         ValueError: an unknown form.
@@ -183,18 +183,18 @@ def importance_sampled_returns(
         per-decision    Σ_{u>=t} gamma^{u-t} w_u delta_u,   w_u = Π_{k<=u} rho_k
         action          w_t (G_t - V(s_t)),             w_t = rho_t
 
-    The first two are unbiased for whole episodes, whatever V; the third leaves out that both policies visit other
-    states and earn other rewards later. V takes no part in any expectation: `E_mu[rho_u | s_u] = 1`, so in the second
-    `w_u V(s_u)` and `w_{u-1} V(s_u)` cancel for u > t, and what is left in each form is V(s_t) with a weight whose
-    mean over what comes later is `Π_{k<=t} rho_k`, or `rho_t`; and `E_mu[rho_t ∇log pi(a_t | s_t) | s_t] = 0`. With
-    V = 0 they are the plain forms, the second `Σ_u gamma^{u-t} w_u r_u`.
+    The first two are unbiased for whole episodes, for any V; the third ignores that the policies visit different
+    states and earn different rewards later. V changes no expectation: `E_mu[rho_u | s_u] = 1`, so in the second
+    `w_u V(s_u)` and `w_{u-1} V(s_u)` cancel for u > t. What is left in each form is V(s_t) with a weight whose mean
+    over later steps is `Π_{k<=t} rho_k`, or `rho_t`; and `E_mu[rho_t ∇log pi(a_t | s_t) | s_t] = 0`. With V = 0 they
+    are the plain forms, the second `Σ_u gamma^{u-t} w_u r_u`.
 
-    An episode cut by the rollout's end is worth `next_value` from there on.
+    An episode cut by the rollout's end bootstraps from `next_value`.
 
     Args:
         reward, discount: `[T, ...]`.
         value, next_value: `[T, ...]`, V or 0; `next_value` of a row is `value` of the next within an episode.
-        log_ratio, trace, form, largest_ratio: as for `importance_weights`; the cut makes every form biased.
+        log_ratio, trace, form, largest_ratio: as for `importance_weights`; a finite limit biases all forms.
 
     Raises:
         ValueError: an unknown form.
@@ -217,7 +217,7 @@ def past_sums(x: Array, trace: Array) -> Array:
 
 
 def effective_sample_size(weight: Array) -> Array:
-    """`(Σ w)^2 / Σ w^2`: as many unweighted samples would estimate a mean as well, in [1, N]; 0 of none.
+    """`(Σ w)^2 / Σ w^2`: the number of unweighted samples of equal precision, in [1, N]; 0 if all weights are 0.
 
     Args:
         weight: of any shape with N numbers, at least 0.
@@ -226,10 +226,10 @@ def effective_sample_size(weight: Array) -> Array:
     """
     weight = weight / jnp.maximum(
         weight.max(), jnp.finfo(weight.dtype).tiny
-    )  # whose squares then fit into float32
+    )  # so that the squares fit into float32
     return jnp.square(weight.sum()) / jnp.maximum(jnp.square(weight).sum(), 1.0)
 
 
 def _next(x: Array) -> Array:
-    """`x_{t+1}` in row t; 1 in the last, which nothing corrects."""
+    """`x_{t+1}` in row t; 1 in the last, which has no correction."""
     return jnp.concatenate([x[1:], jnp.ones_like(x[:1])])

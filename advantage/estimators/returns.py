@@ -1,9 +1,9 @@
-"""Returns and advantages: one backward recursion under many names.
+"""Returns and advantages: all of them are one backward recursion.
 
-Estimators see coefficients, never booleans. With `terminated` and `done = terminated | truncated`,
+Estimators take coefficients, not booleans. With `terminated` and `done = terminated | truncated`,
 
-    discount = gamma * (1 - terminated)     what the future is worth
-    trace    = lam * (1 - done)             how far credit reaches; never across an episode's end
+    discount = gamma * (1 - terminated)     weight of the future
+    trace    = lam * (1 - done)             trace decay; zero at an episode's end
 
 and `next_value` is the value of the true successor, so a truncated step bootstraps and a terminated one does not.
 Arrays are `[T, ...]`, time first.
@@ -28,7 +28,7 @@ def credit(delta: Array, discount: Array, c: Array, initial: Array | float = 0.0
         delta: `[T, ...]`, what each step adds.
         discount: `[T, ...]`, in [0, 1].
         c: `[T, ...]`; `c[t]` is the coefficient `c_{t+1}` that links step t to step t + 1.
-        initial: `[...]`, `Psi_T`, what lies after the last step.
+        initial: `[...]`, `Psi_T`, the value after the last step.
 
     Returns:
         `Psi`, `[T, ...]`.
@@ -60,10 +60,10 @@ def _is_one_column(x: Array) -> bool:
 
 
 def _by_strides(delta: Array, decay: Array, last: Array) -> Array:
-    """The recursion for one column, where a row would only wait for the one below: two thirds of the time.
+    """The recursion for one column, in strides of rows: two thirds of the time.
 
-    Within a stride of rows `Psi_t = a_t + p_t Psi_end`. All strides make their a and p at once, so that only the
-    first rows of strides wait for each other.
+    Within a stride `Psi_t = a_t + p_t Psi_end`. All strides compute a and p in parallel; only the first rows of the
+    strides are sequential.
     """
     a, p = [], []
     for delta_j, decay_j in zip(*(x.reshape(-1, STRIDE).T[::-1] for x in (delta, decay)), strict=True):
@@ -96,14 +96,14 @@ def gae(reward: Array, discount: Array, value: Array, next_value: Array, trace: 
 
     if _is_one_column(reward):
         return credit(td_errors(reward, discount, value, next_value), discount, trace)
-    # `credit` of the TD errors, which are taken row by row on the way: half the time of a pass for them before.
+    # `credit` with the TD errors computed in the same pass, which takes half the time of two passes.
     return _backwards(step, jnp.zeros_like(value[0]), reward, discount, value, next_value, trace)
 
 
 def lambda_returns(reward: Array, discount: Array, next_value: Array, trace: Array) -> Array:
     """`G_t = r_t + discount_t ((1 - trace_t) V(s_{t+1}) + trace_t G_{t+1})`, all `[T, ...]`.
 
-    Beyond the last step the value stands in for the return.
+    After the last step the value replaces the return.
 
     Source: Sutton & Barto 2018, eq. 12.2 in recursive form.
     """
@@ -112,9 +112,9 @@ def lambda_returns(reward: Array, discount: Array, next_value: Array, trace: Arr
 
 
 def discounted_returns(reward: Array, discount: Array, next_value: Array) -> Array:
-    """`G_t = r_t + discount_t G_{t+1}`, with `next_value` at `T`; one episode's rest, all `[T, ...]`.
+    """`G_t = r_t + discount_t G_{t+1}`, with `next_value` at `T`; for steps of one episode, all `[T, ...]`.
 
-    Episodes must not be cut inside: use `lambda_returns` with `trace = 1 - done` where they are.
+    No episode may end inside: otherwise use `lambda_returns` with `trace = 1 - done`.
 
     Source: Sutton & Barto 2018, eq. 3.9.
     """
@@ -132,7 +132,7 @@ def n_step_returns(reward: Array, discount: Array, next_value: Array, trace: Arr
     Source: Sutton & Barto 2018, eq. 7.1.
     """
     if n < 1:
-        raise ValueError(f"n={n} steps; use a whole number of 1 or more.")
+        raise ValueError(f"n={n} is not allowed; use a whole number of 1 or more.")
     target = reward + discount * next_value
     result = target
     for _ in range(n - 1):

@@ -19,12 +19,12 @@ class RewardScale(NamedTuple):
 
 
 def reward_scale_init(num_envs: int) -> RewardScale:
-    """Nothing seen yet: rewards are divided by one."""
+    """The scale before any reward: rewards are divided by one."""
     return RewardScale(jnp.zeros(num_envs), moments_init(()))
 
 
 def reward_scale_update(scale: RewardScale, reward: Array, done: Array, gamma: Array | float) -> RewardScale:
-    """Carry `R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}` over a rollout `[T, B]` and merge every `R_t`.
+    """Compute `R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}` over a rollout `[T, B]` and merge every `R_t`.
 
     It is the credit recursion run forward in time. The return is not shifted by its mean: rewards keep their sign.
 

@@ -1,1 +1,1 @@
-"""The laboratory: estimators measured against worlds whose answers are known."""
+"""The laboratory: estimators measured on small problems whose exact answers are known."""

@@ -13,14 +13,14 @@ from advantage.laboratory.problem import Episodes, Problem
 
 
 class Credit(NamedTuple):
-    """GAE with one lambda and one critic, over the steps that the policy takes, relative to the exact advantage's size.
+    """Errors of GAE with one lambda and one critic, over the policy's steps, relative to the exact advantage's size.
 
     Attributes:
         bias: root mean square of `E[Ahat_t | s_t, a_t] - A_t(s_t, a_t)`, exact, less its mean over the actions of each
-            state: a part that does not depend on the action is a baseline, and biases no gradient.
-        deviation: root mean square of what is left, `Ahat_t - E[Ahat_t | s_t, a_t]`.
-        gradient_bias: of the gradient that it gives, relative to the exact one; 0 if the estimator is gamma-just.
-        gradient_variance: of one episode's gradient.
+            state. That mean is a baseline, which does not bias the gradient.
+        deviation: root mean square of the noise, `Ahat_t - E[Ahat_t | s_t, a_t]`.
+        gradient_bias: bias of the resulting gradient, relative to the exact one; 0 if the estimator is gamma-just.
+        gradient_variance: variance of one episode's gradient.
     """
 
     bias: float
@@ -35,9 +35,9 @@ def expected_gae(problem: Problem, value: np.ndarray, lam: float) -> np.ndarray:
         Ebar_t(s, a) = E[delta_t | s, a] + gamma lam Σ_s' P(s' | s, a) Σ_a' pi(a' | s') Ebar_{t+1}(s', a')
 
     Args:
-        problem: a world and its policy.
-        value: the critic, `[T + 1, S]`; beyond an episode's end nothing is worth anything.
-        lam: of GAE.
+        problem: a table and its policy.
+        value: the critic, `[T + 1, S]`; values after an episode's end are 0.
+        lam: lambda of GAE.
 
     Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation", eq. 16.
     """
@@ -54,7 +54,7 @@ def expected_gae(problem: Problem, value: np.ndarray, lam: float) -> np.ndarray:
 def measure_credit(
     problem: Problem, episodes: Episodes, lam: float, value_error: np.ndarray | float = 0.0
 ) -> Credit:
-    """GAE with one lambda, and a critic that is off by `value_error`, `[T + 1, S]` or 0."""
+    """Errors of GAE with one lambda and a critic with the error `value_error`, `[T + 1, S]` or 0."""
     value = problem.value + value_error
     f = facts(problem, episodes, value)
     found = np.asarray(jax.jit(gae_weight(lam))(f), float)

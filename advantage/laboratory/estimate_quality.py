@@ -1,4 +1,4 @@
-"""What samples of an estimate say about it: bias, variance and direction, each with its interval."""
+"""Bias, variance and direction of an estimator from samples, each with its confidence interval."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-Z = 1.959964  # of a normal's 95 %
-EPISODES = 100  # of which a cosine is taken
+Z = 1.959964  # quantile of a normal's 95 % interval
+EPISODES = 100  # in the mean whose cosine is taken
 
 
 class Interval(NamedTuple):
-    """A figure and its 95 % interval."""
+    """A figure and its 95 % confidence interval."""
 
     figure: float
     low: float
@@ -19,14 +19,14 @@ class Interval(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """An estimator of a gradient g, from N samples of it.
+    """Measures of an estimator of a gradient g, from N samples.
 
     Attributes:
-        bias: `|E x - g| / |g|`. Zero is within the interval if nothing else could be shown.
+        bias: `|E x - g| / |g|`. The interval includes zero if no bias could be shown.
         variance: `tr Cov(x) / |g|^2`, of one episode.
-        cosine: of the mean of 100 episodes with g.
+        cosine: cosine of g and the mean of 100 episodes.
         effective: `(Σ w)^2 / (N Σ w^2)` of importance weights; 1 where there are none.
-        cost: microseconds an episode, drawing it apart.
+        cost: microseconds per episode, without drawing the episode.
     """
 
     bias: Interval
@@ -60,7 +60,7 @@ def measured(samples: np.ndarray, truth: np.ndarray, effective: float = 1.0, cos
         raise ValueError(f"{count} episodes are too few for an interval; use {2 * EPISODES} or more.")
     scale = float(truth @ truth)
     if scale == 0:
-        raise ValueError("The exact gradient is zero, so nothing can be relative to it; use another policy.")
+        raise ValueError("The exact gradient is zero, so no error can be relative to it; use another policy.")
     mean = samples.mean(axis=0)
     off, away = mean - truth, samples - mean
     squares = np.square(away).sum(axis=1)
@@ -82,6 +82,6 @@ def measured(samples: np.ndarray, truth: np.ndarray, effective: float = 1.0, cos
 
 
 def interval(values: np.ndarray) -> Interval:
-    """The mean of independent values, and where it may be."""
+    """The mean of independent values and its confidence interval."""
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
     return Interval(mean, mean - Z * error, mean + Z * error)

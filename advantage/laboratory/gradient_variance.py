@@ -1,4 +1,4 @@
-"""Estimators of the policy gradient, measured against the exact one."""
+"""Estimators of the policy gradient, measured against the exact gradient."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
         earned: the episode's discounted return, in units of step t: `gamma^-t R`.
         action_value: the exact `Q_t(s_t, a_t)`.
         alive: bool.
-        episode, step: int, which and when.
+        episode, step: int, index of the episode and of the step.
     """
 
     reward: Array
@@ -49,7 +49,7 @@ Weight = Callable[[Facts], Array]
 
 
 def facts(problem: Problem, episodes: Episodes, value: np.ndarray) -> Facts:
-    """What estimators are made of, with `value`, `[T + 1, S]`, as the critic."""
+    """The estimators' inputs, with `value`, `[T + 1, S]`, as the critic."""
     time = np.arange(problem.horizon)[:, None]
     trace, gamma = 1.0 - episodes.done, problem.mdp.gamma
     now, later = value[time, episodes.state], value[time + 1, episodes.next_state]
@@ -116,7 +116,7 @@ def estimates(
 def optimal(problem: Problem, episodes: Episodes, f: Facts, discount_weighting: bool) -> np.ndarray:
     """`g_i (R - b_i)` with the variance-minimising `b_i = E[g_i^2 R] / E[g_i^2]` for each parameter, `[N, S * A]`.
 
-    `R` is the episode's return and `g` its score, of which row t counts `gamma^-t` times without `gamma^t`.
+    `R` is the episode's return and `g` its score, in which row t has the factor `gamma^-t` without weighting.
 
     Source: Peters & Schaal 2008, "Reinforcement learning of motor skills with policy gradients", eq. 12.
     """
@@ -136,13 +136,13 @@ def measure_gradients(
     value_error: np.ndarray | float = 0.0,
     discount_weighting: bool = True,
 ) -> dict[str, Measured]:
-    """Every estimator against the exact gradient.
+    """Measure every estimator against the exact gradient.
 
     Args:
-        problem: a world and its policy.
-        episodes: of `problem.sample`.
-        value_error: what the critic is off by, `[T + 1, S]` or 0.
-        discount_weighting: whether steps count `gamma^t`, so that the target is `∇J`; else it is `g^gamma`.
+        problem: a table and its policy.
+        episodes: from `problem.sample`.
+        value_error: the critic's error, `[T + 1, S]` or 0.
+        discount_weighting: whether steps are weighted by `gamma^t`, so that the target is `∇J`; else it is `g^gamma`.
     """
     truth = problem.gradient(discount_weighting).ravel()
     f = facts(problem, episodes, problem.value + value_error)
@@ -161,7 +161,7 @@ def measure_gradients(
 
 
 def _timed(function: Callable[[], np.ndarray], warm: int = 0) -> tuple[np.ndarray, float]:
-    """A result, and the least seconds of two calls after it is compiled."""
+    """A result, and the smallest time in seconds of up to two calls after compilation."""
     result, seconds = function(), []
     for _ in range(1 if warm else 2):
         begin = time.perf_counter()

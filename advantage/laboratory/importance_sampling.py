@@ -1,4 +1,4 @@
-"""Off-policy corrections, measured against the distance of the policies and the length of the episodes."""
+"""Off-policy corrections, measured for different distances of the policies and lengths of the episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from advantage.laboratory.estimate_quality import Interval, Measured, measured
 from advantage.laboratory.gradient_variance import estimates, facts
 from advantage.laboratory.problem import Problem
 
-# Compiled once for each shape: by themselves they would be traced and compiled at every call.
+# Compiled once for each shape; otherwise every call would trace and compile them.
 _returns = jax.jit(importance_sampled_returns, static_argnums=6)
 _weights = jax.jit(importance_weights, static_argnums=2)
 _corrected = jax.jit(corrected_action_values)
@@ -44,10 +44,10 @@ TRACES: dict[str, TraceKind] = {
 
 
 class Correction(NamedTuple):
-    """A target of `Q(s_0, a_0)` with a critic that is off, in units of the critic's error.
+    """Errors of a target of `Q(s_0, a_0)` with a wrong critic, in units of the critic's error.
 
     Attributes:
-        bias: `|E target - Q|`, root mean square over first states and actions; below 1 it has contracted.
+        bias: `|E target - Q|`, root mean square over first states and actions; below 1 it is a contraction.
         deviation: standard deviation of one target.
     """
 
@@ -63,8 +63,8 @@ def behaviour(problem: Problem, distance: float, seed: int = 0) -> np.ndarray:
     """
     if not 0 <= distance < 1:
         raise ValueError(
-            f"distance={distance} is not allowed; use 0 (on policy) or more, and less than 1: the policy that acts "
-            "must try every action that the other one takes."
+            f"distance={distance} is not allowed; use 0 (on policy) or more, and less than 1: the acting policy "
+            "must try every action that the other policy takes."
         )
     other = np.random.default_rng(seed).dirichlet(np.ones(problem.mdp.n_actions), problem.mdp.n_states)
     return (1 - distance) * problem.policy + distance * other
@@ -98,9 +98,9 @@ def measure_importance(problem: Problem, mu: np.ndarray, size: int, seed: int = 
 def measure_traces(
     problem: Problem, mu: np.ndarray, size: int, error: np.ndarray, lam: float = 1.0, seed: int = 0
 ) -> dict[str, Correction]:
-    """Corrected targets of `Q(s_0, a_0)` from episodes of mu, with a critic that is off by `error`, `[S, A]`.
+    """Corrected targets of `Q(s_0, a_0)` from episodes of mu, with a critic whose error is `error`, `[S, A]`.
 
-    The critic is the exact `Q_t` plus `error`; after an episode's end nothing is worth anything.
+    The critic is the exact `Q_t` plus `error`; values after an episode's end are 0.
     """
     episodes = problem.sample(np.random.default_rng(seed), size, mu)
     t, pi = np.arange(problem.horizon)[:, None], problem.policy
@@ -122,7 +122,7 @@ def measure_traces(
 
 
 def _correction(away: np.ndarray, pair: np.ndarray, scale: float) -> Correction:
-    """The squared mean of each pair, without the part that its noise adds, averaged; jackknifed over tenths."""
+    """The squared mean of each pair, less the part due to noise, averaged; intervals by a jackknife over tenths."""
 
     def squared(keep: np.ndarray) -> tuple[float, float]:
         n, total, square = (np.bincount(pair[keep], w) for w in (None, away[keep], away[keep] ** 2))

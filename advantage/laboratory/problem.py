@@ -1,4 +1,4 @@
-"""A small world and a policy of which everything is known, and episodes drawn from it."""
+"""A small problem with exact answers for its policy, and episodes drawn from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from advantage.machine import refuse_large
 
 
 class Episodes(NamedTuple):
-    """N episodes side by side, `[T, N]`; steps after an episode's end are not `alive`.
+    """N parallel episodes, `[T, N]`; steps after an episode's end are not `alive`.
 
     Attributes:
         state, action: int.
         reward: float64.
         next_state: int, the true successor.
-        done: bool, the episode's last step: a terminal state, or the horizon, after which nothing is earned.
+        done: bool, the episode's last step: a terminal state, or the horizon, after which there are no rewards.
         alive: bool.
     """
 
@@ -33,12 +33,12 @@ class Episodes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A table, a softmax policy over it, and a horizon; everything exact, in float64.
+    """A table, a softmax policy over it, and a horizon; all quantities are exact, in float64.
 
     Episodes end in a terminal state or after `horizon` steps, so values depend on the step: `V_t`, with `V_T = 0`.
 
     Attributes:
-        mdp: the world; its `gamma` is the discount.
+        mdp: the table; its `gamma` is the discount.
         logits: `[S, A]`, theta: `pi(a | s) = softmax(theta_s)_a`.
         horizon: T, 1 or more.
 
@@ -53,11 +53,11 @@ class Problem:
     def __post_init__(self):
         shape = self.mdp.n_states, self.mdp.n_actions
         if np.shape(self.logits) != shape:
-            raise ValueError(f"logits has shape {np.shape(self.logits)}; the world needs {shape}.")
+            raise ValueError(f"logits has shape {np.shape(self.logits)}; the table needs {shape}.")
         if self.horizon < 1:
             raise ValueError(f"horizon={self.horizon} is not allowed; use 1 step or more.")
         size = 8 * (shape[0] * shape[1]) * (3 * shape[0] + 2 * self.horizon)
-        refuse_large("The exact answers", size, "use a smaller world or a shorter horizon")
+        refuse_large("The exact answers", size, "use a smaller table or a shorter horizon")
 
     @cached_property
     def policy(self) -> np.ndarray:
@@ -94,7 +94,7 @@ class Problem:
 
     @cached_property
     def visits(self) -> np.ndarray:
-        """`P(s_t = s, the episode not over)`, `[T, S]`."""
+        """`P(s_t = s)` before the episode's end, `[T, S]`."""
         chain = np.einsum("sa,sat->st", self.policy, self.transition)
         visits = np.zeros((self.horizon, self.mdp.n_states))
         visits[0] = self.mdp.start

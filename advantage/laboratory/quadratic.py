@@ -1,4 +1,4 @@
-"""A linear-quadratic world, where the score function and the path meet the exact gradient of a Gaussian policy."""
+"""A linear-quadratic problem with a Gaussian policy: score-function and pathwise estimators and the exact gradient."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Quadratic:
 
     @property
     def theta(self) -> Array:
-        """K and log_std in a row, `[m n + m]`."""
+        """K and log_std as one vector, `[m n + m]`."""
         return jnp.concatenate([jnp.ravel(jnp.asarray(self.gain)), jnp.asarray(self.log_std)])
 
     def parts(self, theta: Array) -> tuple[Array, Array]:
@@ -81,7 +81,7 @@ class Quadratic:
         return jax.lax.scan(step, jax.random.normal(key_start, (n,)), (w, e))[1]
 
     def pathwise(self, theta: Array, key: Key) -> Array:
-        """`∇ Σ_t gamma^t r_t` along the path of one episode's noise, `[P]`.
+        """`∇ Σ_t gamma^t r_t` by differentiating one episode through its noise, `[P]`.
 
         Source: Heess et al. 2015, "Learning continuous control policies by stochastic value gradients", section 3.
         """
@@ -125,7 +125,7 @@ class Quadratic:
 
 
 def example() -> Quadratic:
-    """A point of two coordinates that is pushed towards the origin."""
+    """A point mass with position and velocity that is pushed towards the origin."""
     a, b = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])
     return Quadratic(a, b, np.array([[-1.0, -1.5]]), np.array([-1.0]))
 

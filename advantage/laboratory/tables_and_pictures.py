@@ -23,13 +23,13 @@ COLOURS = ("#1f6feb", "#d1570a", "#1a7f37", "#8250df", "#6e7781", "#bf3989")
 
 
 class MeasurementTable(NamedTuple):
-    """What one experiment found.
+    """The results of one experiment.
 
     Attributes:
-        name: of its files.
-        title: what was measured, on what.
-        columns: their names.
-        rows: cells; an `Interval` shows its figure and where it may be.
+        name: name of its files.
+        title: what was measured.
+        columns: names of the columns.
+        rows: cells; an `Interval` shows its figure and its confidence interval.
         remark: how to read it.
     """
 
@@ -59,7 +59,7 @@ def gradient_report(
 
 
 def credit_report(problem: Problem, episodes: int, value_error: float, seed: int) -> MeasurementTable:
-    """GAE with every lambda, with the exact critic and with one that is off."""
+    """GAE with every lambda, with the exact critic and with a wrong one."""
     sampled = problem.sample(np.random.default_rng(seed), episodes)
     rows = []
     for scale in (0.0, value_error) if value_error else (0.0,):
@@ -72,8 +72,8 @@ def credit_report(problem: Problem, episodes: int, value_error: float, seed: int
         f"GAE(lambda) as an estimator of the advantage, and of the gradient, from {episodes:,} episodes",
         ("V off by", "lambda", "bias", "deviation", "bias of ∇J", "variance of ∇J"),
         rows,
-        "Bias and deviation are in units of the advantage's size; of the bias, what is the same for all actions of a "
-        "state is left out: it is a baseline. With an exact V every lambda is gamma-just.",
+        "Bias and deviation are in units of the advantage's size; the part of the bias that is equal for all actions "
+        "of a state is left out, since it is a baseline. With an exact V every lambda is gamma-just.",
     )
 
 
@@ -128,7 +128,7 @@ def trace_report(problem: Problem, episodes: int, seed: int) -> MeasurementTable
 
 
 def quadratic_report(world: Quadratic, episodes: int, seed: int) -> MeasurementTable:
-    """The score function beside the path."""
+    """Score-function and pathwise estimators."""
     found = measure_quadratic(world, episodes, seed)
     return MeasurementTable(
         "quadratic",
@@ -141,14 +141,14 @@ def quadratic_report(world: Quadratic, episodes: int, seed: int) -> MeasurementT
 
 MEASURED = ("estimator", "bias", "variance", "cosine", "effective", "µs")
 REMARK = (
-    "Bias is |E x - g| / |g|, '<' where none could be shown; variance is tr Cov / |g|² of one episode; the cosine is "
-    "that of the mean of 100 episodes with g; effective is the share that importance weights leave; µs are an "
-    "episode's. Intervals are of 95 %."
+    "Bias is |E x - g| / |g|, '<' where no bias could be shown; variance is tr Cov / |g|² of one episode; cosine is "
+    "that of g and the mean of 100 episodes; effective is the effective share of samples with importance weights; µs "
+    "is the time per episode. Intervals are 95 % confidence intervals."
 )
 
 
 def errors(problem: Problem, scale: float, seed: int) -> np.ndarray | float:
-    """What a critic is off by in each state, `[S]`: normal, `scale` times the spread of the exact values."""
+    """The critic's error in each state, `[S]`: normal, `scale` times the spread of the exact values."""
     if scale == 0:
         return 0.0
     noise = np.random.default_rng(seed + 1).normal(size=problem.mdp.n_states)
@@ -156,7 +156,7 @@ def errors(problem: Problem, scale: float, seed: int) -> np.ndarray | float:
 
 
 def write_table(table: MeasurementTable, path: Path) -> None:
-    """A CSV file; of an interval three columns."""
+    """Write a CSV file; an interval takes three columns."""
     wide = {
         name for name, cell in zip(table.columns, table.rows[0], strict=True) if isinstance(cell, Interval)
     }
@@ -173,7 +173,7 @@ def write_table(table: MeasurementTable, path: Path) -> None:
 
 
 def draw_table(table: MeasurementTable, path: Path) -> None:
-    """The picture of a table, 1200 x 700 pixels or so.
+    """Draw the picture of a table, about 1200 x 700 pixels.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -264,10 +264,10 @@ def _plain(*axes: Any) -> None:
 
 
 def text(cell: Any) -> str:
-    """A cell for people."""
+    """A cell as readable text."""
     if isinstance(cell, Interval):
         if cell.low == 0:
-            return f"< {cell.high:.2g}"  # nothing was shown
+            return f"< {cell.high:.2g}"  # no bias was shown
         return f"{_short(cell.figure)} ± {_short((cell.high - cell.low) / 2, 1)}"
     return _short(cell) if isinstance(cell, float) else str(cell)
 

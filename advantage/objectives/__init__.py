@@ -1,1 +1,1 @@
-"""What an update climbs or descends: surrogate and value losses."""
+"""Objectives of updates: surrogate and value losses."""

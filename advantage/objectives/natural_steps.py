@@ -1,4 +1,4 @@
-"""The metric of policies, and steps in it: Fisher-vector products, conjugate gradients, line search.
+"""Natural gradient steps: Fisher-vector products, conjugate gradients, line search.
 
 Source: Amari 1998, "Natural gradient works efficiently in learning"; Schulman et al. 2015, "Trust region policy
 optimization", appendix C.
@@ -22,12 +22,12 @@ DistributionOf = Callable[
 def fisher_vector_product(distribution_of: DistributionOf, params: Pytree, vector: Pytree) -> Pytree:
     """`F v` with `F = mean_s J_s^T M_s J_s`.
 
-    `J` is the slope of the distribution's own parameters and `M` its `fisher`: no second derivative of the network, no
-    sampling, and `v^T F v` is never negative.
+    `J` is the Jacobian of the distribution's own parameters and `M` its `fisher`. This needs no second derivative of
+    the network and no sampling, and `v^T F v` is never negative.
 
     Args:
         distribution_of: `params -> distribution` over a batch of states.
-        params: where.
+        params: the point at which F is taken.
         vector: in the structure of `params`.
 
     Source: Schulman et al. 2015, appendix C.1 ("J^T M J"); Pascanu & Bengio 2014, "Revisiting natural gradient for
@@ -51,7 +51,7 @@ def kl_hessian_vector_product(distribution_of: DistributionOf, params: Pytree, v
 
 
 def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sum what broadcasting had spread: a parameter that the whole batch shares."""
+    """Sum over broadcast axes, for a parameter that the whole batch shares."""
     extra = x.ndim - len(shape)
     x = x.sum(tuple(range(extra)))
     spread = tuple(axis for axis, size in enumerate(shape) if size == 1 and x.shape[axis] != 1)
@@ -70,13 +70,13 @@ class Solved(NamedTuple):
 def conjugate_gradient(
     product: Callable[[Array], Array], b: Array, iterations: int, tolerance: Array | float = 1e-10
 ) -> Solved:
-    """Solve `A x = b` for a symmetric, positive definite A that is known by its products alone.
+    """Solve `A x = b` for a symmetric, positive definite A that is given by its products.
 
     Args:
         product: `x -> A x`, `[P] -> [P]`.
         b: `[P]`.
-        iterations: at most; P of them are exact but for rounding.
-        tolerance: stops once `|A x - b|^2` is no more than this times `|b|^2`.
+        iterations: largest number; P of them are exact up to rounding.
+        tolerance: stops once `|A x - b|^2` is at most this times `|b|^2`.
 
     Source: Hestenes & Stiefel 1952, "Methods of conjugate gradients for solving linear systems", section 3.
     """
@@ -101,7 +101,7 @@ def conjugate_gradient(
 
 
 class Searched(NamedTuple):
-    """Where a line search ended: `point`, whether it was `accepted`, how often the step was shortened."""
+    """The result of a line search: `point`, whether it was `accepted`, how often the step was shortened."""
 
     point: Array
     accepted: Array

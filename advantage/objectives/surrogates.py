@@ -11,7 +11,7 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, clip_range: Array | fl
     """The loss `-min(rho A, clip(rho, 1 - eps, 1 + eps) A)`, `rho = exp(log_ratio) = pi(a|s) / pi_old(a|s)`.
 
     Args:
-        log_ratio: `[N]`, log-probability now minus when acting.
+        log_ratio: `[N]`, log-probability now minus log-probability when acting.
         advantage: `[N]`.
         clip_range: `eps`, above 0.
 
@@ -62,7 +62,7 @@ def squared_error(value: Array, target: Array) -> Array:
 
 
 def clipped_squared_error(value: Array, old_value: Array, target: Array, clip_range: Array | float) -> Array:
-    """The larger of the squared error at `V` and at `V` held within `clip_range` of the value when acting.
+    """The larger of the squared errors of `V` and of `V` clipped to within `clip_range` of the value when acting.
 
     Source: the implementation that accompanies Schulman et al. 2017; it is not in the paper.
     """

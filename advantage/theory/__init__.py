@@ -1,9 +1,9 @@
-"""Exact solutions of small problems: the numbers that every estimator is judged by.
+"""Exact solutions of small problems, the reference for every estimator.
 
     from advantage import theory
     theory.values(mdp, policy)
 
-Every public function of the room's files is a name here.
+Every public function of this package's files is a name here.
 """
 
 from advantage.theory.beliefs import AlphaVectors as AlphaVectors

@@ -1,4 +1,4 @@
-"""Worlds whose state is hidden: what observations tell of it, and what acting on that is worth."""
+"""Partially observable environments: beliefs about the hidden state, and their values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from advantage.environments.tables.mdp import MDP, POMDP
 from advantage.environments.tables.outcomes import Outcome
 from advantage.machine import refuse_array
 
-TOLERANCE = 1e-9  # relative to the largest value: a vector that is ahead by less is not needed
-DIGITS = 10  # beliefs that agree in these are one
+TOLERANCE = 1e-9  # relative to the largest value: a vector that is better by less is not needed
+DIGITS = 10  # beliefs that agree in this many digits count as equal
 
 
 def observation_probabilities(pomdp: POMDP, belief: np.ndarray, action: int) -> np.ndarray:
@@ -24,16 +24,16 @@ def observation_probabilities(pomdp: POMDP, belief: np.ndarray, action: int) -> 
 def update_belief(pomdp: POMDP, belief: np.ndarray, action: int, observation: int) -> np.ndarray:
     """`b'(s') = O(o | s', a) Σ_s P(s' | s, a) b(s) / P(o | b, a)`, `[S]`: the state's distribution one step later.
 
-    Whether the episode has ended is no part of the observation.
+    The observation does not include whether the episode has ended.
 
     Args:
-        pomdp: the world.
+        pomdp: the environment.
         belief: `b`, `[S]`.
         action: `a`, taken under that belief.
         observation: `o`, seen afterwards.
 
     Raises:
-        ValueError: no belief, or an observation that cannot be after this belief and action.
+        ValueError: not a belief, or an observation that is impossible after this belief and action.
 
     Source: Kaelbling et al. 1998, "Planning and acting in partially observable stochastic domains", section 3.3.
     """
@@ -41,11 +41,11 @@ def update_belief(pomdp: POMDP, belief: np.ndarray, action: int, observation: in
 
 
 def belief_of_history(pomdp: POMDP, observations: Sequence[int], actions: Sequence[int]) -> np.ndarray:
-    """The belief `P(s_t | o_0, a_0, o_1, ..., a_{t-1}, o_t)`, `[S]`, from the world's start.
+    """The belief `P(s_t | o_0, a_0, o_1, ..., a_{t-1}, o_t)`, `[S]`, from the start distribution.
 
     Args:
-        pomdp: the world.
-        observations: `o_0` to `o_t`, the first being what a reset shows.
+        pomdp: the environment.
+        observations: `o_0` to `o_t`; the first is the observation after a reset.
         actions: `a_0` to `a_{t-1}`, one fewer.
 
     Raises:
@@ -66,8 +66,8 @@ class AlphaVectors(NamedTuple):
     """A value function of beliefs that is convex and piecewise linear: `V(b) = max_i α_i · b`.
 
     Attributes:
-        vectors: `α`, `[K, S]`: what a plan is worth from each state.
-        actions: int `[K]`, how each plan begins.
+        vectors: `α`, `[K, S]`: the value of each plan in each state.
+        actions: int `[K]`, the first action of each plan.
     """
 
     vectors: np.ndarray
@@ -114,9 +114,9 @@ def alpha_vectors(pomdp: POMDP, horizon: int) -> list[AlphaVectors]:
 
 
 def prune(vectors: np.ndarray) -> np.ndarray:
-    """The vectors that are the largest at some belief by themselves: indices into `[K, S]`.
+    """The vectors that are strictly the largest at some belief: indices into `[K, S]`.
 
-    First go those that another one is nowhere below; then each for which the linear program
+    First removes vectors that another vector dominates in every state, then each for which the linear program
 
         max_b,d d    such that    b · (α - α') >= d for every other α',    b a distribution
 
@@ -135,7 +135,7 @@ def prune(vectors: np.ndarray) -> np.ndarray:
 
 
 class BeliefMDP(NamedTuple):
-    """A hidden world as an MDP whose states are beliefs.
+    """A POMDP as an MDP whose states are beliefs.
 
     Attributes:
         mdp: the MDP; state i stands for `beliefs[i]` after `depth[i]` steps.
@@ -153,7 +153,7 @@ def belief_mdp(pomdp: POMDP, horizon: int) -> BeliefMDP:
 
         r(b, a) = Σ_s b(s) r(s, a),    P(b' | b, a) = Σ_{o : b' follows b, a, o} P(o | b, a)
 
-    It starts in the beliefs after the first observation. A policy of it is one for histories.
+    It starts in the beliefs after the first observation. A policy for it is a policy over histories.
 
     Args:
         pomdp: a small one; there may be as many beliefs as histories.
@@ -171,7 +171,7 @@ def belief_mdp(pomdp: POMDP, horizon: int) -> BeliefMDP:
     numbers: dict[tuple, int] = {}
 
     def successors(joint: np.ndarray, step: int) -> list[tuple[float, int]]:
-        """The probabilities and numbers of the beliefs that each possible observation leads to."""
+        """The probabilities and indices of the beliefs after each possible observation."""
         found = []
         for probability, part in zip(joint.sum(axis=0), joint.T, strict=True):
             if probability > 0:
@@ -226,7 +226,7 @@ def _joint(pomdp: POMDP, belief: np.ndarray, action: int) -> np.ndarray:
             f"{n_states} states."
         )
     if not 0 <= action < n_actions:
-        raise ValueError(f"action={action} is not allowed; there are 0 to {n_actions - 1}.")
+        raise ValueError(f"action={action} is not allowed; actions are 0 to {n_actions - 1}.")
     return (belief @ pomdp.mdp.rows(np.full(n_states, action)))[:, None] * pomdp.emission[:, action]
 
 
@@ -238,7 +238,7 @@ def _first_joint(pomdp: POMDP) -> np.ndarray:
 def _condition(joint: np.ndarray, observation: int, when: str) -> np.ndarray:
     """`P(s | o)`, `[S]`, from `P(s, o)`, `[S, O]`."""
     if not 0 <= observation < joint.shape[1]:
-        raise ValueError(f"observation={observation} is not allowed; there are 0 to {joint.shape[1] - 1}.")
+        raise ValueError(f"observation={observation} is not allowed; use 0 to {joint.shape[1] - 1}.")
     likelihood = joint[:, observation]
     if likelihood.sum() == 0:
         possible = np.flatnonzero(joint.sum(axis=0)).tolist()
@@ -254,7 +254,7 @@ def _plans_after(pomdp: POMDP, action: int, vectors: np.ndarray) -> np.ndarray:
         parts = pomdp.mdp.gamma * (follow @ (likelihood * vectors).T).T
         parts = parts[prune(parts)]
         refuse_array(
-            "Γ", (len(plans) * len(parts), plans.shape[1]), "use a shorter horizon or a smaller world"
+            "Γ", (len(plans) * len(parts), plans.shape[1]), "use a shorter horizon or a smaller POMDP"
         )
         plans = (plans[:, None] + parts).reshape(-1, plans.shape[1])
         plans = plans[prune(plans)]

@@ -1,4 +1,4 @@
-"""Markov chains: which states lead to which, and where a chain is in the long run."""
+"""Markov chains: communicating classes and long-run distributions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from scipy.sparse import csgraph
 from advantage.environments.tables.markov_chain import MarkovChain
 from advantage.theory.linear import solve
 
-GLANCE = 64  # steps of a lazy chain after which it is mostly where it will often be
+GLANCE = 64  # steps of a lazy chain after which it is mostly in the states that it visits often
 
 
 class CommunicatingClass(NamedTuple):
-    """States of which each leads to every other.
+    """A set of states in which each leads to every other.
 
     Attributes:
         states: int `[N]`, ascending.
-        closed: nothing leads out; a chain that enters stays, and comes back to each of these states forever.
-        period: the greatest common divisor of the lengths of all ways from a state back to itself; 0 where none is.
+        closed: no step leads out; a chain that enters stays and returns to each of these states infinitely often.
+        period: the greatest common divisor of the lengths of all paths from a state back to itself; 0 if there is none.
     """
 
     states: np.ndarray
@@ -65,22 +65,22 @@ def is_irreducible(chain: MarkovChain) -> bool:
 
 
 def period(chain: MarkovChain) -> int:
-    """The period that all states of an irreducible chain share; 1 is aperiodic.
+    """The common period of all states of an irreducible chain; 1 is aperiodic.
 
     Raises:
-        ValueError: a reducible chain, whose classes have a period each.
+        ValueError: a reducible chain, whose classes have separate periods.
     """
     classes = communicating_classes(chain)
     if len(classes) > 1:
         raise ValueError(
-            f"The chain is reducible: it has the classes {name_classes(classes)}, each with a period of its own; see "
+            f"The chain is reducible: it has the classes {name_classes(classes)}, each with its own period; see "
             "communicating_classes."
         )
     return classes[0].period
 
 
 def is_ergodic(chain: MarkovChain) -> bool:
-    """Whether the chain is irreducible and aperiodic, so that `μ_t` tends to the stationary one from every start."""
+    """Whether the chain is irreducible and aperiodic, so that `μ_t` converges to the stationary one."""
     classes = communicating_classes(chain)
     return len(classes) == 1 and classes[0].period == 1
 
@@ -89,7 +89,7 @@ def distribution_after(chain: MarkovChain, steps: int) -> np.ndarray:
     """`μ_t`, `[S]`, by `μ_{t+1} = μ_t P` from `μ_0 = chain.start`.
 
     Args:
-        chain: any; a periodic one never settles.
+        chain: any; a periodic one does not converge.
         steps: `t`, 0 or more.
 
     Raises:
@@ -107,12 +107,12 @@ def stationary_distribution(chain: MarkovChain) -> np.ndarray:
     """The one distribution with `μ = μ P`, `Σ μ = 1`, `[S]`.
 
     It is the share of time that the chain spends in each state, whatever its start: 0 in transient states, also
-    where a periodic chain never settles. It is found from the visits between two returns to a state `k`,
+    if a periodic chain does not converge. It is computed from the visits between two returns to a state `k`,
 
         μ_j / μ_k = Σ_t P(s_t = j, no return before t | s_0 = k) = [P_k (I - P)^{-1}]_j    without row and column k.
 
     Raises:
-        ValueError: several closed classes, each of which has a stationary distribution; names them.
+        ValueError: several closed classes, each of which has a stationary distribution; the message names them.
 
     Source: Kemeny & Snell 1960, "Finite Markov chains", chapter 6.
     """
@@ -139,12 +139,12 @@ def stationary_distribution(chain: MarkovChain) -> np.ndarray:
 
 
 def reached_from(chain: MarkovChain, states: Any) -> np.ndarray:
-    """Which states the chain may reach from any of `states`, in no step or more, bool `[S]`."""
+    """Which states the chain may reach from any of `states`, in zero or more steps, bool `[S]`."""
     return _connected(_graph(chain.transition), states)
 
 
 def leading_to(chain: MarkovChain, states: Any) -> np.ndarray:
-    """Which states may lead to any of `states`, in no step or more, bool `[S]`."""
+    """Which states may lead to any of `states`, in zero or more steps, bool `[S]`."""
     return _connected(_graph(chain.transition).T.tocsr(), states)
 
 
@@ -162,7 +162,7 @@ def name_classes(classes: list[CommunicatingClass]) -> str:
 
 
 def _graph(transition: Any) -> Any:
-    """The steps that are possible, CSR `[S, S]` without stored zeros."""
+    """The possible steps, CSR `[S, S]` without stored zeros."""
     graph = sparse.csr_array(transition, copy=True)
     graph.eliminate_zeros()
     return graph

@@ -1,4 +1,4 @@
-"""How much better another policy is: the identity, the surrogate, the bound, and the iteration that climbs it."""
+"""How much better another policy is: performance difference, surrogate, lower bound, and guaranteed iteration."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SMALLEST_RADIUS, LARGEST_RADIUS = 1e-24, 300.0  # of the KL divergence; beyond t
 SMALLEST = float(np.finfo(float).tiny)
 LARGEST_Y = 600.0  # sigmoid(-y) is still a number then
 BISECTIONS = 64
-NOTHING = 1e-12  # a share of the largest advantage that counts as none
+NOTHING = 1e-12  # share of the largest advantage that counts as zero
 
 
 def performance_difference(mdp: MDP, policy: Any, new: Any) -> float:
     """`Σ_s ρ_π'(s) Σ_a π'(a | s) A_π(s, a)`, which equals `J(π') - J(π)`.
 
     Args:
-        mdp: any with γ < 1, or in which both policies end.
+        mdp: any with γ < 1, or one in which episodes end under both policies.
         policy: `π`, int `[S]` or `[S, A]`.
         new: `π'`, likewise.
 
@@ -33,7 +33,7 @@ def performance_difference(mdp: MDP, policy: Any, new: Any) -> float:
 
 
 def surrogate(mdp: MDP, policy: Any, new: Any) -> float:
-    """`L_π(π') = J(π) + Σ_s ρ_π(s) Σ_a π'(a | s) A_π(s, a)`; meets `J` in value and gradient at `π' = π`.
+    """`L_π(π') = J(π) + Σ_s ρ_π(s) Σ_a π'(a | s) A_π(s, a)`; equals `J` in value and gradient at `π' = π`.
 
     Source: Schulman et al. 2015, "Trust region policy optimization", eq. 3.
     """
@@ -41,7 +41,7 @@ def surrogate(mdp: MDP, policy: Any, new: Any) -> float:
 
 
 def max_kl(policy: np.ndarray, new: np.ndarray) -> float:
-    """`max_s KL(π(.|s) || π'(.|s))` for two tables `[S, A]`; infinite where `π'` rules out what `π` may do.
+    """`max_s KL(π(.|s) || π'(.|s))` for two tables `[S, A]`; infinite if `π'` excludes an action of `π`.
 
     Source: Schulman et al. 2015, "Trust region policy optimization", section 3.
     """
@@ -80,9 +80,9 @@ def maximise_within_kl(
 
         π'(a) = λ π(a) / (ν - A(a)),    λ = 1 / Σ_a π(a) / (ν - A(a)),    ν > max A,
 
-    and the divergence grows from 0 to infinity as ν falls from infinity to the largest advantage: a bisection. If
-    that belongs to an action `u` which `π` never takes, then ν stops at `A(u)`, where the divergence is finite; what
-    the radius leaves buys `u` the probability `1 - exp(KL - radius)`.
+    and the divergence grows from 0 to infinity as ν falls from infinity to the largest advantage: a bisection finds ν.
+    If the largest advantage belongs to an action `u` which `π` never takes, then ν stops at `A(u)`, where the
+    divergence is finite, and `u` gets the probability `1 - exp(KL - radius)`.
 
     Args:
         policy: `π`, `[S, A]`.
@@ -90,7 +90,7 @@ def maximise_within_kl(
         radius: 0 or more.
 
     Returns:
-        `π'`, `[S, A]`, and the prices `λ`, `[S]`: how fast each maximum grows with the radius.
+        `π'`, `[S, A]`, and the multipliers `λ`, `[S]`: the derivative of each maximum with respect to the radius.
     """
     advantage = advantage - (policy * advantage).sum(axis=1, keepdims=True)
     largest = advantage.max(axis=1)
@@ -125,8 +125,8 @@ def maximise_within_kl(
 def penalised_improvement(mdp: MDP, policy: Any) -> np.ndarray:
     """`argmax_π' L_π(π') - C max_s KL(π || π')` over all tables, `[S, A]`: one step of algorithm 1.
 
-    For a given radius of the divergence the states are separate, see `maximise_within_kl`. The maximum `f(radius)`
-    is concave, and its slope the prices' sum: the best radius is where `Σ_s ρ_π(s) λ_s = C`.
+    For a given radius of the divergence the states are independent, see `maximise_within_kl`. The maximum `f(radius)`
+    is concave, and its slope is the weighted sum of the multipliers: the best radius is where `Σ_s ρ_π(s) λ_s = C`.
 
     Raises:
         ValueError: γ = 1.
@@ -159,7 +159,7 @@ class Improvement(NamedTuple):
 def guaranteed_policy_iteration(mdp: MDP, policy: Any = None, iterations: int = 100) -> Improvement:
     """Repeats `penalised_improvement`. `J` never falls, as `J(π') >= L_π(π') - C KL >= L_π(π) = J(π)`.
 
-    The penalty is so large that steps are short; the method is there for its guarantee.
+    The penalty is so large that steps are short; the method is useful for its guarantee only.
 
     Args:
         mdp: with γ < 1.
@@ -180,7 +180,7 @@ def guaranteed_policy_iteration(mdp: MDP, policy: Any = None, iterations: int = 
 
 
 def _expected_advantage(mdp: MDP, policy: Any, new: Any, visits: np.ndarray) -> float:
-    """`Σ_s visits(s) Σ_a π'(a | s) A_π(s, a)` over what is visited."""
+    """`Σ_s visits(s) Σ_a π'(a | s) A_π(s, a)` over the visited pairs."""
     joint = visits[:, None] * mdp.probabilities(new)
     visited = joint > 0
     return float(joint[visited] @ advantages(mdp, policy)[visited])

@@ -10,26 +10,26 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import gmres, splu
 
-BACKWARD_ERROR = 1e-14  # that a sparse solution may have; most have what rounding costs
+BACKWARD_ERROR = 1e-14  # limit for a sparse solution; most have only rounding errors
 REFINEMENTS = 12
 
 
 def solve(transition: Any, discount: float, b: np.ndarray, *, transposed: bool = False) -> np.ndarray:
     """`x = (I - discount P)^{-1} b`, or `x = b (I - discount P)^{-1}` if transposed.
 
-    A dense table is factorised. A sparse one is solved by GMRES (Saad & Schultz 1986), which random successors suit,
-    or by a sparse LU factorisation where that stalls, as it does on long ways; until
+    A dense table is factorised. A sparse one is solved by GMRES (Saad & Schultz 1986), which suits random successors,
+    or by a sparse LU factorisation if GMRES stalls, as it does with long paths. The solution satisfies
 
         ||b - (I - discount P) x|| <= 1e-14 (2 ||x|| + ||b||)
 
-    in the maximum norm, or the like in the sum norm if transposed. With `discount < 1` the error of `x` is at most that
+    in the maximum norm, or the same in the sum norm if transposed. With `discount < 1` the error of `x` is at most that
     residual divided by `1 - discount`.
 
     Args:
         transition: `P`, `[N, N]`, dense or sparse; its rows sum to one or less.
-        discount: in [0, 1]; at 1 every state must lead out of the N.
+        discount: in [0, 1]; at 1 every state must lead out of the N states.
         b: `[N]`.
-        transposed: which of the two systems.
+        transposed: whether to solve the second system.
 
     Raises:
         ArithmeticError: a singular system, or a sparse one whose residual stays above the bound.
@@ -46,12 +46,12 @@ def solve(transition: Any, discount: float, b: np.ndarray, *, transposed: bool =
         x = _refine(matrix, b, norm, lambda rest: gmres(matrix, rest, rtol=1e-6, restart=40, maxiter=5)[0])
         if x is None:
             x = _refine(matrix, b, norm, splu(matrix.tocsc()).solve)
-    except (np.linalg.LinAlgError, RuntimeError):  # how the two libraries say that a matrix is singular
+    except (np.linalg.LinAlgError, RuntimeError):  # the two libraries' errors for a singular matrix
         pass
     if x is None:
         raise ArithmeticError(
-            f"The system of {len(b)} states is singular in float64: some are left with a probability below 1e-16 a "
-            "step; use a smaller gamma, or a policy that ends sooner."
+            f"The system of {len(b)} states is singular in float64: some are left with a probability below 1e-16 "
+            "per step; use a smaller gamma, or a policy whose episodes end sooner."
         )
     return x
 
@@ -59,7 +59,7 @@ def solve(transition: Any, discount: float, b: np.ndarray, *, transposed: bool =
 def _refine(
     matrix: Any, b: np.ndarray, norm: Callable[..., Any], correct: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray | None:
-    """Corrects by what is left over as long as that shrinks; None if it stays larger than promised."""
+    """Iterative refinement while the residual shrinks; None if the residual stays above the bound."""
     x, rest = np.zeros(len(b)), b
     for _ in range(REFINEMENTS):
         better = x + correct(rest)

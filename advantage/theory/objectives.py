@@ -1,4 +1,4 @@
-"""Objectives beside the discounted one of `evaluation`: a finite horizon, and the average reward."""
+"""Objectives beside the discounted one of `policy_evaluation`: a finite horizon, and the average reward."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from advantage.theory.policy_evaluation import expected_rewards
 def finite_horizon_values(mdp: MDP, policy: Any, horizon: int) -> np.ndarray:
     """`V_t = r_{π_t} + P_{π_t} V_{t+1}`, `V_T = 0`: the undiscounted sum of the rewards from step t to T - 1.
 
-    γ does not enter.
+    γ is not used.
 
     Args:
-        mdp: any; terminal states go on earning 0.
+        mdp: any; terminal states keep earning 0.
         policy: int `[S]` or `[S, A]`, or one that depends on time, `[T, S, A]`.
         horizon: `T`, 1 or more steps.
 
@@ -27,7 +27,7 @@ def finite_horizon_values(mdp: MDP, policy: Any, horizon: int) -> np.ndarray:
         `V`, `[T + 1, S]`.
 
     Raises:
-        ValueError: a horizon below 1, a policy for another number of steps, or values that would not fit into memory.
+        ValueError: a horizon below 1, a policy for another horizon, or values that would not fit into memory.
 
     Source: Puterman 1994, "Markov decision processes", section 4.2.
     """
@@ -71,14 +71,14 @@ def gain_and_bias(mdp: MDP, policy: Any) -> tuple[float, np.ndarray]:
     """The average reward `g = μ · r_π`, and the bias `h`, `[S]`, of Poisson's equation `g + h = r_π + P_π h`.
 
     `μ` is the stationary distribution; among the solutions, which differ by a constant, it is the one with
-    `μ · h = 0`. For an aperiodic chain `h(s)` is how much more than `g` a step is earned in total from `s`. γ does
-    not enter; a terminal state goes on earning 0.
+    `μ · h = 0`. For an aperiodic chain `h(s)` is the total reward from `s` in excess of `g` per step. γ is not used; a
+    terminal state keeps earning 0.
 
     Returns:
         `g`, `h`.
 
     Raises:
-        ValueError: several closed classes under this policy, each with a gain of its own; names them.
+        ValueError: several closed classes under this policy, each with its own gain; the message names them.
 
     Source: Puterman 1994, "Markov decision processes", theorem 8.2.6 and corollary 8.2.7.
     """
@@ -92,7 +92,7 @@ def gain_and_bias(mdp: MDP, policy: Any) -> tuple[float, np.ndarray]:
 
 
 def differential_action_values(mdp: MDP, gain: float, bias: np.ndarray) -> np.ndarray:
-    """`Q(s, a) = r(s, a) - g + Σ_s' P(s' | s, a) h(s')`, `[S, A]`: what is earned beyond the average after `s, a`.
+    """`Q(s, a) = r(s, a) - g + Σ_s' P(s' | s, a) h(s')`, `[S, A]`: the total excess over the average after `s, a`.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", section 10.3.
     """

@@ -1,4 +1,4 @@
-"""What a policy is worth in a finite world, by linear algebra.
+"""Values of a policy in a finite environment, by linear algebra.
 
 A policy is int `[S]`, an action for each state, or `[S, A]`, a distribution over actions for each.
 """
@@ -24,8 +24,8 @@ def expected_rewards(mdp: MDP, policy: Any) -> np.ndarray:
 def values(mdp: MDP, policy: Any) -> np.ndarray:
     """`V = (I - γ P_π)^{-1} r_π`, `[S]`: the expected sum of `γ^t R_t` from each state; 0 in terminal states.
 
-    With γ = 1 the system is solved on the states from which the policy surely ends. A state from which it may go on
-    forever has no value: that is an error if the start leads there, and NaN if it does not.
+    With γ = 1 the system is solved on the states from which episodes surely end. A state from which an episode may go
+    on forever has no value: this is an error if the start leads there, and NaN otherwise.
 
     Raises:
         ValueError: γ = 1, and the start leads to states that the policy never leaves and that are not terminal.
@@ -62,9 +62,9 @@ def performance(mdp: MDP, policy: Any) -> float:
 
 
 def visitation(mdp: MDP, policy: Any) -> np.ndarray:
-    """`d_π = (1 - γ) μ0^T (I - γ P_π)^{-1}`, `[S]`, sums to one: where a random discounted step is taken.
+    """`d_π = (1 - γ) μ0^T (I - γ P_π)^{-1}`, `[S]`, sums to one: the discounted distribution of states.
 
-    A terminal state holds the share of the steps after the end.
+    A terminal state has the share of the steps after the end.
 
     Raises:
         ValueError: γ = 1, where only `expected_visits` is defined.
@@ -80,9 +80,9 @@ def visitation(mdp: MDP, policy: Any) -> np.ndarray:
 
 
 def expected_visits(mdp: MDP, policy: Any) -> np.ndarray:
-    """`ρ_π(s) = Σ_t γ^t P(s_t = s)`, `[S]`: how often, discounted, the policy decides in each state.
+    """`ρ_π(s) = Σ_t γ^t P(s_t = s)`, `[S]`: the discounted number of decisions in each state.
 
-    `ρ_π = d_π / (1 - γ)` but for terminal states, where nothing is decided and `ρ_π = 0`. With γ = 1 it is the
+    `ρ_π = d_π / (1 - γ)` except in terminal states, where no action is chosen and `ρ_π = 0`. With γ = 1 it is the
     expected number of visits in an episode, and `Σ ρ_π` its expected length.
 
     Raises:
@@ -100,7 +100,7 @@ def expected_visits(mdp: MDP, policy: Any) -> np.ndarray:
 def variances(mdp: MDP, policy: Any) -> np.ndarray:
     """The variance of the return from each state, `[S]`: `σ² = (I - γ² P_π)^{-1} E[δ²]`, `δ = R + γ V(s') - V(s)`.
 
-    `R` is the table's reward for the step, taken as certain once `s, a` (and `s'`, where the table says so) are.
+    `R` is the table's reward for the step, taken as certain given `s, a` (and `s'`, if the rewards depend on it).
 
     Raises:
         ValueError: as `values`.
@@ -120,7 +120,7 @@ def ending(mdp: MDP, transition: Any) -> np.ndarray:
     """The states on which the systems are solved, bool `[S]`: none is terminal, and the discounted future is finite.
 
     Args:
-        mdp: whose γ, start and terminal states count.
+        mdp: its γ, start and terminal states are used.
         transition: `P_π`, `[S, S]`.
 
     Raises:
@@ -140,7 +140,7 @@ def _refuse(endless: list[CommunicatingClass]) -> None:
     if endless:
         raise ValueError(
             f"gamma=1, and under this policy episodes reach {name_classes(endless)} and never end there, so that the "
-            "return is an infinite sum; use gamma below 1, a policy that ends, or gain_and_bias."
+            "return is an infinite sum; use gamma below 1, a policy whose episodes end, or gain_and_bias."
         )
 
 

@@ -1,4 +1,4 @@
-"""The exact gradient of each objective, and its natural kind, for any differentiable policy.
+"""The exact gradient of each objective, and the natural gradient, for any differentiable policy.
 
 A policy here is a JAX function `policy(theta) -> π`, `[S, A]`, of a pytree of parameters: probabilities, one row for
 each state. Everything is computed in float64. A table of logits:
@@ -42,7 +42,7 @@ Policy = Callable[[Pytree], Array]
 
 
 def probabilities(policy: Policy, theta: Pytree) -> np.ndarray:
-    """The table `π(a | s)`, float64 `[S, A]`, for the functions of `evaluation`, `objectives` and `improvement`.
+    """The table `π(a | s)`, float64 `[S, A]`, for the functions of `policy_evaluation`, `objectives` and `improvement`.
 
     Raises:
         ValueError: a policy that computes in less than float64 although its parameters are float64.
@@ -63,8 +63,8 @@ def performance_gradient(mdp: MDP, policy: Policy, theta: Pytree) -> Pytree:
         The gradient, float64, in the structure of `theta`.
 
     Raises:
-        ValueError: as `values` and `probabilities`; or a sparse world that is too large as a dense table, for which
-            there is `policy_gradient`.
+        ValueError: as `values` and `probabilities`; or a sparse table that is too large as a dense one; then use
+            `policy_gradient`.
     """
     pi = probabilities(policy, theta)
     ends = ending(mdp, mdp.rows(pi))
@@ -77,7 +77,7 @@ def performance_gradient(mdp: MDP, policy: Policy, theta: Pytree) -> Pytree:
 def policy_gradient(mdp: MDP, policy: Policy, theta: Pytree) -> Pytree:
     """`∇J = Σ_s ρ_π(s) Σ_a ∇π(a | s) Q(s, a)`, with `ρ_π = d_π / (1 - γ)`: the policy gradient theorem.
 
-    It holds with γ = 1 too, where `ρ_π` counts the visits of an episode.
+    It also holds with γ = 1, where `ρ_π` counts the visits of an episode.
 
     Returns:
         The gradient, float64, in the structure of `theta`.
@@ -134,13 +134,13 @@ def gain_gradient(mdp: MDP, policy: Policy, theta: Pytree) -> Pytree:
 
 
 def fisher_matrix(mdp: MDP, policy: Policy, theta: Pytree) -> np.ndarray:
-    """`F = Σ_s d_π(s) Σ_a π(a | s) ∇log π(a | s) ∇log π(a | s)^T`, `[N, N]` over all N parameters in a row.
+    """`F = Σ_s d_π(s) Σ_a π(a | s) ∇log π(a | s) ∇log π(a | s)^T`, `[N, N]` over all N parameters as one vector.
 
-    Terminal states, where nothing is decided, do not count. With γ = 1, `ρ_π` takes the place of `d_π`.
+    Terminal states, where no action is chosen, do not count. With γ = 1, `ρ_π` replaces `d_π`.
 
     Args:
         mdp, policy: as for `policy_gradient`.
-        theta: of N numbers, in the order of `jax.flatten_util.ravel_pytree`.
+        theta: N numbers, in the order of `jax.flatten_util.ravel_pytree`.
 
     Raises:
         ValueError: as `policy_gradient`; or N so large that `F` or `∇π` would not fit into memory.
@@ -162,8 +162,8 @@ def fisher_matrix(mdp: MDP, policy: Policy, theta: Pytree) -> np.ndarray:
 def natural_gradient(mdp: MDP, policy: Policy, theta: Pytree) -> Pytree:
     """`F^+ ∇J`: the steepest ascent per KL divergence; where `F` is singular, the shortest such direction.
 
-    For a softmax over a table of logits it is `A(s, a) / (1 - γ)` plus a constant for each state that is visited (the
-    same without `1 - γ` where γ = 1).
+    For a softmax over a table of logits it is `A(s, a) / (1 - γ)` plus a constant for each visited state (the same
+    without `1 - γ` if γ = 1).
 
     Returns:
         The direction, float64, in the structure of `theta`.

@@ -1,1 +1,1 @@
-"""Learning which of several arms pays most: one method a file."""
+"""Bandit methods, which learn the best of several arms, one method per file."""

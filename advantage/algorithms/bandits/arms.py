@@ -1,4 +1,4 @@
-"""What bandit methods share: the arms, and what is known of each."""
+"""What bandit methods share: the arms and their estimates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advantage.types import Array, Clock, Pytree, Rollout, Spec
 
 
 class Arms(NamedTuple):
-    """Everything that a method knows which keeps an estimate of each arm, `[A]`, and the clock.
+    """The training state of a method with an estimate of each arm, `[A]`.
 
     Attributes:
         value: float32, the estimate of the mean reward.
@@ -26,16 +26,16 @@ class Arms(NamedTuple):
 
 
 def number_of_arms(spec: Spec) -> int:
-    """A. Raises ValueError for actions that are not Discrete, and for observations that tell states apart."""
+    """A. Raises ValueError for actions that are not Discrete, and for observations with more than one state."""
     sizes = sizes_of(spec)
     if sizes.n_states != 1:
         raise ValueError(
-            f"A bandit method knows one state, in which it pulls arms again and again; this observation space is "
+            f"A bandit method needs an environment with a single state; this observation space is "
             f"{spec.observation_space}, with {sizes.n_states:_} states. Use a method with a table, such as q-learning."
         )
     if sizes.has_mask:
         raise ValueError(
-            "A bandit method may pull every arm at every step, and these observations have an action mask; use a "
+            "A bandit method must be able to pull every arm, but these observations have an action mask; use a "
             "method with a table, such as q-learning."
         )
     return sizes.actions

@@ -12,7 +12,7 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
 
 class EpsilonGreedyBanditActor(NamedTuple):
-    """The estimates `[A]`, and how much to explore."""
+    """The estimates `[A]` and epsilon."""
 
     value: Array
     epsilon: Array | float
@@ -20,33 +20,33 @@ class EpsilonGreedyBanditActor(NamedTuple):
 
 @hyperparameters
 class EpsilonGreedyBandit:
-    """The arm that has paid most so far, and now and then any.
+    """Epsilon-greedy bandit: pull the arm with the best estimate, and sometimes a random one.
 
-        a     <- argmax_a Q(a) with probability 1 - epsilon, ties by chance, else any arm
+        a     <- argmax_a Q(a) with probability 1 - epsilon, ties broken at random, else any arm
         Q(a)  <- Q(a) + alpha (R - Q(a))
 
     By default alpha is one over the pulls of the arm, so that Q(a) is the mean of its rewards. A constant alpha
-    forgets, for arms that change; then a high `initial_value` makes for exploration, which a mean does not
-    remember after the first pull. Environments side by side share the estimates.
+    forgets old rewards, which suits arms that change. A high `initial_value` then encourages exploration; a mean
+    forgets it after the first pull. Parallel environments share the estimates.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", sections 2.2 to 2.6, eq. 2.3 and 2.5.
     """
 
     epsilon: float | Schedule = ranged(0.1, "[0, 1]")
-    """Probability of an arm at random; a number or a schedule of progress."""
+    """Probability of a random arm; a number or a schedule of progress."""
     learning_rate: float | Schedule | None = ranged(None, "[0, 1]")
     """Step size alpha; a number or a schedule of progress; None takes the mean of all rewards."""
     initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of every Q(a); above what can be earned, it makes for exploration."""
+    """Initial Q(a); above the largest possible mean reward it encourages exploration."""
 
     def init(self, key: Key, spec: Spec) -> Arms:
-        """The first state. Raises ValueError for spaces that are no bandit's."""
+        """The initial training state. Raises ValueError for spaces that are not a bandit's."""
         return arms_of(spec, self.initial_value)
 
     initial_memory = no_memory
 
     def actor(self, state: Arms) -> EpsilonGreedyBanditActor:
-        """The estimates and how much to explore."""
+        """The estimates and the current epsilon."""
         return EpsilonGreedyBanditActor(state.value, schedule_value(self.epsilon, progress(state.clock)))
 
     n_steps = 1
@@ -55,7 +55,7 @@ class EpsilonGreedyBandit:
     def act(
         self, actor: EpsilonGreedyBanditActor, obs: Pytree, memory: Pytree, noise: Array
     ) -> tuple[Array, Pytree, Pytree]:
-        """Explore, or take the best: `-> action, memory, extras`."""
+        """An epsilon-greedy arm: `-> action, memory, extras`."""
         return epsilon_greedy(actor.value, actor.epsilon, noise), memory, ()
 
     def greedy(self, actor: EpsilonGreedyBanditActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:

@@ -15,7 +15,7 @@ from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec, no_memory
 
 
 class GradientBanditState(NamedTuple):
-    """Everything that the gradient bandit knows: preferences `[A]`, the mean of all rewards, the clock."""
+    """The training state of the gradient bandit: preferences `[A]`, the mean of all rewards, the clock."""
 
     preference: Array
     mean_reward: Array
@@ -29,9 +29,9 @@ class GradientBandit:
         pi(a)  =  exp H(a) / sum_b exp H(b)
         H(b)   <- H(b) + alpha (R - R_mean) (1[b = a] - pi(b)), for every arm b
 
-    R_mean, the baseline, is the mean of all rewards before this one, and at the first step that reward itself. It
-    leaves the mean of the update as it is, the gradient of E[R], and changes its variance. Environments
-    side by side share the preferences, and their updates of one step add up.
+    R_mean, the baseline, is the mean of all rewards before this one, and at the first step that reward itself. It does
+    not change the mean of the update, the gradient of E[R], only its variance. Parallel environments share the
+    preferences, and their updates of one step are summed.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", eq. 2.12; Williams 1992, "Simple statistical
     gradient-following algorithms for connectionist reinforcement learning", section 4.
@@ -45,7 +45,7 @@ class GradientBandit:
     n_steps = 1
 
     def init(self, key: Key, spec: Spec) -> GradientBanditState:
-        """The first state, all arms alike. Raises ValueError for spaces that are no bandit's."""
+        """The initial training state, all arms equal. Raises ValueError for spaces that are not a bandit's."""
         return GradientBanditState(
             jnp.zeros(number_of_arms(spec), jnp.float32),
             jnp.zeros((), jnp.float32),
@@ -59,7 +59,7 @@ class GradientBandit:
         return Categorical(state.preference)
 
     def noise(self, actor: Categorical, key: Key, shape: tuple[int, ...]) -> Array:
-        """What `act` will consume."""
+        """The random numbers for `act`."""
         return actor.noise(key, shape, actor.logits.shape[-1])
 
     def act(

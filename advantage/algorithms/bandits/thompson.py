@@ -11,7 +11,7 @@ from advantage.algorithms.bandits.arms import Arms, arms_of, for_each, pulled
 from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
-PROPOSALS = 6  # of which all are rejected once in 10^8 draws, at most; a float32 in [0, 1) is not finer
+PROPOSALS = 6  # all are rejected at most once in 10^8 draws, which is finer than float32 in [0, 1)
 
 
 class Beta(NamedTuple):
@@ -51,11 +51,11 @@ class Normal(NamedTuple):
 
 
 def gamma_sample(alpha: Array, normal: Array, exponential: Array) -> Array:
-    """A gamma variate of unit scale as a function of numbers, by rejection: the first proposal that is accepted.
+    """A gamma variate of unit scale as a function of random numbers, by rejection: the first accepted proposal.
 
     Args:
         alpha: the shape parameter, 1 or more, `[...]`.
-        normal, exponential: standard normal and standard exponential numbers for so many proposals, `[..., K]`.
+        normal, exponential: standard normal and standard exponential numbers for K proposals, `[..., K]`.
 
     Source: Marsaglia & Tsang 2000, "A simple method for generating gamma variables", section 4.
     """
@@ -69,7 +69,7 @@ def gamma_sample(alpha: Array, normal: Array, exponential: Array) -> Array:
 
 @hyperparameters
 class Thompson:
-    """Pull each arm as often as it is believed to be the best.
+    """Thompson sampling: pull each arm with the posterior probability that it is the best.
 
         q(a)  ~  the posterior of the mean of a, for each arm
         a     <- argmax_a q(a)
@@ -81,8 +81,8 @@ class Thompson:
         precision  =  1 / prior_std² + n / reward_std²
         mean       =  (prior_mean / prior_std² + n Q(a) / reward_std²) / precision
 
-    with Q(a) the mean of the n rewards. Environments side by side share the posterior, and each draws from it for
-    itself.
+    with Q(a) the mean of the n rewards. Parallel environments share the posterior, and each draws from it
+    independently.
 
     Source: Thompson 1933, "On the likelihood that one unknown probability exceeds another in view of the evidence of
     two samples"; Chapelle & Li 2011, "An empirical evaluation of Thompson sampling", algorithm 2; Russo et al. 2018,
@@ -90,18 +90,18 @@ class Thompson:
     """
 
     rewards: Literal["bernoulli", "gaussian"] = "gaussian"
-    """Their distribution; with bernoulli, one outside [0, 1] stops the run."""
+    """Distribution of the rewards; with bernoulli, a reward outside [0, 1] stops the run."""
     prior_mean: float = ranged(0.0, "(-inf, inf)")
-    """Of an arm's mean, gaussian only."""
+    """Prior mean of an arm's mean reward, gaussian only."""
     prior_std: float = ranged(1.0, "(0, inf)")
-    """Of an arm's mean, gaussian only."""
+    """Prior standard deviation of an arm's mean reward, gaussian only."""
     reward_std: float = ranged(1.0, "(0, inf)")
-    """Of a reward around its arm's mean, gaussian only."""
+    """Standard deviation of a reward around its arm's mean, gaussian only."""
 
     n_steps = 1
 
     def init(self, key: Key, spec: Spec) -> Arms:
-        """The first state. Raises ValueError for spaces that are no bandit's."""
+        """The initial training state. Raises ValueError for spaces that are not a bandit's."""
         return arms_of(spec)
 
     initial_memory = no_memory
@@ -116,13 +116,13 @@ class Thompson:
         return Normal(mean, 1 / jnp.sqrt(precision))
 
     def noise(self, actor: Beta | Normal, key: Key, shape: tuple[int, ...]) -> Pytree:
-        """What `act` will consume."""
+        """The random numbers for `act`."""
         return actor.noise(key, shape)
 
     def act(
         self, actor: Beta | Normal, obs: Pytree, memory: Pytree, noise: Pytree
     ) -> tuple[Array, Pytree, Pytree]:
-        """The best arm of a world drawn from the posterior: `-> action, memory, extras`."""
+        """The best arm for means drawn from the posterior: `-> action, memory, extras`."""
         return actor.sample(noise).argmax(-1).astype(jnp.int32), memory, ()
 
     def greedy(self, actor: Beta | Normal, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:

@@ -21,13 +21,13 @@ class UCBActor(NamedTuple):
 
 @hyperparameters
 class UCB:
-    """Optimism in the face of uncertainty: the arm that could be the best.
+    """Upper confidence bounds: pull the arm whose mean could be the largest.
 
-        a     <- argmax_a Q(a) + c sqrt(ln t / N(a)), ties by chance; first each arm once
+        a     <- argmax_a Q(a) + c sqrt(ln t / N(a)), ties broken at random; first each arm once
         Q(a)  <- the mean of the rewards of a
 
     t counts pulls, this one included, and N(a) those of the arm so far. UCB1 is c = sqrt 2, for rewards in [0, 1].
-    Environments side by side share the estimates, and pull the same arm in a step except for ties.
+    Parallel environments share the estimates, and pull the same arm in a step except for ties.
 
     Source: Auer et al. 2002, "Finite-time analysis of the multiarmed bandit problem", figure 1; Sutton & Barto 2018,
     "Reinforcement learning", eq. 2.10.
@@ -37,7 +37,7 @@ class UCB:
     """Width c of the bounds, in units of reward."""
 
     def init(self, key: Key, spec: Spec) -> Arms:
-        """The first state. Raises ValueError for spaces that are no bandit's."""
+        """The initial training state. Raises ValueError for spaces that are not a bandit's."""
         return arms_of(spec)
 
     initial_memory = no_memory

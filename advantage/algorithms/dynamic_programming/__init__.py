@@ -1,1 +1,1 @@
-"""Solvers of known Markov decision processes, one method a file."""
+"""Solvers of known Markov decision processes, one method per file."""

@@ -1,4 +1,4 @@
-"""Bellman backups of a whole table: block by block of states, on several cores where the table is large."""
+"""Bellman backups of a whole table: block by block of states, on several cores if the table is large."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from advantage.environments.tables.mdp import MDP
 from advantage.machine import available_cores
 
 CACHED = 2**14  # states whose action values stay in a core's cache
-FEW = 8  # a policy that changed in no more than one state of so many
-LARGE = 2**20  # probabilities from which several cores pay
+FEW = 8  # the rows of a policy are chosen anew once it has changed in more than one state of this many
+LARGE = 2**20  # number of probabilities from which several cores are faster
 ROUNDING = 2.0**-53  # the largest relative error of one operation
 
 Apply = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
@@ -27,7 +27,7 @@ class Block(NamedTuple):
     """The table of a range of states.
 
     Attributes:
-        states: which.
+        states: the range.
         transition: dense `[n * A, S]`; sparse, one CSR `[A * n, S]`, or A of them, `[n, S]`, that share
             the table's memory.
         reward: `[A, n]`.
@@ -56,12 +56,12 @@ class Block(NamedTuple):
 
 
 class Backup(NamedTuple):
-    """What one application of the Bellman operator T to a value `v` shows.
+    """The result of one application of the Bellman operator T to a value `v`.
 
     Attributes:
         value: `[S]`, `T v = max_a Q(s, a)`.
-        policy: int32 `[S]`, the first action that reaches it.
-        lowest, highest: of `T v - v`.
+        policy: int32 `[S]`, the first action that attains the maximum.
+        lowest, highest: the smallest and the largest entry of `T v - v`.
         size: the largest `|v|`.
     """
 
@@ -92,11 +92,11 @@ def bellman(mdp: MDP, gamma: float, value: np.ndarray) -> Backup:
 
 
 def greedy(action_values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The first of the best actions, int32 `[n]`, and its value `[n]`, which takes the place of the first action's."""
+    """The first of the best actions, int32 `[n]`, and its value `[n]`, which overwrites the first action's values."""
     best = action_values[0]
     number = np.min_scalar_type(
         len(action_values)
-    ).type  # narrow, and without a branch: five times as fast as argmax
+    ).type  # a narrow type and no branches: five times as fast as argmax
     policy = np.zeros(len(best), number)
     for action, values in enumerate(action_values[1:], 1):
         np.maximum(policy, (values > best).view(np.uint8) * number(action), out=policy)
@@ -110,7 +110,7 @@ def largest(value: np.ndarray) -> float:
 
 
 class Followed(NamedTuple):
-    """What backups of one policy lead to; `lowest` and `highest` are of the last change."""
+    """The result of repeated backups of one policy; `lowest` and `highest` are the bounds of the last change."""
 
     value: np.ndarray
     lowest: float
@@ -120,14 +120,14 @@ class Followed(NamedTuple):
 def follow(
     mdp: MDP, gamma: float, policy: np.ndarray, value: np.ndarray, sweeps: int, enough: float = -1.0
 ) -> Followed:
-    """`T_π` applied to `value` again and again: `v <- r_π + gamma P_π v`.
+    """`T_π` applied to `value` repeatedly: `v <- r_π + gamma P_π v`.
 
     Args:
         mdp, gamma: the problem.
         policy: int `[S]`.
         value: `[S]`, not written to.
-        sweeps: how often at most, 1 or more.
-        enough: ends the sweeps once the largest and the smallest change differ by no more.
+        sweeps: largest number of sweeps, 1 or more.
+        enough: ends the sweeps once the largest and the smallest change differ by no more than this.
     """
     old, new = np.empty(mdp.n_states), np.empty(mdp.n_states)
 
@@ -152,14 +152,14 @@ def follow(
 
 
 class Chain(NamedTuple):
-    """The rows of one policy for a range of states; those of the few where it has changed since lie beside.
+    """The rows of one policy for a range of states; rows of the few states where it has changed since are in `patch`.
 
     Attributes:
-        states: which.
-        policy: int `[n]`, that `rows` were chosen by.
+        states: the range.
+        policy: int `[n]`, the policy that `rows` were chosen by.
         rows: `[n, S]`.
-        reward: `[n]`, of the policy as it is now.
-        changed: int `[k]`, where it differs from `policy`.
+        reward: `[n]`, of the current policy.
+        changed: int `[k]`, where the current policy differs from `policy`.
         patch: `[k, S]`, the rows there.
     """
 
@@ -218,7 +218,7 @@ def action_values(mdp: MDP, gamma: float, value: np.ndarray) -> np.ndarray:
 
 
 def blocks(mdp: MDP, number: int | None = None) -> tuple[Block, ...]:
-    """The table cut into so many ranges of states, by default as fits the cache."""
+    """The table cut into `number` ranges of states; by default each fits the cache."""
 
     def cut() -> tuple[Block, ...]:
         fitting = -(-mdp.n_states // CACHED) if mdp.is_sparse else 1
@@ -230,11 +230,11 @@ def blocks(mdp: MDP, number: int | None = None) -> tuple[Block, ...]:
 
 
 class Facts(NamedTuple):
-    """What bounds on the error need to know of a table.
+    """Properties of a table that the error bounds need.
 
     Attributes:
-        widest: the most successors of a state and action.
-        least, most: the smallest and largest sum of a row of probabilities; 1 but for rounding.
+        widest: the largest number of successors of a state and action.
+        least, most: the smallest and largest sum of a row of probabilities; 1 up to rounding.
         reward: the largest `|R|` of any outcome.
     """
 
@@ -245,7 +245,7 @@ class Facts(NamedTuple):
 
 
 def facts(mdp: MDP) -> Facts:
-    """Measured when first asked for."""
+    """The properties of a table, computed at the first call."""
 
     def measure() -> Facts:
         if mdp.is_sparse:
@@ -270,7 +270,7 @@ _KEPT: WeakKeyDictionary[MDP, dict[Any, Any]] = WeakKeyDictionary()
 
 
 def once(mdp: MDP, name: Any, make: Callable[[], Any]) -> Any:
-    """What depends on a table alone, made when first asked for and kept as long as the table is."""
+    """A result that depends on the table alone: made at the first call and kept as long as the table."""
     kept = _KEPT.setdefault(mdp, {})
     if name not in kept:
         kept[name] = make()
@@ -278,7 +278,7 @@ def once(mdp: MDP, name: Any, make: Callable[[], Any]) -> Any:
 
 
 def stacked(mdp: MDP) -> Any:
-    """The table as CSR `[A * S, S]`, row `a * S + s`: as it is, or the non-zeros of a dense one."""
+    """The table as CSR `[A * S, S]`, row `a * S + s`: a sparse table as it is, a dense one converted."""
     if mdp.is_sparse:
         return mdp.transition
     return sparse.csr_array(mdp.transition.swapaxes(0, 1).reshape(-1, mdp.n_states))
@@ -297,7 +297,7 @@ def _block(mdp: MDP, first: int, last: int) -> Block:
 
 
 def rows_between(table: Any, first: int, last: int) -> Any:
-    """Rows `first` to `last`, in the memory of the table: SciPy's constructor would copy a short piece."""
+    """Rows `first` to `last`, which share the table's memory; SciPy's constructor would copy a short piece."""
     begin, end = table.indptr[first], table.indptr[last]
     rows = sparse.csr_array((last - first, table.shape[1]))
     rows.data, rows.indices = table.data[begin:end], table.indices[begin:end]
@@ -307,7 +307,7 @@ def rows_between(table: Any, first: int, last: int) -> Any:
 
 @contextmanager
 def cores(mdp: MDP) -> Iterator[Apply]:
-    """What applies a function to every block: here, or on all cores where the table is sparse and large."""
+    """A function that maps a function over blocks: in this thread, or on all cores if the table is sparse and large."""
     number = available_cores()
     if not mdp.is_sparse or mdp.transition.nnz < LARGE or number == 1:
         yield lambda function, items: [function(item) for item in items]

@@ -20,8 +20,8 @@ class BackwardInduction:
         for t = T - 1, ..., 0:
                  v_t(s), π_t(s) <- max, argmax over a of r(s, a) + gamma Σ_s' P(s' | s, a) v_{t+1}(s')
 
-    `value[t]` is `v_t`, `[T + 1, S]`, and `policy[t]` is `π_t`, `[T, S]`. One iteration is all
-    of it. Exact: `error_bound` is rounding.
+    `value[t]` is `v_t`, `[T + 1, S]`, and `policy[t]` is `π_t`, `[T, S]`. The first iteration does all of it. The
+    result is exact: `error_bound` covers rounding alone.
 
     Source: Puterman 1994, "Markov decision processes", section 4.5.
     """
@@ -29,10 +29,10 @@ class BackwardInduction:
     gamma: float | None = ranged(None, "[0, 1]")
     """Discount per step; None takes the table's own."""
     horizon: int | None = ranged(None, "[1, inf)")
-    """Steps, T; None takes the table's `max_episode_steps`."""
+    """Horizon T in steps; None takes the table's `max_episode_steps`."""
 
     def start(self, mdp: MDP) -> Plan:
-        """Nothing to go: worth nothing."""
+        """The plan before the induction: all values are zero."""
         steps = mdp.max_episode_steps if self.horizon is None else self.horizon
         what = f"A plan of {steps:_} steps in {mdp.n_states:_} states"
         refuse_large(what, 12 * (steps + 1) * mdp.n_states, "use a smaller horizon")
@@ -50,5 +50,5 @@ class BackwardInduction:
         return Plan(value, policy, error, 0.0, True, {})
 
     def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
-        """`Q_0(s, a)`, `[S, A]`: of the first step."""
+        """`Q_0(s, a)`, `[S, A]`, the action values of the first step."""
         return action_values(mdp, discount(self.gamma, mdp), plan.value[1])

@@ -1,4 +1,4 @@
-"""Undiscounted problems: whether episodes end, by which policy, and how soon."""
+"""Undiscounted problems: whether episodes end, under which policy, and how soon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SWEEPS = 10_000  # after which a horizon counts as unbounded
 def proper_policy(mdp: MDP) -> np.ndarray:
     """A policy under which every episode ends: in each state the action most likely to lead nearer to an end.
 
-    Int32 `[S]`; how near is counted in steps, with the best luck. Linear in the non-zeros of the table.
+    Int32 `[S]`; the distance to an end is the smallest possible number of steps. Takes time linear in the table's
+    non-zeros.
 
     Raises:
         ValueError: no terminal state, or a state from which none can be reached.
@@ -30,10 +31,10 @@ def proper_policy(mdp: MDP) -> np.ndarray:
 
 
 def horizon(mdp: MDP, gamma: float) -> float:
-    """A bound on the expected number of steps to the end of an episode under any policy; infinite if some never ends.
+    """A bound on the expected number of steps to the end of an episode under any policy; infinite if there is none.
 
-    With `a_n` the largest probability, over states and policies, that an episode outlasts n steps, it is
-    `n / (1 - a_n)`. Discounted problems need none: 0.
+    Let `a_n` be the largest probability, over states and policies, that an episode outlasts n steps. The bound is
+    `n / (1 - a_n)`. Discounted problems need no bound: the result is 0.
 
     Raises:
         ValueError: a state from which no episode can end.
@@ -57,7 +58,7 @@ def horizon(mdp: MDP, gamma: float) -> float:
 
 
 def _entries(mdp: MDP) -> Any:
-    """Which rows `a * S + s` may lead to s', in row s': bool CSR `[S, A * S]`."""
+    """Row s' marks the rows `a * S + s` that may lead to s': bool CSR `[S, A * S]`."""
     table = stacked(mdp)
     possible = sparse.csr_array((table.data > 0, table.indices, table.indptr), shape=table.shape).tocsc()
     possible.eliminate_zeros()
@@ -83,10 +84,10 @@ def _steps_to_an_end(mdp: MDP, entries: Any) -> np.ndarray:
 
 
 def _can_go_on_for_ever(mdp: MDP, entries: Any) -> bool:
-    """Whether a policy can keep to some states.
+    """Whether some policy can stay outside the terminal states for ever.
 
-    Drops, from the terminal states on, every state all of whose actions may lead to one that was dropped, and sees
-    whether any is left.
+    Starting from the terminal states, drops every state all of whose actions may lead to a dropped state, and checks
+    whether any state is left.
     """
     inside = ~mdp.terminal
     keeps = np.ones(mdp.n_actions * mdp.n_states, bool)

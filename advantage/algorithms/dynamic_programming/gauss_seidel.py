@@ -20,24 +20,24 @@ class GaussSeidel(SolverOptions):
                  v        <- u + gamma / (1 - gamma) (m + M) / 2,        m, M = min, max of u - v
         until    gamma / (1 - gamma) (M - m) / 2 <= tolerance
 
-    As many blocks as states is the method of the textbooks; fewer are faster by the clock, since a block is one
-    operation on arrays. An in-place sweep has no bounds as tight as a sweep from one value has, so every iteration
-    ends with one of those; the two together are one iteration. Where episodes can end, `v <- u`: a constant added
+    With one block per state this is the method of the textbooks. Fewer blocks take less time, since a block is one
+    operation on arrays. The bounds of an in-place sweep are looser than those of a sweep in which all states use the
+    same v, so each iteration is one sweep of each kind. If episodes can end, `v <- u`, because a constant added
     everywhere would be wrong in the terminal states.
 
-    At a discount of 1: as value iteration.
+    At a discount of 1 the same holds as for value iteration.
 
     Source: Sutton & Barto 2018, section 4.4 (in place); Puterman 1994, "Markov decision processes", section 6.3.3.
     """
 
     blocks: int = ranged(4, "[1, inf)")
-    """How many blocks of states are backed up one after another; no more than there are states."""
+    """Number of blocks of states, backed up one after another; at most the number of states."""
 
     start = start_from_zero
     action_value = plan_action_values
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
-        """One sweep in place and one from a single value."""
+        """One sweep in place, then one in which all states use the same value."""
         gamma = discount(self.gamma, mdp)
         value = plan.extra["iterate"].copy()
         for block in blocks(mdp, self.blocks):

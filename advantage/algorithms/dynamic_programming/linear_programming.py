@@ -16,7 +16,7 @@ from advantage.algorithms.hyperparameters import hyperparameters
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
 
-COPIES = 6  # of the constraints, in bytes of a sparse table: SciPy's, the solver's by rows and columns, its factors
+COPIES = 6  # of the constraints in memory: SciPy's, the solver's by rows and by columns, and the factors
 
 
 @hyperparameters
@@ -27,12 +27,13 @@ class LinearProgramming(SolverOptions):
         subject to v(s) >= r(s, a) + gamma Σ_s' P(s' | s, a) v(s')        for all s that are not terminal, and a
                    v(s) = 0                                               for terminal s
 
-    The multiplier of a constraint is `x(s, a) = Σ_t gamma^t P(s_t = s, a_t = a)`, how often the optimal policy comes
-    by if episodes start in any state alike: `extra["occupancy"]`, `[S, A]`, with `Σ x r = Σ v / S`. The policy is
-    its largest action, and the value returned is that policy's, solved for anew, since the solver's own is exact
-    to some 1e-9 only. One iteration is all of it. For some thousand states.
+    The multiplier of a constraint is `x(s, a) = Σ_t gamma^t P(s_t = s, a_t = a)`: the discounted number of visits
+    under the optimal policy if episodes start in every state with equal probability. It is
+    `extra["occupancy"]`, `[S, A]`, and `Σ x r = Σ v / S`. The policy takes the action with the largest x. The value
+    returned is that policy's, computed again, since the linear solver's is exact only to about 1e-9. The first
+    iteration does all of it. Suitable for some thousand states.
 
-    At a discount of 1: as policy iteration, the best among the policies that end.
+    At a discount of 1 the result is, as in policy iteration, the best among the policies under which episodes end.
 
     Source: d'Epenoux 1960, "Sur un problème de production et de stockage dans l'aléatoire"; Puterman 1994, "Markov
     decision processes", section 6.9.
@@ -41,7 +42,7 @@ class LinearProgramming(SolverOptions):
     action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
-        """Nothing but room for the programme."""
+        """The plan before the programme is solved, if there is memory for it."""
         entries = mdp.transition.nnz if mdp.is_sparse else mdp.transition.size
         what = f"A linear programme of {mdp.n_states:_} states and {mdp.n_actions} actions"
         size = COPIES * 12 * (entries + mdp.n_states * mdp.n_actions)
@@ -50,10 +51,10 @@ class LinearProgramming(SolverOptions):
         return blank(mdp, occupancy=np.zeros((mdp.n_states, mdp.n_actions)), horizon=longest)
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
-        """The whole programme.
+        """Solve the programme.
 
         Raises:
-            ValueError: the solver found no optimum; says what it said.
+            ValueError: the linear solver found no optimum; the message repeats the solver's.
         """
         gamma = discount(self.gamma, mdp)
         occupancy = self._occupancy(mdp, gamma)
@@ -67,7 +68,7 @@ class LinearProgramming(SolverOptions):
         shape = mdp.n_actions, mdp.n_states
         going = np.flatnonzero(np.tile(~mdp.terminal, mdp.n_actions))
         here = sparse.csr_array(sparse.vstack([sparse.eye_array(mdp.n_states)] * mdp.n_actions))
-        from scipy.optimize import linprog  # takes a quarter of a second that other methods need not wait
+        from scipy.optimize import linprog  # takes a quarter of a second, which other methods can save
 
         result: Any = linprog(
             np.full(mdp.n_states, 1 / mdp.n_states),

@@ -21,25 +21,25 @@ class ModifiedPolicyIteration(SolverOptions):
                  v    <- T_π ... T_π u        until a change spans no more than `share` of M - m
         return   u + gamma / (1 - gamma) (m + M) / 2
 
-    A sweep of one policy costs a share 1 / A of a sweep of the Bellman operator. One sweep is value iteration, very
-    many are policy iteration.
+    A sweep of one policy costs 1 / A of a sweep of the Bellman operator. Few sweeps make this similar to value
+    iteration, very many to policy iteration.
 
-    At a discount of 1 it begins with the value of a policy under which every episode ends, from which it only ever
-    rises; then as policy iteration.
+    At a discount of 1 it starts from the value of a policy under which every episode ends, and values only rise from
+    there. The result is as for policy iteration.
 
     Source: Puterman & Shin 1978, "Modified policy iteration algorithms for discounted Markov decision problems";
     Puterman 1994, "Markov decision processes", sections 6.5 and 6.6.3.
     """
 
     sweeps: int = ranged(100, "[1, inf)")
-    """Backups of a policy before the next improvement, at most."""
+    """Largest number of backups of a policy before the next improvement."""
     share: float = ranged(0.02, "[0, 1)")
-    """Ends the backups of a policy once their change spans no more than this share of the improvement's."""
+    """Backups of a policy end once the span of their change is at most this share of the improvement's span."""
 
     action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
-        """The largest reward, or at a discount of 1 the value of a policy that ends."""
+        """Start from the largest rewards, or at a discount of 1 from the value of a policy under which episodes end."""
         gamma = discount(self.gamma, mdp)
         longest = horizon(mdp, gamma)
         value = mdp.expected_reward.max(axis=1)

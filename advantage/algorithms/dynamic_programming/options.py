@@ -10,7 +10,7 @@ from advantage.environments.tables.mdp import MDP
 
 @dataclasses.dataclass(frozen=True)
 class SolverOptions:
-    """Fields that every solver has which looks for the largest discounted return; nothing but fields."""
+    """Fields of every solver that maximises the discounted return."""
 
     gamma: float | None = ranged(None, "[0, 1]")
     """Discount per step; None takes the table's own."""
@@ -19,5 +19,5 @@ class SolverOptions:
 
 
 def discount(gamma: float | None, mdp: MDP) -> float:
-    """The solver's discount, or the one that the problem is posed with."""
+    """The solver's discount, or the table's if the solver has none."""
     return mdp.gamma if gamma is None else float(gamma)

@@ -1,4 +1,4 @@
-"""The contract of a solver: what it starts from, improves, and guarantees."""
+"""The interface of a solver: its first plan, its iterations and its error bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advantage.environments.tables.mdp import MDP
 
 
 class Plan(NamedTuple):
-    """What a solver knows after some iterations: arrays and numbers only, so that a checkpoint can hold it.
+    """The state of a solver after some iterations: arrays and numbers only, so that a checkpoint can hold it.
 
     Attributes:
         value: float64 `[S]`, the estimate of the optimal value; for a finite horizon `[T + 1, S]`.
@@ -24,7 +24,7 @@ class Plan(NamedTuple):
             and T the Bellman operator; at a discount of 1 the largest `|T v - v|`.
         converged: the solver is done: `error_bound <= tolerance`, or, where no bound is finite, `residual <=
             tolerance`.
-        extra: what the method needs or gives beside.
+        extra: other arrays that the method needs or returns.
     """
 
     value: np.ndarray
@@ -40,7 +40,7 @@ class Solver(Protocol):
     """A frozen dataclass of hyperparameters and three pure functions of a table and a plan."""
 
     def start(self, mdp: MDP) -> Plan:
-        """Before the first iteration.
+        """The plan before the first iteration.
 
         Raises:
             ValueError: a table that the method cannot solve, or that would not fit into memory.
@@ -48,7 +48,7 @@ class Solver(Protocol):
         ...
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
-        """One iteration; the same numbers for the same arguments."""
+        """One iteration; the same arguments give the same numbers."""
         ...
 
     def action_value(self, mdp: MDP, plan: Plan) -> np.ndarray:
@@ -57,7 +57,7 @@ class Solver(Protocol):
 
 
 def rounding(mdp: MDP, gamma: float, size: float) -> float:
-    """By how much a computed `r + gamma P v` may miss the true one, with `size = max |v|`.
+    """A bound on the rounding error of a computed `r + gamma P v`, with `size = max |v|`.
 
     Source: Higham 2002, "Accuracy and stability of numerical algorithms", section 3.1.
     """
@@ -72,10 +72,10 @@ def bracket(mdp: MDP, gamma: float, horizon: float, backup: Backup) -> tuple[flo
 
         gamma / (1 - gamma) m <= v* - T v <= gamma / (1 - gamma) M
 
-    where each row sums to one; `gamma` times the smallest or largest sum takes the place of `gamma` where it does
-    not quite. At a discount of 1, `horizon`, the largest expected number of steps to the end of an episode under any
-    policy, takes the place of `gamma / (1 - gamma)`; shorter ones stay within as `m <= 0 <= M`: a terminal state's
-    value does not change.
+    if each row sums to one; otherwise `gamma` times the smallest or largest sum takes the place of `gamma`. At a
+    discount of 1, `horizon`, the largest expected number of steps to the end of an episode under any policy, takes the
+    place of `gamma / (1 - gamma)`. Shorter episodes stay within these bounds, since `m <= 0 <= M`: the value of a
+    terminal state does not change.
 
     Source: MacQueen 1966, "A modified dynamic programming method for Markovian decision problems"; Porteus 1971,
     "Some bounds for discounted sequential decision processes"; Puterman 1994, "Markov decision processes", theorem
@@ -94,10 +94,10 @@ def bracket(mdp: MDP, gamma: float, horizon: float, backup: Backup) -> tuple[flo
 
 
 def bounded(solver: SolverOptions, mdp: MDP, backup: Backup, extra: dict[str, np.ndarray]) -> Plan:
-    """The plan that a backup of every state leads to: its value moved into the middle of the bounds.
+    """The plan after a backup of every state; its value is shifted to the middle of the bounds.
 
-    The backup's policy, greedy for the value before it, is worth at least the lower bound, so it loses no more than
-    twice `error_bound` in any state.
+    The backup's policy is greedy for the value before the backup. Its value is at least the lower bound, so it is at
+    most twice `error_bound` below the optimal value in any state.
     """
     gamma, tolerance = discount(solver.gamma, mdp), solver.tolerance
     low, high = bracket(mdp, gamma, float(extra["horizon"]), backup)
@@ -112,14 +112,14 @@ def bounded(solver: SolverOptions, mdp: MDP, backup: Backup, extra: dict[str, np
 
 
 def blank(mdp: MDP, **extra: np.ndarray | float) -> Plan:
-    """Nothing known yet."""
+    """A plan with nothing known yet."""
     zeros = np.zeros(mdp.n_states)
     named = {name: np.asarray(value) for name, value in extra.items()}
     return Plan(zeros, np.zeros(mdp.n_states, np.int32), np.inf, np.inf, False, named)
 
 
 def start_from_zero(solver: SolverOptions, mdp: MDP) -> Plan:
-    """Nothing known yet, and zero everywhere to iterate from; a solver's `start`.
+    """A plan whose iterate is zero everywhere; used as a solver's `start`.
 
     Raises:
         ValueError: at a discount of 1, a state from which no episode can end.
@@ -129,5 +129,5 @@ def start_from_zero(solver: SolverOptions, mdp: MDP) -> Plan:
 
 
 def plan_action_values(solver: SolverOptions, mdp: MDP, plan: Plan) -> np.ndarray:
-    """`Q(s, a)` of the plan's value, `[S, A]`; a solver's `action_value`."""
+    """`Q(s, a)` of the plan's value, `[S, A]`; used as a solver's `action_value`."""
     return action_values(mdp, discount(solver.gamma, mdp), plan.value)

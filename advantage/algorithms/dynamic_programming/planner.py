@@ -1,4 +1,4 @@
-"""A solver in the form of an algorithm, so that the same verbs train, evaluate and resume it."""
+"""A solver in the form of an algorithm, so that the same functions train, evaluate and resume it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec, no_memory
 
 
 class PlannedPolicy(NamedTuple):
-    """What acting needs of a plan: the best action and the value of each state, `[S]`; the clock counts plans."""
+    """What acting needs from a plan: the best action and the value of each state, `[S]`; the clock counts plans."""
 
     sizes: Sizes
     policy: Array
@@ -28,7 +28,7 @@ class PlannedPolicy(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Planner:
-    """Wraps a solver such as `ValueIteration`; it acts by the plan and learns nothing from what happens.
+    """Wraps a solver such as `ValueIteration`; it acts by the plan and does not learn from experience.
 
     Attributes:
         solver: has `start(mdp)` and `improve(mdp, plan)`.
@@ -63,7 +63,7 @@ class Planner:
         return state
 
     def noise(self, actor: PlannedPolicy, key: Key, shape: tuple[int, ...]) -> Array:
-        """None is consumed."""
+        """Zeros: acting by a plan uses no random numbers."""
         return jnp.zeros(shape, jnp.float32)
 
     def act(
@@ -79,5 +79,5 @@ class Planner:
     def update(
         self, state: PlannedPolicy, rollout: Rollout, key: Key
     ) -> tuple[PlannedPolicy, dict[str, Array]]:
-        """What happens changes no plan: `-> state, no metrics`."""
+        """Experience does not change a plan: `-> state, no metrics`."""
         return state, {}

@@ -16,7 +16,7 @@ PATIENCE = 200  # sweeps after which a sparse system is factored instead
 
 
 class PolicyValue(NamedTuple):
-    """`value [S]` is that of the policy to within `error` in every state."""
+    """The value of a policy, `[S]`, exact to within `error` in every state."""
 
     value: np.ndarray
     error: float
@@ -35,12 +35,11 @@ def evaluate(
     Args:
         mdp, gamma: the problem; at a discount of 1 every episode must end under the policy.
         policy: int `[S]`.
-        guess: `[S]`, where sweeps begin.
-        precision: the error wanted.
-        method: "sweeps" `v <- r_π + gamma P_π v` with bounds as in value iteration, which is fast where the chain
-            forgets its start within some steps; "solve", the linear system, as in `theory`;
-            "automatic": solve for a dense table or a discount of 1, otherwise sweeps, and solve after 200 of
-            them if they fit into memory.
+        guess: `[S]`, the value that sweeps start from.
+        precision: the largest error wanted.
+        method: "sweeps" `v <- r_π + gamma P_π v` with bounds as in value iteration, which is fast if the chain
+            mixes within some steps; "solve", the linear system, as in `theory`; "automatic": solve for a dense
+            table or a discount of 1, otherwise sweeps, and solve after 200 sweeps if the factors fit into memory.
 
     Raises:
         ValueError: factors that would not fit into memory.
@@ -77,8 +76,8 @@ def _by_sweeps(
 
 
 def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> PolicyValue:
-    """Terminal states are worth 0. `(I - gamma P_π)^-1` has no negative entry, so its norm is its largest row sum."""
-    from advantage.theory.linear import solve  # takes half a second, which sweeps need not wait for
+    """Terminal states have value 0. `(I - gamma P_π)^-1` has no negative entry, so its norm is its largest row sum."""
+    from advantage.theory.linear import solve  # takes half a second, which sweeps can save
 
     states = np.flatnonzero(~mdp.terminal)
     if mdp.is_sparse:
@@ -101,7 +100,7 @@ def _by_solve(mdp: MDP, gamma: float, policy: np.ndarray) -> PolicyValue:
 
 
 def _bytes_of_factors(mdp: MDP, policy: np.ndarray) -> float:
-    """What the factors take at most if the states are ordered so that successors are near: a band."""
+    """The largest size of the factors if the states are ordered so that successors are near: a band matrix."""
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
     chain = mdp.rows(policy)

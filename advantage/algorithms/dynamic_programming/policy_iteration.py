@@ -23,23 +23,23 @@ class PolicyIteration(SolverOptions):
                  π(s) <- argmax_a q(s, a)        where max_a q(s, a) > v(s) + four times the error of v
         until    the bounds of value iteration, from v and max_a q, are within tolerance
 
-    The threshold lets no rounding change an action, so every change is an improvement and ties never cycle. Where
-    sweeps give no bound on the error, as at a discount of 1, it is `tolerance`.
+    Because of the threshold, rounding changes no action: every change is an improvement and ties never cycle. If
+    sweeps give no bound on the error, as at a discount of 1, the threshold is `tolerance`.
 
     At a discount of 1 the first policy is one under which every episode ends, and every later one is better. The
-    result is the best among such policies; where it can pay never to end, it need not be optimal. `error_bound` is
-    infinite if some policy never ends.
+    result is the best among such policies; if never ending can pay more, it is not optimal. `error_bound` is infinite
+    if an episode may never end under some policy.
 
     Source: Howard 1960, "Dynamic programming and Markov processes"; Sutton & Barto 2018, section 4.3.
     """
 
     evaluation: Method = "automatic"
-    """By "sweeps" until nothing changes, by "solve" of the linear system, or whichever is likely faster."""
+    """By "sweeps" until nothing changes, by a "solve" of the linear system, or by what is likely faster."""
 
     action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
-        """The action that earns most at once, or at a discount of 1 one that leads towards an end."""
+        """The first policy takes the largest immediate reward, or at a discount of 1 leads towards an end."""
         gamma = discount(self.gamma, mdp)
         plan = start_from_zero(self, mdp)
         policy = proper_policy(mdp) if gamma == 1 else mdp.expected_reward.argmax(axis=1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Value iteration in the order of prioritised sweeping: first the states whose value is most wrong."""
+"""Value iteration in the order of prioritised sweeping: the states with the largest errors come first."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class PrioritisedValueIteration(SolverOptions):
                      p(s) <- p(s) + gamma max_a Σ_{s' in B} P(s' | s, a) |Δ(s')|       for all s
         return   u + gamma / (1 - gamma) (m + M) / 2
 
-    As many batches as states is the paper's method, but for the sum: the paper takes the largest term; with the sum
-    p(s) is never below `|(T v - v)(s)|`. Fewer are faster by the clock, since a batch is one operation on arrays.
-    After each S backups the priorities are computed anew, which gives the bounds of value iteration. Where episodes
-    can end, nothing is added to v: a constant would be wrong in the terminal states. A sparse table's predecessors
-    are listed when first needed, in two thirds of its memory.
+    With one batch per state this is the paper's method, except that the paper takes the largest term instead of the
+    sum; with the sum, p(s) is never below `|(T v - v)(s)|`. Fewer batches take less time, since a batch is one
+    operation on arrays. After every S backups the priorities are computed anew, which gives the bounds of value
+    iteration. If episodes can end, nothing is added to v: a constant would be wrong in the terminal states. The
+    predecessors in a sparse table are listed at first use and take two thirds of its memory.
 
-    At a discount of 1: as value iteration.
+    At a discount of 1 the same holds as for value iteration.
 
     Source: Moore & Atkeson 1993, "Prioritized sweeping: reinforcement learning with less data and less time"; the
     bounds, Puterman 1994, "Markov decision processes", section 6.6.3.
     """
 
     batches: int = ranged(4, "[1, inf)")
-    """In how many batches S states are backed up; no more than there are states."""
+    """Number of batches in which S states are backed up; at most the number of states."""
 
     action_value = plan_action_values
 
     def start(self, mdp: MDP) -> Plan:
-        """Zero everywhere."""
+        """A plan whose iterate is zero everywhere."""
         if mdp.is_sparse:
             size = 8 * mdp.transition.nnz
             refuse_large(
@@ -61,7 +61,7 @@ class PrioritisedValueIteration(SolverOptions):
         return start_from_zero(self, mdp)
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:
-        """One sweep from a single value, which sets the priorities, and as many backups in their order."""
+        """One sweep from the same value, which sets the priorities, then as many backups in their order."""
         gamma = discount(self.gamma, mdp)
         value = plan.extra["iterate"]
         backup = bellman(mdp, gamma, value)
@@ -104,7 +104,7 @@ def _spread(mdp: MDP, states: np.ndarray, change: np.ndarray) -> np.ndarray:
 
 
 def _predecessors(mdp: MDP, action: int) -> Any:
-    """`P(s' | s, a)` with row s' and column s, in float32, which is enough for an order."""
+    """`P(s' | s, a)` with row s' and column s, in float32, which is precise enough for priorities."""
     forward = rows_between(mdp.transition, action * mdp.n_states, (action + 1) * mdp.n_states)
     narrow = sparse.csr_array(
         (forward.data.astype(np.float32), forward.indices, forward.indptr), shape=forward.shape

@@ -20,13 +20,13 @@ class RelativeValueIteration:
         until    (max d - min d) / 2 <= tolerance
         return   gain (max d + min d) / 2,    bias h
 
-    Whatever h is, the largest gain of every state lies between `min d` and `max d`; `error_bound` is half their
-    distance and speaks of the gain alone, which is `extra["gain"]`. It shrinks to nothing where one gain is the best
-    for every state, as where every state can be reached from every other. `value` is the bias, zero in state 0, for
-    which nothing is guaranteed. The table's discount plays no part.
+    For any h, the largest gain of every state lies between `min d` and `max d`. `error_bound` is half their distance
+    and bounds the error of the gain alone, which is `extra["gain"]`. It converges to zero if the largest gain is the
+    same for every state, for example if every state can be reached from every other. `value` is the bias, zero in
+    state 0, without a guarantee. The table's discount is not used.
 
-    With `stay` above zero every state stays where it is for that share of the time, which changes no gain, scales
-    time, and lets periodic chains converge.
+    With `stay` above zero every state leads to itself with that probability, which changes no gain, scales time, and
+    lets periodic chains converge.
 
     Source: White 1963, "Dynamic programming, Markov chains, and the method of successive approximations"; Odoni
     1969, "On finding the maximal gain for Markov decision processes" (the bounds); Puterman 1994, "Markov decision
@@ -36,10 +36,10 @@ class RelativeValueIteration:
     tolerance: float = ranged(1e-6, "(0, inf)")
     """Largest error of the gain, in units of reward per step."""
     stay: float = ranged(0.1, "[0, 1)")
-    """Share of the time that a state stays as it is, against periodicity."""
+    """Probability that a state leads to itself, against periodicity."""
 
     def start(self, mdp: MDP) -> Plan:
-        """Zero everywhere."""
+        """A plan whose bias is zero everywhere."""
         return blank(mdp, gain=0.0)
 
     def improve(self, mdp: MDP, plan: Plan) -> Plan:

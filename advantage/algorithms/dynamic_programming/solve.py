@@ -10,22 +10,22 @@ from advantage.algorithms.dynamic_programming.modified_policy_iteration import M
 from advantage.algorithms.dynamic_programming.plan import Plan, Solver
 from advantage.environments.tables.mdp import MDP
 
-PATIENCE = 100  # iterations in which rounding alone may move the values, before that is all there is to come
+PATIENCE = 100  # iterations without progress, after which changes of the size of rounding end the run
 
 
 class Solution(NamedTuple):
-    """What `solve` found.
+    """The result of `solve`.
 
     Attributes:
         value: float64 `[S]`, or `[T + 1, S]` for a finite horizon; the bias for the average reward.
         action_value: float64 `[S, A]`, `r(s, a) + gamma Σ_s' P(s' | s, a) value(s')`.
         policy: int32 `[S]`, or `[T, S]` for a finite horizon.
-        error_bound: no entry of `value` is further from the optimal one, rounding included; of the gain for the
-            average reward.
-        iterations: how many it took.
+        error_bound: no entry of `value` is further from the optimal value than this, rounding included; for the average
+            reward, the gain from the optimal gain.
+        iterations: number of iterations.
         residuals: float64 `[iterations]`, how far each was from a fixed point; see `Plan.residual`.
-        converged: whether it is as exact as was asked for.
-        extra: what the method gives beside, "gain" or "occupancy", and what it goes on from.
+        converged: whether the tolerance was reached.
+        extra: other results of the method, such as "gain" or "occupancy", and its iterate.
     """
 
     value: np.ndarray
@@ -44,7 +44,7 @@ def solve(mdp: MDP, solver: Solver | None = None, max_iterations: int = 100_000)
     Args:
         mdp: the problem.
         solver: the method, by default `ModifiedPolicyIteration()`.
-        max_iterations: where to stop if it has not converged.
+        max_iterations: number of iterations after which it stops without convergence.
 
     Raises:
         ValueError: `max_iterations` below 1, or a table that the method cannot solve.

@@ -11,7 +11,7 @@ from advantage.environments.tables.mdp import MDP
 
 @hyperparameters
 class ValueIteration(SolverOptions):
-    """Value iteration: the Bellman operator, over and over.
+    """Value iteration: apply the Bellman operator repeatedly.
 
         v        <- 0
         repeat   u(s) <- max_a r(s, a) + gamma Σ_s' P(s' | s, a) v(s')        for all s, from the same v
@@ -21,11 +21,12 @@ class ValueIteration(SolverOptions):
         return   u + gamma / (1 - gamma) (m + M) / 2
 
     The optimal value lies between `u + gamma / (1 - gamma) m` and `u + gamma / (1 - gamma) M`. Their distance shrinks
-    as fast as differences between states die out, the largest change `max |u - v|` only by gamma a sweep.
+    as fast as the differences between states vanish, the largest change `max |u - v|` only by a factor gamma per
+    sweep.
 
-    At a discount of 1 nothing contracts. If every policy ends, the bounds use the longest expected episode in place
-    of `gamma / (1 - gamma)`; if some policy never does, `error_bound` is infinite and the iteration ends once no
-    state changes by more than `tolerance`, which guarantees nothing.
+    At a discount of 1 the operator need not contract. If episodes end under every policy, the bounds use the longest
+    expected episode in place of `gamma / (1 - gamma)`. Otherwise `error_bound` is infinite and the iteration ends once
+    no state changes by more than `tolerance`, which guarantees nothing.
 
     Source: Sutton & Barto 2018, section 4.4; Puterman 1994, "Markov decision processes", sections 6.3 and 6.6.3.
     """

@@ -1,1 +1,1 @@
-"""Methods that climb the policy gradient."""
+"""Policy-gradient methods."""

@@ -35,8 +35,8 @@ class A2C(ActorCriticOptions):
         L        <- -mean A log pi(a|s) + vf_coef mean (V - G)^2 / 2 - ent_coef mean H(pi)
         theta    <- RMSProp(theta, clip_norm(grad L, max_grad_norm))
 
-    Departures from the paper: all environments step together, so no gradient is stale; networks are apart by default;
-    an episode that the clock ended is bootstrapped.
+    Departures from the paper: all environments step together, so no gradient is stale; networks are separate by
+    default; truncated episodes are bootstrapped.
 
     Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", algorithm S3 and section 4.
     """
@@ -44,7 +44,7 @@ class A2C(ActorCriticOptions):
     n_steps: int = ranged(5, "[1, inf)")
     """Steps taken in each environment for one update."""
     gae_lambda: float = ranged(1.0, "[0, 1]")
-    """Reach of credit in GAE: 0 is the TD error, 1 the n-step return of the paper."""
+    """Lambda of GAE: 0 is the TD error, 1 the n-step return of the paper."""
     normalize_advantage: bool = False
     """Scale each rollout's advantages to zero mean and unit variance."""
 
@@ -52,7 +52,7 @@ class A2C(ActorCriticOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> PolicyState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, shared=self.share_network)
         optimiser = optimiser_of(self).init(ravel_pytree(state.params)[0])
         return dataclasses.replace(state, optimiser=optimiser)

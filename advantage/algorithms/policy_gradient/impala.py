@@ -29,7 +29,7 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
 class LaggingActor(NamedTuple):
-    """`acting` gathers experience; `newest` is what has been learned, and what an evaluation plays."""
+    """`acting` gathers experience; `newest` has the newest parameters and is what evaluation plays."""
 
     acting: Actor
     newest: Actor
@@ -41,7 +41,7 @@ class LaggingActor(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ImpalaState(PolicyState):
-    """A policy's state, and the last `lag` actors, the oldest first, `[lag, ...]`."""
+    """A policy's training state, and the last `lag` actors, the oldest first, `[lag, ...]`."""
 
     past_actors: Actor
 
@@ -49,21 +49,21 @@ class ImpalaState(PolicyState):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class Impala(ActorCriticOptions):
-    """Actor-critic on the experience of an older policy, corrected by V-trace.
+    """IMPALA: actor-critic on the experience of an older policy, corrected by V-trace.
 
-    Experience is gathered by mu, the policy of `lag` updates ago (the first one until there are so many), as where
-    many actors fetch their parameters from a learner now and then. For each rollout of n_steps in each environment:
+    The policy mu of `lag` updates ago gathers experience; at first it is the initial policy. This models actors that
+    fetch their parameters from a learner from time to time. For each rollout of n_steps in each environment:
 
-        rho      <- pi(a|s) / mu(a|s)                 mu(a|s) as it was noted when acting
+        rho      <- pi(a|s) / mu(a|s)                 mu(a|s) as recorded when acting
         v, A     <- V-trace(rho, lam, rho_clip, c_clip)
         L        <- -mean A log pi(a|s) + vf_coef mean (V - v)^2 / 2 - ent_coef mean H(pi)
         theta    <- RMSProp(theta, clip_norm(grad L, max_grad_norm))
 
-    `correction` = "none" takes rho = 1, which is right with lag = 0; "ignored" does so with any lag, to see what it
-    costs. The greedy policy, and with it evaluation, is that of the newest parameters; actions are drawn by mu.
+    `correction` = "none" takes rho = 1, which is right with lag = 0; "ignored" does so with any lag, to show its
+    effect. The greedy policy, which evaluation uses, has the newest parameters; actions are drawn by mu.
 
-    Departures from the paper: the lag is exact and on one machine; gradients are means, not sums; an episode that the
-    clock ended is bootstrapped; networks are apart by default.
+    Departures from the paper: the lag is exact and on one machine; gradients are means, not sums; truncated episodes
+    are bootstrapped; networks are separate by default.
 
     Source: Espeholt et al. 2018, "IMPALA: scalable distributed deep-RL with importance weighted actor-learner
     architectures", section 4.
@@ -74,15 +74,15 @@ class Impala(ActorCriticOptions):
     n_steps: int = ranged(20, "[1, inf)")
     """Steps taken in each environment for one update."""
     lag: int = ranged(0, "[0, inf)")
-    """Updates by which the policy that acts is older than the one that learns."""
+    """Number of updates by which the acting policy is older than the learning one."""
     correction: Literal["vtrace", "none", "ignored"] = "vtrace"
-    """What is done about the lag: V-trace; nothing, as there is no lag; or nothing, though there is one."""
+    """Correction of the lag: V-trace; none, which needs lag = 0; or none although there is a lag."""
     lam: float = ranged(1.0, "[0, 1]")
-    """Reach of credit in V-trace: 0 is one step, 1 goes to the rollout's end as in the paper."""
+    """Lambda of V-trace: 0 uses one step, 1 all steps to the rollout's end as in the paper."""
     rho_clip: float = ranged(1.0, "(0, inf)")
-    """Largest rho of a TD error and of an action's weight; below infinity the values are those of a policy between."""
+    """Largest rho of a TD error and of an action's weight; if finite, values are of a policy between mu and pi."""
     c_clip: float = ranged(1.0, "(0, inf)")
-    """Largest rho by which credit is handed on to the step before; at most rho_clip."""
+    """Largest rho in the product that weights later TD errors; at most rho_clip."""
     ent_coef: float = ranged(0.01, "[0, inf)")
     """Weight of the entropy bonus, per nat."""
 
@@ -90,9 +90,9 @@ class Impala(ActorCriticOptions):
         check(self)
         if self.correction == "none" and self.lag > 0:
             raise ValueError(
-                f"correction='none' with lag={self.lag} is not allowed: the policy that acts is not the one that "
-                "learns, and without importance weights its gradient is biased; use correction='vtrace', or "
-                "correction='ignored' to see what that costs."
+                f"correction='none' with lag={self.lag} is not allowed: the acting policy is not the learning one, "
+                "and without importance weights the gradient is biased; use correction='vtrace', or "
+                "correction='ignored' to see the effect."
             )
         known = not isinstance(self.rho_clip, jax.Array) and not isinstance(self.c_clip, jax.Array)
         if known and self.rho_clip < self.c_clip:
@@ -102,7 +102,7 @@ class Impala(ActorCriticOptions):
             )
 
     def init(self, key: Key, spec: Spec) -> ImpalaState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, shared=self.share_network)
         first = policy_actor(self, state)
         return extended(
@@ -113,16 +113,16 @@ class Impala(ActorCriticOptions):
         )
 
     def actor(self, state: ImpalaState) -> LaggingActor:
-        """Who acts, the policy of `lag` updates ago, and the newest."""
+        """The policy of `lag` updates ago, which acts, and the newest."""
         oldest = jax.tree.map(lambda leaf: leaf[0], self._actors(state))
         return LaggingActor(oldest, policy_actor(self, state))
 
     def initial_memory(self, actor: LaggingActor) -> Pytree:
-        """What the policy remembers when an episode begins."""
+        """The policy's memory at the start of an episode."""
         return policy_memory(self, actor.acting)
 
     def noise(self, actor: LaggingActor, key: Key, shape: tuple[int, ...]) -> Pytree:
-        """What `act` will consume, `[*shape, ...]`."""
+        """The random numbers for `act`, `[*shape, ...]`."""
         return policy_noise(self, actor.acting, key, shape)
 
     def act(

@@ -34,7 +34,7 @@ from advantage.types import Array, Key, Rollout, Spec
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class NPG(NaturalOptions):
-    """The natural policy gradient: a step along F^{-1} g, the steepest ascent per KL divergence.
+    """Natural policy gradient: a step along F^{-1} g, the steepest ascent per KL divergence.
 
     For each rollout of n_steps in each environment:
 
@@ -46,19 +46,19 @@ class NPG(NaturalOptions):
         theta    <- theta + alpha x
         V        <- critic_epochs passes of Adam over (V(s_t) - G_t)^2 / 2
 
-    It is TRPO without the line search: nothing is checked after the step.
+    It is TRPO without the line search: the step is not checked.
 
     Departures from the paper: conjugate gradients on a batch, and GAE, in place of an exact inverse and Q; a step of a
-    given KL; statistics scale observations and rewards.
+    given KL; observations and rewards are scaled by running statistics.
 
     Source: Kakade 2001, "A natural policy gradient", eq. 3; Rajeswaran et al. 2017, "Towards generalization and
     simplicity in continuous control", eq. 5.
     """
 
     step: Literal["kl", "fixed"] = "kl"
-    """How long a step is: as long as has a KL divergence of target_kl to second order, or learning_rate times x."""
+    """Step length: the one whose second-order KL divergence is target_kl, or learning_rate times x."""
     target_kl: float | Schedule = ranged(0.01, "(0, inf)")
-    """KL divergence of an update to second order, in nats, with step = "kl"; a number or a schedule of progress."""
+    """Second-order KL divergence of an update, in nats, with step = "kl"; a number or a schedule of progress."""
     learning_rate: float | Schedule = ranged(0.05, "[0, inf)")
     """Step size with step = "fixed"; a number or a schedule of progress."""
 
@@ -66,7 +66,7 @@ class NPG(NaturalOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> PolicyState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         return dataclasses.replace(state, optimiser={"critic": critic_optimiser(state.params["critic"])})
 

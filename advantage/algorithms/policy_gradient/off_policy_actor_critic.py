@@ -1,4 +1,4 @@
-"""Off-policy actor-critic with a replay ring."""
+"""Off-policy actor-critic with a replay buffer."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class OffPolicyActorCritic(PolicyOptions):
-    """Off-policy actor-critic: both learn from a ring of past transitions, with actions of the policy as it is now.
+    """Off-policy actor-critic: actor and critic learn from a replay buffer, with actions of the current policy.
 
-    Each rollout of n_steps in each environment goes into the ring. Then gradient_steps times for each environment, with
-    batch_size transitions (s, a, r, s') drawn from the ring:
+    Each rollout of n_steps in each environment is stored. Then gradient_steps times for each environment, with
+    batch_size transitions (s, a, r, s') drawn from the buffer:
 
         y        <- r + gamma (1 - terminated) Q'(s', a'),  a' ~ pi(.|s')
         Q        <- Adam on mean (Q(s, a) - y)^2 / 2
@@ -57,14 +57,14 @@ class OffPolicyActorCritic(PolicyOptions):
         theta    <- Adam along g + ent_coef mean ∇H(pi(.|s))
         Q'       <- (1 - tau) Q' + tau Q
 
-    The actor's actions are drawn anew, action_samples of them in each state: the stored ones are an older policy's.
-    The baseline b is the expectation of Q where actions are Discrete, the mean over the state's other draws where they
-    are not, and 0 for a single draw. Of Discrete actions the expectation over a' is exact too.
+    The actor's actions are drawn anew, action_samples in each state, since the stored ones are from older policies.
+    The baseline b is the expectation of Q if actions are Discrete, otherwise the mean over the state's other draws,
+    and 0 for a single draw. For Discrete actions the expectation over a' is exact too.
 
-    The ring keeps observations and rewards as they came; statistics are applied when they are used.
+    The buffer keeps raw observations and rewards; they are scaled when they are used.
 
-    Departures from the paper: a critic of actions from a replay ring with a slow target takes the place of importance
-    weights and gradient TD, the states' weights are the ring's.
+    Departures from the paper: an action-value critic with replay and a slow target network replaces importance weights
+    and gradient TD; states are weighted as in the buffer.
 
     Source: Degris, White & Sutton 2012, "Off-policy actor-critic"; Silver et al. 2014, "Deterministic policy gradient
     algorithms", section 2.4; Heess et al. 2015, "Learning continuous control policies by stochastic value gradients",
@@ -72,7 +72,7 @@ class OffPolicyActorCritic(PolicyOptions):
     """
 
     gradient: Literal["score", "pathwise"] = "score"
-    """The actor's gradient: of log-probabilities, for any action; or through Q, for continuous actions."""
+    """The actor's gradient: the score function, for any action; or through Q, for continuous actions."""
     learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
     """Adam's step size for the actor; a number or a schedule of progress."""
     critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
@@ -80,15 +80,15 @@ class OffPolicyActorCritic(PolicyOptions):
     n_steps: int = ranged(40, "[1, inf)")
     """Steps taken in each environment between updates."""
     gradient_steps: int = ranged(40, "[1, inf)")
-    """Steps of Adam for each n_steps of one environment: with the same number, one for each transition."""
+    """Adam steps per n_steps of one environment; equal to n_steps, this is one for each transition."""
     batch_size: int = ranged(128, "[1, inf)")
     """Transitions in a gradient step."""
     buffer_size: int = ranged(1_000_000, "[1, inf)")
-    """Transitions that the ring holds."""
+    """Number of transitions that the replay buffer holds."""
     learning_starts: int = ranged(1000, "[0, inf)")
     """Environment steps before the first gradient step; they count as part of the budget."""
     tau: float = ranged(0.005, "(0, 1]")
-    """How far the target moves towards Q in each gradient step."""
+    """Share by which the target network moves towards Q in each gradient step."""
     action_samples: int = ranged(8, "[1, inf)")
     """Actions drawn in each state for the actor's gradient."""
     ent_coef: float = ranged(0.1, "[0, inf)")
@@ -98,23 +98,23 @@ class OffPolicyActorCritic(PolicyOptions):
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
     activation: Activation = "relu"
-    """After each hidden layer."""
+    """Activation after each hidden layer."""
 
     def __post_init__(self):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> ReplayedState:
-        """Draw the first state.
+        """Draw the initial training state.
 
         Raises:
-            ValueError: a space that no policy covers, a pathwise gradient of actions that are not continuous, or a ring
-                that does not fit into memory.
+            ValueError: a space that no policy covers, a pathwise gradient of actions that are not continuous, or a
+                replay buffer that does not fit into memory.
         """
         key_policy, key_critic = jax.random.split(key)
         state = policy_state_init(self, key_policy, spec)
         if self.gradient == "pathwise" and not _continuous(state.policy.head):
             raise ValueError(
-                f"gradient='pathwise' needs continuous actions, and the action space is {spec.action_space}; use "
+                f"gradient='pathwise' needs continuous actions, but the action space is {spec.action_space}; use "
                 "gradient='score'."
             )
         state = without_critic(state)
@@ -196,12 +196,12 @@ class OffPolicyActorCritic(PolicyOptions):
 
 
 def score_form(policy: ActorCritic, distribution: Any, critic: Pytree, x: Pytree, noise: Pytree) -> Array:
-    """`mean (Q(s, a) - b(s)) log pi(a|s)` over actions that are drawn here and then held fixed.
+    """`mean (Q(s, a) - b(s)) log pi(a|s)` over actions that are drawn here and held fixed.
 
     Args:
         policy, critic: the networks, and the parameters of Q.
         distribution: pi, over the states `x`, `[N]`.
-        noise: what `distribution.sample` consumes, `[K, N, ...]`, for K actions in each state.
+        noise: the random numbers for `distribution.sample`, `[K, N, ...]`, for K actions in each state.
     """
     q, fixed = action_value(policy), jax.lax.stop_gradient(distribution)
     action = jax.vmap(fixed.sample)(noise)

@@ -42,9 +42,9 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class OffPolicyPG(CriticOptions, PolicyOptions):
-    """Several steps along the policy gradient for each rollout, all but the first off-policy.
+    """Off-policy policy gradient: several gradient steps for each rollout, all but the first off-policy.
 
-    For each rollout of `n_steps` in each environment, acted by theta_old, and for each of n_epochs steps:
+    For each rollout of `n_steps` in each environment, gathered with theta_old, and for each of n_epochs steps:
 
         rho_t    <- pi_theta(a_t | s_t) / pi_old(a_t | s_t)
         Psi_t    <- Π_k rho_k (G_t - V(s_t))             trajectory: k over the whole episode
@@ -53,13 +53,13 @@ class OffPolicyPG(CriticOptions, PolicyOptions):
         stop     if the estimated KL(pi_old || pi_theta) exceeds 1.5 target_kl
         theta    <- Adam(theta, mean over steps of Psi_t ∇log pi_theta(a_t | s_t))
 
-    with delta_u = r_u + gamma V(s_{u+1}) - V(s_u), and V fitted to G_t after the last step, or 0. No product of ratios
-    counts more than `largest_ratio`. Without that cut the first two are unbiased for whole episodes; the third is
-    biased by as much as both policies visit other states, and its variance is by far the least. At theta = theta_old
-    all three are REINFORCE.
+    with delta_u = r_u + gamma V(s_{u+1}) - V(s_u), and V fitted to G_t after the last step, or 0. Products of ratios
+    are clipped at `largest_ratio`. Without clipping the first two are unbiased for whole episodes; the third is biased
+    because it ignores the difference of the state distributions, and has by far the smallest variance. At theta =
+    theta_old all three are REINFORCE.
 
-    Of an episode that the rollout cuts off, V stands for the rest if there is one, and without it only steps count
-    whose episode ends in the rollout. Of one that began in an earlier rollout, only the ratios of this one are known.
+    If the rollout cuts off an episode, V estimates the rest; without V only steps count whose episode ends in the
+    rollout. If an episode began in an earlier rollout, only its ratios in this one are known.
 
     Source: Precup, Sutton & Singh 2000, "Eligibility traces for off-policy policy evaluation", section 3, for the
     weights; Jiang & Li 2016, "Doubly robust off-policy value evaluation for reinforcement learning", for V in them.
@@ -70,13 +70,13 @@ class OffPolicyPG(CriticOptions, PolicyOptions):
     n_epochs: int = ranged(10, "[1, inf)")
     """Gradient steps for each rollout."""
     importance: Form = "per-decision"
-    """Which ratios weigh an action: those of the whole episode, those up to each reward, or its own."""
+    """Ratios that weight an action: those of the whole episode, those up to each reward, or its own."""
     baseline: Literal["none", "value"] = "value"
-    """What is subtracted: nothing, or a learned value."""
+    """Baseline to subtract: nothing, or a learned value."""
     largest_ratio: float | None = ranged(10.0, "[1, inf)")
-    """Where products of ratios are cut; None does not cut."""
+    """Limit at which products of ratios are clipped; None does not clip."""
     target_kl: float | None = ranged(0.01, "(0, inf)")
-    """Ends an update before the step at which the estimated KL, in nats, passes 1.5 times this; None never."""
+    """Stops an update before a step when the estimated KL, in nats, exceeds 1.5 times this; None never stops."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -84,7 +84,7 @@ class OffPolicyPG(CriticOptions, PolicyOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> EpisodicState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         if self.baseline == "none":
             state = without_critic(state)

@@ -1,4 +1,4 @@
-"""The actor-critic of the textbooks: one-step advantages, online or by batches."""
+"""The textbook actor-critic: one-step advantages, online or in batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from advantage.types import Array, Key, Rollout, Spec
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class OneStepActorCritic(CriticOptions, PolicyOptions):
-    """Actor-critic with one-step advantages: online with `n_steps` = 1, else by batches.
+    """Actor-critic with one-step advantages: online with `n_steps` = 1, otherwise in batches.
 
     For each rollout of `n_steps` in each environment:
 
@@ -41,10 +41,10 @@ class OneStepActorCritic(CriticOptions, PolicyOptions):
         A_t      <- r_t + gamma V(s_{t+1}) - V(s_t);  times gamma^t with discount_weighting
         theta    <- Adam(theta, mean A_t ∇log pi(a_t | s_t) + ent_coef ∇H(pi(. | s_t)))
 
-    With one environment and one step a rollout this is the online algorithm, in which A is the error that V is about to
-    be corrected by; with longer rollouts, the batch algorithm, in which V is fitted first.
+    With one environment and one step per rollout this is the online algorithm, in which A is the TD error before the
+    update of V. With longer rollouts it is the batch algorithm, in which V is fitted first.
 
-    Departures from the textbooks: Adam in place of plain steps. `discount_weighting` is theirs, and off by default.
+    Departures from the textbooks: Adam in place of plain steps. Their `discount_weighting` is off by default here.
 
     Source: Sutton & Barto 2018, section 13.5 (one-step actor-critic); Konda & Tsitsiklis 2000,
     "Actor-critic algorithms".
@@ -55,13 +55,13 @@ class OneStepActorCritic(CriticOptions, PolicyOptions):
     n_steps: int = ranged(1, "[1, inf)")
     """Steps taken in each environment for one update; 1 is online."""
     discount_weighting: bool = False
-    """Weigh step t of an episode with gamma^t, as the gradient of the discounted return has it."""
+    """Weight step t of an episode by gamma^t, as in the gradient of the discounted return."""
     ent_coef: float = ranged(0.0, "[0, inf)")
     """Weight of the entropy bonus, per nat."""
     max_grad_norm: float | None = ranged(None, "(0, inf)")
     """Largest norm of the actor's gradient; None does not clip."""
     critic_epochs: int = ranged(1, "[1, inf)")
-    """Passes of the value over each rollout."""
+    """Passes of the critic over each rollout."""
     normalize_observation: bool = False
     """Scale observations by running mean and standard deviation."""
     normalize_reward: bool = False
@@ -71,7 +71,7 @@ class OneStepActorCritic(CriticOptions, PolicyOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> EpisodicState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         optimiser = actor_and_critic_optimisers(state.params, self.max_grad_norm)
         return episodic(state, spec.num_envs, optimiser)
@@ -85,7 +85,7 @@ class OneStepActorCritic(CriticOptions, PolicyOptions):
     def update(
         self, state: EpisodicState, rollout: Rollout, key: Key
     ) -> tuple[EpisodicState, dict[str, Array]]:
-        """One step of each: `-> state, metrics`."""
+        """One step of actor and critic: `-> state, metrics`."""
         seen = experience(self, state, rollout, batch_size=self.critic_batch_size)
         where = places(seen.trace, state.elapsed)
         action, target = seen.samples(seen.action, seen.reward + seen.discount * seen.next_value)

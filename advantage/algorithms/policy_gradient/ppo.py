@@ -41,13 +41,13 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PPOState(PolicyState):
-    """A policy's state, and the penalty's weight beta where it adapts; `()` in the other modes."""
+    """A policy's training state, and the penalty weight beta with adaptive-kl; `()` in the other modes."""
 
     kl_coef: Array | tuple[()]
 
 
 class Samples(NamedTuple):
-    """What the surrogate needs of each sample, `[N, ...]`; `x` may be `Sequences` of N steps."""
+    """Data of each sample for the surrogate, `[N, ...]`; `x` may be `Sequences` of N steps."""
 
     x: Pytree
     action: Pytree
@@ -72,18 +72,18 @@ class PPO(PolicyOptions):
                             + vf_coef mean (V - G)^2 / 2 - ent_coef mean H(pi)
             stop         if the estimated KL(pi_old || pi_theta) exceeds 1.5 target_kl
             theta        <- Adam(theta, clip_norm(grad L, max_grad_norm))
-        the statistics   <- merged with what this rollout showed; used from the next one on
+        the statistics   <- merged with this rollout; used from the next one on
 
-    The other three modes put another term in place of the first of L, and the second of them adapts its penalty:
+    The other three modes replace the first term of L, and adaptive-kl adapts its penalty:
 
         none             -mean rho A
         fixed-kl         -mean (rho A - beta KL(pi_old || pi_theta)),              beta = kl_coef
-        adaptive-kl      the same; after an update beta is halved where the mean KL was below kl_target / 1.5, doubled
-                         where it was above 1.5 kl_target
+        adaptive-kl      the same; after an update beta is halved if the mean KL was below kl_target / 1.5, doubled
+                         if it was above 1.5 kl_target
 
-    Departures from the paper: observations and rewards are scaled by running statistics and clipped, advantages
-    are normalised, weights are orthogonal, gradients are clipped by their global norm, as in the code that
-    accompanied it. Each is an option.
+    Departures from the paper: observations and rewards are scaled by running statistics and clipped, advantages are
+    normalised, initial weights are orthogonal, and gradients are clipped by their global norm, as in the paper's code.
+    Each is an option.
 
     Source: Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 6 to 9, section 4 and algorithm 1.
     """
@@ -95,19 +95,19 @@ class PPO(PolicyOptions):
     n_epochs: int = ranged(10, "[1, inf)")
     """Passes over each rollout."""
     gae_lambda: float = ranged(0.95, "[0, 1]")
-    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
+    """Lambda of GAE: 0 is the TD error, 1 the Monte-Carlo return."""
     objective: Literal["clip", "adaptive-kl", "fixed-kl", "none"] = "clip"
-    """What keeps the new policy near the old: the clipped ratio, a penalty on the KL divergence, or nothing."""
+    """How the new policy is kept near the old one: the clipped ratio, a penalty on the KL divergence, or nothing."""
     kl_coef: float = ranged(1.0, "(0, inf)")
-    """The penalty's weight beta, per nat; with adaptive-kl the first one."""
+    """Penalty weight beta, per nat; with adaptive-kl its initial value."""
     kl_target: float = ranged(0.01, "(0, inf)")
-    """The KL of an update, in nats, that adaptive-kl aims at."""
+    """Target KL of an update for adaptive-kl, in nats."""
     clip_range: float | Schedule = ranged(0.2, "(0, inf)")
-    """Half-width of the interval around 1 that the ratio is rewarded in; a number or a schedule."""
+    """Half-width of the interval around 1 at which the ratio is clipped; a number or a schedule."""
     clip_range_vf: float | Schedule | None = ranged(None, "(0, inf)")
-    """How far a value may move from the one when acting, in units of return; None does not clip."""
+    """Limit of a value's change from its value when acting, in units of return; None does not clip."""
     normalize_advantage: Literal["minibatch", "batch", "none"] = "minibatch"
-    """Over which samples advantages get zero mean and unit variance."""
+    """Samples over which advantages are scaled to zero mean and unit variance."""
     ent_coef: float = ranged(0.0, "[0, inf)")
     """Weight of the entropy bonus, per nat."""
     vf_coef: float = ranged(0.5, "[0, inf)")
@@ -115,7 +115,7 @@ class PPO(PolicyOptions):
     max_grad_norm: float | None = ranged(0.5, "(0, inf)")
     """Largest global norm of a gradient; None does not clip."""
     target_kl: float | None = ranged(None, "(0, inf)")
-    """Ends an update before the step at which the estimated KL, in nats, passes 1.5 times this; None never."""
+    """Stops an update before a step when the estimated KL, in nats, exceeds 1.5 times this; None never stops."""
     share_network: bool = False
     """One network for actor and critic, or one each."""
     adam_epsilon: float = ranged(1e-5, "(0, inf)")
@@ -125,7 +125,7 @@ class PPO(PolicyOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> PPOState:
-        """Draw the first state.
+        """Draw the initial training state.
 
         Raises:
             ValueError: a space that PPO cannot handle, or a batch_size that does not divide the rollout.
@@ -151,7 +151,7 @@ class PPO(PolicyOptions):
     greedy = greedy_by_policy
 
     def update(self, state: PPOState, rollout: Rollout, key: Key) -> tuple[PPOState, dict[str, Array]]:
-        """One rollout's worth of learning: `-> state, metrics`."""
+        """Learn from one rollout: `-> state, metrics`."""
         spent = progress(state.clock)
         learning_rate, clip_range = (
             schedule_value(schedule, spent) for schedule in (self.learning_rate, self.clip_range)
@@ -171,7 +171,7 @@ class PPO(PolicyOptions):
         return learned, metrics
 
     def _samples(self, state: PPOState, rollout: Rollout) -> tuple[Samples, Pytree]:
-        """Log-probabilities, values and advantages under the parameters that acted: `-> samples, critic's memory`."""
+        """Log-probabilities, values and advantages under the acting parameters: `-> samples, critic's memory`."""
         seen = experience(self, state, rollout, batch_size=self.batch_size)
         advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, self.gae_lambda * seen.trace)
         target = advantage + seen.value
@@ -220,7 +220,7 @@ class PPO(PolicyOptions):
         return unflatten(params), optimiser, metrics | {"n_updates": applied.sum()}
 
     def _loss(self, params: Pytree, state: PPOState, batch: Samples):
-        """The paper's eq. 9, to descend: `-> loss, metrics`."""
+        """Minus the paper's eq. 9: `-> loss, metrics`."""
         policy, spent = state.policy, progress(state.clock)
         distribution, value = policy.distribution(params["actor"], batch.x), policy.value(params, batch.x)
         log_ratio = distribution.log_prob(batch.action) - batch.log_prob

@@ -45,10 +45,10 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class QProp(TrustRegionOptions):
-    """Q-Prop: an on-policy gradient of which an off-policy critic computes what it can, so that less is sampled.
+    """Q-Prop: an on-policy policy gradient with an off-policy critic as control variate, which reduces its variance.
 
-    For each rollout of n_steps in each environment, which also goes into a ring, with theta_old the parameters that
-    acted, and V and Q as they were before it:
+    For each rollout of n_steps in each environment, which is also stored in a replay buffer, with theta_old the acting
+    parameters, and V and Q from before the rollout:
 
         A        <- GAE(gamma, gae_lambda);  G <- A + V(s)
         Abar     <- ∇_a Q(s, mu(s)) (a - mu(s))              Gaussian policies
@@ -57,17 +57,17 @@ class QProp(TrustRegionOptions):
                     with Qbar = ∇_a Q(s, mu_old(s)) mu_theta(s)  or  Σ_a pi_theta(a|s) Q(s, a)
         theta    <- the largest natural step with KL <= target_kl and L(theta) > L(theta_old), as in TRPO
         V        <- critic_epochs passes of Adam over (V(s) - G)^2 / 2
-        Q        <- gradient_steps times for each environment, on transitions from the ring:
+        Q        <- gradient_steps times for each environment, on transitions from the buffer:
                         y <- r + gamma (1 - terminated) Q'(s', a'),  a' ~ pi(.|s')
                         Adam on mean (Q(s, a) - y)^2 / 2;  Q' <- (1 - tau) Q' + tau Q
 
-    The gradient of L at theta_old is that of GAE in expectation whatever Q is, with eta = one. The other two choose
-    eta(s, a) by the sign of A Abar: 1 or 0 (conservative), 1 or -1 (aggressive).
+    With eta = one, the expected gradient of L at theta_old is that of GAE for any Q. The other two choose eta(s, a) by
+    the sign of A Abar: 1 or 0 (conservative), 1 or -1 (aggressive).
 
-    A, Abar and Qbar are divided by one number, the standard deviation of A, and A's mean is subtracted.
+    A, Abar and Qbar are divided by the standard deviation of A, and A's mean is subtracted from A.
 
-    Departures from the paper: the target of Q draws a' where the paper takes the mean; Q learns after the step that it
-    serves, so that it has not seen the actions of which it explains the gradient.
+    Departures from the paper: the target of Q samples a' where the paper takes the mean action; Q is updated after the
+    actor, so that it has not learned from the actions in the actor's gradient.
 
     Source: Gu et al. 2017, "Q-Prop: sample-efficient policy gradient with an off-policy critic", algorithm 1 and
     section 3.3.
@@ -76,28 +76,28 @@ class QProp(TrustRegionOptions):
     n_steps: int = ranged(1000, "[1, inf)")
     """Steps taken in each environment for one update."""
     eta: Eta = "conservative"
-    """How much of the control variate is used: all of it, or by the sign of its covariance with the advantage."""
+    """Weight of the control variate: one, or by the sign of its covariance with the advantage."""
     normalize_advantage: bool = True
     """Scale each rollout's advantages to zero mean and unit variance, and the control variate with them."""
     learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
     """Adam's step size for Q; a number or a schedule of progress."""
     gradient_steps: int = ranged(1000, "[1, inf)")
-    """Steps of Adam for Q for each n_steps of one environment."""
+    """Adam steps of Q per n_steps of one environment."""
     batch_size: int = ranged(64, "[1, inf)")
     """Transitions in a gradient step of Q."""
     buffer_size: int = ranged(1_000_000, "[1, inf)")
-    """Transitions that the ring holds."""
+    """Number of transitions that the replay buffer holds."""
     tau: float = ranged(0.005, "(0, 1]")
-    """How far Q's target moves towards Q in each gradient step."""
+    """Share by which the target network moves towards Q in each gradient step."""
 
     def __post_init__(self):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> ReplayedState:
-        """Draw the first state.
+        """Draw the initial training state.
 
         Raises:
-            ValueError: actions that are neither Discrete nor a Gaussian's, or a ring that does not fit into memory.
+            ValueError: actions that are neither Discrete nor a Gaussian's, or a buffer that does not fit into memory.
         """
         key_policy, key_critic = jax.random.split(key)
         state = policy_state_init(self, key_policy, spec)
@@ -124,7 +124,7 @@ class QProp(TrustRegionOptions):
     def update(
         self, state: ReplayedState, rollout: Rollout, key: Key
     ) -> tuple[ReplayedState, dict[str, Array]]:
-        """One step of the actor within the region, then both critics: `-> state, metrics`."""
+        """One step of the actor within the trust region, then of both critics: `-> state, metrics`."""
         key_value, key_action_value = jax.random.split(key)
         policy, old, limit = (
             state.policy,
@@ -176,7 +176,7 @@ class QProp(TrustRegionOptions):
     def _learn_action_value(
         self, state: ReplayedState, actor: Pytree, replay: Replay, rollout: Rollout, key: Key
     ) -> tuple[Learned, dict[str, Array]]:
-        """The gradient steps of Q under the policy as it is now."""
+        """The gradient steps of Q under the current policy."""
         rate = schedule_value(self.learning_rate, progress(state.clock))
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:

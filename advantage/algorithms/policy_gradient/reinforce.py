@@ -33,7 +33,7 @@ from advantage.types import Array, Key, Rollout, Spec
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class Reinforce(CriticOptions, PolicyOptions):
-    """REINFORCE: an action becomes more likely by as much as what followed was better than the baseline.
+    """REINFORCE: an action becomes more likely in proportion to how much its return exceeds the baseline.
 
     For each rollout of `n_steps` in each environment:
 
@@ -42,9 +42,9 @@ class Reinforce(CriticOptions, PolicyOptions):
         theta    <- Adam(theta, mean over steps of (G_t - b_t) ∇log pi(a_t | s_t))
         V        <- critic_epochs passes of Adam over (V(s_t) - G_t)^2 / 2            with baseline = "value"
 
-    Of an episode that the rollout cuts off the rest is not known: V stands for it if there is one, and without it
-    only steps count whose episode ends in the rollout. So without it let `n_steps` be several episodes: long ones are
-    cut more often. An episode that the clock ended has ended; with V it is bootstrapped.
+    If the rollout cuts off an episode, its rest is not known: V estimates it if there is one; without V only steps
+    count whose episode ends in the rollout. Then `n_steps` should span several episodes, since long ones are cut more
+    often. A truncated episode counts as ended; with V it is bootstrapped.
 
     Departures from the paper: Adam in place of plain ascent; by default returns to go, and V.
 
@@ -55,9 +55,9 @@ class Reinforce(CriticOptions, PolicyOptions):
     learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
     """Adam's step size for the actor; a number or a schedule of progress."""
     weight: Literal["total-return", "reward-to-go"] = "reward-to-go"
-    """What an action answers for: the return of the whole episode, or what came after it."""
+    """Weight of an action: the return of the whole episode, or the return from its step on."""
     baseline: Literal["none", "mean", "value"] = "value"
-    """What is subtracted: nothing, the mean of other episodes, or a learned value."""
+    """Baseline to subtract: nothing, the mean of other episodes, or a learned value."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -70,7 +70,7 @@ class Reinforce(CriticOptions, PolicyOptions):
             )
 
     def init(self, key: Key, spec: Spec) -> EpisodicState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         if self.baseline != "value":
             state = without_critic(state)

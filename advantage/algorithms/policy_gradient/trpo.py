@@ -31,7 +31,7 @@ from advantage.types import Array, Key, Rollout, Spec
 class TRPO(TrustRegionOptions):
     """Trust region policy optimization: the largest natural step whose KL divergence stays within target_kl.
 
-    For each rollout of n_steps in each environment, with theta_old the parameters that acted:
+    For each rollout of n_steps in each environment, with theta_old the acting parameters:
 
         A_t      <- GAE(gamma, gae_lambda);  G_t <- A_t + V(s_t)
         L(theta) =  mean pi_theta(a|s) / pi_old(a|s) A + ent_coef mean H(pi_theta)
@@ -43,8 +43,8 @@ class TRPO(TrustRegionOptions):
         V        <- critic_epochs passes of Adam over (V(s_t) - G_t)^2 / 2
 
     Departures from the paper: advantages come from GAE and a value network and are normalised, observations and
-    rewards are scaled by running statistics, weights are orthogonal; each is an option. The Fisher matrix is the
-    distribution's own, F = J^T M J, and takes no samples of actions.
+    rewards are scaled by running statistics, initial weights are orthogonal; each is an option. The Fisher matrix is
+    computed analytically, F = J^T M J, without samples of actions.
 
     Source: Schulman et al. 2015, "Trust region policy optimization", eq. 14 and appendix C.
     """
@@ -53,7 +53,7 @@ class TRPO(TrustRegionOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> PolicyState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         return dataclasses.replace(state, optimiser={"critic": critic_optimiser(state.params["critic"])})
 
@@ -64,7 +64,7 @@ class TRPO(TrustRegionOptions):
     greedy = greedy_by_policy
 
     def update(self, state: PolicyState, rollout: Rollout, key: Key) -> tuple[PolicyState, dict[str, Array]]:
-        """One step of the actor, within the region: `-> state, metrics`."""
+        """One step of the actor within the trust region: `-> state, metrics`."""
         policy, old, limit = (
             state.policy,
             state.params["actor"],

@@ -1,4 +1,4 @@
-"""The vanilla policy gradient, with every weight that the literature gives it."""
+"""The vanilla policy gradient, with all its weights from the literature."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ALIASES = {"mean-baseline": "mean", "value-baseline": "value"}  # of reward-to-g
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class VPG(CriticOptions, PolicyOptions):
-    """The vanilla policy gradient: one step along `mean Psi_t ∇log pi(a_t | s_t)` for each rollout.
+    """Vanilla policy gradient: one step along `mean Psi_t ∇log pi(a_t | s_t)` for each rollout.
 
         weight             Psi_t
         total-return       R(tau) = Σ_k gamma^k r_k over the whole episode
@@ -79,8 +79,8 @@ class VPG(CriticOptions, PolicyOptions):
         critic   <- critic_epochs passes of Adam over (V(s_t) - G_t)^2 / 2, or Q(s_t, a_t) in place of V,
                     with G_t the lam-return, lam = gae_lambda
 
-    Of an episode that the rollout cuts off, the critic's value stands for the rest. With critic = "none" only steps
-    count whose episode ends in the rollout; long ones are cut more often, so let `n_steps` be several episodes.
+    If the rollout cuts off an episode, the critic estimates the rest. With critic = "none" only steps count whose
+    episode ends in the rollout; `n_steps` should then span several episodes, since long ones are cut more often.
 
     Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation", eq. 1;
     Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1.
@@ -89,18 +89,18 @@ class VPG(CriticOptions, PolicyOptions):
     learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
     """Adam's step size for the actor; a number or a schedule of progress."""
     weight: Weight = "gae"
-    """What each action is weighted with."""
+    """Weight Psi of each action."""
     baseline: Literal["none", "mean", "time-mean", "value", "optimal"] = "none"
     """Subtracted from total-return or reward-to-go: nothing, means of other episodes over all steps or over the same
-    step, V, or for each parameter the constant of least variance."""
+    step, V, or for each parameter the constant with the smallest variance."""
     critic: Literal["value", "q", "none"] = "value"
-    """What is learned beside the policy: V(s), Q(s, a), or nothing."""
+    """Critic learned beside the policy: V(s), Q(s, a), or none."""
     n_step: int = ranged(5, "[1, inf)")
-    """Rewards that the weight n-step looks ahead."""
+    """Number of rewards in the weight n-step."""
     gae_lambda: float = ranged(0.95, "[0, 1]")
-    """Reach of credit in GAE and in the critic's targets: 0 is the TD error, 1 the Monte-Carlo return."""
+    """Lambda of GAE and of the critic's targets: 0 is the TD error, 1 the Monte-Carlo return."""
     discount_weighting: bool = False
-    """Weigh step t of an episode with gamma^t, as the gradient of the discounted return has it."""
+    """Weight step t of an episode by gamma^t, as in the gradient of the discounted return."""
     normalize_advantage: bool = False
     """Scale each rollout's weights to zero mean and unit variance."""
     ent_coef: float = ranged(0.0, "[0, inf)")
@@ -108,7 +108,7 @@ class VPG(CriticOptions, PolicyOptions):
     max_grad_norm: float | None = ranged(None, "(0, inf)")
     """Largest norm of the actor's gradient; None does not clip."""
     action_samples: int = ranged(8, "[1, inf)")
-    """Actions drawn for a mean of Q over a policy that is not Discrete."""
+    """Actions drawn for the mean of Q over the policy if actions are not Discrete."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -120,7 +120,7 @@ class VPG(CriticOptions, PolicyOptions):
                 raise ValueError(f"{options} is not allowed: {reason}.")
 
     def _refusals(self) -> list[tuple[bool, tuple[str, ...], str]]:
-        """Choices that do not go together: whether they were made, their options, and why not."""
+        """Invalid combinations of options: whether each was chosen, its options, and the reason."""
         total, reward_to_go = self.weight == "total-return", "use weight='reward-to-go'"
         of_actions = self.weight in ("q", "advantage")
         of_states = self.weight in ("value-baseline", "td-residual", "n-step", "gae")
@@ -147,7 +147,7 @@ class VPG(CriticOptions, PolicyOptions):
             (
                 total and self.discount_weighting,
                 ("discount_weighting", "weight"),
-                f"the return is discounted from the episode's start already; {reward_to_go}",
+                f"the return is already discounted from the episode's start; {reward_to_go}",
             ),
             (
                 self.baseline == "optimal" and self.normalize_advantage,
@@ -157,7 +157,7 @@ class VPG(CriticOptions, PolicyOptions):
         ]
 
     def init(self, key: Key, spec: Spec) -> EpisodicState:
-        """Draw the first state. Raises ValueError for a space that no policy covers."""
+        """Draw the initial training state. Raises ValueError for a space that no policy covers."""
         state = policy_state_init(self, key, spec, batch_size=self.critic_batch_size)
         if self.critic != "value":
             state = without_critic(state)
@@ -204,7 +204,7 @@ class VPG(CriticOptions, PolicyOptions):
         return learned, metrics
 
     def _look(self, state: EpisodicState, rollout: Rollout, key: Key) -> tuple[Experience, Array]:
-        """The rollout with values of the critic that there is, and `Q(s_t, a_t)`, `[T, B]`."""
+        """The rollout with the critic's values, and `Q(s_t, a_t)`, `[T, B]`."""
         policy, params = state.policy, state.params
         if self.critic != "q":
             return experience(self, state, rollout, batch_size=self.critic_batch_size), jnp.zeros(())
@@ -218,7 +218,7 @@ class VPG(CriticOptions, PolicyOptions):
         return seen, critic.value(params["critic"], seen.x, action).reshape(seen.reward.shape)
 
     def _weighted(self, state: EpisodicState, seen: Experience, q: Array, where: Places) -> Weighted:
-        """What each action is weighted with, baseline and discount included."""
+        """The weight of each action, baseline and discount included."""
         facts = seen.action, self._psi(seen, q, where), where.complete, where.episode, where.time
         action, psi, complete, episode, time = seen.samples(*facts)
         used = complete | (self.critic != "none")
@@ -239,7 +239,7 @@ class VPG(CriticOptions, PolicyOptions):
         return Weighted(seen.x, action, psi, used)
 
     def _psi(self, seen: Experience, q: Array, where: Places) -> Array:
-        """The weight without a baseline of means, `[T, B]`."""
+        """The weight before a mean baseline is subtracted, `[T, B]`."""
         facts = seen.reward, seen.discount
         if self.weight in ("q", "advantage"):
             return q if self.weight == "q" else q - seen.value
@@ -255,7 +255,7 @@ class VPG(CriticOptions, PolicyOptions):
         return to_go - seen.value if ALIASES.get(self.weight, self.baseline) == "value" else to_go
 
     def _least_variance(self, score: Array, returns: Array, episode: Array) -> Array:
-        """The baseline of each step and parameter, `[N, P]`: over episodes for their returns, else over steps."""
+        """The baseline of each step and parameter, `[N, P]`: over episodes for total-return, else over steps."""
         if self.weight != "total-return":
             return optimal_baseline(score, returns, episode)
         size = len(returns)

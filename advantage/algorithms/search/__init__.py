@@ -1,4 +1,4 @@
-"""Search without gradients: optimisers that ask only for values, and policies found by their returns."""
+"""Search without gradients: optimisers that use only function values, and policies found by their returns."""
 
 from advantage.algorithms.search.library_optimisers import from_evosax as from_evosax
 from advantage.algorithms.search.library_optimisers import from_pycma as from_pycma

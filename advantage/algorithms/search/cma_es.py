@@ -20,16 +20,16 @@ from advantage.types import Array, Key
 
 
 class CMAState(NamedTuple):
-    """The distribution that candidates are drawn from, N(mean, sigma^2 C), and the way that it has come.
+    """The distribution that candidates are drawn from, N(mean, sigma^2 C), and its evolution paths.
 
     Attributes:
         mean: `[d]`.
         sigma: the step size.
-        covariance: C, `[d, d]`; its diagonal `[d]` where it is separable.
-        factor: the upper triangular A of C = A^T A, `[d, d]`; the roots of the diagonal `[d]` where it is separable.
+        covariance: C, `[d, d]`; its diagonal `[d]` if it is separable.
+        factor: the upper triangular A of C = A^T A, `[d, d]`; the roots of the diagonal `[d]` if it is separable.
         path_sigma: C^(1/2) p_sigma, `[d]`.
         path_c: p_c, `[d]`.
-        generation: how many there were.
+        generation: number of generations so far.
     """
 
     mean: Array
@@ -45,12 +45,12 @@ class Constants(NamedTuple):
     """Hansen's default settings for a dimension and a population.
 
     Attributes:
-        weights: `[n]`, of the candidates from the best to the worst; the positive ones sum to one.
-        mu_eff: what the positive weights are worth in equal ones.
-        c_sigma, d_sigma: of the step size, the rate of its path and the damping.
-        c_c, c_1, c_mu: of the covariance, the rates of its path, of the path's product, and of the candidates'.
-        chi: about the expected length of N(0, I).
-        gap: for how many generations a factor of the covariance may serve.
+        weights: `[n]`, for the candidates from the best to the worst; the positive ones sum to one.
+        mu_eff: effective number of candidates with positive weights.
+        c_sigma, d_sigma: learning rate of the step size's path, and damping of the step size.
+        c_c, c_1, c_mu: learning rates of the covariance's path, and of its rank-one and rank-mu updates.
+        chi: approximate expected length of N(0, I).
+        gap: number of generations for which a factor of the covariance is used.
     """
 
     weights: np.ndarray
@@ -65,7 +65,7 @@ class Constants(NamedTuple):
 
 
 def constants(d: int, n: int, active: bool = True, separable: bool = False) -> Constants:
-    """Weights and rates for `d` parameters and `n` candidates; the numbers are those of the tutorial's equations.
+    """Weights and rates for `d` parameters and `n` candidates; numbers in comments are the tutorial's equations.
 
     A separable covariance learns (d + 2) / 3 times as fast (Ros & Hansen 2008, section 3).
     """
@@ -93,7 +93,7 @@ def constants(d: int, n: int, active: bool = True, separable: bool = False) -> C
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class CMAES:
-    """CMA-ES: draw from a normal distribution, move it to the best, stretch it along the way that it went.
+    """CMA-ES: draw from a normal distribution, move its mean to the best candidates and adapt its covariance.
 
     With n candidates in d dimensions, i:n the i-th best of them, weights w_1 > w_2 > ..., some of which are negative,
     and the constants of the tutorial's Table 1 (`constants`):
@@ -108,15 +108,15 @@ class CMAES:
         C       <-  (1 + (1 - h) c_1 c_c (2 - c_c) - c_1 - c_mu sum w) C
                     + c_1 p_c p_c^T + c_mu sum v_i y_{i:n} y_{i:n}^T                                         (47)
 
-    Only the order of the costs counts, so the search is the same for f and for any increasing function of it; and in
-    any coordinates that are a linear map of these, if the first distribution is mapped too.
+    Only the order of the costs counts, so the search is the same for f and for any increasing function of it. It is
+    also the same in linearly transformed coordinates if the first distribution is transformed too.
 
-    Departures. The tutorial takes C apart into eigenvectors, which is where a generation's time goes. Here the
-    Cholesky factor A of C = A^T A, as old as the tutorial lets its eigenvectors be, does their work for a small part of
-    it: y_i = A^T z_i for independent z_i, and |A^-T y| is |C^(-1/2) y|. The path p_sigma is kept as C^(1/2) p_sigma, a
-    vector of x's own space, and rescaled when C changes so that |p_sigma| does not; the tutorial's turns a little in
-    that space instead. One generation is the same, and a search takes as many. A covariance that rounding has made
-    indefinite starts again from its diagonal, and a generation whose numbers overflow teaches nothing.
+    Departures. The tutorial computes eigenvectors of C, which takes most of a generation's time. Here the Cholesky
+    factor A of C = A^T A, updated as often as the tutorial's eigenvectors, replaces them at a small part of the cost:
+    y_i = A^T z_i for independent z_i, and |A^-T y| is |C^(-1/2) y|. The path p_sigma is kept as C^(1/2) p_sigma, a
+    vector in the space of x, and rescaled when C changes so that |p_sigma| does not change; the tutorial's turns a
+    little in that space instead. One generation is the same, and a search takes as many generations. A covariance that
+    rounding has made indefinite is replaced by its diagonal, and a generation whose numbers overflow is ignored.
 
     Source: Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv:1604.00772, Appendix A and Table 1, whose
     equation numbers these are; Ros & Hansen 2008, "A simple modification in CMA-ES achieving linear time and space
@@ -125,11 +125,11 @@ class CMAES:
     """
 
     sigma: float = ranged(0.5, "(0, inf)")
-    """First standard deviation of a coordinate."""
+    """Initial standard deviation of a coordinate."""
     candidates: int | None = ranged(None, "[2, inf)")
-    """Candidates a generation; None takes 4 + floor(3 ln d)."""
+    """Candidates per generation; None takes 4 + floor(3 ln d)."""
     covariance: Literal["full", "separable"] = "full"
-    """The covariance of all parameters, which costs d^2 of memory and of time, or one variance for each."""
+    """The covariance of all parameters, which takes memory and time of order d^2, or one variance for each."""
     active: bool = True
     """Let the covariance shrink along bad candidates too, by negative weights."""
 
@@ -141,12 +141,10 @@ class CMAES:
         return self.candidates or 4 + int(3 * math.log(dimension))  # (48)
 
     def begin(self, x0: Array) -> CMAState:
-        """The first state. Raises ValueError for a full covariance that memory cannot hold."""
+        """The initial state. Raises ValueError for a full covariance that memory cannot hold."""
         one, zero = jnp.ones_like(x0), jnp.zeros_like(x0)
         if self.covariance == "full":
-            size = (
-                6 * x0.size**2 * x0.dtype.itemsize
-            )  # covariance, factor, both anew, and what they are made of
+            size = 6 * x0.size**2 * x0.dtype.itemsize  # covariance and factor, old and new, and workspace
             refuse_large(f"A full covariance of {x0.size:,} parameters", size, "use covariance='separable'")
             one = jnp.diag(one)
         sigma = jnp.asarray(self.sigma, x0.dtype)
@@ -156,7 +154,7 @@ class CMAES:
         """Draws from the distribution, `[n, d]`."""
         d, n = state.mean.size, self.population(state.mean.size)
         separable, dtype = self.covariance == "separable", state.mean.dtype
-        # long rows are drawn faster, and a product transposes for nothing
+        # long rows are drawn faster, and a product transposes at no cost
         shape = (n, d) if separable else (d, n)
         z = standard_normal(key, *shape, dtype)  # (38)
         y = z * state.factor if separable else z.T @ state.factor  # (39)
@@ -209,7 +207,7 @@ class CMAES:
         return state.sigma * jnp.sqrt(_variances(state.covariance).mean())
 
     def stop(self, state: CMAState) -> dict[str, Array]:
-        """Why nothing more is to be found from here, and whether: some of the tutorial's Appendix B.3."""
+        """Stopping conditions, and whether each holds: some of the tutorial's Appendix B.3."""
         d, full = state.mean.size, self.covariance == "full"
         scales = jnp.diagonal(state.factor) if full else state.factor
         turn = state.generation % d
@@ -239,7 +237,7 @@ def _squared_lengths(factor: Array, y: Array) -> Array:
 def _refactored(
     due: Array, covariance: Array, factor: Array, path: Array, length: Array
 ) -> tuple[Array, Array, Array]:
-    """Where `due`, the factor of the covariance, and the path rescaled to the length that it had."""
+    """Where `due`, the new factor of the covariance, and the path rescaled to its old length."""
     return jax.lax.cond(due.any(), _factored, lambda _, *old: old[:3], due, covariance, factor, path, length)
 
 

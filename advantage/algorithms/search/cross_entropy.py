@@ -21,7 +21,7 @@ class CEMState(NamedTuple):
     Attributes:
         mean: `[d]`.
         covariance: the variances `[d]`, or the whole matrix `[d, d]`.
-        generation: how many refits there were.
+        generation: number of refits so far.
     """
 
     mean: Array
@@ -44,35 +44,35 @@ class CEM:
         mu      <- smoothing * mu + (1 - smoothing) * mu'
         Sigma   <- smoothing * Sigma + (1 - smoothing) * Sigma'
 
-    mu' and Sigma' without Z are the likeliest to have drawn the elite, so the cross-entropy to it is least. Without Z
-    the variance falls fast, on a cost with noise too fast. Szita & Lőrincz's three settings: no extra variance; 4
-    for ever (`extra_variance=4`); and max(5 - t/10, 0) (`extra_variance=5, extra_variance_decay=0.1`), all with
-    n = 100, m = 10, and 100 as the first variance (`sigma=10`).
+    mu' and Sigma' without Z have the largest likelihood of the elite, which is the smallest cross-entropy to it.
+    Without Z the variance falls fast; with a noisy cost it falls too fast. Szita & Lőrincz use three settings: no
+    extra variance; a constant 4 (`extra_variance=4`); and max(5 - t/10, 0), which is
+    `extra_variance=5, extra_variance_decay=0.1`; all with n = 100, m = 10, and 100 as the first variance (`sigma=10`).
 
     With a full covariance an elite of m <= d fits a matrix that is singular, and the search would never leave the span
-    of the elite: have more candidates, smoothing, or extra variance.
+    of the elite: use more candidates, smoothing, or extra variance.
 
-    Departures from the papers: the elite has m members, however many costs equal the m-th; smoothing, which Szita &
-    Lőrincz do not have, takes the refit with its extra variance.
+    Departures from the papers: the elite has m members, even if further costs equal the m-th; smoothing, which Szita &
+    Lőrincz do not use, applies to the refit with its extra variance.
 
     Source: Szita & Lőrincz 2006, "Learning Tetris using the noisy cross-entropy method"; de Boer et al. 2005, "A
     tutorial on the cross-entropy method", on smoothing.
     """
 
     candidates: int = ranged(100, "[1, inf)")
-    """Candidates a generation."""
+    """Candidates per generation."""
     elite: float = ranged(0.1, "(0, 1]")
     """Share of the candidates that the distribution is fitted to: `elite * candidates`, rounded, at least one."""
     covariance: Literal["diagonal", "full"] = "diagonal"
-    """One variance for each parameter, or the covariance of all, which costs d^2 of memory and d^3 of time."""
+    """One variance for each parameter, or the covariance of all, which takes d^2 memory and d^3 time."""
     sigma: float = ranged(1.0, "(0, inf)")
-    """First standard deviation of a coordinate."""
+    """Initial standard deviation of a coordinate."""
     smoothing: float = ranged(0.0, "[0, 1)")
-    """How much of the old mean and variance is kept at each refit."""
+    """Share of the old mean and variance kept at each refit."""
     extra_variance: float | None = ranged(None, "[0, inf)")
     """Added to every variance at each refit; None adds nothing."""
     extra_variance_decay: float | None = ranged(None, "[0, inf)")
-    """By how much the extra variance falls each generation, to 0 at least; None leaves it as it is."""
+    """Amount by which the extra variance falls each generation, down to 0; None keeps it constant."""
 
     def __post_init__(self):
         check(self)
@@ -92,7 +92,7 @@ class CEM:
         return self.candidates
 
     def begin(self, x0: Array) -> CEMState:
-        """The first state. Raises ValueError for a full covariance that memory cannot hold."""
+        """The initial state. Raises ValueError for a full covariance that memory cannot hold."""
         variance = jnp.full_like(x0, jnp.square(self.sigma))
         if self.covariance == "full":
             size = (
@@ -114,7 +114,7 @@ class CEM:
         """Fit the distribution to the elite."""
         number = number_of(self.elite, self.candidates)
         weight = jnp.where(rank(cost) < number, 1 / number, 0).astype(state.mean.dtype)[:, None]
-        mean = (weight * candidates).sum(0)  # no matrix product: GPUs round those
+        mean = (weight * candidates).sum(0)  # no matrix product, since GPUs round it
         deviation = candidates - mean
         extra = self._extra_variance(state.generation + 1)
         if self.covariance == "diagonal":

@@ -17,7 +17,7 @@ SHAPINGS = {"centred-ranks": centred_ranks, "standardised": standardised, "none"
 
 
 class EvolutionState(NamedTuple):
-    """The point theta `[d]` that is perturbed, and what Adam remembers."""
+    """The point theta `[d]` that is perturbed, and Adam's state."""
 
     mean: Array
     optimiser: optax.OptState
@@ -37,22 +37,22 @@ class EvolutionStrategy:
         theta    <- theta - learning_rate * Adam(g + weight_decay * theta)
 
     With shaping = "none" the mean of g is the gradient of E[F(theta + sigma eps)], whatever F is. With ranks only the
-    order of the costs matters; equal costs share a rank, so that where all are equal theta stays.
+    order of the costs matters; equal costs share a rank, so theta does not move if all are equal.
 
     Source: Salimans et al. 2017, "Evolution strategies as a scalable alternative to reinforcement learning", algorithm
     1 and section 2.1; Kingma & Ba 2015, "Adam", algorithm 1.
     """
 
     candidates: int = ranged(100, "[2, inf)")
-    """Candidates a generation, an even number: they come in pairs."""
+    """Candidates per generation, an even number: they come in pairs."""
     sigma: float = ranged(0.1, "(0, inf)")
-    """Standard deviation of the perturbation of a coordinate; it stays."""
+    """Standard deviation of the perturbation of a coordinate; it is constant."""
     learning_rate: float = ranged(0.03, "[0, inf)")
     """Adam's step size."""
     weight_decay: float = ranged(0.0, "[0, inf)")
     """Weight of half the squared length of the parameters in the cost that Adam descends."""
     shaping: Literal["centred-ranks", "standardised", "none"] = "centred-ranks"
-    """What the gradient takes for costs: their ranks, their standard scores, or themselves."""
+    """Form of the costs in the gradient: their ranks, their standard scores, or the costs themselves."""
 
     def __post_init__(self):
         check(self)
@@ -67,11 +67,11 @@ class EvolutionStrategy:
         return self.candidates
 
     def begin(self, x0: Array) -> EvolutionState:
-        """The first state."""
+        """The initial state."""
         return EvolutionState(x0, optax.scale_by_adam().init(x0))
 
     def ask(self, state: EvolutionState, key: Key) -> Array:
-        """Perturbations of the mean, `[n, d]`; the second half are the first mirrored."""
+        """Perturbations of the mean, `[n, d]`; the second half mirrors the first."""
         step = self.sigma * standard_normal(key, self.candidates // 2, state.mean.size, state.mean.dtype)
         return state.mean + jnp.concatenate([step, -step])
 

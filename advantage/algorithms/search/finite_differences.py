@@ -1,4 +1,4 @@
-"""Descent along differences of costs: forward, central, and simultaneous perturbation (Spall 1992)."""
+"""Descent by finite differences: forward, central, and simultaneous perturbation (Spall 1992)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from advantage.types import Array, Key
 
 
 class DifferencesState(NamedTuple):
-    """The point x, `[d]`, and how many steps were taken."""
+    """The point x, `[d]`, and the number of steps so far."""
 
     mean: Array
     generation: Array
@@ -24,7 +24,7 @@ class DifferencesState(NamedTuple):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class FiniteDifferences:
-    """Finite differences: estimate the gradient from costs nearby, and take a step down.
+    """Finite differences: estimate the gradient from nearby costs and take a descent step.
 
     In generation k = 1, 2, ..., with the cost f:
 
@@ -35,13 +35,13 @@ class FiniteDifferences:
         a_k  =  learning_rate / (stability + k)^learning_rate_power
         c_k  =  width / k^width_power
 
-    D is ±1 in each coordinate with equal probability, drawn anew: two costs give a gradient of any size, whose mean is
-    the central one but for O(c^2). The mean of several `directions` varies less. Simultaneous perturbation has Spall's
-    powers 0.602 and 0.101, the least for which it is known to converge on a cost with noise; he advises a
-    `stability` of a tenth of the steps to be taken. Forward and central differences keep a and c by default.
+    D is ±1 in each coordinate with equal probability, drawn anew each time. Two costs give a gradient of any
+    dimension, whose mean is the central difference up to O(c^2). The mean over several `directions` varies less.
+    Simultaneous perturbation uses Spall's powers 0.602 and 0.101, the smallest that are known to converge on a noisy
+    cost; he advises a `stability` of a tenth of the planned steps. Forward and central differences keep a and c
+    constant by default.
 
-    Quotients are over the differences of the candidates as they were rounded. A gradient beyond the numbers there are
-    is no step.
+    Quotients use the differences of the rounded candidates. If the gradient overflows, no step is taken.
 
     Source: Kiefer & Wolfowitz 1952, "Stochastic estimation of the maximum of a regression function"; Spall 1992,
     "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", eq. 2.1 and 2.2;
@@ -61,14 +61,14 @@ class FiniteDifferences:
     width_power: float | None = ranged(None, "[0, inf)")
     """Divides the width by k to this power; None takes 0.101 for simultaneous perturbation, else 0."""
     stability: float | None = ranged(None, "[0, inf)")
-    """Steps A that the step size counts as taken already; None takes 0."""
+    """Steps A that the step size counts as already taken; None takes 0."""
 
     def __post_init__(self):
         check(self)
         simultaneous = self.difference == "simultaneous-perturbation"
         if self.directions is not None and not simultaneous:
             raise ValueError(
-                f"directions={self.directions} with difference={self.difference!r} is not allowed: it goes along "
+                f"directions={self.directions} with difference={self.difference!r} is not allowed: it uses "
                 "every coordinate; leave directions out, or use difference='simultaneous-perturbation'."
             )
         if self.stability is not None and self.learning_rate_power is None and not simultaneous:
@@ -84,7 +84,7 @@ class FiniteDifferences:
         )
 
     def begin(self, x0: Array) -> DifferencesState:
-        """The first state. Raises ValueError for candidates that memory cannot hold."""
+        """The initial state. Raises ValueError for candidates that memory cannot hold."""
         size = 2 * self.population(x0.size) * x0.size * x0.dtype.itemsize  # the candidates and their steps
         refuse_large(
             f"A difference along each of {x0.size:,} parameters",
@@ -105,7 +105,7 @@ class FiniteDifferences:
         return state.mean + jnp.concatenate([first, step] if self.difference == "forward" else [step, -step])
 
     def tell(self, state: DifferencesState, candidates: Array, cost: Array) -> DifferencesState:
-        """One step down."""
+        """One descent step."""
         gradient = usable(self._gradient(candidates, finite(cost)))
         power = self._power(self.learning_rate_power, 0.602)
         offset = 0.0 if self.stability is None else self.stability
@@ -132,5 +132,5 @@ class FiniteDifferences:
 
 
 def _quotient(change: Array, distance: Array) -> Array:
-    """`change / distance`; 0 where the distance was too small for the numbers."""
+    """`change / distance`; 0 where the distance was rounded to zero."""
     return jnp.where(distance == 0, 0, change / jnp.where(distance == 0, 1, distance))

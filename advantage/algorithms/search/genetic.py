@@ -17,8 +17,8 @@ class GeneticState(NamedTuple):
     """A generation.
 
     Attributes:
-        population: the candidates that were judged last, `[n, d]`, the best first.
-        generation: how many were judged.
+        population: the candidates that were evaluated last, `[n, d]`, the best first.
+        generation: number of evaluated generations.
     """
 
     population: Array
@@ -35,23 +35,24 @@ class GeneticState(NamedTuple):
 class GeneticAlgorithm:
     """Genetic algorithm: the best of a generation breed the next, with crossover and mutation.
 
-    In generation t = 0, 1, ..., the first of which has x0 for every ancestor:
+    In generation t = 0, 1, ..., where every ancestor of the first is x0:
 
-        kept     <- the `elitism` best, unchanged; they are judged again
+        kept     <- the `elitism` best, unchanged; they are evaluated again
         p, q     <- two parents for each of the other places: any of the best `parents` share   (truncation)
                     each the best of `tournament_size` drawn from all                           (tournament)
         c        <- with probability crossover_rate, gene by gene, else p:
-                    p or q, as likely                                                           (uniform)
+                    p or q, equally likely                                                      (uniform)
                     1/2 (p + q) + beta/2 (p - q)                                                (simulated binary)
         c        <- c + sigma_t N(0, 1), each gene with probability mutation_rate
         sigma_t  =  max(sigma * sigma_decay^t, minimum_sigma)
 
-    beta = (2u)^{1/(eta + 1)} for u <= 1/2, else (1 / (2 (1 - u)))^{1/(eta + 1)}, with u uniform in [0, 1): the spread
-    that one-point crossover of binary numbers would give, the closer to the parents the larger eta. Parents are drawn
-    with replacement, so both may be the same. A generation has no mean: the state's is the best of the population.
+    beta = (2u)^{1/(eta + 1)} for u <= 1/2, else (1 / (2 (1 - u)))^{1/(eta + 1)}, with u uniform in [0, 1). This has
+    the spread of one-point crossover of binary numbers; children are closer to the parents the larger eta is. Parents
+    are drawn with replacement, so both may be the same. A generation has no mean: the state's `mean` is the best of
+    the population.
 
-    Departure from Deb & Agrawal: each pair of parents has one child, either of the two that the paper makes, and
-    every gene of it is crossed.
+    Departure from Deb & Agrawal: each pair of parents has one child, one of the two that the paper makes, and all its
+    genes are crossed.
 
     Source: Holland 1975, "Adaptation in natural and artificial systems"; Syswerda 1989, "Uniform crossover in genetic
     algorithms"; Goldberg & Deb 1991, "A comparative analysis of selection schemes used in genetic algorithms"; Deb &
@@ -59,29 +60,29 @@ class GeneticAlgorithm:
     """
 
     candidates: int = ranged(100, "[1, inf)")
-    """Candidates a generation."""
+    """Candidates per generation."""
     selection: Literal["truncation", "tournament"] = "truncation"
     """Parents are the best of the population, or the winners of small tournaments."""
     parents: float | None = ranged(None, "(0, 1]")
-    """Share of the population that truncation lets breed, rounded, at least one; None takes 0.2."""
+    """Share of the population that may be parents with truncation, rounded, at least one; None takes 0.2."""
     tournament_size: int | None = ranged(None, "[1, inf)")
     """Candidates in a tournament; None takes 2."""
     crossover: Literal["uniform", "simulated-binary"] = "simulated-binary"
-    """Take each gene from either parent, or a number near one of theirs."""
+    """Take each gene from either parent, or a number near one of their genes."""
     crossover_rate: float = ranged(0.9, "[0, 1]")
     """Probability that a child has two parents rather than one."""
     eta: float | None = ranged(None, "[0, inf)")
     """How close simulated binary crossover stays to the parents; None takes 15."""
     sigma: float = ranged(0.5, "(0, inf)")
-    """First standard deviation of a mutation."""
+    """Initial standard deviation of a mutation."""
     sigma_decay: float = ranged(0.98, "(0, 1]")
-    """What the standard deviation is multiplied by each generation."""
+    """Factor of the standard deviation in each generation."""
     minimum_sigma: float = ranged(0.0, "[0, inf)")
-    """What the standard deviation does not fall below."""
+    """Lower limit of the standard deviation."""
     mutation_rate: float = ranged(1.0, "[0, 1]")
     """Probability that a gene mutates."""
     elitism: int = ranged(1, "[0, inf)")
-    """How many of the best live on unchanged."""
+    """Number of the best candidates kept unchanged."""
 
     def __post_init__(self):
         check(self)
@@ -98,7 +99,7 @@ class GeneticAlgorithm:
             value, chosen = getattr(self, name), getattr(self, option)
             if value is not None and chosen != needed:
                 raise ValueError(
-                    f"{name}={value} with {option}={chosen!r} is not allowed: only {needed!r} has it; leave {name} "
+                    f"{name}={value} with {option}={chosen!r} is not allowed: only {needed!r} uses it; leave {name} "
                     f"out, or use {option}={needed!r}."
                 )
 
@@ -107,11 +108,11 @@ class GeneticAlgorithm:
         return self.candidates
 
     def begin(self, x0: Array) -> GeneticState:
-        """The first state: everyone is `x0`."""
+        """The initial state: all candidates are `x0`."""
         return GeneticState(jnp.tile(x0, (self.candidates, 1)), jnp.zeros((), jnp.int32))
 
     def ask(self, state: GeneticState, key: Key) -> Array:
-        """The next generation, `[n, d]`, those that were kept first."""
+        """The next generation, `[n, d]`, the kept candidates first."""
         parents_key, crossover_key, mutation_key = jax.random.split(key, 3)
         p, q = state.population[self._parents(parents_key)]
         child = self._mutated(self._crossed(p, q, crossover_key), state.generation, mutation_key)
@@ -122,7 +123,7 @@ class GeneticAlgorithm:
         return GeneticState(candidates[best_first(cost)], state.generation + 1)
 
     def spread(self, state: GeneticState) -> Array:
-        """Root mean square distance of a gene from the best's, and of what its mutation will add."""
+        """Root mean square distance of a gene from the best candidate's, the next mutation included."""
         variance = jnp.square(state.population - state.mean).mean()
         mutation = self.mutation_rate * jnp.square(self._sigma(state.generation))
         return jnp.sqrt(variance + mutation).astype(variance.dtype)

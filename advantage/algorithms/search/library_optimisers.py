@@ -1,4 +1,4 @@
-"""Optimisers of other libraries in the contract of `Optimiser`: evosax's are compiled, pycma's runs on the host."""
+"""Optimisers of other libraries with the interface of `Optimiser`: evosax's are compiled, pycma's runs on the host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advantage.types import Array, Key
 
 
 class EvosaxState(NamedTuple):
-    """What an evosax algorithm knows; `key` draws the next candidates, for its `tell` must know how they were drawn."""
+    """The state of an evosax algorithm; `key` draws the next candidates, since `tell` must know how they were drawn."""
 
     mean: Array
     deviation: Array
@@ -42,7 +42,7 @@ class Evosax:
         return self.candidates
 
     def begin(self, x0: Array) -> EvosaxState:
-        """The first state. Raises ValueError for a parameter that the algorithm does not have."""
+        """The initial state. Raises ValueError for a parameter that the algorithm does not have."""
         algorithm, params = self._made(x0)
         key, first = jax.random.split(jax.random.key(self.seed))
         if self._has_population(algorithm):
@@ -55,11 +55,11 @@ class Evosax:
         return state._replace(deviation=_deviation(self._asked(state)[0], x0))
 
     def ask(self, state: EvosaxState, key: Key) -> Array:
-        """The algorithm's candidates, `[n, d]`, drawn by the key in the state; the other is not used."""
+        """The algorithm's candidates, `[n, d]`, drawn with the key in the state; the argument is not used."""
         return self._asked(state)[0]
 
     def tell(self, state: EvosaxState, candidates: Array, cost: Array) -> EvosaxState:
-        """Hand the costs on; what is not finite as the largest that is."""
+        """Pass the costs on, with the largest finite one in place of those that are not finite."""
         algorithm, params = self._made(state.mean)
         cost = finite(cost)
         _, asked = self._asked(state)
@@ -96,7 +96,7 @@ class Evosax:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(
-                    f"{self.algorithm.__name__} has no parameter {name!r}{hint}; there are {sorted(known)}."
+                    f"{self.algorithm.__name__} has no parameter {name!r}{hint}; its parameters are {sorted(known)}."
                 )
         return algorithm, params.replace(**dict(self.params))
 
@@ -117,10 +117,10 @@ def from_evosax(
 
     Args:
         algorithm: its name in `evosax.algorithms`, or a class with that interface.
-        candidates: a generation.
+        candidates: number per generation.
         sigma: standard deviation of the first candidates about the start, for algorithms that keep a population
             instead of a distribution; the others have parameters for it.
-        seed: the same one gives the same numbers.
+        seed: the same seed gives the same numbers.
         params: the algorithm's own parameters, such as `std_init`.
 
     Raises:
@@ -137,8 +137,10 @@ def from_evosax(
         known = [name for name in dir(algorithms) if isinstance(getattr(algorithms, name), type)]
         if algorithm not in known:
             near = difflib.get_close_matches(algorithm, known, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"evosax has no algorithm {algorithm!r}; {hint}There are: {', '.join(known)}.")
+            hint = f"did you mean {' or '.join(near)}? Its" if near else "its"
+            raise ValueError(
+                f"evosax has no algorithm {algorithm!r}; {hint} algorithms are: {', '.join(known)}."
+            )
         algorithm = getattr(algorithms, algorithm)
     if not isinstance(algorithm, type):
         raise ValueError(
@@ -149,7 +151,7 @@ def from_evosax(
 
 
 class PycmaState(NamedTuple):
-    """pycma's own object, which changes as it is told, and its mean."""
+    """pycma's own object, which `tell` changes in place, and its mean."""
 
     strategy: Any
     draws: _Draws
@@ -186,7 +188,7 @@ class Pycma:
         return np.array(state.strategy.ask())
 
     def tell(self, state: PycmaState, candidates: Array, cost: Array) -> PycmaState:
-        """Hand the costs on; what is not finite as the largest that is."""
+        """Pass the costs on, with the largest finite one in place of those that are not finite."""
         state.strategy.tell(list(np.array(candidates)), np.asarray(finite(jnp.asarray(cost))).tolist())
         return state._replace(mean=np.array(state.strategy.mean))
 
@@ -204,18 +206,18 @@ def from_pycma(sigma: float = 0.5, candidates: int | None = None, **options: Any
 
         minimize(f, x0, from_pycma(sigma=0.3, CMA_diagonal=True))
 
-    Its stopping rules end a search too, with "pycma" as the reason.
+    pycma's stopping rules also end a search, with "pycma" as the reason.
 
     Args:
-        sigma: first standard deviation of a coordinate.
-        candidates: a generation; None takes 4 + floor(3 ln d).
-        options: of `cma.CMAOptions`; "seed" and "randn" are set: numbers are drawn by the keys of `minimize`.
+        sigma: initial standard deviation of a coordinate.
+        candidates: number per generation; None takes 4 + floor(3 ln d).
+        options: options of `cma.CMAOptions`; "seed" and "randn" are set, so that the keys of `minimize` draw.
     """
     return Pycma(sigma, candidates, tuple(sorted(options.items())))
 
 
 class _Draws:
-    """Normal numbers for pycma, from whichever generator is set."""
+    """Normal numbers for pycma, from the generator that is set."""
 
     generator: np.random.Generator
 

@@ -1,4 +1,4 @@
-"""Minimise any function by its values alone."""
+"""Minimise any function using only its values."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from advantage.algorithms.search.ranking import nonfinite_to_inf
 from advantage.algorithms.search.task import Task, optimiser_of, task_of
 from advantage.types import Array, Key
 
-GENERATIONS = 8  # of the first compiled call; later ones take more, until a call takes a tenth of a second
-FARTHEST = 1e12  # times the first spread, before a search is said to run away
+GENERATIONS = 8  # in the first compiled call; later calls run more, until a call takes a tenth of a second
+FARTHEST = 1e12  # times the first spread, above which a search counts as diverged
 ORDER = "f_target", "converged", "flat", "diverged"
 
 
 class Minimum(NamedTuple):
-    """What `minimize` found.
+    """The result of `minimize`.
 
     Attributes:
-        x: float `[d]`, the best point of all that were evaluated; within the bounds.
+        x: float `[d]`, the best evaluated point; within the bounds.
         fun: its value; inf if no value was finite, and then `x` is the start.
-        evaluations: how often the function was asked.
-        generations: in how many generations, of all restarts.
+        evaluations: number of function evaluations.
+        generations: number of generations, over all restarts.
         stop: why it ended, see `minimize`.
-        restarts: how many there were.
-        mean: `[d]`, the point that the last search stood for, within the bounds: where values are noisy, it is better
-            than `x`.
+        restarts: number of restarts.
+        mean: `[d]`, the mean of the last search, within the bounds: with noisy values it is better than `x`.
     """
 
     x: np.ndarray
@@ -53,15 +52,15 @@ class Minimum(NamedTuple):
 
 
 class Book(NamedTuple):
-    """What is kept of a search beside the optimiser's state.
+    """The records of a search beside the optimiser's state.
 
     Attributes:
         x, fun: the best point so far, `[d]`, and its value.
-        generation: how many there were.
+        generation: number of generations so far.
         level: the first value of the last generation.
-        flat_for: for how many generations all values have been that one.
-        first_spread: of the first state.
-        reason: place of the reason to stop among `_reasons`; -1 while the search goes on.
+        flat_for: number of generations in which all values were equal to `level`.
+        first_spread: the spread of the initial state.
+        reason: index of the reason to stop in `_reasons`; -1 while the search goes on.
     """
 
     x: Array
@@ -74,7 +73,7 @@ class Book(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where a search ends, and the bounds; see `Task`."""
+    """Limits of a search, and the bounds; see `Task`."""
 
     f_target: float
     x_tolerance: float
@@ -98,47 +97,47 @@ def minimize(
     dtype: Literal["float64", "float32"] = "float64",
     **options: Any,
 ) -> Minimum:
-    """Search for the least value of a function, by values alone.
+    """Search for the smallest value of a function, using only its values.
 
         best = minimize(lambda x: jnp.sum(x**2), [3.0, 3.0], sigma=1.0, f_target=1e-9)
         best.x, best.fun, best.evaluations, best.stop
 
-    A value that is not finite is as bad as the worst. At the end f is asked once more, for the mean of the search, if
-    `max_evaluations` allows: it may be the best of all. The search ends, and `stop` says why, with
+    A value that is not finite counts as the worst. At the end f is evaluated once more, at the mean of the search, if
+    `max_evaluations` allows it: this may be the best point. The search ends, and `stop` says why, with
 
         "f_target"         a value of `f_target` or below
         "converged"        the spread of candidates fell to `x_tolerance`
         "flat"             all values of the last 10 + ceil(30 d / n) generations of n candidates were equal
-        "diverged"         the spread grew to 1e12 times the first, or out of the numbers there are
+        "diverged"         the spread grew to 1e12 times the first, or beyond the largest float
         "condition"        CMA-ES: the covariance is too ill-conditioned for this arithmetic, beyond 1e14
         "no_effect"        CMA-ES: steps are too small to change the numbers of the mean
         "max_evaluations"  another generation would exceed `max_evaluations`
 
     Args:
         f: takes a vector `[d]`, returns a number. A function that JAX can trace is traced, not called, and the whole
-            search is compiled; anything else is called with NumPy vectors. Two traces that differ, by random numbers
-            of NumPy's for example, are no function for a compiler: such a function is called too.
+            search is compiled; anything else is called with NumPy vectors. If two traces differ, for example by random
+            numbers of NumPy, the function cannot be compiled and is called too.
         x0: where to start, `[d]`.
         method: a name, "cma-es", "cem", "ga", "pattern-search", "es", "ars" or "finite-differences"; or an optimiser
-            such as `adv.CEM(candidates=50)`, or one of your own with the functions of `Optimiser`.
-        bounds: `(low, high)`, each a number, a vector `[d]` or None. f is asked at the nearest point within, and the
-            squared distance to it is added to what the optimiser is told.
-        f_target: good enough.
-        max_evaluations: by default 10,000 for each of the d numbers.
-        x_tolerance: in units of x.
-        restarts: how often to start again where a search has ended without the target, each time with twice as many
-            `candidates` if the method has such a number (Auger & Hansen 2005); at `x0` or, where all bounds are
-            finite, anywhere within them. A method that draws nothing at random needs the bounds.
-        seed: the same one gives the same numbers.
-        compiled: True compiles f or fails, False calls it; "auto" finds out.
-        dtype: what to compute in.
-        options: of the method, such as `sigma=0.3` or `candidates=100`.
+            such as `adv.CEM(candidates=50)`, or your own object with the functions of `Optimiser`.
+        bounds: `(low, high)`, each a number, a vector `[d]` or None. f is evaluated at the nearest point within the
+            bounds, and the squared distance to it is added to the cost for the optimiser.
+        f_target: a value that is good enough to stop.
+        max_evaluations: largest number of evaluations; by default 10,000 d.
+        x_tolerance: spread of candidates that ends the search, in units of x.
+        restarts: number of restarts after a search that ended without the target, each time with twice as many
+            `candidates` if the method has this option (Auger & Hansen 2005); from `x0` or, if all bounds are
+            finite, from a random point within them. A deterministic method needs the bounds.
+        seed: the same seed gives the same numbers.
+        compiled: True compiles f or fails, False calls it, "auto" compiles it if possible.
+        dtype: number type of the computation.
+        options: options of the method, such as `sigma=0.3` or `candidates=100`.
 
     Raises:
-        ValueError: anything of this that is not as described, and a value of f that is not one number. What f itself
-            raises goes through.
+        ValueError: an argument that is not as described, or a value of f that is not one number. Errors of f itself
+            are passed on.
 
-    Source: Hansen 2016, "The CMA evolution strategy: a tutorial", Appendix B.3 and B.5, on ends and on bounds; Auger &
+    Source: Hansen 2016, "The CMA evolution strategy: a tutorial", Appendix B.3 and B.5, on stopping, bounds; Auger &
     Hansen 2005, "A restart CMA evolution strategy with increasing population size".
     """
     with jax.enable_x64(dtype == "float64"):
@@ -164,7 +163,7 @@ def minimize(
 
 
 def _check_population(optimiser: Optimiser, task: Task) -> None:
-    """Raises ValueError where one generation exceeds the budget, or a restart would be the same search again."""
+    """Raises ValueError if one generation exceeds the budget, or a restart would be the same search again."""
     size = optimiser.population(task.start.size)
     if task.max_evaluations < size:
         raise ValueError(
@@ -173,13 +172,13 @@ def _check_population(optimiser: Optimiser, task: Task) -> None:
         )
     if task.restarts and not task.is_bounded and not _draws(optimiser, task.start):
         raise ValueError(
-            f"restarts={task.restarts} is not allowed: {type(optimiser).__name__} draws nothing at random and would "
-            "repeat itself from the same start; give finite bounds, to start anywhere within them, or restarts=0."
+            f"restarts={task.restarts} is not allowed: {type(optimiser).__name__} is deterministic and would "
+            "repeat the same search; give finite bounds, for random starts within them, or restarts=0."
         )
 
 
 def _draws(optimiser: Optimiser, start: np.ndarray) -> bool:
-    """Whether chance has a part in what the optimiser asks first."""
+    """Whether the optimiser's first candidates are random."""
     if isinstance(optimiser, HostOptimiser | ResizableOptimiser):
         return True
     state = optimiser.begin(jnp.asarray(start))
@@ -218,7 +217,7 @@ def _minimize(objective: Objective, optimiser: Optimiser, task: Task) -> Minimum
 
 
 def _again(optimiser: Optimiser, start: np.ndarray, task: Task, restart: int) -> tuple[Optimiser, np.ndarray]:
-    """The next search: twice the candidates, and where the bounds allow another start."""
+    """The next search: twice the candidates, and another start if the bounds are finite."""
     if task.is_bounded:
         rng = np.random.default_rng((task.seed, restart))
         start = rng.uniform(task.low, task.high).astype(start.dtype)
@@ -253,7 +252,7 @@ def _search(
         values = [objective.call(point) for point in np.array(points)]
         if len(values) != size:
             raise ValueError(
-                f"{type(optimiser).__name__} asked for {len(values)} candidates and promised {size}."
+                f"{type(optimiser).__name__} asked for {len(values)} candidates instead of {size}."
             )
         state, book = learn(optimiser, limits, state, book, candidates, np.array(values, start.dtype))
     return state, book
@@ -298,7 +297,7 @@ def _learn(
     candidates: Array,
     values: Array,
 ) -> tuple[OptimiserState, Book]:
-    """Tell the optimiser the values, keep the best point, and see whether there is a reason to stop."""
+    """Tell the optimiser the values, keep the best point, and check the reasons to stop."""
     value = nonfinite_to_inf(jnp.asarray(values, book.fun.dtype))
     points = _within(candidates, limits)
     cost = nonfinite_to_inf(value + jnp.square(candidates - points).sum(-1))
@@ -327,7 +326,7 @@ _propose_compiled, _learn_compiled = jax.jit(_propose), jax.jit(_learn)
 
 
 def _reasons(optimiser: Optimiser, state: OptimiserState) -> tuple[str, ...]:
-    """Words for the ends of `_learn`, in their order."""
+    """Names of the reasons to stop in `_learn`, in their order."""
     return *ORDER, *_own_reasons(optimiser, state), "max_evaluations"
 
 

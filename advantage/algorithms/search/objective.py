@@ -1,4 +1,4 @@
-"""The function that `minimize` is given: a program where JAX can trace it, else called point by point."""
+"""The function that `minimize` is given: compiled if JAX can trace it, else called point by point."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Objective(NamedTuple):
     """A function of a vector `[d]`.
 
     Attributes:
-        function: as it was given.
-        traced: what is compiled; None where the function is called instead.
+        function: the function as given.
+        traced: the function to compile; None if it is called instead.
     """
 
     function: Callable[[Any], Any]
@@ -45,7 +45,7 @@ class Objective(NamedTuple):
         return value if np.isfinite(value) else np.inf
 
     def call(self, point: np.ndarray) -> float:
-        """What the function returns when it is called. Raises ValueError where that is not one number."""
+        """The value from a call of the function. Raises ValueError if it is not one number."""
         value = self.function(point)
         if isinstance(value, numbers.Real):
             return float(value)
@@ -65,13 +65,15 @@ def objective_of(function: Callable[[Any], Any], start: np.ndarray, compiled: Co
         ValueError: no function, a value that is not one number, or `compiled=True` for a function whose traces differ.
     """
     if not callable(function):
-        raise ValueError(f"f={function!r} is no function; give one that takes a vector and returns a number.")
+        raise ValueError(
+            f"f={function!r} is not a function; give one that takes a vector and returns a number."
+        )
     if compiled not in (True, False, "auto"):
         raise ValueError(f'compiled={compiled!r} is not allowed; use True, False or "auto".')
     if compiled is False:
         return Objective(function, None)
     argument = jax.ShapeDtypeStruct(start.shape, start.dtype)
-    try:  # as two functions, for the trace of one is kept
+    try:  # two lambdas, since JAX caches the trace of one
         (first, shape), (second, _) = (
             jax.make_jaxpr(lambda x: function(x), return_shape=True)(argument) for _ in range(2)
         )
@@ -84,8 +86,8 @@ def objective_of(function: Callable[[Any], Any], start: np.ndarray, compiled: Co
         if compiled == "auto":
             return Objective(function, None)
         raise ValueError(
-            "compiled=True is not allowed: f gives another program each time that it is traced, by random numbers or "
-            "by a counter; use compiled=False."
+            "compiled=True is not allowed: each trace of f gives a different program, because of random numbers or "
+            "a counter; use compiled=False."
         )
     _check_value(shape)
     return Objective(function, Traced(function, id(function), str(first), constants[0]))
@@ -96,13 +98,17 @@ def _digests(constants: list[Any]) -> tuple[str, ...]:
 
 
 def _check_value(value: Any) -> None:
-    """Raises ValueError where a value, or what a trace says of it, is not one real number."""
+    """Raises ValueError if a value, or the shape of a traced value, is not one real number."""
     if not isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
-        what = "None; has it a return?" if value is None else f"a value of type {type(value).__name__}."
-        raise ValueError(f"f must return one number, and returned {what}")
+        what = (
+            "None; is a return statement missing?"
+            if value is None
+            else f"a value of type {type(value).__name__}."
+        )
+        raise ValueError(f"f must return one number, but returned {what}")
     if value.shape != ():
         raise ValueError(
-            f"f must return one number, and returned an array of shape {value.shape}; sum it, or index it."
+            f"f must return one number, but returned an array of shape {value.shape}; sum it, or index it."
         )
     if np.dtype(value.dtype).kind not in "fiub" and not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"f must return one real number, and returned one of type {value.dtype}.")
+        raise ValueError(f"f must return one real number, but returned one of type {value.dtype}.")

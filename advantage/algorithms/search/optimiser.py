@@ -1,4 +1,4 @@
-"""The contract of an optimiser: what it must have, and three things that it may have besides."""
+"""The interface of an optimiser, and three optional extensions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from advantage.types import Array, Key
 
 
 class OptimiserState(Protocol):
-    """What an optimiser knows: a NamedTuple of arrays."""
+    """The state of an optimiser: a NamedTuple of arrays."""
 
     @property
     def mean(self) -> Array:
-        """The point that it stands for, `[d]`: the centre of a distribution, or the best point so far."""
+        """The current solution, `[d]`: the centre of a distribution, or the best point so far."""
         ...
 
 
 @runtime_checkable
 class Optimiser(Protocol):
-    """Minimises a function of a flat vector by its values alone.
+    """Minimises a function of a flat vector using only its values.
 
         state = begin(x0)
         repeat:  x = ask(state, key);  state = tell(state, x, f(x))
 
     It is a frozen dataclass of hyperparameters with pure functions, registered as a pytree, for instance by
-    `jax.tree_util.register_static`. A cost that is not finite is as bad as the worst.
+    `jax.tree_util.register_static`. A cost that is not finite counts as the worst.
     """
 
     def population(self, dimension: int) -> int:
@@ -35,25 +35,25 @@ class Optimiser(Protocol):
         ...
 
     def begin(self, x0: Array) -> OptimiserState:
-        """The first state, at `x0` `[d]`."""
+        """The initial state, at `x0` `[d]`."""
         ...
 
     def ask(self, state: Any, key: Key) -> Array:
-        """What to evaluate, `[n, d]`."""
+        """The candidates to evaluate, `[n, d]`."""
         ...
 
     def tell(self, state: Any, candidates: Array, cost: Array) -> OptimiserState:
-        """Learn from the costs `[n]` of what `ask` returned: lower is better."""
+        """Learn from the costs `[n]` of the candidates that `ask` returned: lower is better."""
         ...
 
     def spread(self, state: Any) -> Array:
-        """How far, about, a candidate's coordinate lies from `mean`: a scalar, for people and for stopping."""
+        """Typical distance of a candidate's coordinate from `mean`: a scalar, for metrics and for stopping."""
         ...
 
 
 @runtime_checkable
 class StoppingOptimiser(Optimiser, Protocol):
-    """An optimiser that knows when it will find nothing better."""
+    """An optimiser with stopping conditions of its own."""
 
     def stop(self, state: Any) -> dict[str, Array]:
         """Reasons to stop, and whether each holds, a bool scalar."""
@@ -68,7 +68,7 @@ class ResizableOptimiser(Optimiser, Protocol):
 
     @property
     def candidates(self) -> int | None:
-        """Candidates a generation; None lets `population` decide."""
+        """Candidates per generation; None lets `population` decide."""
         ...
 
 
@@ -81,25 +81,25 @@ class HostOptimiser(Optimiser, Protocol):
 
 
 def check_optimiser(given: object, name: str, or_give: str = "") -> None:
-    """Check that an argument is an optimiser that can be run.
+    """Check that an argument is a usable optimiser.
 
     Args:
         given: the argument.
-        name: what it is called.
-        or_give: what else is allowed, in words.
+        name: name of the argument, for the message.
+        or_give: what else is allowed, for the message.
 
     Raises:
-        ValueError: a class, an object that is not as `Optimiser` says, or one that JAX cannot compile.
+        ValueError: a class, an object without the functions of `Optimiser`, or one that JAX cannot compile.
     """
     if isinstance(given, type):
         raise ValueError(
-            f"{name} is the class {given.__name__}, not an object of it; write {given.__name__}(...)."
+            f"{name} is the class {given.__name__}, not an instance; write {given.__name__}(...)."
         )
     if not (isinstance(given, Optimiser) and dataclasses.is_dataclass(given)):
         functions = "ask, begin, population, spread and tell"
         raise ValueError(f"{name} is {given!r}; give {or_give}an optimiser, a dataclass with {functions}.")
     if not isinstance(given, HostOptimiser) and jax.tree_util.all_leaves([given]):
         raise ValueError(
-            f"{name} is a {type(given).__name__}, which JAX does not know as a pytree and cannot compile; put "
+            f"{name} is a {type(given).__name__}, which is not a registered pytree, so JAX cannot compile it; put "
             "@jax.tree_util.register_static above its class."
         )

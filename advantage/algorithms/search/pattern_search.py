@@ -14,7 +14,7 @@ from advantage.types import Array, Key
 
 
 class CompassState(NamedTuple):
-    """Where compass search is: its best point `[d]`, its cost, the step, and whether that cost is known."""
+    """The state of compass search: its best point `[d]`, its cost, the step, and whether the cost is known."""
 
     mean: Array
     cost: Array
@@ -23,14 +23,14 @@ class CompassState(NamedTuple):
 
 
 class HookeJeevesState(NamedTuple):
-    """Where the search of Hooke & Jeeves is.
+    """The state of the search of Hooke & Jeeves.
 
     Attributes:
         mean, cost: the base point psi, `[d]`, and S(psi).
         step: Delta.
-        point, point_cost: phi, `[d]`, which the exploratory moves have reached, and S(phi).
-        coordinate: which one is tried next.
-        trial: what is tried: 0 phi itself, 1 a step up, 2 a step down.
+        point, point_cost: phi, `[d]`, the point reached by the exploratory moves, and S(phi).
+        coordinate: the coordinate to try next.
+        trial: what to try: 0 phi itself, 1 a step up, 2 a step down.
         from_base: whether these exploratory moves began at psi, not at the end of a pattern move.
     """
 
@@ -47,7 +47,7 @@ class HookeJeevesState(NamedTuple):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class PatternSearch:
-    """Pattern search: steps along the coordinates from the best point so far, smaller ones where none helps.
+    """Pattern search: steps along the coordinates from the best point so far, which shrink when none helps.
 
     Hooke & Jeeves, one candidate at a time, with the base point psi, S the cost, theta the base point before psi:
 
@@ -58,7 +58,7 @@ class PatternSearch:
         explore(phi):  for each coordinate k, phi <- phi + Delta e_k if that is better,
                                          else phi <- phi - Delta e_k if that is better
 
-    so that a point at the end of a pattern move may be worse than psi as long as exploring it finds a better one.
+    so a point at the end of a pattern move may be worse than psi if exploring from it finds a better one.
 
     Compass search, 2 d candidates at once:
 
@@ -66,28 +66,28 @@ class PatternSearch:
         x, Delta  <- x', expansion * Delta             if S(x') < S(x)
                      x, contraction * Delta            else
 
-    Either stands still, with step 0, once no step helps where Delta < minimum_step. Where neither a step up nor one
-    down helps in any coordinate, a cost whose gradient has the Lipschitz constant L has |∇S(x)| <= sqrt(d) L Delta / 2:
-    `spread` is Delta. A cost is never asked for again, so that with noise a lucky point stays; let candidates play many
-    episodes, or have common random numbers.
+    Both stop moving, with step 0, once no step helps and Delta < minimum_step. Where neither a step up nor a step down
+    helps in any coordinate, a cost whose gradient has the Lipschitz constant L has |∇S(x)| <= sqrt(d) L Delta / 2:
+    `spread` is Delta. No cost is evaluated again, so with noise a lucky point is kept; let candidates play many
+    episodes, or use common random numbers.
 
-    Departures from the papers: compass search takes the first of equally good candidates, and puts x0 in the place of
-    x0 + Delta e_1 in its first poll, which leaves Delta as it is.
+    Departures from the papers: compass search takes the first of equally good candidates, and its first poll has x0 in
+    place of x0 + Delta e_1 and does not change Delta.
 
     Source: Hooke & Jeeves 1961, "'Direct search' solution of numerical and statistical problems", appendix; Kolda,
     Lewis & Torczon 2003, "Optimization by direct search", sections 1.1 and 3.
     """
 
     variant: Literal["hooke-jeeves", "compass"] = "hooke-jeeves"
-    """One candidate a generation and pattern moves, or a poll of all 2 d neighbours."""
+    """One candidate per generation and pattern moves, or a poll of all 2 d neighbours."""
     step: float = ranged(0.5, "(0, inf)")
-    """First step Delta along a coordinate."""
+    """Initial step Delta along a coordinate."""
     contraction: float = ranged(0.5, "(0, 1)")
-    """What Delta is multiplied by where no step helps."""
+    """Factor of Delta when no step helps."""
     expansion: float | None = ranged(None, "[1, inf)")
-    """What compass search multiplies Delta by after a step that helped; None leaves it as it is."""
+    """Factor of Delta in compass search after a step that helped; None keeps Delta."""
     minimum_step: float = ranged(1e-8, "[0, inf)")
-    """Delta below which a failure ends the search."""
+    """The search ends when no step helps and Delta is below this."""
 
     def __post_init__(self):
         check(self)
@@ -102,7 +102,7 @@ class PatternSearch:
         return 2 * dimension if self.variant == "compass" else 1
 
     def begin(self, x0: Array) -> CompassState | HookeJeevesState:
-        """The first state. Raises ValueError for a poll that memory cannot hold."""
+        """The initial state. Raises ValueError for a poll that memory cannot hold."""
         cost, step = jnp.full((), jnp.inf, x0.dtype), jnp.full((), self.step, x0.dtype)
         if self.variant == "compass":
             size = 4 * x0.size**2 * x0.dtype.itemsize  # the candidates and their steps
@@ -112,7 +112,7 @@ class PatternSearch:
         return HookeJeevesState(x0, cost, step, x0, cost, zero, zero, jnp.ones((), bool))
 
     def ask(self, state: CompassState | HookeJeevesState, key: Key) -> Array:
-        """The next point to try, `[1, d]`, or all neighbours, `[2 d, d]`; nothing is left to chance."""
+        """The next point to try, `[1, d]`, or all neighbours, `[2 d, d]`; the key is not used."""
         if isinstance(state, HookeJeevesState):
             side = jnp.asarray([0, 1, -1], state.step.dtype)[state.trial]
             return state.point.at[state.coordinate].add(side * state.step)[None]
@@ -122,7 +122,7 @@ class PatternSearch:
     def tell(
         self, state: CompassState | HookeJeevesState, candidates: Array, cost: Array
     ) -> CompassState | HookeJeevesState:
-        """Go where it is better, or take smaller steps."""
+        """Move to a better point, or make the steps smaller."""
         cost = nonfinite_to_inf(cost).astype(state.cost.dtype)
         smaller = jnp.where(state.step < self.minimum_step, 0, self.contraction * state.step)
         if isinstance(state, HookeJeevesState):
@@ -145,7 +145,7 @@ class PatternSearch:
 def _hooke_jeeves(state: HookeJeevesState, x: Array, cost: Array, smaller: Array) -> HookeJeevesState:
     """What to try after the cost of the last trial `x`."""
     itself = state.trial == 0
-    base_cost = jnp.where(itself & state.from_base, cost, state.cost)  # of x0: asked for once
+    base_cost = jnp.where(itself & state.from_base, cost, state.cost)  # the cost of x0 is evaluated once
     better = itself | (cost < state.point_cost)
     point, point_cost = jnp.where(better, x, state.point), jnp.where(better, cost, state.point_cost)
     turn = ~better & (state.trial == 1)

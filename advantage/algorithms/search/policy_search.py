@@ -1,4 +1,4 @@
-"""A search for a policy: its parameters are the vector, minus its return is the cost."""
+"""Policy search: the vector is the policy's parameters, the cost is minus its return."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from advantage.types import ActionUnits, Array, Clock, Key, Played, Pytree, Spec
 
 
 class SearchState(NamedTuple):
-    """Everything that a search knows.
+    """The training state of a policy search.
 
     Attributes:
-        policy: what a vector is the parameters of; static.
+        policy: the policy whose parameters a vector holds; static.
         search: the optimiser's own state.
-        best: the candidate with the highest mean return of all generations, `[d]`.
+        best: the candidate with the highest mean return in all generations, `[d]`.
         best_return: that return; -inf before the first generation.
-        observations: running statistics of what candidates saw.
-        evaluations, episodes: candidates judged and episodes played, uint32.
-        clock: environment steps played, of the budget.
+        observations: running statistics of the candidates' observations.
+        evaluations, episodes: candidates evaluated and episodes played, uint32.
+        clock: environment steps played, and the budget.
     """
 
     policy: Deterministic | Scoring
@@ -44,7 +44,7 @@ class SearchState(NamedTuple):
 
 
 class SearchActor(NamedTuple):
-    """What acts: a policy, its parameters, and the statistics that it sees through."""
+    """A policy, its parameters, and the statistics that scale its observations."""
 
     policy: Deterministic | Scoring
     params: Pytree
@@ -54,43 +54,41 @@ class SearchActor(NamedTuple):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class PolicySearch:
-    """Search for a policy with an optimiser: the vector is the policy's parameters, the cost minus its mean return.
+    """Search for a policy with an optimiser: the vector is the policy's parameters, the cost is minus its mean return.
 
-    In each generation, with R(x) the return of an episode of the policy with the parameters x, undiscounted:
+    In each generation, with R(x) the undiscounted return of an episode of the policy with the parameters x:
 
         x_1..n  <- ask(search, key)
         f_i     <- -1/episodes sum of R(x_i) over the episodes of candidate i
         search  <- tell(search, x_1..n, f_1..n)
 
-    where `optimiser`, such as `adv.CEM()`, has ask and tell. The policy is deterministic. Candidates see observations
-    through the statistics of the generations before theirs.
+    where `optimiser`, such as `adv.CEM()`, has ask and tell. The policy is deterministic. Observations are scaled by
+    the statistics of earlier generations.
     """
 
     optimiser: Optimiser = dataclasses.field(metadata={"is_pytree": True})
     episodes: int = ranged(1, "[1, inf)")
     """Episodes that each candidate plays; its cost is minus their mean return."""
     common_random_numbers: bool = False
-    """Let all candidates of a generation meet the same starts and the same chance."""
+    """Give all candidates of a generation the same initial states and random numbers."""
     reevaluate: int = ranged(0, "[0, inf)")
-    """How many of a generation's best play as many episodes again before they are judged."""
+    """Number of a generation's best candidates that play as many episodes again before they are evaluated."""
     hidden: tuple[int, ...] = ranged((), "[1, inf)")
-    """Widths of the policy's hidden layers; without any it is linear."""
+    """Widths of the policy's hidden layers; none makes it linear."""
     activation: Activation = "tanh"
-    """After each hidden layer."""
+    """Activation after each hidden layer."""
     initialisation: Initialisation = "orthogonal"
-    """Of the weights that the search starts from: orthogonal with gains, or independent normals."""
+    """Initial weights of the search: orthogonal with gains, or independent normals."""
     action_bounds: Bounds = "clip"
     """Bounded continuous actions: clip the policy's outputs, or squash them by tanh."""
     action_units: ActionUnits = "bounds"
-    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper one, or they are taken as they are."""
-    normalize_observation: bool = cast(
-        bool, None
-    )  # `__post_init__` puts the optimiser's default in its place
-    """Scale observations by running mean and standard deviation; by default only augmented random search does (V2)."""
+    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper bound, or raw environment units."""
+    normalize_observation: bool = cast(bool, None)  # `__post_init__` replaces it by the optimiser's default
+    """Scale observations by running mean and standard deviation; the default is True for ars (V2) only."""
     clip_observation: float = ranged(10.0, "(0, inf)")
     """Limit of a scaled observation, in standard deviations."""
     play: Literal["mean", "best"] = "mean"
-    """Who the agent is: the mean of the search, or the best candidate of all generations."""
+    """Parameters of the agent: the mean of the search, or the best candidate of all generations."""
     network: Any = None
     """A network of your own, from Python only: a pair (init, apply), adv.MLP, adv.CNN, adv.from_flax(...)."""
 
@@ -98,8 +96,8 @@ class PolicySearch:
         check_optimiser(self.optimiser, "optimiser")
         if isinstance(self.optimiser, HostOptimiser):
             raise ValueError(
-                f"optimiser={self.optimiser!r} is not allowed: it runs on the host only, and a search for a policy "
-                "compiles its optimiser; adv.search.minimize takes it."
+                f"optimiser={self.optimiser!r} is not allowed: it runs on the host only, and a policy search "
+                "compiles its optimiser; use it with adv.search.minimize."
             )
         if self.normalize_observation is None:
             default = isinstance(self.optimiser, AugmentedRandomSearch)
@@ -107,7 +105,7 @@ class PolicySearch:
         check(self)
 
     def init(self, key: Key, spec: Spec) -> SearchState:
-        """The first state: drawn parameters as the start of the search.
+        """The initial training state, with random parameters as the start of the search.
 
         Raises:
             ValueError: a space that no policy covers.
@@ -147,13 +145,13 @@ class PolicySearch:
         return ()
 
     def noise(self, actor: SearchActor, key: Key, shape: tuple[int, ...]) -> Array:
-        """None is consumed."""
+        """Zeros: the policy is deterministic."""
         return jnp.zeros(shape, jnp.float32)
 
     def act(
         self, actor: SearchActor, obs: Pytree, memory: Pytree, noise: Array
     ) -> tuple[Pytree, Pytree, Pytree]:
-        """The policy's action, for nothing is left to chance: `-> action, memory, extras`."""
+        """The policy's action, which is deterministic: `-> action, memory, extras`."""
         return *self.greedy(actor, obs, memory), ()
 
     def greedy(self, actor: SearchActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
@@ -165,7 +163,7 @@ class PolicySearch:
         return actor._replace(params=unflatten(actor.policy, vector))
 
     def seen(self, actor: SearchActor, obs: Pytree) -> Array:
-        """What statistics take of a batch of observations, less the mean so far, `[m, c]`."""
+        """The values of a batch of observations for the statistics, less the mean so far, `[m, c]`."""
         if actor.normaliser is None:
             return np.zeros((1, 0), np.float32)
         x = actor.policy.continuous(obs)
@@ -178,10 +176,9 @@ class PolicySearch:
     def learn(
         self, state: SearchState, candidates: Array, played: Played
     ) -> tuple[SearchState, dict[str, Array]]:
-        """Tell the optimiser what the candidates earned: `-> state, metrics`.
+        """Tell the optimiser the returns of the candidates: `-> state, metrics`.
 
-        The statistics under which a generation acted are merged with what it saw after it was judged, for the next
-        one to use.
+        After a generation is evaluated, its observations are merged into the statistics for the next generation.
         """
         cost = nonfinite_to_inf(-played.returns)
         search = self.optimiser.tell(state.search, candidates, cost)

@@ -22,7 +22,7 @@ class RandomSearchState(NamedTuple):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class AugmentedRandomSearch:
-    """Augmented random search: try random directions both ways, and step along the best by how much they differ.
+    """Augmented random search: try random directions both ways, step along the best by their difference of returns.
 
     In each generation of N directions, with r the return, minus the cost:
 
@@ -32,24 +32,24 @@ class AugmentedRandomSearch:
         sigma_R  <- standard deviation of the 2 b returns of these
         M        <- M + alpha / (b sigma_R) sum_{k <= b} (r_(k)^+ - r_(k)^-) delta_(k)
 
-    V1-t and V2-t use some of the directions, b < N. V2 is a search for a policy that normalises observations, as
-    `PolicySearch` does for this optimiser; V1 is one with `normalize_observation=False`. Where all returns are equal,
-    sigma_R = 0, and M stays.
+    V1-t and V2-t use some of the directions, b < N. V2 is a policy search that normalises observations, as
+    `PolicySearch` does for this optimiser; V1 has `normalize_observation=False`. If all returns are equal, sigma_R = 0
+    and M does not move.
 
-    Departure from the paper: of the 2 b returns one that is not finite counts as the lowest that is.
+    Departure from the paper: of the 2 b returns one that is not finite counts as the lowest finite one.
 
     Source: Mania, Guy & Recht 2018, "Simple random search of static linear policies is competitive for reinforcement
     learning", algorithm 2.
     """
 
     directions: int = ranged(16, "[1, inf)")
-    """Directions N tried in a generation, each both ways."""
+    """Number N of directions tried in a generation, each both ways."""
     top_directions: int | None = ranged(None, "[1, inf)")
-    """Directions b that count; None counts all."""
+    """Number b of directions that are used; None uses all."""
     learning_rate: float = ranged(0.02, "[0, inf)")
     """Step size alpha."""
     sigma: float = ranged(0.03, "(0, inf)")
-    """Standard deviation nu of the perturbation of a coordinate; it stays."""
+    """Standard deviation nu of the perturbation of a coordinate; it is constant."""
 
     def __post_init__(self):
         check(self)
@@ -64,11 +64,11 @@ class AugmentedRandomSearch:
         return 2 * self.directions
 
     def begin(self, x0: Array) -> RandomSearchState:
-        """The first state."""
+        """The initial state."""
         return RandomSearchState(x0)
 
     def ask(self, state: RandomSearchState, key: Key) -> Array:
-        """Perturbations of the parameters, `[2 N, d]`; the second half are the first mirrored."""
+        """Perturbations of the parameters, `[2 N, d]`; the second half mirrors the first."""
         step = self.sigma * standard_normal(key, self.directions, state.mean.size, state.mean.dtype)
         return state.mean + jnp.concatenate([step, -step])
 

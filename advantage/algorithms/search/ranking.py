@@ -1,4 +1,4 @@
-"""What methods make of costs, finite or not: an order, ranks, numbers without a scale."""
+"""Transformations of costs, finite or not: order, ranks and scaling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from advantage.types import Array
 
 
 def nonfinite_to_inf(cost: Array) -> Array:
-    """Costs with everything that is not finite as +inf, the worst."""
+    """Costs with +inf, the worst, in place of values that are not finite."""
     return jnp.where(jnp.isfinite(cost), cost, jnp.inf)
 
 
@@ -18,7 +18,7 @@ def best_first(cost: Array) -> Array:
     cost = nonfinite_to_inf(cost)
     if cost.dtype != jnp.float32:
         return jnp.argsort(cost, stable=True)
-    # one array of whole numbers, each a cost above its place, is sorted ten times as fast as two arrays are
+    # one array of integers, with the cost in the upper half and the place in the lower, sorts ten times as fast
     bits = jax.lax.bitcast_convert_type(jnp.where(cost == 0, 0, cost), jnp.int32)
     ordered = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     with jax.enable_x64(True):
@@ -33,12 +33,12 @@ def rank(cost: Array) -> Array:
 
 
 def number_of(share: Array | float, size: int) -> Array:
-    """`max(1, share * size)` to the nearest whole number, a half to the even one."""
+    """`max(1, share * size)` rounded to the nearest whole number, halves to even."""
     return jnp.maximum(1, jnp.round(share * size))
 
 
 def centred_ranks(cost: Array) -> Array:
-    """Ranks from -1/2, the best, to 1/2, the worst, `[n]`; equal costs share the mean of theirs.
+    """Ranks from -1/2, the best, to 1/2, the worst, `[n]`; equal costs share the mean of their ranks.
 
     Source: Wierstra et al. 2014, "Natural evolution strategies", section 3.1, on utilities; Salimans et al. 2017,
     "Evolution strategies as a scalable alternative to reinforcement learning", section 2.1, on ranks.
@@ -51,22 +51,22 @@ def centred_ranks(cost: Array) -> Array:
 
 
 def finite(cost: Array) -> Array:
-    """Costs with everything that is not finite as the largest that is; zeros where none is."""
+    """Costs with the largest finite one in place of values that are not finite; zeros if none is finite."""
     is_finite = jnp.isfinite(cost)
     worst = jnp.where(is_finite, cost, -jnp.inf).max()
     return jnp.where(is_finite, cost, jnp.where(is_finite.any(), worst, 0))
 
 
 def scaled(cost: Array) -> Array:
-    """`finite` costs from 0, the least, to 1, the largest; equal ones are 0."""
-    cost = finite(cost) / 16  # neither the range nor its reciprocal is then beyond the numbers
+    """`finite` costs scaled from 0, the smallest, to 1, the largest; 0 if all are equal."""
+    cost = finite(cost) / 16  # so that neither the range nor its reciprocal overflows
     cost -= cost.min()
     largest = cost.max()
     return cost / jnp.where(largest > 0, largest, 1)
 
 
 def standardised(cost: Array) -> Array:
-    """Costs less their mean, divided by their standard deviation, `[n]`; equal ones become 0."""
+    """Costs less their mean, divided by their standard deviation, `[n]`; 0 if all are equal."""
     deviation = scaled(cost)
     deviation -= deviation.mean()
     size = deviation.std()
@@ -74,5 +74,5 @@ def standardised(cost: Array) -> Array:
 
 
 def usable(gradient: Array) -> Array:
-    """The gradient; zero if its squared length is beyond the numbers there are."""
+    """The gradient; zero if its squared length overflows."""
     return jnp.where(jnp.isfinite(jnp.vdot(gradient, gradient)), gradient, 0)

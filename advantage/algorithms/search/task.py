@@ -1,4 +1,4 @@
-"""What `minimize` is asked, checked: the start, the bounds, the limits and the optimiser."""
+"""The checked arguments of `minimize`: the start, the bounds, the limits and the optimiser."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from advantage.algorithms.search.optimisers import OPTIMISERS, optimiser_class
 
 
 class Task(NamedTuple):
-    """What is searched for, and for how long.
+    """The task of a search and its limits.
 
     Attributes:
-        start: where to begin, `[d]`.
+        start: the starting point, `[d]`.
         low, high: the bounds, `[d]`; infinite where there are none.
-        f_target: good enough; -inf for no such value.
+        f_target: a value that ends the search; -inf for none.
         x_tolerance: the spread of candidates that ends a search.
-        max_evaluations: of all restarts together.
-        restarts: how often to begin again.
-        seed: of the draws.
+        max_evaluations: limit for all restarts together.
+        restarts: number of restarts.
+        seed: seed of the random numbers.
     """
 
     start: np.ndarray
@@ -52,7 +52,7 @@ def task_of(
     seed: int,
     dtype: str,
 ) -> Task:
-    """The task that the arguments of `minimize` describe. Raises ValueError for what is not allowed."""
+    """The task that the arguments of `minimize` describe. Raises ValueError for values that are not allowed."""
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype={dtype!r} is not allowed; use 'float64' or 'float32'.")
     start = _vector(x0, dtype)
@@ -72,27 +72,27 @@ def optimiser_of(method: str | Optimiser, options: dict[str, Any]) -> Optimiser:
     """The optimiser that a name and its options describe, or the object itself.
 
     Raises:
-        ValueError: an unknown name or option, a value that is not allowed, an object that is no optimiser, or
+        ValueError: an unknown name or option, a value that is not allowed, an object that is not an optimiser, or
             options beside an object.
     """
     if not isinstance(method, str):
         check_optimiser(method, "method", "a name, such as 'cma-es', or ")
         if options:
             raise ValueError(
-                f"{sorted(options)} cannot be given beside an object; set them there: {type(method).__name__}(...)."
+                f"{sorted(options)} cannot be given beside an optimiser; set them there: {type(method).__name__}(...)."
             )
         return method
     if method not in OPTIMISERS:
         near = difflib.get_close_matches(method.lower(), OPTIMISERS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"There is no method {method!r}; {hint}There are: {', '.join(OPTIMISERS)}.")
+        hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+        raise ValueError(f"There is no method {method!r}; {hint} methods are: {', '.join(OPTIMISERS)}.")
     optimiser = optimiser_class(method)
     known = sorted(field.name for field in dataclasses.fields(cast(Any, optimiser)))
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{method}: the option {option!r} is unknown{hint}; there are {known}.")
+            raise ValueError(f"{method}: the option {option!r} is unknown{hint}; its options are {known}.")
     return optimiser(**options)
 
 
@@ -100,13 +100,13 @@ def _vector(x0: Any, dtype: str) -> np.ndarray:
     try:
         start = np.array(x0, dtype)
     except (TypeError, ValueError):
-        raise ValueError(f"x0={x0!r} is no vector of numbers.") from None
+        raise ValueError(f"x0={x0!r} is not a vector of numbers.") from None
     if start.ndim != 1 or not start.size:
         raise ValueError(
             f"x0 has the shape {start.shape}; give a vector of one number or more, such as np.zeros(3)."
         )
     if not np.isfinite(start).all():
-        raise ValueError(f"x0 must be finite, and x0[{int(np.argmin(np.isfinite(start)))}] is not: {start}.")
+        raise ValueError(f"x0 must be finite, but x0[{int(np.argmin(np.isfinite(start)))}] is not: {start}.")
     return start
 
 
@@ -125,7 +125,7 @@ def _box(bounds: Any, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if outside.any():
         i = int(np.argmax(outside))
         raise ValueError(
-            f"x0[{i}]={start[i]} is outside of the bounds [{low[i]}, {high[i]}]; start within them."
+            f"x0[{i}]={start[i]} is outside the bounds [{low[i]}, {high[i]}]; start within them."
         )
     return low, high
 

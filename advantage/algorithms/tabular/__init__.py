@@ -1,1 +1,1 @@
-"""Learning in tables: one method a file."""
+"""Tabular learning, one method per file."""

@@ -1,4 +1,4 @@
-"""How tabular methods act: by an epsilon-greedy policy of their action values, or by a policy that is given."""
+"""How tabular methods act: by an epsilon-greedy policy of their action values, or by a given policy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from advantage.types import Array, Clock, Key, Pytree
 
 
 class TableActor(Protocol):
-    """An actor that chooses by a table."""
+    """An actor that chooses actions by a table."""
 
     def sample(self, obs: Pytree, noise: Array) -> Array:
         """Draw from its policy, with `noise` uniform in [0, 1)."""
@@ -40,7 +40,7 @@ class TableActor(Protocol):
 def choice_noise(algorithm: object, actor: object, key: Key, shape: tuple[int, ...]) -> Array:
     """One number in [0, 1) for each choice, float32 `shape`: enough to explore and to break ties.
 
-    An algorithm's `noise`.
+    Used as an algorithm's `noise`.
     """
     return jax.random.uniform(key, shape)
 
@@ -48,14 +48,14 @@ def choice_noise(algorithm: object, actor: object, key: Key, shape: tuple[int, .
 def act_by_table(
     algorithm: object, actor: TableActor, obs: Pytree, memory: Pytree, noise: Array
 ) -> tuple[Array, Pytree, Pytree]:
-    """Draw from the actor's policy: `-> action, memory, extras`; an algorithm's `act`."""
+    """Draw from the actor's policy: `-> action, memory, extras`; used as an algorithm's `act`."""
     return actor.sample(obs, noise), memory, ()
 
 
 def greedy_by_table(
     algorithm: object, actor: TableActor, obs: Pytree, memory: Pytree
 ) -> tuple[Array, Pytree]:
-    """The actor's best or most probable action: `-> action, memory`; an algorithm's `greedy`."""
+    """The actor's best or most probable action: `-> action, memory`; used as an algorithm's `greedy`."""
     return actor.best(obs), memory
 
 
@@ -70,9 +70,9 @@ class KeepsActionValues(Protocol):
 
 
 class EpsilonGreedy(NamedTuple):
-    """An actor: a table of action values `[S, A]`, and how much it explores, one number or `[S]`.
+    """An actor: a table of action values `[S, A]`, and its epsilon, one number or `[S]`.
 
-    It draws from the actions that the mask of the observation allows; `allowed` is that of `ActionValues`.
+    It draws from the actions that the mask of the observation allows; `allowed` is as in `ActionValues`.
     """
 
     sizes: Sizes
@@ -85,11 +85,11 @@ class EpsilonGreedy(NamedTuple):
         return epsilon_greedy(self._seen(obs), self._epsilon_at(self.sizes.index(obs)), noise)
 
     def best(self, obs: Pytree) -> Array:
-        """The action of the largest value, the first of several."""
+        """The action with the largest value, the first of several."""
         return self._seen(obs).argmax(-1)
 
     def chances(self, obs: Pytree) -> Array:
-        """What `sample` draws from, `[..., A]`."""
+        """The probabilities that `sample` draws from, `[..., A]`."""
         return epsilon_greedy_probabilities(self._seen(obs), self._epsilon_at(self.sizes.index(obs)))
 
     def draw(self, s: Array, noise: Array) -> Array:
@@ -119,19 +119,19 @@ class EpsilonGreedy(NamedTuple):
 
 
 def exploring_actor(algorithm: ControlOptions, state: KeepsActionValues) -> EpsilonGreedy:
-    """The table and how much to explore; an algorithm's `actor`."""
+    """The table and the current epsilon; used as an algorithm's `actor`."""
     table, epsilon = state.table, schedule_value(algorithm.epsilon, progress(state.clock))
     epsilon = decayed(epsilon, table.visits.sum(-1), algorithm.epsilon_power)
     return EpsilonGreedy(table.sizes, table.q, epsilon, table.allowed)
 
 
 def epsilon_greedy(q: Array, epsilon: Array | float, noise: Array) -> Array:
-    """`argmax_a q` with probability `1 - epsilon`, ties by chance, else any action with the same probability.
+    """`argmax_a q` with probability `1 - epsilon`, ties broken at random, else any action with the same probability.
 
     Args:
         q: `[..., A]`; an action of value -inf is never drawn.
         epsilon: `[...]`, in [0, 1].
-        noise: `[...]`, uniform in [0, 1): below `epsilon` it explores; what is left of it draws the action.
+        noise: `[...]`, uniform in [0, 1): below `epsilon` the action explores; its remainder draws the action.
 
     Returns:
         Actions, int32 `[...]`.
@@ -152,7 +152,7 @@ def epsilon_greedy(q: Array, epsilon: Array | float, noise: Array) -> Array:
 
 
 def epsilon_greedy_probabilities(q: Array, epsilon: Array | float) -> Array:
-    """What `epsilon_greedy` draws from: `[..., A] -> [..., A]`."""
+    """The probabilities that `epsilon_greedy` draws from: `[..., A] -> [..., A]`."""
     best = is_best(q).astype(jnp.float32)
     greedy = best / best.sum(-1, keepdims=True)
     epsilon = jnp.asarray(epsilon)[..., None]
@@ -161,12 +161,12 @@ def epsilon_greedy_probabilities(q: Array, epsilon: Array | float) -> Array:
 
 
 class KeepsStateValues(Protocol):
-    """The state of any method that follows a policy that is given."""
+    """The state of any method that follows a given policy."""
 
     @property
     def table(self) -> StateValues: ...
 
 
 def followed_policy(algorithm: PredictionOptions, state: KeepsStateValues) -> Follow:
-    """The policy that is given; an algorithm's `actor`."""
+    """The given policy; used as an algorithm's `actor`."""
     return state.table.policy

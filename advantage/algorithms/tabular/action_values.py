@@ -19,7 +19,7 @@ class ActionValues(NamedTuple):
     Attributes:
         sizes: of the table.
         q: float32 `[S, A]`.
-        visits: int32 `[S, A]`; some methods count only where a power asks for it.
+        visits: int32 `[S, A]`; some methods count only if a `_power` option needs it.
         allowed: bool `[S, A]`, the newest mask of each state; None where observations have no mask.
     """
 
@@ -30,14 +30,14 @@ class ActionValues(NamedTuple):
 
 
 class TableState(NamedTuple):
-    """Everything that a method knows which learns from one step at a time: action values and the clock."""
+    """The state of a method that learns from one step at a time: action values and the clock."""
 
     table: ActionValues
     clock: Clock
 
 
 def action_values(spec: Spec, initial_value: float) -> ActionValues:
-    """All values alike, no pair visited. Raises ValueError for spaces that are not finite."""
+    """All action values equal, no pair visited. Raises ValueError for spaces that are not finite."""
     sizes = sizes_of(spec)
     shape = sizes.n_states, sizes.actions
     allowed = jnp.ones(shape, bool) if sizes.has_mask else None
@@ -47,12 +47,12 @@ def action_values(spec: Spec, initial_value: float) -> ActionValues:
 
 
 def control_init(algorithm: ControlOptions, key: Key, spec: Spec) -> TableState:
-    """The first state; an algorithm's `init`. Raises ValueError for spaces that are not finite."""
+    """The initial training state; used as an algorithm's `init`. Raises ValueError for spaces that are not finite."""
     return TableState(action_values(spec, algorithm.initial_value), clock_init(spec.total_timesteps))
 
 
 def with_masks(table: ActionValues, rollout: Rollout) -> ActionValues:
-    """The table that knows the masks of a rollout; where a state has had several, the newest holds."""
+    """The table with the masks of a rollout; if a state had several, the newest counts."""
     sizes, allowed = table.sizes, table.allowed
     goes_on = jnp.logical_not(rollout.terminated)  # no action follows where an episode terminated
     for obs, acts in ((rollout.obs, jnp.ones_like(goes_on)), (rollout.next_obs, goes_on)):
@@ -90,7 +90,7 @@ def is_best(q: Array) -> Array:
 
 
 def count_visits(options: TDControlOptions, visits: Array, s: Array, a: Array) -> Array:
-    """`visits` with (s, a) counted, once for each of `[B]`; as it was where no power asks for it."""
+    """`visits` with (s, a) counted, once for each of `[B]`; unchanged if no `_power` option needs it."""
     asked = options.learning_rate_power is not None or options.epsilon_power is not None
     return visits.at[s, a].add(1) if asked else visits
 

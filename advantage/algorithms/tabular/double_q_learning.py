@@ -29,7 +29,7 @@ from advantage.types import Array, Key, Rollout, Spec, no_memory
 
 @hyperparameters
 class DoubleQLearning(TDControlOptions):
-    """Double Q-learning: one table says which action is best, another what it is worth.
+    """Double Q-learning: one table chooses the best action, the other gives its value.
 
     At each step, in each environment:
 
@@ -38,16 +38,16 @@ class DoubleQLearning(TDControlOptions):
         delta      <- r + gamma Q_j(s', argmax_a' Q_i(s', a')) - Q_i(s, a)
         Q_i(s, a)  <- Q_i(s, a) + alpha delta
 
-    The maximum over noisy values is too large on average; an independent table's value of its action is not. A
-    truncated step bootstraps from the true successor; a terminated one does not. Environments side by side share
-    the tables, and their updates of one step add up.
+    The maximum over noisy estimates is too large on average; an independent table's value of the chosen action is not.
+    A truncated step bootstraps from the true successor; a terminated one does not. Parallel environments share the
+    tables, and their updates of one step are summed.
 
     Source: van Hasselt 2010, "Double Q-learning", algorithm 1; Sutton & Barto 2018, "Reinforcement learning",
     eq. 6.10.
     """
 
     def init(self, key: Key, spec: Spec) -> TableState:
-        """The first state, with two tables `[2, S, A]`. Raises ValueError for spaces that are not finite."""
+        """The initial training state, with two tables `[2, S, A]`. Raises ValueError for spaces that are not finite."""
         state = control_init(self, key, spec)
         q, visits = (jnp.stack([x, x]) for x in (state.table.q, state.table.visits))
         return state._replace(table=state.table._replace(q=q, visits=visits))
@@ -55,7 +55,7 @@ class DoubleQLearning(TDControlOptions):
     initial_memory = no_memory
 
     def actor(self, state: TableState) -> EpsilonGreedy:
-        """The mean of the tables, and how much to explore."""
+        """The mean of the tables and the current epsilon."""
         table = state.table
         mean = table._replace(q=table.q.mean(0), visits=table.visits.sum(0))
         return exploring_actor(self, state._replace(table=mean))

@@ -37,7 +37,7 @@ from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class DynaState(NamedTuple):
-    """Everything that Dyna knows: action values, the model, what it may imagine, and the clock.
+    """The state of Dyna: action values, the model, the pairs that it may imagine, and the clock.
 
     Attributes:
         observed: int32, in the order of their first visits, pairs `s * A + a` `[S * A]`, or states `[S]` with a bonus.
@@ -55,7 +55,7 @@ class DynaState(NamedTuple):
 
 @hyperparameters
 class Dyna(TDControlOptions):
-    """Dyna-Q and Dyna-Q+: each real step is learned from, is learned into a model, and is followed by imagined ones.
+    """Dyna-Q and Dyna-Q+: each real step updates the values and a model, and is followed by imagined steps.
 
     After each step, in each environment:
 
@@ -69,12 +69,12 @@ class Dyna(TDControlOptions):
     V(s') is max_a' Q(s', a') by Q-learning, Q(s', a') with a' drawn from the epsilon-greedy policy by SARSA, and the
     mean over that policy by Expected SARSA; 0 after the end, which the model remembers. With a bonus kappa, tau(s, a)
     is the number of real steps since the pair was last tried, or since the beginning, and the pairs are all actions
-    of the states visited so far: one that was never tried is imagined to lead back and to earn 0. The bonus is part of
-    Q, so that the best action by the table may be one to try again, and not the one that pays most. With
-    planning_steps=0 and target="q-learning" this is Q-learning, number for number.
+    of the states visited so far: a pair that was never tried is imagined to lead back to its state with reward 0. The
+    bonus is part of Q, so that the greedy action may be one to try again, and not the one with the largest return.
+    With planning_steps=0 and target="q-learning" this is exactly Q-learning.
 
-    Environments side by side share tables and model, and each brings its own imagined steps. The a' of a real step
-    is drawn as in an imagined one and need not be the one taken next, which has the same distribution.
+    Parallel environments share the table and the model, and each has its own imagined steps. The a' of a real step is
+    drawn as in an imagined one; it need not be the action taken next, which has the same distribution.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", sections 8.2 (Tabular Dyna-Q) and 8.3 (Dyna-Q+); Sutton
     1990, "Integrated architectures for learning, planning, and reacting based on approximating dynamic programming".
@@ -83,14 +83,14 @@ class Dyna(TDControlOptions):
     planning_steps: int = ranged(10, "[0, inf)")
     """Imagined steps for each real one."""
     target: Literal["q-learning", "sarsa", "expected-sarsa"] = "q-learning"
-    """What real and imagined steps are learned by."""
+    """Update target of real and imagined steps."""
     model: Literal["last", "frequencies"] = "last"
-    """Imagine what happened last, or draw from all that happened; that takes counts `[S, A, S + 1]`."""
+    """Imagine the last outcome of a pair, or draw from all its outcomes, which takes counts `[S, A, S + 1]`."""
     exploration_bonus: float | None = ranged(None, "[0, inf)")
     """Kappa of Dyna-Q+, in units of reward per square root of a step; None is Dyna-Q."""
 
     def init(self, key: Key, spec: Spec) -> DynaState:
-        """The first state. Raises ValueError for spaces that are not finite, and for a model that would not fit."""
+        """The initial training state. Raises ValueError for spaces that are not finite, or too large a model."""
         table = action_values(spec, self.initial_value)
         sizes = table.sizes
         return DynaState(
@@ -153,11 +153,11 @@ class Dyna(TDControlOptions):
         )
 
     def _together(self, n_actions: int) -> int:
-        """How many pairs become imaginable at once: with a bonus, all that a state has."""
+        """How many pairs a first visit makes available: with a bonus, all pairs of the state."""
         return 1 if self.exploration_bonus is None else n_actions
 
     def _imagine(self, state: DynaState, key: Key, size: int) -> tuple[Step, Array]:
-        """Draw pairs, and what they lead to, `[size]`: `-> steps, noise`; the noise is for a'."""
+        """Draw pairs and their outcomes, `[size]`: `-> steps, noise`; the noise is for a'."""
         key_pair, key_outcome, key_action = jax.random.split(key, 3)
         n_actions = state.table.sizes.actions
         together = self._together(n_actions)
@@ -172,7 +172,7 @@ class Dyna(TDControlOptions):
         return Step(s, a, r, next_s), jax.random.uniform(key_action, (size,))
 
     def _value(self, policy: EpsilonGreedy, s: Array, noise: Array) -> Array:
-        """What follows from `s`, by the target; 0 from the end, which is no row of the table."""
+        """The value of `s` by the target; 0 at the end, which has no row in the table."""
         if self.target == "q-learning":
             value = greedy_value(policy.q, s, policy.allowed)
         elif self.target == "expected-sarsa":

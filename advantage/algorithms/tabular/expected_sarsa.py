@@ -17,7 +17,7 @@ from advantage.types import Array, Key, Rollout, no_memory
 
 @hyperparameters
 class ExpectedSarsa(TDControlOptions):
-    """Expected SARSA: like SARSA, with the mean over the next action in place of the one that chance chose.
+    """Expected SARSA: like SARSA, with the mean over the next action in place of a sampled one.
 
     At each step, in each environment:
 
@@ -26,8 +26,8 @@ class ExpectedSarsa(TDControlOptions):
         Q(s, a)  <- Q(s, a) + alpha delta
 
     where pi is the policy that chose a. With epsilon = 0 it is Q-learning. A truncated step bootstraps from the true
-    successor; a terminated one does not. Environments side by side share the table, and their updates of one step
-    add up.
+    successor; a terminated one does not. Parallel environments share the table, and their updates of one step are
+    summed.
 
     Source: van Seijen et al. 2009, "A theoretical and empirical analysis of Expected Sarsa", eq. 5 and 6; Sutton &
     Barto 2018, "Reinforcement learning", eq. 6.9.

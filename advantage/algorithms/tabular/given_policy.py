@@ -1,4 +1,4 @@
-"""A policy that is given as a table, for the methods that only evaluate it."""
+"""A policy given as a table, for methods that only evaluate it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     PolicyTable = Any
 else:
     PolicyTable = str | None  # what the command line can read: a file's name
-TOLERANCE = 1e-5  # by which a row of probabilities, perhaps in float32, may miss one
+TOLERANCE = 1e-5  # how far the sum of a row of probabilities, perhaps float32, may be from one
 
 
 class GivenPolicy:
-    """Probabilities `[S, A]`, or an action for each state, int `[S]`; immutable, and hashable so that it is static.
+    """Probabilities `[S, A]`, or an action for each state, int `[S]`; immutable and hashable, so that it is static.
 
     Raises:
-        ValueError: another shape, or a row that is no distribution; names the first.
+        ValueError: another shape, or a row that is not a distribution; the message names the first.
     """
 
     def __init__(self, table: Any):
@@ -35,13 +35,13 @@ class GivenPolicy:
             ) from None
         if table.ndim == 1 and table.dtype.kind in "iu":
             for s in np.flatnonzero(table < 0)[:1]:
-                raise ValueError(f"policy[{s}] = {table[s]} is no action; actions are counted from 0.")
+                raise ValueError(f"policy[{s}] = {table[s]} is not an action; actions are numbered from 0.")
         elif table.ndim == 2 and table.dtype.kind in "iuf":
             table = table.astype(np.float64)
             sound = (table >= 0).all(1) & (np.abs(table.sum(1) - 1) <= TOLERANCE)
             for s in np.flatnonzero(~sound)[:1]:
                 raise ValueError(
-                    f"policy[{s}] = {table[s].tolist()} is no distribution: its sum is {table[s].sum():g}; give "
+                    f"policy[{s}] = {table[s].tolist()} is not a distribution: its sum is {table[s].sum():g}; give "
                     "numbers of 0 or more that sum to 1."
                 )
         else:
@@ -68,7 +68,7 @@ class GivenPolicy:
 
 
 def given(policy: Any) -> GivenPolicy | None:
-    """What a user gave as a policy: None, a table, a file with one, or what this made of it.
+    """The policy that a user gave: None, a table, a file with one, or a `GivenPolicy`.
 
     Raises:
         ValueError: a file that cannot be read; `GivenPolicy`'s.
@@ -120,7 +120,7 @@ class Follow(NamedTuple):
         return self.likeliest[self.sizes.index(obs)]
 
     def _allowed(self, obs: Pytree, mask: Array) -> Array:
-        """Weights `[..., A]`: the policy's for the actions that the mask allows; all alike if it takes none of them."""
+        """Weights `[..., A]`: the policy's for the actions that the mask allows; all equal if it takes none of them."""
         until = jnp.minimum(self.cumulative[self.sizes.index(obs)], 1)
         weights = jnp.where(mask, jnp.diff(until, axis=-1, prepend=0), 0)
         return jnp.where(weights.sum(-1, keepdims=True) > 0, weights, 1.0 * mask)
@@ -143,7 +143,7 @@ def probabilities(policy: GivenPolicy | None, sizes: Sizes) -> np.ndarray:
     if table.ndim == 2:
         return table
     for s in np.flatnonzero(table >= actions)[:1]:
-        raise ValueError(f"policy[{s}] = {table[s]} is no action; there are 0 to {actions - 1}.")
+        raise ValueError(f"policy[{s}] = {table[s]} is not an action; actions are 0 to {actions - 1}.")
     return np.eye(actions)[table]
 
 

@@ -1,4 +1,4 @@
-"""Importance sampling of whole episodes: what one policy's returns say about another policy."""
+"""Importance sampling of whole episodes: estimate the values of one policy from another policy's returns."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def move_by_weight(
 
     Args:
         value: `[N]`, a table in one row.
-        total: float32 `[N]`, the weights that each value has seen.
-        place: int `[L]`, which value each step is about.
+        total: float32 `[N]`, the sum of the weights so far of each value.
+        place: int `[L]`, the value that each step updates.
         target: `[L]`, `G_t`.
         weight: `[L]`, `w_t`, 0 where a step does not count.
         learning_rate, power: `alpha_t = learning_rate w_t / total^power`, this episode's weights included; None does

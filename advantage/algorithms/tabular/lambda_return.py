@@ -15,21 +15,21 @@ from advantage.types import Array, Key, Rollout, no_memory
 
 @hyperparameters
 class OfflineLambdaReturn(EpisodicPredictionOptions):
-    """The offline lambda-return algorithm: when an episode has ended, move each of its states towards its return.
+    """The offline lambda-return algorithm: when an episode has ended, move each state's value towards its return.
 
         G_t  <- r_t + gamma ((1 - lam) V(s_{t+1}) + lam G_{t+1})     backwards; the last one bootstraps if truncated
         V(s) <- V(s) + alpha sum of (G_t - V(s)) over t with s_t = s
 
-    All targets and errors of an episode are taken from the values before it. Learning happens when the rollout ends:
-    from the episodes that ended in it, one after another in the order of their ends, with whatever part of them lay in
-    earlier rollouts. With lam = 1 it is Monte-Carlo prediction.
+    All targets and errors of an episode use the values before it. Learning happens at the end of each rollout, from
+    the episodes that ended in it, one after another in the order of their ends. Parts of them in earlier rollouts are
+    included. With lam = 1 it is Monte-Carlo prediction.
 
     Source: Watkins 1989, "Learning from delayed rewards", section 7; Sutton & Barto 2018, "Reinforcement learning",
     section 12.1.
     """
 
     lam: float = ranged(0.9, "[0, 1]")
-    """Reach of credit lambda: 0 is the TD error, 1 the Monte-Carlo return."""
+    """Trace decay lambda: 0 is the TD error, 1 the Monte-Carlo return."""
 
     def __post_init__(self):
         object.__setattr__(self, "policy", given(self.policy))

@@ -1,4 +1,4 @@
-"""What planning knows of the world: models that are learned in tables."""
+"""Models of the environment for planning, learned in tables."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from advantage.types import Array, Rollout
 
 
 class LastOutcome(NamedTuple):
-    """A deterministic world: what each state and action led to when it was last tried, `[S, A]`.
+    """A deterministic model: the last outcome of each state and action, `[S, A]`.
 
     Attributes:
-        successor: int32; `S` stands for the end. What was never tried leads back to where it starts.
-        reward: float32; 0 for what was never tried.
+        successor: int32; `S` stands for the end. A pair that was never tried leads back to its state.
+        reward: float32; 0 for a pair that was never tried.
     """
 
     successor: Array
     reward: Array
 
     def learned(self, step: Step) -> LastOutcome:
-        """With one more outcome for each entry of `[B]`; where several have the same pair, the last counts."""
+        """The model with one more outcome for each entry of `[B]`; of several with the same pair, the last counts."""
         n_states, n_actions = self.successor.shape
         outdated = repeats((step.s * n_actions + step.a)[::-1])[::-1]
         pair = jnp.where(outdated, n_states, step.s), step.a
@@ -34,30 +34,30 @@ class LastOutcome(NamedTuple):
         )
 
     def imagine(self, s: Array, a: Array, noise: Array) -> tuple[Array, Array]:
-        """What would happen: `-> reward, successor`, both `[N]`; nothing is left to the noise."""
+        """The predicted outcome: `-> reward, successor`, both `[N]`; the noise is not used."""
         return self.reward[s, a], self.successor[s, a]
 
 
 class Frequencies(NamedTuple):
-    """A world of chance: how often each state and action led where.
+    """A stochastic model: how often each state and action led to each successor.
 
     Attributes:
         count: int32 `[S, A, S + 1]`; the last column counts ends.
-        reward: float32 `[S, A]`, the sum of what was earned.
+        reward: float32 `[S, A]`, the sum of the rewards.
     """
 
     count: Array
     reward: Array
 
     def learned(self, step: Step) -> Frequencies:
-        """With one more outcome for each entry of `[B]`."""
+        """The model with one more outcome for each entry of `[B]`."""
         s, a, r, next_s = step
         return Frequencies(self.count.at[s, a, next_s].add(1), self.reward.at[s, a].add(r))
 
     def imagine(self, s: Array, a: Array, noise: Array) -> tuple[Array, Array]:
-        """What would happen: `-> mean reward, successor`, both `[N]`; noise `[N]`, uniform in [0, 1), draws where to.
+        """A predicted outcome: `-> mean reward, successor`, both `[N]`; noise `[N]`, uniform in [0, 1).
 
-        What was never tried leads back to where it starts and earns 0.
+        A pair that was never tried leads back to its state with reward 0.
         """
         until = self.count[s, a].cumsum(-1)
         total = until[..., -1]
@@ -66,32 +66,32 @@ class Frequencies(NamedTuple):
 
 
 def last_outcome(sizes: Sizes) -> LastOutcome:
-    """Nothing known."""
+    """A model before any outcome."""
     shape = sizes.n_states, sizes.actions
     stays = jnp.broadcast_to(jnp.arange(sizes.n_states, dtype=jnp.int32)[:, None], shape)
     return LastOutcome(stays, jnp.zeros(shape, jnp.float32))
 
 
 def frequencies(sizes: Sizes) -> Frequencies:
-    """Nothing known.
+    """A model before any outcome.
 
     Raises:
-        ValueError: the counts would not fit into memory; says how many bytes they take and how many are free.
+        ValueError: the counts would not fit into memory; the message says how many bytes they take and are free.
     """
     shape = sizes.n_states, sizes.actions, sizes.n_states + 1
-    what = f"A count of where {shape[0]:_} states and {shape[1]} actions lead"
+    what = f"A table of successor counts for {shape[0]:_} states and {shape[1]} actions"
     less = readable(8 * shape[0] * shape[1])
     refuse_large(what, 4 * shape[0] * shape[1] * shape[2], f"use model='last', which takes {less}")
     return Frequencies(jnp.zeros(shape, jnp.int32), jnp.zeros(shape[:2], jnp.float32))
 
 
 def step_with_end(sizes: Sizes, rollout: Rollout) -> Step:
-    """What a model learns from: one step in each environment, whose successor is `S` where the episode terminated."""
+    """One step in each environment for a model to learn from; the successor is `S` where the episode terminated."""
     step = one_step(sizes, rollout)
     return step._replace(next_s=jnp.where(rollout.terminated[0], sizes.n_states, step.next_s))
 
 
 def repeats(numbers: Array) -> Array:
-    """Which entries of `[B]` have the same number as one before them, bool `[B]`."""
+    """Which entries of `[B]` equal an earlier entry, bool `[B]`."""
     before = np.tri(numbers.shape[0], k=-1, dtype=bool)
     return ((numbers[:, None] == numbers) & before).any(-1)

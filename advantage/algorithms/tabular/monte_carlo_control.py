@@ -25,7 +25,7 @@ from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec, no_memory
 
 
 class MonteCarloControlState(NamedTuple):
-    """Everything that it knows: action values, the sums of weights `[S, A]`, unfinished episodes and the clock."""
+    """The training state: action values, the sums of weights `[S, A]`, unfinished episodes and the clock."""
 
     table: ActionValues
     total: Array
@@ -34,7 +34,7 @@ class MonteCarloControlState(NamedTuple):
 
 
 class ExploringStarts(NamedTuple):
-    """An actor: any action where an episode begins, bool `starts` `[B]`, and `usual` elsewhere."""
+    """An actor: a uniformly random action where an episode begins, bool `starts` `[B]`, and `usual` elsewhere."""
 
     usual: EpsilonGreedy
     starts: Array
@@ -42,7 +42,7 @@ class ExploringStarts(NamedTuple):
 
 @hyperparameters
 class MonteCarloControl(EpisodeOptions, ControlOptions):
-    """Monte-Carlo control: the value of an action is the mean of the returns that followed it, and the best is taken.
+    """Monte-Carlo control: the value of an action is the mean of the returns that followed it; act greedily.
 
     Behaviour b is epsilon-greedy. When an episode has ended:
 
@@ -57,24 +57,24 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
         ordinary        the best, from Q            rho_t G_t   1        1 / (visits so far)
         weighted        the best, from Q            G_t         rho_t    1 / (sum of rho so far)
 
-    With exploring starts the first action of an episode is any, each with the same probability; if in addition every
-    state may begin an episode, then epsilon = 0 does and the values are those of the best policy.
+    With exploring starts the first action of an episode is uniformly random. If in addition every state may begin an
+    episode, epsilon = 0 is enough and the values are those of the optimal policy.
 
-    The best actions are those before this episode is learned from. Where an episode was truncated, its last return
-    bootstraps from `sum_a pi(a | s') Q(s', a)`. Learning happens when the rollout ends: from the episodes that ended in
-    it, in the order of their ends, with whatever part of them lay in earlier rollouts.
+    The best actions are those before learning from this episode. Where an episode was truncated, its last return
+    bootstraps from `sum_a pi(a | s') Q(s', a)`. Learning happens at the end of each rollout, from the episodes that
+    ended in it, in the order of their ends. Parts of them in earlier rollouts are included.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", sections 5.3, 5.4 and 5.7, eq. 5.5 to 5.8.
     """
 
     importance: Literal["none", "ordinary", "weighted"] = "none"
-    """How returns of the behaviour are weighted to tell of the best policy; none learns about the behaviour."""
+    """How returns of the behaviour are weighted to learn about the greedy policy; none learns about the behaviour."""
     visits: Literal["first", "every"] = "first"
     """Which visits of a pair in an episode count."""
     largest_ratio: float = ranged(1e6, "[1, inf)")
     """Ratios rho are cut here."""
     exploring_starts: bool = False
-    """Begin every episode of training with any action; needs n_steps=1. Evaluate such an agent deterministically."""
+    """Begin each training episode with a random action; needs n_steps=1. Evaluate such an agent deterministically."""
     learning_rate: float | Schedule = ranged(1.0, "[0, 1]")
     """Step size; a number or a schedule of progress."""
     learning_rate_power: float | None = ranged(1.0, "[0, 1]")
@@ -84,12 +84,12 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
         check(self)
         if self.exploring_starts and self.n_steps != 1:
             raise ValueError(
-                f"exploring_starts=True with n_steps={self.n_steps} is not allowed; the actor hears between rollouts "
-                "alone that an episode has begun, so use n_steps=1."
+                f"exploring_starts=True with n_steps={self.n_steps} is not allowed; the actor is told of "
+                "new episodes only between rollouts, so use n_steps=1."
             )
 
     def init(self, key: Key, spec: Spec) -> MonteCarloControlState:
-        """The first state. Raises ValueError for spaces that are not finite."""
+        """The initial training state. Raises ValueError for spaces that are not finite."""
         table = action_values(spec, self.initial_value)
         return MonteCarloControlState(
             table,
@@ -101,7 +101,7 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
     initial_memory = no_memory
 
     def actor(self, state: MonteCarloControlState) -> EpsilonGreedy | ExploringStarts:
-        """The table and how much to explore."""
+        """The table and the current epsilon."""
         usual = exploring_actor(self, state)
         return ExploringStarts(usual, state.pending.length == 0) if self.exploring_starts else usual
 
@@ -110,11 +110,11 @@ class MonteCarloControl(EpisodeOptions, ControlOptions):
     def act(
         self, actor: EpsilonGreedy | ExploringStarts, obs: Pytree, memory: Pytree, noise: Array
     ) -> tuple[Array, Pytree, Pytree]:
-        """Explore, or take the best: `-> action, memory, its probability`."""
+        """An epsilon-greedy action: `-> action, memory, its probability`."""
         if isinstance(actor, ExploringStarts):
             usual, starts = actor
             action, memory, probability = self.act(usual, obs, memory, noise)
-            if starts.shape != action.shape:  # not the environments that it was trained in
+            if starts.shape != action.shape:  # not the environments of the training
                 return action, memory, probability
             first, _, chance = self.act(usual._replace(epsilon=1.0), obs, memory, noise)
             return jnp.where(starts, first, action), memory, jnp.where(starts, chance, probability)

@@ -27,7 +27,7 @@ from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class MonteCarloOffPolicyState(NamedTuple):
-    """Everything that it knows: b, the ratios `pi / b` `[S, A]`, tables `[S]`, unfinished episodes and the clock."""
+    """The training state: b, the ratios `pi / b` `[S, A]`, tables `[S]`, unfinished episodes and the clock."""
 
     behaviour: Follow
     ratio: Array
@@ -39,7 +39,7 @@ class MonteCarloOffPolicyState(NamedTuple):
 
 @hyperparameters
 class MonteCarloOffPolicy(EpisodeOptions):
-    """Off-policy Monte-Carlo prediction: learn the values of a policy pi from what another one, b, has earned.
+    """Off-policy Monte-Carlo prediction: learn the values of a policy pi from the returns of another policy b.
 
     When an episode has ended, with the sums over all visits t of s in all episodes so far:
 
@@ -48,8 +48,8 @@ class MonteCarloOffPolicy(EpisodeOptions):
         V(s)   <- sum rho_t G_t / (number of visits)               ordinary: unbiased, its variance may be infinite
                   sum rho_t G_t / sum rho_t                        weighted: biased at first, far less variable
 
-    b takes every action that pi may take. Learning happens when the rollout ends: from the episodes that ended in it,
-    with whatever part of them lay in earlier rollouts.
+    b must take every action that pi may take. Learning happens at the end of each rollout, from the episodes that
+    ended in it. Parts of them in earlier rollouts are included.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", eq. 5.5 and 5.6.
     """
@@ -63,7 +63,7 @@ class MonteCarloOffPolicy(EpisodeOptions):
     largest_ratio: float = ranged(1e6, "[1, inf)")
     """Ratios rho are cut here."""
     initial_value: float = ranged(0.0, "(-inf, inf)")
-    """Of V(s) before its first visit."""
+    """V(s) before its first visit."""
     policy: PolicyTable = None
     """pi: probabilities [S, A], or an action for each state [S]: a table, or the name of a .json or .npy file with one.
     Observations of several parts are numbered like digits, the last part fastest. None is uniformly random."""
@@ -76,7 +76,7 @@ class MonteCarloOffPolicy(EpisodeOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> MonteCarloOffPolicyState:
-        """The first state.
+        """The initial training state.
 
         Raises:
             ValueError: spaces that are not finite, an action mask, a policy that does not fit, or an action of pi that
@@ -85,13 +85,13 @@ class MonteCarloOffPolicy(EpisodeOptions):
         sizes = sizes_of(spec)
         if sizes.has_mask:
             raise ValueError(
-                "monte-carlo-off-policy weighs returns by two tables of probabilities, and action masks would change "
-                "both; play the environment without its masks, or use monte-carlo-prediction."
+                "monte-carlo-off-policy weights returns by two tables of probabilities, and action masks would change "
+                "both; use the environment without its masks, or use monte-carlo-prediction."
             )
         b, pi = probabilities(self.behaviour, sizes), probabilities(self.policy, sizes)
         for s, a in np.argwhere((pi > 0) & (b == 0))[:1].tolist():
             raise ValueError(
-                f"policy takes action {a} in state {s} and behaviour never does, so nothing can be learned about it; "
+                f"policy takes action {a} in state {s} but behaviour never does, so nothing can be learned about it; "
                 "give a behaviour with some probability for every action of policy."
             )
         return MonteCarloOffPolicyState(

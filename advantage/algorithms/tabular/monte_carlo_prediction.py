@@ -22,9 +22,9 @@ class MonteCarloPrediction(EpisodicPredictionOptions):
         G_t  <- r_t + gamma G_{t+1}                                  backwards; the last one bootstraps if truncated
         V(s) <- V(s) + alpha(s) sum of (G_t - V(s)) over the visits t of s: the first, or every one
 
-    By default `alpha(s) = 1 / (visits of s)`, which makes the running mean. Means of first visits are unbiased; those
-    of every visit converge too. Learning happens when the rollout ends: from the episodes that ended in it, one after
-    another in the order of their ends, with whatever part of them lay in earlier rollouts.
+    By default `alpha(s) = 1 / (visits of s)`, which makes the running mean. Means over first visits are unbiased;
+    means over every visit converge too. Learning happens at the end of each rollout, from the episodes that ended in
+    it, one after another in the order of their ends. Parts of them in earlier rollouts are included.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", section 5.1 and eq. 6.1; Singh & Sutton 1996, "Reinforcement
     learning with replacing eligibility traces", section 3.

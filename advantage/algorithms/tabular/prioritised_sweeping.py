@@ -22,10 +22,10 @@ from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class PrioritisedSweepingState(NamedTuple):
-    """Everything that prioritised sweeping knows: action values, the model, the queue, and the clock.
+    """The training state of prioritised sweeping: action values, the model, the queue, and the clock.
 
     Attributes:
-        priority: float32 `[S, A]`, how much a pair's value would change; 0 is not in the queue.
+        priority: float32 `[S, A]`, how much a pair's value would change; 0 means not in the queue.
     """
 
     table: ActionValues
@@ -36,7 +36,7 @@ class PrioritisedSweepingState(NamedTuple):
 
 @hyperparameters
 class PrioritisedSweeping(ControlOptions):
-    """Prioritised sweeping for a deterministic world: plan first where values change most, and go on backwards.
+    """Prioritised sweeping with a deterministic model: update where values change most, then their predecessors.
 
     After each step, in each environment:
 
@@ -48,23 +48,23 @@ class PrioritisedSweeping(ControlOptions):
             for each pair that leads to s, by the model:
                 its P    <- |r + gamma max_a Q(s, a) - Q(pair)|, into the queue if above theta
 
-    A pair that is in the queue already keeps the higher of its priorities. Environments side by side share it all,
-    and each brings its own planning steps. The model holds the last outcome only: where chance decides, values
-    follow it, and `Dyna(model="frequencies")` is the better choice.
+    A pair that is in the queue already keeps the higher of its priorities. Parallel environments share all of it, and
+    each has its own planning steps. The model holds the last outcome only. For stochastic environments
+    `Dyna(model="frequencies")` is the better choice.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", section 8.4; Moore & Atkeson 1993, "Prioritized sweeping:
     reinforcement learning with less data and less time".
     """
 
     learning_rate: float | Schedule = ranged(1.0, "[0, 1]")
-    """Step size alpha; 1 takes the model at its word. A number or a schedule of progress."""
+    """Step size alpha; 1 trusts the model fully. A number or a schedule of progress."""
     planning_steps: int = ranged(5, "[1, inf)")
-    """Updates for each real step, at most; nothing is learned but by them."""
+    """Largest number of updates for each real step; all learning happens in them."""
     threshold: float = ranged(1e-4, "[0, inf)")
-    """Theta, the smallest change that is worth an update, in units of return."""
+    """Theta, the smallest change that causes an update, in units of return."""
 
     def init(self, key: Key, spec: Spec) -> PrioritisedSweepingState:
-        """The first state. Raises ValueError for spaces that are not finite."""
+        """The initial training state. Raises ValueError for spaces that are not finite."""
         table = action_values(spec, self.initial_value)
         return PrioritisedSweepingState(
             table,
@@ -91,13 +91,13 @@ class PrioritisedSweeping(ControlOptions):
         model, visits = state.model.learned(step), table.visits.at[step.s, step.a].add(1)
 
         def error(q, s, a):
-            """By the model; the end is no row of the table, and its value is 0."""
+            """TD error by the model; the end has no row in the table, and its value is 0."""
             next_s = model.successor[s, a]
             value = jnp.where(next_s < n_states, greedy_value(q, next_s, table.allowed), 0)
             return model.reward[s, a] + self.gamma * value - q[s, a]
 
         def queued(change):
-            """The priority that a change brings."""
+            """The priority of a change."""
             return jnp.where(change > self.threshold, change, 0)
 
         def sweep(carry):

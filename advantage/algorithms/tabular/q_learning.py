@@ -18,7 +18,7 @@ from advantage.types import Array, Key, Rollout, no_memory
 
 @hyperparameters
 class QLearning(TDControlOptions):
-    """Q-learning: learn the best policy's action values while following another.
+    """Q-learning: learn the optimal policy's action values while following another.
 
     At each step, in each environment:
 
@@ -26,8 +26,8 @@ class QLearning(TDControlOptions):
         delta    <- r + gamma max_a' Q(s', a') - Q(s, a)
         Q(s, a)  <- Q(s, a) + alpha delta
 
-    A truncated step bootstraps from the true successor; a terminated one does not. Environments side by side share
-    the table, and their updates of one step add up.
+    A truncated step bootstraps from the true successor; a terminated one does not. Parallel environments share
+    the table, and their updates of one step are summed.
 
     Source: Watkins & Dayan 1992, "Q-learning", eq. 1; Sutton & Barto 2018, "Reinforcement learning", eq. 6.8.
     """

@@ -1,4 +1,4 @@
-"""SARSA (Rummery & Niranjan 1994), over one step or n."""
+"""SARSA (Rummery & Niranjan 1994), over one or n steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Waiting(NamedTuple):
     Attributes:
         s, a: the pair.
         earned: its rewards so far, discounted.
-        discount: what the future is worth to it.
+        discount: the factor of the value that it bootstraps from.
         valid: whether there is such a step.
     """
 
@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
 
 
 class SarsaState(NamedTuple):
-    """Everything that SARSA knows: action values, the last n steps, and the clock."""
+    """The training state of SARSA: action values, the last n steps, and the clock."""
 
     table: ActionValues
     waiting: Waiting
@@ -51,26 +51,26 @@ class SarsaState(NamedTuple):
 class Sarsa(TDControlOptions):
     """SARSA: learn the action values of the policy that is followed, while it improves.
 
-    At each step t, in each environment, with n the steps until it bootstraps:
+    At each step t, in each environment, with n the number of steps before bootstrapping:
 
         a_t                  <- argmax_a Q(s_t, a) with probability 1 - epsilon, else any action
         G                    <- r_{t-n} + gamma r_{t-n+1} + ... + gamma^n Q(s_t, a_t)
         Q(s_{t-n}, a_{t-n})  <- Q(s_{t-n}, a_{t-n}) + alpha (G - Q(s_{t-n}, a_{t-n}))
 
-    So an action is chosen before the step that leads to it is learned from. At the end of an episode no action
-    follows: all steps that wait learn at once, the oldest first, from `sum_a pi(a | s') Q(s', a)` where it was
-    truncated and from the rewards alone where it terminated. Environments side by side share the table, and their
-    updates of one step add up.
+    So an action is chosen before learning from the step that leads to it. At the end of an episode no action follows:
+    all waiting steps learn at once, the oldest first, from `sum_a pi(a | s') Q(s', a)` where it was truncated and from
+    the rewards alone where it terminated. Parallel environments share the table, and their updates of one step are
+    summed.
 
     Source: Rummery & Niranjan 1994, "On-line Q-learning using connectionist systems", section 2.2; Sutton & Barto
     2018, "Reinforcement learning", eq. 6.7, 7.4 and 7.5.
     """
 
     n: int = ranged(1, "[1, inf)")
-    """Steps until it bootstraps."""
+    """Number of steps before bootstrapping."""
 
     def init(self, key: Key, spec: Spec) -> SarsaState:
-        """The first state. Raises ValueError for spaces that are not finite."""
+        """The initial training state. Raises ValueError for spaces that are not finite."""
         shape = self.n, spec.num_envs
         index, number = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
         waiting = Waiting(index, index, number, number, jnp.zeros(shape, bool))

@@ -25,7 +25,7 @@ class Waiting(NamedTuple):
     """The last step, `[B]`, which waits for the next action.
 
     Attributes:
-        s, a, r: what was left, what was done, what it earned.
+        s, a, r: the state, the action and the reward.
         alpha: its step size.
         value: Q(s, a) when a was chosen.
         valid: whether there is such a step.
@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
 
 
 class SarsaLambdaState(NamedTuple):
-    """Everything that SARSA(lambda) knows: action values, traces `[B, S, A]`, the last step, and the clock."""
+    """The training state of SARSA(lambda): action values, traces `[B, S, A]`, the last step, and the clock."""
 
     table: ActionValues
     trace: Array
@@ -50,9 +50,9 @@ class SarsaLambdaState(NamedTuple):
 
 @hyperparameters
 class SarsaLambda(TDControlOptions):
-    """SARSA(lambda): SARSA whose every error also corrects the pairs that led there, the less the longer ago.
+    """SARSA(lambda): each TD error also corrects earlier pairs, with weights that decay with time.
 
-    At each step t, in each environment, with the trace e the step sizes that are still due:
+    At each step t, in each environment, where the trace e holds the step sizes still to apply:
 
         a_t          <- argmax_a Q(s_t, a) with probability 1 - epsilon, else any action
         delta        <- r_{t-1} + gamma Q(s_t, a_t) - Q(s_{t-1}, a_{t-1})
@@ -62,11 +62,11 @@ class SarsaLambda(TDControlOptions):
                         alpha                          replacing
                         (1 - alpha) e(s_t, a_t) + alpha    dutch
 
-    Dutch traces are those of true online SARSA(lambda), which undoes what later updates made of the values it
+    Dutch traces are those of true online SARSA(lambda), which corrects for later changes of the values that it
     bootstrapped from: with D the change of Q(s_{t-1}, a_{t-1}) since a_{t-1} was chosen, it adds D e to Q, and takes
     alpha D from Q(s_{t-1}, a_{t-1}). At the end of an episode no action follows: the last step learns at once, from
-    `sum_a pi(a | s') Q(s', a)` where it was truncated and from the reward alone where it terminated. Environments
-    side by side share the table, each with a trace of its own, and their updates of one step add up.
+    `sum_a pi(a | s') Q(s', a)` where it was truncated and from the reward alone where it terminated. Parallel
+    environments share the table but not the traces, and their updates of one step are summed.
 
     Source: Rummery & Niranjan 1994, "On-line Q-learning using connectionist systems", section 2.3; Singh & Sutton
     1996, "Reinforcement learning with replacing eligibility traces", eq. 5; van Seijen et al. 2016, "True online
@@ -74,12 +74,12 @@ class SarsaLambda(TDControlOptions):
     """
 
     lam: float = ranged(0.9, "[0, 1]")
-    """Reach of credit: 0 is the last step alone, 1 the whole episode."""
+    """Trace decay lambda: 0 corrects the last step alone, 1 the whole episode."""
     trace: Literal["accumulating", "replacing", "dutch"] = "accumulating"
-    """What a visit does to the trace of its pair; where pairs recur and alpha is large, accumulating ones diverge."""
+    """How a visit updates the trace of its pair; accumulating traces diverge if pairs recur and alpha is large."""
 
     def init(self, key: Key, spec: Spec) -> SarsaLambdaState:
-        """The first state. Raises ValueError for spaces that are not finite."""
+        """The initial training state. Raises ValueError for spaces that are not finite."""
         table = action_values(spec, self.initial_value)
         index, number = jnp.zeros(spec.num_envs, jnp.int32), jnp.zeros(spec.num_envs, jnp.float32)
         return SarsaLambdaState(

@@ -1,4 +1,4 @@
-"""State values in a table, of a policy that is given: what prediction methods share."""
+"""Tabular state values of a given policy: what prediction methods share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StateValues(NamedTuple):
     """V of a policy.
 
     Attributes:
-        policy: what is followed.
+        policy: the policy that is followed.
         v: float32 `[S]`.
         visits: int32 `[S]`, how many visits each value has learned from.
     """
@@ -39,7 +39,7 @@ class StateValues(NamedTuple):
 
 
 class EpisodicState(NamedTuple):
-    """Everything that a method knows which learns from whole episodes: values, unfinished episodes, the clock."""
+    """The training state of a method that learns from whole episodes: values, unfinished episodes and the clock."""
 
     table: StateValues
     pending: Pending
@@ -47,14 +47,14 @@ class EpisodicState(NamedTuple):
 
 
 def state_values(options: PredictionOptions, spec: Spec) -> StateValues:
-    """All values alike. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
+    """All values equal. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
     sizes = sizes_of(spec)
     value = jnp.full(sizes.n_states, options.initial_value, jnp.float32)
     return StateValues(follow(options.policy, sizes), value, jnp.zeros(sizes.n_states, jnp.int32))
 
 
 def episodic_init(algorithm: EpisodicPredictionOptions, key: Key, spec: Spec) -> EpisodicState:
-    """The first state; an algorithm's `init`. Raises ValueError as `state_values` does."""
+    """The initial training state; used as an algorithm's `init`. Raises ValueError as `state_values` does."""
     pending = pending_init(algorithm.max_episode, spec.num_envs)
     return EpisodicState(state_values(algorithm, spec), pending, clock_init(spec.total_timesteps))
 
@@ -69,11 +69,11 @@ def learn_episodes(
     """Move values towards the returns of the episodes that ended in a rollout: `-> state, metrics`.
 
     Args:
-        options: of the algorithm.
-        state: before the rollout.
+        options: the algorithm's options.
+        state: the state before the rollout.
         rollout: `[T, B]`.
         returns: `(reward, discount, next_value) -> G`, each `[L]`, of one episode.
-        first_visit: learn from the first visit of a state in an episode, and not from every one.
+        first_visit: learn only from the first visit of a state in an episode.
     """
     learning_rate, table = schedule_value(options.learning_rate, progress(state.clock)), state.table
 

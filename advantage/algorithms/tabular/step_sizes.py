@@ -22,11 +22,11 @@ class StepSizeOptions:
 
 
 def decayed(value: Array | float, count: Array, power: Array | float | None) -> Array | float:
-    """`value / count^power`: no power is constant, 1 is harmonic and makes a running mean, between is polynomial.
+    """`value / count^power`: constant for None, harmonic (a running mean) for power 1, polynomial for powers between.
 
     Args:
         value: the step size or exploration at the first visit.
-        count: visits, this one included; below 1 counts as 1.
+        count: visits, this one included; 0 counts as 1.
         power: in [0, 1]; step sizes of powers in (1/2, 1] converge with probability one.
 
     Source: Robbins & Monro 1951, "A stochastic approximation method", eq. 6 and 27.
@@ -37,6 +37,6 @@ def decayed(value: Array | float, count: Array, power: Array | float | None) -> 
 
 
 def step_size(options: StepSizeOptions, clock: Clock, visits: Array) -> Array | float:
-    """The step size alpha, scheduled by progress, of values that were visited so often."""
+    """The step size alpha, scheduled by progress, of values with `visits` visits."""
     learning_rate = schedule_value(options.learning_rate, progress(clock))
     return decayed(learning_rate, visits, options.learning_rate_power)

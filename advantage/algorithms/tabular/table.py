@@ -15,13 +15,13 @@ from advantage.types import Array, Pytree, Rollout, Spec
 
 
 class Sizes(NamedTuple):
-    """How large the tables are. A pytree without leaves, so that it may lie in a state.
+    """The sizes of the tables. A pytree without leaves, so that a training state can contain it.
 
     Attributes:
-        states: of each part of the observation; one where it is Discrete.
+        states: the number of values of each part of the observation; one part if it is Discrete.
         first: the smallest number of each part.
         actions: A.
-        names: of the parts, where an observation is a dict.
+        names: names of the parts if an observation is a dict.
         has_mask: whether observations have an action mask.
     """
 
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
         return math.prod(self.states)
 
     def index(self, obs: Pytree) -> Array:
-        """The row of a table that an observation stands for, int32 `[...]`; parts are counted as digits."""
+        """The row of a table that an observation stands for, int32 `[...]`; parts are its digits."""
         if self.names:
             obs = tuple(obs[name] for name in self.names)
         parts = obs if isinstance(obs, tuple) else (obs,) if len(self.states) == 1 else _unstack(obs)
@@ -64,15 +64,15 @@ def _unstack(obs: Array) -> list[Array]:
 
 
 def sizes_of(spec: Spec) -> Sizes:
-    """The sizes of the tables for a run. An action mask is no part of the state.
+    """The sizes of the tables for a run. An action mask is not part of the state.
 
     Raises:
-        ValueError: a space that is not finite; names it and says what to use instead.
+        ValueError: a space that is not finite; the message names it and says what to use instead.
     """
     (observation, mask), action = split_mask(spec.observation_space), spec.action_space
     if not isinstance(action, gymnasium.spaces.Discrete):
         raise ValueError(
-            f"A table needs a Discrete action space, and this one is {action}; use a method with a network."
+            f"A table needs a Discrete action space, but this one is {action}; use a method with a network."
         )
     parts: Any = None
     names = tuple(observation.spaces) if isinstance(observation, gymnasium.spaces.Dict) else ()
@@ -111,7 +111,7 @@ class Step(NamedTuple):
 
 
 def one_step(sizes: Sizes, rollout: Rollout) -> Step:
-    """What a method with `n_steps = 1` learns from."""
+    """The step that a method with `n_steps = 1` learns from."""
     index = sizes.index
     return Step(
         index(rollout.obs)[0],

@@ -1,4 +1,4 @@
-"""TD prediction with targets of one step or of n (Sutton 1988)."""
+"""TD prediction with one-step or n-step targets (Sutton 1988)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class Recent(NamedTuple):
-    """The steps of the running episodes whose n steps are not over yet, `[n - 1, B]`, the newest in the last row.
+    """The steps of the running episodes that wait for their n-step target, `[n - 1, B]`, the newest in the last row.
 
     Attributes:
         state: int32.
         earned: the discounted rewards since then.
-        count: int32 `[B]`, how many rows, from the last one up, are of the running episode.
+        count: int32 `[B]`, how many of the last rows belong to the running episode.
     """
 
     state: Array
@@ -34,7 +34,7 @@ class Recent(NamedTuple):
 
 
 class TDState(NamedTuple):
-    """Everything that TD knows: the policy's values, recent steps and the clock."""
+    """The training state of TD: the policy's values, recent steps and the clock."""
 
     table: StateValues
     recent: Recent
@@ -43,30 +43,30 @@ class TDState(NamedTuple):
 
 @hyperparameters
 class TD(PredictionOptions):
-    """n-step TD: learn the values of a policy that is given while following it. TD(0) with n = 1.
+    """n-step TD: learn the values of a given policy while following it. With n = 1 it is TD(0).
 
-    At step t, in each environment, for the state of n steps before:
+    At step t, in each environment, for the state n steps earlier:
 
         G            <- r + gamma r' + ... + gamma^{n-1} r^{(n-1)} + gamma^n V(s_{t+1})
         V(s_{t+1-n}) <- V(s_{t+1-n}) + alpha (G - V(s_{t+1-n}))
 
     At an episode's end the same happens for the n - 1 states after it, the oldest first, with G cut there: it
-    bootstraps from the true successor if the end was a truncation. Environments side by side share the table, and their
-    updates of one moment add up.
+    bootstraps from the true successor if the end was a truncation. Parallel environments share the table, and their
+    updates of one step are summed.
 
     Source: Sutton 1988, "Learning to predict by the methods of temporal differences"; Sutton & Barto 2018,
     "Reinforcement learning", eq. 6.2, 7.1 and 7.2.
     """
 
     n: int = ranged(1, "[1, inf)")
-    """Rewards in a target."""
+    """Number of rewards in a target."""
 
     def __post_init__(self):
         object.__setattr__(self, "policy", given(self.policy))
         check(self)
 
     def init(self, key: Key, spec: Spec) -> TDState:
-        """The first state. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
+        """The initial training state. Raises ValueError for spaces that are not finite or do not fit the policy."""
         shape = self.n - 1, spec.num_envs
         recent = Recent(
             jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(spec.num_envs, jnp.int32)
@@ -104,7 +104,7 @@ class TD(PredictionOptions):
         carry = table.v, table.visits, jnp.zeros(())
         if n == 1:
             v, visits, total = one(0, carry)
-        else:  # the first row alone, but for an episode's end
+        else:  # the first row alone, except at an episode's end
             v, visits, total = jax.lax.fori_loop(0, jnp.where(done.any(), n, 1), one, carry)
         left = Recent(s[1:], earned[1:], jnp.where(done, 0, jnp.minimum(recent.count + 1, n - 1)))
         clock = advance_clock(state.clock, reward.size)

@@ -18,12 +18,12 @@ from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class TDLambdaState(NamedTuple):
-    """Everything that TD(lambda) knows: the policy's values, what each environment has running, the clock.
+    """The training state of TD(lambda): the policy's values, each environment's traces, and the clock.
 
     Attributes:
         trace: `[B, S]`, how much of the next TD error each value takes, step sizes included.
-        previous: `[B]`, of the running step's state, its value when it was the successor; for dutch traces only.
-        change: `[B, S]`, what the running episode has taught; for offline updates only.
+        previous: `[B]`, the value of the current state when it was the successor; for dutch traces only.
+        change: `[B, S]`, the updates of the running episode; for offline updates only.
     """
 
     table: StateValues
@@ -35,7 +35,7 @@ class TDLambdaState(NamedTuple):
 
 @hyperparameters
 class TDLambda(PredictionOptions):
-    """TD(lambda): every state lately visited learns from each TD error. TD(0) with lam = 0, TD(1) with lam = 1.
+    """TD(lambda): every recently visited state learns from each TD error. It is TD(0) with lam = 0, TD(1) with lam = 1.
 
     At each step, in each environment, with `e = 0` when an episode begins:
 
@@ -53,8 +53,8 @@ class TDLambda(PredictionOptions):
 
     where V_old is what V(s) was one step earlier, when s was the successor. A truncated step bootstraps from the true
     successor; a terminated one does not; no trace crosses either. The step size is part of the trace, so that each
-    visit keeps its own. Environments side by side share the table, have traces of their own, and their updates of one
-    step add up.
+    visit keeps its own. Parallel environments share the table but not the traces, and their updates of one step are
+    summed.
 
     Source: Sutton 1988, "Learning to predict by the methods of temporal differences"; Singh & Sutton 1996,
     "Reinforcement learning with replacing eligibility traces"; van Seijen et al. 2016, "True online temporal-difference
@@ -62,23 +62,23 @@ class TDLambda(PredictionOptions):
     """
 
     lam: float = ranged(0.9, "[0, 1]")
-    """Reach of credit lambda: 0 is the TD error, 1 the Monte-Carlo return."""
+    """Trace decay lambda: 0 is the TD error, 1 the Monte-Carlo return."""
     trace: Literal["accumulating", "replacing", "dutch"] = "accumulating"
-    """What a visit does to its state's trace."""
+    """How a visit updates its state's trace."""
     online: bool = True
-    """Change V at every step, or at the ends of episodes only; dutch traces are online."""
+    """Update V at every step, or only at the ends of episodes; dutch traces need True."""
 
     def __post_init__(self):
         object.__setattr__(self, "policy", given(self.policy))
         check(self)
         if self.trace == "dutch" and not self.online:
             raise ValueError(
-                "trace='dutch' with online=False is not allowed; dutch traces make online updates exact. Offline, "
-                "trace='accumulating' is."
+                "trace='dutch' with online=False is not allowed; dutch traces make online updates exact. For "
+                "offline updates trace='accumulating' is exact."
             )
 
     def init(self, key: Key, spec: Spec) -> TDLambdaState:
-        """The first state. Raises ValueError for spaces that are not finite, or that the policy does not fit."""
+        """The initial training state. Raises ValueError for spaces that are not finite or do not fit the policy."""
         table = state_values(self, spec)
         traces = jnp.zeros((spec.num_envs, *table.v.shape), jnp.float32)
         return TDLambdaState(
@@ -117,7 +117,7 @@ class TDLambda(PredictionOptions):
             trace = faded + jnp.expand_dims(alpha, -1) * here * before
         error, previous, change = delta, state.previous, state.change
         if previous is not None:
-            late = v[s] - previous  # at an episode's start it cancels out
+            late = v[s] - previous  # cancels out at an episode's start
             error, v, previous = delta + late, v.at[s].add(-alpha * late), v[next_s]
         step = error[:, None] * trace
         if change is None:

@@ -40,7 +40,7 @@ class Recent(NamedTuple):
 
 
 class TreeBackupState(NamedTuple):
-    """Everything that tree backup knows: action values, the last n steps, and the clock."""
+    """The training state of tree backup: action values, the last n steps, and the clock."""
 
     table: ActionValues
     recent: Recent
@@ -51,28 +51,28 @@ class TreeBackupState(NamedTuple):
 class TreeBackup(TDControlOptions):
     """Tree backup: learn another policy's action values over n steps, without importance sampling.
 
-    Behaviour is epsilon-greedy; pi, which is learned about, is epsilon-greedy with `target_epsilon`. At each step t, in
-    each environment, with V(s) = sum_a pi(a | s) Q(s, a) and n the steps until it bootstraps:
+    The behaviour is epsilon-greedy; the target policy pi is epsilon-greedy with `target_epsilon`. At each step t, in
+    each environment, with V(s) = sum_a pi(a | s) Q(s, a) and n the number of steps before bootstrapping:
 
         delta_k  <- r_k + gamma V(s_{k+1}) - Q(s_k, a_k)
         Psi_k    <- delta_k + gamma pi(a_{k+1} | s_{k+1}) Psi_{k+1}    for k = t, ..., t - n + 1;  Psi_{t+1} = 0
         Q(s_{t-n+1}, a_{t-n+1})  <- Q(s_{t-n+1}, a_{t-n+1}) + alpha Psi_{t-n+1}
 
     `Q(s_k, a_k) + Psi_k` is the tree-backup return. With n = 1 and target_epsilon = 0 it is Q-learning. When an episode
-    ends, all steps that still wait learn at once, the oldest first. A truncated step bootstraps from the true
-    successor; a terminated one does not. Environments side by side share the table, and their updates add up.
+    ends, all waiting steps learn at once, the oldest first. A truncated step bootstraps from the true successor; a
+    terminated one does not. Parallel environments share the table, and their updates are summed.
 
     Source: Precup, Sutton & Singh 2000, "Eligibility traces for off-policy policy evaluation", section 4; Sutton &
     Barto 2018, "Reinforcement learning", eq. 7.15 and 7.16.
     """
 
     n: int = ranged(4, "[1, inf)")
-    """Steps until it bootstraps."""
+    """Number of steps before bootstrapping."""
     target_epsilon: float | Schedule = ranged(0.0, "[0, 1]")
-    """Exploration of the policy that is learned about: 0 learns about the best."""
+    """Epsilon of the target policy; 0 makes it greedy."""
 
     def init(self, key: Key, spec: Spec) -> TreeBackupState:
-        """The first state. Raises ValueError for spaces that are not finite."""
+        """The initial training state. Raises ValueError for spaces that are not finite."""
         shape = self.n, spec.num_envs
         index, number = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
         recent = Recent(index, index, number, number, jnp.zeros(shape, bool))

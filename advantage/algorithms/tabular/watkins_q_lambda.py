@@ -23,7 +23,7 @@ from advantage.types import Array, Clock, Key, Rollout, Spec, no_memory
 
 
 class WatkinsQLambdaState(NamedTuple):
-    """Everything that Q(lambda) knows: action values, traces `[B, S, A]` and the clock."""
+    """The training state of Q(lambda): action values, traces `[B, S, A]` and the clock."""
 
     table: ActionValues
     trace: Array
@@ -32,9 +32,9 @@ class WatkinsQLambdaState(NamedTuple):
 
 @hyperparameters
 class WatkinsQLambda(TDControlOptions):
-    """Watkins's Q(lambda): Q-learning whose every error also corrects the pairs that led there by best actions.
+    """Watkins's Q(lambda): each TD error of Q-learning also corrects the pairs that led there by greedy actions.
 
-    At each step, in each environment, with the trace e the step sizes that are still due:
+    At each step, in each environment, where the trace e holds the step sizes still to apply:
 
         a        <- argmax_a Q(s, a) with probability 1 - epsilon, else any action
         e        <- gamma lam e if Q(s, a) = max_a Q(s, a), else 0
@@ -43,22 +43,22 @@ class WatkinsQLambda(TDControlOptions):
         delta    <- r + gamma max_a' Q(s', a') - Q(s, a)
         Q        <- Q + delta e
 
-    What an action earns that is not best tells nothing about the best policy from the pairs before it, so their
-    traces end there. A truncated step bootstraps from the true successor; a terminated one does not; no trace crosses
-    an episode's end. Environments side by side share the table, each with a trace of its own, and their updates of
-    one step add up.
+    The reward of an action that is not greedy says nothing about the greedy policy's return from the pairs before it,
+    so their traces end there. A truncated step bootstraps from the true successor; a terminated one does not; no trace
+    crosses an episode's end. Parallel environments share the table but not the traces, and their updates of one step
+    are summed.
 
     Source: Watkins 1989, "Learning from delayed rewards", chapter 12; Sutton & Barto 2018, "Reinforcement learning",
     section 12.10.
     """
 
     lam: float = ranged(0.9, "[0, 1]")
-    """Reach of credit: 0 is the last step alone, 1 all since the last action that was not best."""
+    """Trace decay lambda: 0 corrects the last step alone, 1 all steps since the last action that was not greedy."""
     trace: Literal["accumulating", "replacing"] = "accumulating"
-    """What a visit does to the trace of its pair; where pairs recur and alpha is large, accumulating ones diverge."""
+    """How a visit updates the trace of its pair; accumulating traces diverge if pairs recur and alpha is large."""
 
     def init(self, key: Key, spec: Spec) -> WatkinsQLambdaState:
-        """The first state. Raises ValueError for spaces that are not finite."""
+        """The initial training state. Raises ValueError for spaces that are not finite."""
         table = action_values(spec, self.initial_value)
         trace = jnp.zeros((spec.num_envs, *table.q.shape), jnp.float32)
         return WatkinsQLambdaState(table, trace, clock_init(spec.total_timesteps))

@@ -1,4 +1,4 @@
-"""Learning from whole episodes: rollouts cut them anywhere, and here they are put together again."""
+"""Learning from whole episodes, which are put together again from the rollouts that cut them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from advantage.algorithms.tabular.table import Sizes
 from advantage.types import Array, Pytree, Rollout
 
 Tables = TypeVar("Tables")
-WINDOWS = 16, 128  # rows in which an episode is learned from, if it fits, instead of L: most are short
+WINDOWS = 16, 128  # an episode that fits uses this many rows instead of L, since most are short
 
 
 class Steps(NamedTuple):
-    """Steps in terms of tables: `[T, B]`, or `[L]` of one episode.
+    """Steps as table indices: `[T, B]`, or `[L]` for one episode.
 
     Attributes:
         state, next_state: rows of the table, int32; the true successor.
         action: int32.
         reward: float32.
         terminated: bool; the last step of an episode where this is False was truncated.
-        extra: whatever else was known when acting, a pytree `[T, B, ...]`.
+        extra: what else was recorded when acting, a pytree `[T, B, ...]`.
     """
 
     state: Array
@@ -42,7 +42,7 @@ class Pending(NamedTuple):
 
     Attributes:
         steps: `[L, B]`, the newest in the last row; the last `length` rows count.
-        length: int32 `[B]`, steps since the episode's start; `L + 1` stands for all that is too long.
+        length: int32 `[B]`, steps since the episode's start; `L + 1` stands for any larger number.
     """
 
     steps: Steps
@@ -50,7 +50,7 @@ class Pending(NamedTuple):
 
 
 def steps_of(sizes: Sizes, rollout: Rollout, extra: Pytree = ()) -> Steps:
-    """A rollout in terms of tables."""
+    """A rollout as table indices."""
     return Steps(
         sizes.index(rollout.obs),
         rollout.action.astype(jnp.int32),
@@ -62,7 +62,7 @@ def steps_of(sizes: Sizes, rollout: Rollout, extra: Pytree = ()) -> Steps:
 
 
 def pending_init(max_episode: int, num_envs: int, extra: Pytree = ()) -> Pending:
-    """Nothing is pending yet.
+    """The state before any step.
 
     Args:
         max_episode: L, steps of the longest episode that can be learned from.
@@ -89,15 +89,15 @@ def each_episode(
 
     Args:
         learn: `(tables, episode, here) -> tables`; the episode is `[N]`, N at most L, and ends in its last row; `here`
-            bool `[N]` says which rows are of it: all from its first step on. What the other rows hold is finite and
-            means nothing.
+            bool `[N]` says which rows belong to it: all from its first step on. The other rows hold arbitrary finite
+            numbers.
         tables: a pytree of arrays that `learn` changes.
-        pending: what earlier rollouts left.
+        pending: the unfinished episodes of earlier rollouts.
         steps: a rollout, `[T, B]`.
         truncated: bool `[T, B]`.
 
     Returns:
-        The tables, what is pending now, and how many `episodes` were learned from and `episodes_dropped`.
+        The tables, the unfinished episodes, and the numbers of `episodes` learned from and `episodes_dropped`.
     """
     num_steps, num_envs = truncated.shape
     longest = pending.steps.reward.shape[0]
@@ -142,7 +142,7 @@ def _in_windows(
     """`one(rows, (n, tables)) -> n + 1, tables` for each of `count` episodes n, with rows enough for its `size[n]`."""
 
     def by_size(carry):
-        """Those that come next and fit into the smallest window, then those that need a larger one."""
+        """The next episodes that fit into the smallest window, then those that need a larger one."""
         for shorter, rows in pairwise([0, *(rows for rows in WINDOWS if rows < longest), longest]):
 
             def fits(carry, shorter=shorter, rows=rows):
@@ -179,12 +179,12 @@ def move(
 ) -> tuple[Array, Array, Array]:
     """Move values towards one episode's targets: `V(x) <- V(x) + alpha(x) sum of (G_t - V(x)) over t with x_t = x`.
 
-    Every error is taken from the values before. With step size 1 and power 1 the value is the mean of all its targets.
+    Every error uses the old values. With step size 1 and power 1 the value is the mean of all its targets.
 
     Args:
         value: `[N]`, a table in one row.
         visits: int32 `[N]`, how often each value was updated.
-        place: int `[L]`, which value each step is about.
+        place: int `[L]`, the value that each step updates.
         target: `[L]`, `G_t`.
         here: bool `[L]`, the steps that count.
         learning_rate, power: `alpha(x) = learning_rate / visits(x)^power`, this episode's visits included.

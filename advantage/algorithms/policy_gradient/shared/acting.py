@@ -1,4 +1,4 @@
-"""How a policy with a network acts: functions that methods take for `actor`, `noise`, `act` and the like."""
+"""How a policy with a network acts: functions that methods use as `actor`, `noise`, `act` and so on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advantage.types import Key, Pytree
 
 
 class Actor(NamedTuple):
-    """The part that acts: the actor's parameters and the statistics it sees through."""
+    """The acting policy: the actor's parameters and the statistics that scale its observations."""
 
     policy: ActorCritic
     params: Pytree
@@ -28,29 +28,29 @@ class Actor(NamedTuple):
 
 
 def encode(policy: ActorCritic, normalise: Normaliser | None, obs: Pytree) -> Pytree:
-    """What the networks see of an observation."""
+    """The networks' input for an observation."""
     return policy.encoder.policy_input(obs, normalise)
 
 
 def policy_actor(options: PolicyOptions, state: PolicyState) -> Actor:
-    """The actor's parameters and the statistics under which it acts; a method's `actor`."""
+    """The actor's parameters and its observation statistics; used as a method's `actor`."""
     return Actor(state.policy, state.params["actor"], statistics_of(options, state))
 
 
 def policy_memory(options: PolicyOptions, actor: Actor) -> Pytree:
-    """What the policy remembers when an episode begins; a method's `initial_memory`."""
+    """The policy's memory when an episode begins; used as a method's `initial_memory`."""
     return actor.policy.initial_memory()
 
 
 def policy_noise(options: PolicyOptions, actor: Actor, key: Key, shape: tuple[int, ...]) -> Pytree:
-    """What `act` will consume, `[*shape, ...]`; a method's `noise`."""
+    """The random numbers for `act`, `[*shape, ...]`; used as a method's `noise`."""
     return actor.policy.head.noise(key, shape)
 
 
 def act_by_policy(
     options: PolicyOptions, actor: Actor, obs: Pytree, memory: Pytree, noise: Pytree
 ) -> tuple[Pytree, Pytree, Pytree]:
-    """Sample: `-> action, memory, extras`; a method's `act`."""
+    """Sample: `-> action, memory, extras`; used as a method's `act`."""
     distribution, memory = actor.step(obs, memory)
     return distribution.sample(noise), memory, ()
 
@@ -58,16 +58,16 @@ def act_by_policy(
 def greedy_by_policy(
     options: PolicyOptions, actor: Actor, obs: Pytree, memory: Pytree
 ) -> tuple[Pytree, Pytree]:
-    """The mode: `-> action, memory`; a method's `greedy`."""
+    """The mode: `-> action, memory`; used as a method's `greedy`."""
     distribution, memory = actor.step(obs, memory)
     return distribution.mode(), memory
 
 
 def normalises(options: PolicyOptions, state: PolicyState) -> bool:
-    """Whether there is anything in an observation to be scaled, and it is to be."""
+    """Whether observations have numbers to scale, and the options ask for it."""
     return bool(options.normalize_observation and state.policy.encoder.num_continuous)
 
 
 def statistics_of(options: PolicyOptions, state: PolicyState) -> Normaliser | None:
-    """The statistics that observations are scaled by, if they are."""
+    """The statistics that observations are scaled by; None if they are not scaled."""
     return normaliser(state.observations, options.clip_observation) if normalises(options, state) else None

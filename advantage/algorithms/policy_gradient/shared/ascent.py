@@ -21,7 +21,7 @@ from advantage.types import Array, Pytree
 
 
 class Ascended(NamedTuple):
-    """The new parameters and optimiser, and what to report."""
+    """The new parameters and optimiser state, and the metrics."""
 
     params: Pytree
     optimiser: optax.OptState
@@ -29,13 +29,13 @@ class Ascended(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Samples that an actor's step is made of.
+    """Samples for a step of the actor.
 
     Attributes:
         x: the networks' input, `[N, ...]`, or `Sequences` of N steps.
         action: `[N, ...]`.
-        weight: Psi, `[N]`; or `[N, P]`, one for each parameter, which takes a gradient for each step.
-        used: bool `[N]`; the others count for nothing.
+        weight: Psi, `[N]`; or `[N, P]`, one for each parameter, which needs a gradient for each step.
+        used: bool `[N]`; the other samples are ignored.
     """
 
     x: Pytree
@@ -45,7 +45,7 @@ class Weighted(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Samples that a step of actor and critic is made of: the networks' input, actions, A and G, `[N, ...]`."""
+    """Samples for a step of actor and critic: the networks' input, actions, A and G, `[N, ...]`."""
 
     x: Pytree
     action: Pytree
@@ -54,7 +54,7 @@ class Judged(NamedTuple):
 
 
 def actor_optimiser(actor: Pytree, max_grad_norm: Array | float | None = None) -> optax.OptState:
-    """Adam's first state for the actor's parameters."""
+    """Adam's initial state for the actor's parameters."""
     return clipped(optax.scale_by_adam(), max_grad_norm).init(ravel_pytree(actor)[0])
 
 
@@ -71,8 +71,8 @@ def ascend(
     """Adam's step along the mean of `Psi ∇log pi(a|s) + ent_coef ∇H(pi(.|s))` over the steps that are used.
 
     Args:
-        policy, actor: the network and its parameters, which stay as they are where no step is used.
-        optimiser: of `actor_optimiser`.
+        policy, actor: the network and its parameters, which do not change if no step is used.
+        optimiser: the state from `actor_optimiser`.
         batch: the samples.
         learning_rate: Adam's step size.
         ent_coef: weight of the entropy.
@@ -89,7 +89,7 @@ def ascend(
         return lost - ent_coef * entropy, {"policy_gradient_loss": lost, "entropy": entropy}
 
     gradient, metrics = jax.grad(loss, has_aux=True)(start)
-    if weight.ndim == 2:  # what each parameter's own weight differs from their mean by
+    if weight.ndim == 2:  # the difference of each parameter's weight from the mean weight
         own = jnp.where(used[:, None], weight - weight.mean(-1, keepdims=True), 0)
         gradient -= (scores(policy, actor, x, action) * own).sum(0) / count
     metrics["gradient_norm"] = jnp.linalg.norm(gradient)
@@ -103,7 +103,7 @@ def ascend(
 
 
 def scores(policy: ActorCritic, actor: Pytree, x: Pytree, action: Pytree) -> Array:
-    """`∇log pi(a | s)` of every step by itself, `[N, P]`; of a recurrent policy through the steps before it."""
+    """`∇log pi(a | s)` of each step separately, `[N, P]`; for a recurrent policy through the steps before it."""
     start, unflatten = ravel_pytree(actor)
     if isinstance(x, Sequences):
         return jax.jacrev(lambda actor: policy.distribution(unflatten(actor), x).log_prob(action))(start)

@@ -1,4 +1,4 @@
-"""Which episode each step of a rollout belongs to, and how far into it."""
+"""The episode of each step of a rollout, and its place in the episode."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from advantage.types import Array
 
 
 class Places(NamedTuple):
-    """`[T, B]`, but for `elapsed`.
+    """The places of steps in episodes, `[T, B]` except `elapsed`.
 
     Attributes:
         episode: int32, numbered from 0 over the whole rollout; below `T * B`.
-        time: int32, steps since the episode began, rollouts before this one included.
+        time: int32, steps since the episode began, earlier rollouts included.
         complete: bool, whether the episode's end lies in this rollout.
-        elapsed: int32 `[B]`, where the next rollout begins.
+        elapsed: int32 `[B]`, the time at which the next rollout begins.
     """
 
     episode: Array
@@ -28,7 +28,7 @@ class Places(NamedTuple):
 
 
 def places(trace: Array, elapsed: Array) -> Places:
-    """Where every step lies.
+    """The place of every step.
 
     Args:
         trace: `[T, B]`, `1 - done`.
@@ -45,9 +45,9 @@ def places(trace: Array, elapsed: Array) -> Places:
 
 
 def whole_returns(reward: Array, to_go: Array, trace: Array, time: Array, gamma: Array | float) -> Array:
-    """`R(tau) = Σ_k gamma^k r_k` of the episode that each step lies in, `[T, B]`, as far as this rollout saw it.
+    """`R(tau) = Σ_k gamma^k r_k` of the episode of each step, `[T, B]`, as far as it lies in this rollout.
 
-    What came before a step does not depend on its action, so what an earlier rollout saw may be left out.
+    Rewards before a step do not depend on its action, so those of earlier rollouts may be left out.
 
     Args:
         reward, trace: `[T, B]`.

@@ -1,4 +1,4 @@
-"""A rollout as the networks that acted see it, and what the state keeps of it."""
+"""A rollout as the acting networks see it, and the statistics that the state keeps of it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from advantage.types import Array, Pytree, Rollout
 
 
 class Experience(NamedTuple):
-    """A rollout's facts as coefficients, `[T, B]`, and what the networks take and the policy chose.
+    """A rollout as coefficients `[T, B]`, with the networks' inputs and the actions.
 
     Attributes:
-        x: the networks' input, one sample for each step `[T * B, ...]`; of a recurrent policy, `Sequences`.
-        action: what was chosen, `[T, B, ...]`.
+        x: the networks' input, one sample for each step `[T * B, ...]`; for a recurrent policy, `Sequences`.
+        action: the chosen action, `[T, B, ...]`.
         log_prob: `log pi_old(a | s)`.
         value, next_value: `V(s_t)`, and `V` of the true successor.
-        reward: scaled, if the method scales.
+        reward: scaled if the method scales rewards.
         discount: `gamma (1 - terminated)`.
-        trace: `1 - done`: whether credit goes on to the next row.
+        trace: `1 - done`: whether the episode goes on in the next row.
         length: steps of a sequence; T without recurrence.
-        critic_memory: what the state keeps for the next rollout.
+        critic_memory: the critic's memory for the next rollout.
     """
 
     x: Pytree
@@ -49,7 +49,7 @@ class Experience(NamedTuple):
     critic_memory: Pytree
 
     def samples(self, *trees: Pytree) -> tuple[Pytree, ...]:
-        """Arrays `[T, B, ...]` as `[T * B, ...]`, in the order in which `x` gives its samples."""
+        """Arrays `[T, B, ...]` as `[T * B, ...]`, in the order of the samples of `x`."""
         return tuple(merge_time_and_envs(tree, self.length) for tree in trees)
 
     def in_time(self, samples: Array) -> Array:
@@ -67,14 +67,14 @@ def experience(
     value_of: Callable[[Pytree], Array] | None = None,
     batch_size: int | None = None,
 ) -> Experience:
-    """What the parameters and statistics that acted make of a rollout.
+    """A rollout evaluated with the acting parameters and statistics.
 
     Args:
-        options: of the method.
-        state: before the update.
-        rollout: what that state acted.
-        value_of: takes the networks' input to values; by default the state's own critic, or 0 without one.
-        batch_size: samples in a minibatch, which sequences must fit into; None where the method has none.
+        options: the method's options.
+        state: the state before the update.
+        rollout: gathered with that state.
+        value_of: maps the networks' input to values; by default the state's own critic, or 0 without one.
+        batch_size: samples in a minibatch, which sequences must fit into; None if the method has none.
     """
     if state.policy.is_recurrent:
         seen = _seen_in_sequence(options, state, rollout, batch_size)
@@ -112,7 +112,7 @@ def _seen_step_by_step(
     rollout: Rollout,
     value_of: Callable[[Pytree], Array] | None,
 ) -> _Seen:
-    """Every step is a sample of its own."""
+    """Every step is one sample."""
     policy, normalise = state.policy, statistics_of(options, state)
     if value_of is None:
         value_of = partial(policy.value, state.params) if "critic" in state.params else _no_value
@@ -133,13 +133,11 @@ def _seen_step_by_step(
 def _seen_in_sequence(
     options: PolicyOptions, state: PolicyState, rollout: Rollout, batch_size: int | None
 ) -> _Seen:
-    """Each environment's steps one after the other, from the memory that was there when acting."""
+    """Each environment's steps in order, from the memory at the start of the rollout."""
     policy, normalise = state.policy, statistics_of(options, state)
     x, next_x = (encode(policy, normalise, obs) for obs in (rollout.obs, rollout.next_obs))
     done = jnp.asarray(rollout.terminated | rollout.truncated)
-    begins = jnp.concatenate(
-        [jnp.zeros_like(done[:1]), done[:-1]]
-    )  # the first row's memory is as it should be
+    begins = jnp.concatenate([jnp.zeros_like(done[:1]), done[:-1]])  # the first row's memory is already right
     whole = Sequences(x, begins, Memories(rollout.memory, state.critic_memory))
     looked = policy.look(state.params, whole, next_x)
     shape = rollout.reward.shape
@@ -158,7 +156,7 @@ def _seen_in_sequence(
 
 
 def sequence_length(options: PolicyOptions, n_steps: int, batch_size: int | None) -> int:
-    """Steps of the sequences in a rollout of `n_steps`, which may be shorter at the end of a run."""
+    """Length of the sequences in a rollout of `n_steps`, which may be smaller at the end of a run."""
     length = options.sequence_length
     if length is None:
         return n_steps if batch_size is None else math.gcd(n_steps, batch_size)
@@ -180,7 +178,7 @@ def cut(whole: Sequences, before: Memories, length: int) -> Sequences:
 
 
 def merge_time_and_envs(tree: Pytree, length: int | None = None) -> Pytree:
-    """`[T, B, ...] -> [T * B, ...]`: step after step, or in the order in which sequences of `length` are cut."""
+    """`[T, B, ...] -> [T * B, ...]`: step after step, or in the order of sequences of `length` steps."""
 
     def merge(leaf: Array) -> Array:
         n_steps = leaf.shape[0]
@@ -195,7 +193,7 @@ def merge_time_and_envs(tree: Pytree, length: int | None = None) -> Pytree:
 def advance_statistics(
     options: PolicyOptions, state: State, rollout: Rollout, critic_memory: Pytree = ()
 ) -> State:
-    """The state with its clock moved on and the rollout merged into its statistics, for the next one to use."""
+    """The state with its clock advanced and the rollout merged into its statistics, for the next rollout."""
     observations, rewards = state.observations, state.rewards
     if normalises(options, state):
         observations = moments_update(observations, state.policy.encoder.continuous(rollout.obs))

@@ -14,9 +14,9 @@ from advantage.types import Array, Key, Pytree
 
 
 def minibatches(batch: Pytree, key: Key, size: int) -> Pytree:
-    """A batch in random order, `[N, ...] -> [N // size, size, ...]`; what does not fill a minibatch is left out.
+    """A batch in random order, `[N, ...] -> [N // size, size, ...]`; an incomplete minibatch is left out.
 
-    Where the batch holds `Sequences`, whole sequences are shuffled, `max(1, size // L)` to a minibatch; its arrays
+    If the batch holds `Sequences`, whole sequences are shuffled, `max(1, size // L)` to a minibatch; its arrays
     `[N, ...]` are the steps of the sequences, in the order of `[L, N / L]`.
     """
     sequences = sequences_in(batch)
@@ -45,13 +45,13 @@ def minibatches(batch: Pytree, key: Key, size: int) -> Pytree:
 
 
 def sequences_in(batch: Pytree) -> Sequences | None:
-    """The sequences that a batch holds; None where its samples are single steps."""
+    """The sequences that a batch holds; None if its samples are single steps."""
     nodes = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, Sequences))
     return next((node for node in nodes if isinstance(node, Sequences)), None)
 
 
 def mean_of_chunks(function: Callable[[Pytree], Pytree], batch: Pytree) -> Pytree:
-    """`function` of a batch, which is a mean over its samples: of pieces that fit the processor's cache, averaged.
+    """`function` of a batch, a mean over samples, as the average over pieces that fit the processor's cache.
 
     Sequences are not cut into pieces.
     """

@@ -17,16 +17,16 @@ from advantage.types import Array, Pytree
 
 
 class NaturalDirection(NamedTuple):
-    """Where the surrogate rises steepest for each unit of KL divergence.
+    """The direction of the surrogate's steepest ascent per unit of KL divergence.
 
     Attributes:
-        start: the actor's parameters in a row, `[P]`.
+        start: the actor's parameters as a vector, `[P]`.
         unflatten: `[P]` -> the actor's parameters.
-        gradient: g, of the surrogate, `[P]`.
+        gradient: g, the surrogate's gradient, `[P]`.
         direction: `x` with `(F + damping I) x = g`, `[P]`.
         curvature: `x^T (F + damping I) x`: a step of length alpha has a KL of about `alpha^2 / 2` times this.
         residual: `|(F + damping I) x - g|`.
-        iterations: of conjugate gradients.
+        iterations: number of conjugate-gradient iterations.
     """
 
     start: Array
@@ -39,7 +39,7 @@ class NaturalDirection(NamedTuple):
 
 
 class OldSamples(NamedTuple):
-    """What old parameters acted: the networks' input, actions, `log pi_old(a | s)` and A, `[N, ...]`."""
+    """Samples gathered with the old parameters: the networks' input, actions, `log pi_old(a | s)` and A, `[N, ...]`."""
 
     x: Pytree
     action: Pytree
@@ -48,7 +48,7 @@ class OldSamples(NamedTuple):
 
 
 class Surrogate(NamedTuple):
-    """What a step of the actor changes, on one batch: `mean rho A + ent_coef H`, the mean KL, and the entropy."""
+    """Objective and constraint of a step on one batch: `mean rho A + ent_coef H`, the mean KL, and the entropy."""
 
     gain: Array
     kl: Array
@@ -58,7 +58,7 @@ class Surrogate(NamedTuple):
 def surrogate_of(
     policy: ActorCritic, old: Pytree, new: Pytree, batch: OldSamples, ent_coef: Array | float
 ) -> Surrogate:
-    """The surrogate at new parameters of the actor, from a batch that the old ones acted."""
+    """The surrogate at new parameters of the actor, from a batch of the old ones."""
     before, now = policy.distribution(old, batch.x), policy.distribution(new, batch.x)
     log_ratio = now.log_prob(batch.action) - batch.log_prob
     gain = -importance_surrogate(log_ratio, batch.advantage).mean()
@@ -74,7 +74,7 @@ def natural_direction(
     Args:
         options: `cg_iterations` and `cg_damping`, which is added to F's diagonal.
         policy, actor: the network and its parameters.
-        gain: `actor -> number`, what is to rise.
+        gain: `actor -> number`, the function to increase.
         x: the networks' input, `[N, ...]`, or `Sequences` of N steps.
 
     Source: Kakade 2001, "A natural policy gradient", eq. 3; Schulman et al. 2015, "Trust region policy optimization",
@@ -102,7 +102,7 @@ def natural_direction(
 
 
 def step_to(kl: Array | float, curvature: Array) -> Array:
-    """The length whose KL divergence is `kl` to second order: `sqrt(2 kl / x^T F x)`; 0 where nothing is curved."""
+    """The length whose KL divergence is `kl` to second order: `sqrt(2 kl / x^T F x)`; 0 if the curvature is 0."""
     return jnp.where(curvature > 0, jnp.sqrt(2 * kl / jnp.where(curvature > 0, curvature, 1.0)), 0.0)
 
 
@@ -117,9 +117,9 @@ def trust_region_step(
     """The largest natural step within `KL <= limit` that raises the surrogate: `-> actor, metrics`; else `old` itself.
 
     Args:
-        options: of conjugate gradients and of the line search.
+        options: options of conjugate gradients and of the line search.
         policy, old: the network and the actor's parameters.
-        surrogate: of the actor's parameters, on the batch that `old` acted.
+        surrogate: a function of the actor's parameters, on the batch of `old`.
         x: the batch's states, `[N, ...]`, or `Sequences` of N steps.
         limit: largest mean KL divergence, in nats.
 
@@ -144,7 +144,7 @@ def trust_region_step(
 
 
 def step_metrics(direction: NaturalDirection, before: Surrogate, after: Surrogate) -> dict[str, Array]:
-    """What a natural step reports."""
+    """The metrics of a natural step."""
     return {
         "policy_gradient_loss": before.gain - after.gain,
         "kl": after.kl,

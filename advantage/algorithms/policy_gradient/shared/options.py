@@ -1,4 +1,4 @@
-"""The options that policy-gradient methods share: dataclasses of fields, and nothing but fields."""
+"""Options that policy-gradient methods share."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class PolicyOptions:
     hidden: tuple[int, ...] = ranged((64, 64), "[1, inf)")
     """Widths of the hidden layers; observations with images have convolutions instead."""
     activation: Activation = "tanh"
-    """After each hidden layer."""
+    """Activation after each hidden layer."""
     initialisation: Initialisation = "orthogonal"
-    """Of weights: orthogonal with gains, or independent normals."""
+    """Initial weights: orthogonal with gains, or independent normals."""
     action_bounds: Bounds = "clip"
     """Bounded continuous actions: clip a Gaussian's samples, or squash them by tanh."""
     action_units: ActionUnits = "bounds"
-    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper one, or they are taken as they are."""
+    """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper bound, or raw environment units."""
     action_spread: Spread = "state-independent"
     """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
     log_std_init: float = ranged(0.0, "[-5, 2]")
-    """Logarithm of the first standard deviation, in the units of the actions."""
+    """Logarithm of the initial standard deviation, in the units of the actions."""
     network: NetworkChoice = None
     """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
-    triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None makes layers or convolutions."""
+    triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None builds layers or convolutions."""
     sequence_length: int | None = ranged(None, "[1, inf)")
-    """Steps of the sequences that a recurrent network learns from, which divides n_steps and the samples of a
-    minibatch. None takes the longest that does."""
+    """Length of the sequences that a recurrent network learns from; it must divide n_steps and the samples of a
+    minibatch. None takes the largest possible length."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +59,16 @@ class OptimiserOptions:
     optimiser: Optimiser = "rmsprop"
     """RMSProp as in the paper, or Adam."""
     rms_decay: float = ranged(0.99, "[0, 1)")
-    """How much RMSProp keeps of its mean square in each step."""
+    """Share of its mean square that RMSProp keeps in each step."""
     optimiser_epsilon: float = ranged(1e-5, "(0, inf)")
-    """Added in the optimiser's denominator."""
+    """Added to the optimiser's denominator."""
     max_grad_norm: float | None = ranged(0.5, "(0, inf)")
     """Largest global norm of a gradient; None does not clip."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticOptions(OptimiserOptions, PolicyOptions):
-    """Fields of a method that descends a loss of actor and critic together, once for each rollout."""
+    """Fields of a method that takes one step on a joint loss of actor and critic for each rollout."""
 
     learning_rate: float | Schedule = ranged(7e-4, "[0, inf)")
     """The optimiser's step size; a number or a schedule of progress."""
@@ -86,7 +86,7 @@ class ActorCriticOptions(OptimiserOptions, PolicyOptions):
 
 @dataclasses.dataclass(frozen=True)
 class CriticOptions:
-    """Fields of a method that fits its critic apart from the actor."""
+    """Fields of a method that fits its critic separately from the actor."""
 
     critic_learning_rate: float | Schedule = ranged(3e-3, "[0, inf)")
     """Adam's step size for the critic; a number or a schedule of progress."""
@@ -103,13 +103,13 @@ class NaturalOptions(CriticOptions, PolicyOptions):
     target_kl: float | Schedule = ranged(0.01, "(0, inf)")
     """Largest mean KL divergence of an update, in nats; a number or a schedule of progress."""
     gae_lambda: float = ranged(0.95, "[0, 1]")
-    """Reach of credit in GAE: 0 is the TD error, 1 the Monte-Carlo return."""
+    """Lambda of GAE: 0 is the TD error, 1 the Monte-Carlo return."""
     normalize_advantage: bool = True
     """Scale each rollout's advantages to zero mean and unit variance."""
     ent_coef: float = ranged(0.0, "[0, inf)")
     """Weight of the entropy bonus, per nat."""
     cg_iterations: int = ranged(10, "[1, inf)")
-    """Of conjugate gradients, at most."""
+    """Largest number of conjugate-gradient iterations."""
     cg_damping: float = ranged(0.1, "[0, inf)")
     """Added to the Fisher matrix's diagonal."""
     critic_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
@@ -122,9 +122,9 @@ class NaturalOptions(CriticOptions, PolicyOptions):
 
 @dataclasses.dataclass(frozen=True)
 class TrustRegionOptions(NaturalOptions):
-    """Fields of a method that looks along its natural step for the longest within the region."""
+    """Fields of a method that searches along its natural step for the largest step within the trust region."""
 
     line_search_attempts: int = ranged(10, "[1, inf)")
-    """How many step lengths are tried."""
+    """Number of step lengths to try."""
     line_search_shrink: float = ranged(0.8, "(0, 1)")
-    """Each is this share of the one before."""
+    """Factor between one step length and the next."""

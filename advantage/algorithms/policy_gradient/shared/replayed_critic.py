@@ -1,4 +1,4 @@
-"""A critic of actions that learns from a replay ring: what methods with off-policy critics share."""
+"""An action-value critic that learns from a replay buffer: what methods with off-policy critics share."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from advantage.types import Array, Key, Mean, Pytree, Spec
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ReplayedState(PolicyState):
-    """A state with a replay ring, and with the target `Q'`, whose parameters follow those of Q slowly."""
+    """A training state with a replay buffer and a target network `Q'`, whose parameters follow those of Q slowly."""
 
     target: Pytree
     replay: Replay
 
 
 class Learned(NamedTuple):
-    """What a gradient step changes: parameters, their optimiser, and the target's parameters."""
+    """What a gradient step updates: parameters, their optimiser, and the target's parameters."""
 
     params: Pytree
     optimiser: Pytree
@@ -46,7 +46,7 @@ class Learned(NamedTuple):
 
 
 class ReplayBatch(NamedTuple):
-    """Transitions from the ring as the networks see them now, `[N, ...]`; `discount = gamma (1 - terminated)`."""
+    """Transitions from the buffer as the networks' current input, `[N, ...]`; `discount = gamma (1 - terminated)`."""
 
     x: Pytree
     action: Pytree
@@ -58,10 +58,10 @@ class ReplayBatch(NamedTuple):
 def replayed_state(
     options: PolicyOptions, key: Key, state: PolicyState, spec: Spec, buffer_size: int
 ) -> ReplayedState:
-    """The state with a critic of actions, `params["action_value"]`, its optimiser, target and an empty ring.
+    """The state with an action-value critic, `params["action_value"]`, its optimiser, target and an empty buffer.
 
     Raises:
-        ValueError: a recurrent policy, or a ring of `buffer_size` transitions that does not fit into memory.
+        ValueError: a recurrent policy, or a buffer of `buffer_size` transitions that does not fit into memory.
     """
     encoder = state.policy.encoder
     critic = action_value(state.policy).init(key, encoder.encode(encoder.example()))
@@ -96,7 +96,7 @@ def _example(options: PolicyOptions, state: PolicyState, spec: Spec) -> Transiti
 def replayed_batch(
     options: PolicyOptions, state: PolicyState, replay: Replay, key: Key, size: int
 ) -> ReplayBatch:
-    """Draw transitions and see them through the state's statistics, whatever they were when they happened."""
+    """Draw transitions and scale them by the state's current statistics."""
     rows, normalise = replay_sample(replay, key, size), statistics_of(options, state)
     reward = rows.reward
     if options.normalize_reward:
@@ -116,16 +116,16 @@ def fit_action_value(
 ) -> Fitted:
     """One step of Adam on `(Q(s, a) - y)^2 / 2` with `y = r + gamma (1 - terminated) Q'(s', a')`, `a' ~ pi(. | s')`.
 
-    Of Discrete actions the expectation over a' is exact; else it is one draw.
+    For Discrete actions the expectation over a' is exact; otherwise it is one sample.
 
     Args:
         policy, actor: the networks, and the parameters of pi.
         learned: the parameters of Q, of its Adam, and of Q'.
-        batch: of `replayed_batch`.
+        batch: from `replayed_batch`.
         key: draws a'.
         learning_rate: Adam's step size.
 
-    Source: Degris, White & Sutton 2012, "Off-policy actor-critic", with a critic of actions; Gu et al. 2017, "Q-Prop",
+    Source: Degris, White & Sutton 2012, "Off-policy actor-critic", with critic Q; Gu et al. 2017, "Q-Prop",
     section 2.2.
     """
     q = action_value(policy)
@@ -153,7 +153,7 @@ def polyak(target: Pytree, params: Pytree, tau: Array | float) -> Pytree:
 def repeat(
     step: Callable[[Learned, Key], tuple[Learned, dict[str, Array]]], learned: Learned, count: Array, key: Key
 ) -> tuple[Learned, dict[str, Mean]]:
-    """`count` steps, each with a key of its own: `-> learned, the mean of each metric`."""
+    """`count` steps with different keys: `-> learned, the mean of each metric`."""
     shapes: Any = jax.eval_shape(step, learned, key)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 

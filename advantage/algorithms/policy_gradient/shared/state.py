@@ -1,4 +1,4 @@
-"""What every policy-gradient method knows, and how its first state is drawn."""
+"""The training state of policy-gradient methods, and its initialisation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from advantage.types import Array, Clock, Key, Pytree, Spec
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PolicyState:
-    """Fields of every method's state; a method that knows more extends them with fields of its own.
+    """Fields of every method's training state; a method may add fields of its own.
 
     Attributes:
         policy: the networks' shapes; static.
-        params: `{"actor", "critic"}`, without a critic where the method has none.
+        params: `{"actor", "critic"}`, without a critic if the method has none.
         optimiser: the optimisers' states.
         observations, rewards: running statistics.
         clock: the share of the budget spent.
-        critic_memory: of a recurrent critic with a network of its own, in the running episodes, `[B, ...]`; else `()`.
+        critic_memory: memory of a recurrent critic with a separate network, in the running episodes, `[B, ...]`;
+            else `()`.
     """
 
     policy: ActorCritic
@@ -54,14 +55,14 @@ State = TypeVar("State", bound=PolicyState)
 def policy_state_init(
     options: PolicyOptions, key: Key, spec: Spec, *, shared: bool = False, batch_size: int | None = None
 ) -> PolicyState:
-    """The first state but for the optimiser: networks drawn for the spaces, nothing seen yet.
+    """The initial training state without the optimiser's: networks drawn for the spaces, empty statistics.
 
     Args:
-        options: of the method.
+        options: the method's options.
         key: draws the weights.
-        spec: of the run.
+        spec: the spec of the run.
         shared: whether actor and critic are one network.
-        batch_size: samples in a minibatch; None where the method has none.
+        batch_size: samples in a minibatch; None if the method has none.
 
     Raises:
         ValueError: a space that no policy covers, or a sequence_length that does not fit.
@@ -104,7 +105,7 @@ def extended(state: PolicyState, kind: type[State], **fields: Pytree) -> State:
 
 
 def episodic(state: PolicyState, num_envs: int, optimiser: Pytree) -> EpisodicState:
-    """The first state of a method that counts the steps of episodes."""
+    """The initial training state of a method that counts the steps of episodes."""
     return extended(state, EpisodicState, optimiser=optimiser, elapsed=jnp.zeros(num_envs, jnp.int32))
 
 

@@ -1,4 +1,4 @@
-"""Critics that are fitted to their targets apart from the actor."""
+"""Critics that are fitted to their targets separately from the actor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Critic(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A critic's new parameters and optimiser, and what to report."""
+    """A critic's new parameters and optimiser state, and the metrics."""
 
     params: Pytree
     optimiser: optax.OptState
@@ -36,14 +36,14 @@ class Fitted(NamedTuple):
 
 
 def critic_optimiser(critic: Pytree) -> optax.OptState:
-    """Adam's first state for a critic's parameters."""
+    """Adam's initial state for a critic's parameters."""
     return optax.scale_by_adam().init(ravel_pytree(critic)[0])
 
 
 def actor_and_critic_optimisers(
     params: Pytree, max_grad_norm: Array | float | None = None
 ) -> dict[str, optax.OptState]:
-    """Adam's first states for `params["actor"]`, and for `params["critic"]` if there is one."""
+    """Adam's initial states for `params["actor"]`, and for `params["critic"]` if there is one."""
     optimisers = {"actor": actor_optimiser(params["actor"], max_grad_norm)}
     return optimisers | ({"critic": critic_optimiser(params["critic"])} if "critic" in params else {})
 
@@ -59,7 +59,7 @@ def fit(
     epochs: int,
     batch_size: int | None = None,
 ) -> Fitted:
-    """Descend the mean of `(predict - G)^2 / 2` by Adam, `epochs` times through a batch.
+    """Minimise the mean of `(predict - G)^2 / 2` by Adam, with `epochs` passes over a batch.
 
     Args:
         predict: `(parameters, inputs) -> [N]`.
@@ -69,8 +69,8 @@ def fit(
         key: orders the minibatches.
         learning_rate: Adam's step size.
         epochs: passes, 1 or more.
-        batch_size: samples in a minibatch; those that do not fill one are left out of the pass. None, or more than N,
-            takes all at once.
+        batch_size: samples in a minibatch; an incomplete minibatch is left out of the pass. None, or more than N,
+            takes all samples at once.
     """
     samples = len(target)
     size = samples if batch_size is None else min(batch_size, samples)
@@ -103,8 +103,8 @@ def fit_value(options: CriticOptions, state: PolicyState, x: Pytree, target: Arr
     """`fit` of the value to G, `[N]`, with the options of a method, for `params["critic"]`, `optimiser["critic"]`.
 
     Args:
-        options: of the method.
-        state: of the method.
+        options: the method's options.
+        state: the method's training state.
         x: the networks' input, `[N, ...]`, or `Sequences` of N steps.
         target, key: as for `fit`.
     """
