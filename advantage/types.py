@@ -232,19 +232,11 @@ class Iterated(NamedTuple):
     """What a driver returns for a span. A row of metrics is the mean over some iterations.
 
     Attributes:
-<<<<<<< HEAD
-        state: the algorithm's, of all seeds, in the driver's own form.
-        metrics: `[S, rows]` by name; masked where an iteration lacks one.
-        episodes: those that ended, one record a seed.
-        iterations, steps: of each row, how many iterations and environment steps of the span had been taken at its
-            end, `[rows]`. No row: nothing was learned, and the state is as it was.
-=======
         state: the algorithm's state of all seeds, in the driver's own form.
-        metrics: `[S, rows]` by name.
+        metrics: `[S, rows]` by name; masked where an iteration lacks one.
         episodes: the episodes that ended, one record for each seed.
         iterations, steps: number of iterations and of environment steps of the span up to the end of each row,
             `[rows]`. If there is no row, nothing was learned and the state is unchanged.
->>>>>>> en-a
     """
 
     state: Pytree

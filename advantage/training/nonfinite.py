@@ -26,14 +26,9 @@ class NonFinite(NamedTuple):
 
 
 def find_nonfinite(result: Iterated, num_seeds: int) -> NonFinite | None:
-<<<<<<< HEAD
-    """The first metric or parameter of an iteration that is not finite; not every metric sees the parameters."""
+    """The first metric or parameter that is not finite. Parameters are checked because metrics may not show them."""
     finite = {name: np.isfinite(np.ma.filled(x, 0.0)) for name, x in result.metrics.items()}
     wrong = {name: ~right for name, right in finite.items() if not right.all()}
-=======
-    """The first metric or parameter that is not finite. Parameters are checked because metrics may not show them."""
-    wrong = {name: ~np.isfinite(x) for name, x in result.metrics.items() if not np.isfinite(x).all()}
->>>>>>> en-a
     if wrong:
         place, row = np.argwhere(np.any(list(wrong.values()), axis=0))[0]
         names = ", ".join(sorted(name for name, bad in wrong.items() if bad[place, row]))
