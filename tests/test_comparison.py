@@ -314,7 +314,7 @@ BAD = {
     "no budget": (edit("config.json", ('"total_timesteps": 1000', '"total_timesteps": 0')), "total_timesteps: found 0"),
     "no episodes": (lambda path: (path / "episodes.csv").unlink(), "no training episode has ended"),
     "stopped": (stopped, "stopped after 500 of its 1,000 steps; resume it: advantage resume .*seed_2"),
-    "words": (edit("episodes.csv", (",5,15,0", ",5,many,0")), "episodes.csv: line 4: could not convert.*mend"),
+    "words": (edit("episodes.csv", (",5,15,0", ",5,many,0")), "episodes.csv: line 4: could not convert.*correct"),
     "half a step": (edit("episodes.csv", (",5,15,0", ",5,15.5,0")), "line 4, column step: found 15.5"),
     "a cell less": (edit("episodes.csv", (",5,15,0", ",5,15")), "line 4: found 4 cells, expected 5"),
     "an empty line": (edit("episodes.csv", ("\n", "\n\n")), "line 2: found 1 cells"),
@@ -344,7 +344,7 @@ def test_the_same_seed_again_is_no_further_seed(runs):
     shutil.copytree(runs / "good" / "seed_1", runs / "good" / "seed_1_again")
     comparison = adv.compare(runs)
     assert [score.seeds for score in comparison.scores] == [4, 4]
-    assert "no further seed; train other seeds" in comparison.left_out[0].reason
+    assert "adds no seed; train other seeds" in comparison.left_out[0].reason
 
 
 def test_columns_that_are_not_wanted_are_not_read(tmp_path):
