@@ -1,4 +1,4 @@
-"""Settings that every test, and every process a test starts, runs under; they must precede the import of JAX."""
+"""Settings of every test, and of every process that a test starts; they must precede the import of JAX."""
 
 import gc
 import itertools
@@ -13,8 +13,8 @@ os.environ["SDL_VIDEODRIVER"] = "dummy"  # pygame draws without a screen
 os.environ["SDL_AUDIODRIVER"] = "dummy"
 os.environ["MPLBACKEND"] = "Agg"
 
-# Compiling is half of the time that these tests take, so it does not optimise; `make test-slow` runs the slow tests,
-# and those of the promises, on programs as users have them.
+# Half of the time of these tests is compilation, so the compiler does not optimise; `make test-slow` runs the slow
+# tests, and the tests of the promises, on optimised programs, which users have.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
@@ -27,22 +27,23 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402
 from jax.experimental.key_reuse import _core as key_reuse  # noqa: E402
 
-# Using a key twice is an error in the tests' own process, where programs are optimised: counting takes an eighth of the
-# quick tests' time, and `test_keys.py` reads every algorithm's program for it. JAX 0.10 takes transposing an array of
-# keys for a use, which vmap over a scan does, so it is taught better. Indexing keys with a traced index, stacking them,
-# and `jnp.where` on them count as uses too: where that is meant, wrap it in `with jax.debug_key_reuse(False)`.
+# Using a key twice is an error in the tests' own process if programs are optimised. The quick tests do without, because
+# counting takes an eighth of their time and `test_keys.py` checks every algorithm's program. JAX 0.10 counts the
+# transpose of an array of keys, which vmap over a scan makes, as a use; this line corrects it. Indexing keys with a
+# traced index, stacking them, and `jnp.where` on them count as uses too: wrap intended ones in
+# `with jax.debug_key_reuse(False)`.
 key_reuse.key_reuse_signatures[jax.lax.transpose_p] = key_reuse.KeyReuseSignature(key_reuse.Forward(0, 0))
 jax.config.update("jax_debug_key_reuse", os.environ["XLA_FLAGS"] != QUICK)
 
 
-# A shell starts background jobs with Ctrl-C ignored, and every process under them inherits that.
+# A shell starts background jobs with Ctrl-C ignored, and their child processes inherit this.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tracing makes many objects, and few that only a full collection would free.
+# Tracing makes many objects; few of them need a full garbage collection.
 gc.set_threshold(200_000, 50, 1000)
 
-# What repeats, on another path or with other numbers, what a quicker test beside it has shown: slow, by its name.
+# Tests that repeat a quicker test on another path or with other numbers, by name: they are marked as slow.
 REPEATS = (
     "test_bandits.py::test_promise_11_a_stopped_run_goes_on_to_the_same_numbers[algorithm0",
     "test_chunks.py::test_an_update_with_large_minibatches",
@@ -128,14 +129,14 @@ REPEATS = (
 )
 
 
-# Linux lets a process have 65,530 maps of memory; each compiled program takes several, and past that XLA crashes.
+# Linux allows a process 65,530 memory maps. Each compiled program takes several; beyond the limit XLA crashes.
 MOST_MAPS = 40_000
 _tests_run = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
 def few_maps_of_memory():
-    """Forget compiled programs before there are too many, in a process that runs hundreds of tests."""
+    """Free compiled programs before there are too many, in a process that runs hundreds of tests."""
     yield
     maps = Path("/proc/self/maps")
     if next(_tests_run) % 16 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:

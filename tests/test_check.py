@@ -1,4 +1,4 @@
-"""A wrong environment gets a message that says where, what was expected, what came, and how to mend it."""
+"""A wrong environment gets a message that says where, what was expected, what was found, and how to fix it."""
 
 import pickle
 import time

@@ -241,7 +241,7 @@ MISTAKES = {
     "an unknown package": (
         ["train", "ppo", "nowhere_at_all:Env-v0"],
         2,
-        r"'nowhere_at_all:Env-v0' cannot be imported .*Run from the folder that holds it, or install it",
+        r"'nowhere_at_all:Env-v0' cannot be imported .*Run from the folder with the package, or install it",
     ),
     "a package without it": (["train", "ppo", "letters_world:Lettrs-v0"], 2, "no environment .*Letters-v0"),
     "a space that it cannot handle": (["train", "ppo", "letters_world:Letters-v0"], (1, 2), r"Text.*Box"),
@@ -426,7 +426,7 @@ def test_an_environment_that_is_wrong(folder, capsys):
         main(["train", "ppo", "letters_world:Old-v0", *TINY, "--total-timesteps", "128", "--out", "new"]) == 1
     )
     err = capsys.readouterr().err
-    assert re.search(r"^advantage: environment 0, .*expected .*found .*To mend it, ", err), err
+    assert re.search(r"^advantage: environment 0, .*expected .*found .*To fix it, ", err), err
     assert err.count("\n") == 1
 
 

@@ -216,7 +216,7 @@ def test_one_is_nothing_and_what_cannot_be_is_refused():
             stacked(target, n)  # pyright: ignore[reportArgumentType]
     envs = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")])
     with pytest.raises(
-        ValueError, match=r"frame_stack=4 is not possible with a vector environment; make it of"
+        ValueError, match=r"frame_stack=4 is not possible with a vector environment; build it from"
     ):
         stacked(resolve(envs), 4)
     with pytest.raises(ValueError, match=r"Text.* cannot be stacked; allowed are Box"):

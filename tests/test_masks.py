@@ -113,9 +113,7 @@ def test_a_mask_that_is_wrong_is_refused(mask, found):
     with pytest.raises(EnvironmentDefect) as raised:
         flat_mask(mask, (3, 2), "here")
     assert raised.value.where == "here" and raised.value.found == found
-    with pytest.raises(
-        EnvironmentDefect, match="found 0 for all 3 choices. To mend it, allow an action that"
-    ):
+    with pytest.raises(EnvironmentDefect, match="found 0 for all 3 choices. To fix it, allow an action that"):
         flat_mask([0, 0, 0], (3,), "here")
 
 
@@ -507,5 +505,5 @@ def test_the_network_does_not_see_the_mask():
     assert plain.leaves == code.leaves and not plain.has_mask and plain.action_mask(obs) is None
     nested = encoder(spaces.Dict({"deeper": space}))
     assert not nested.has_mask and nested.num_continuous == 3 + 4
-    with pytest.raises(ValueError, match="holds an action mask and nothing that a network can take"):
+    with pytest.raises(ValueError, match="has an action mask and nothing that a network can take"):
         encoder(spaces.Dict({"action_mask": spaces.MultiBinary(3)}))

@@ -78,7 +78,7 @@ ROW, COLUMN = sparse_row(5)
 REFUSALS = {
     "a row's sum": (
         lambda: MDP(changed(TRANSITION, (2, 1, 0), TRANSITION[2, 1, 0] + 0.25), REWARD),
-        r"transition\[2, 1\] sums to 1\.25; probabilities sum to 1",
+        r"transition\[2, 1\] sums to 1\.25; probabilities must sum to 1",
     ),
     "two rows' sums": (
         lambda: MDP(changed(changed(TRANSITION, (3, 0), 0), (1, 1), 0), REWARD),
@@ -90,7 +90,7 @@ REFUSALS = {
     ),
     "a negative probability": (
         lambda: MDP(changed(TRANSITION, (1, 0, 2), -0.5), REWARD),
-        r"transition\[1, 0\]\[2\] = -0\.5; a probability is 0 or more",
+        r"transition\[1, 0\]\[2\] = -0\.5; a probability must be 0 or more",
     ),
     "a sparse negative probability": (
         lambda: MDP(sparse_with(5, -0.5), REWARD),
@@ -114,7 +114,7 @@ REFUSALS = {
     ),
     "sparse rows that are no multiple": (
         lambda: MDP(sparse.csr_array((7, 4)), REWARD),
-        r"transition has shape \(7, 4\); sparse, it is \[A \* S, S\]",
+        r"transition has shape \(7, 4\); a sparse one must be \[A \* S, S\]",
     ),
     "a reward's shape": (
         lambda: MDP(TRANSITION, np.zeros((S, A + 1))),
@@ -130,19 +130,19 @@ REFUSALS = {
     ),
     "an infinite reward": (
         lambda: MDP(TRANSITION, changed(REWARD, (2, 0, 1), -np.inf)),
-        r"reward\[2, 0, 1\] = -inf; rewards are finite",
+        r"reward\[2, 0, 1\] = -inf; rewards must be finite",
     ),
     "a reward that is NaN": (
         lambda: MDP(TRANSITION, changed(REWARD[..., 0], (3, 1), np.nan)),
-        r"reward\[3, 1\] = nan; rewards are finite",
+        r"reward\[3, 1\] = nan; rewards must be finite",
     ),
     "a sparse infinite reward": (
         lambda: MDP(stacked(TRANSITION, TRANSITION), sparse_with(5, np.inf)),
-        rf"reward\[{ROW}, {COLUMN}\] = inf; rewards are finite",
+        rf"reward\[{ROW}, {COLUMN}\] = inf; rewards must be finite",
     ),
     "a sparse reward with other entries": (
         lambda: MDP(stacked(TRANSITION, TRANSITION), stacked(REWARD, np.ones((S, A, S)))),
-        "A sparse reward has the entries of transition",
+        "A sparse reward must have the entries of transition",
     ),
     "a sparse reward whose rows begin elsewhere": (
         lambda: MDP(
@@ -158,7 +158,7 @@ REFUSALS = {
     "a start's sum": (lambda: MDP(TRANSITION, REWARD, start=np.full(4, 0.2)), "start sums to 0.8"),
     "a negative start": (
         lambda: MDP(TRANSITION, REWARD, start=[1.5, 0, -0.5, 0]),
-        r"start\[2\] = -0\.5; a probability is 0 or more",
+        r"start\[2\] = -0\.5; a probability must be 0 or more",
     ),
     "a start that has ended": (
         lambda: MDP(*ENDS[:2], terminal=ENDS[2], start=[0.5, 0, 0, 0.5]),
@@ -320,8 +320,8 @@ def test_policies_of_any_kind_of_integer(as_sparse):
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        ([0, 1, 2, 0], r"policy\[2\] = 2 is no action; there are 0 to 1"),
-        ([0, -1, 0, 0], r"policy\[1\] = -1 is no action"),
+        ([0, 1, 2, 0], r"policy\[2\] = 2 is not an action; use 0 to 1"),
+        ([0, -1, 0, 0], r"policy\[1\] = -1 is not an action"),
         ([0, 1], r"policy has shape \(2,\); it must be \[S\]"),
         ([0.5, 0.5, 0, 0], r"policy has shape \(4,\); it must be \[S, A\]"),
         ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.6], [1, 0]], r"policy\[2\] sums to 1\.1"),
@@ -441,7 +441,7 @@ def test_from_function_is_sparse_where_it_is_large():
 
 def test_from_function_refuses_a_successor_out_of_range():
     for wrong in (3, -1):
-        with pytest.raises(ValueError, match=rf"outcomes\(1, 0\) leads to state {wrong}; there are 0 to 2"):
+        with pytest.raises(ValueError, match=rf"outcomes\(1, 0\) leads to state {wrong}; states are 0 to 2"):
             MDP.from_function(3, 1, lambda s, a, wrong=wrong: [(1.0, wrong if s == 1 else 0, 0.0, False)])
 
 
@@ -450,7 +450,7 @@ def test_from_function_refuses_an_end_that_is_none_elsewhere(start):
     def outcomes(state: int, action: int) -> list[Outcome]:
         return [(1.0, 2, 0.0, state == 1)] if state else [(0.5, 1, 0.0, False), (0.5, 2, 0.0, False)]
 
-    with pytest.raises(ValueError, match="State 0 leads to state 2 without terminated, and elsewhere"):
+    with pytest.raises(ValueError, match="State 0 leads to state 2 without terminated, but another outcome"):
         MDP.from_function(3, 1, outcomes, start=start)
 
 
@@ -474,7 +474,7 @@ def test_from_function_ignores_what_states_that_nobody_reaches_call_an_end():
 def test_from_function_refuses_what_is_no_table():
     with pytest.raises(ValueError, match=r"start has shape \(2,\); it must be \[S\]"):
         MDP.from_function(3, 2, two_steps, start=[1, 0])
-    with pytest.raises(ValueError, match="outcomes gives nothing"):
+    with pytest.raises(ValueError, match="outcomes returns nothing"):
         MDP.from_function(3, 2, lambda s, a: [])
     with pytest.raises(ValueError, match=r"transition\[1, 0\] sums to 0"):
         MDP.from_function(2, 1, lambda s, a: [(1.0, 0, 0.0, False)] if s == 0 else [])
@@ -538,7 +538,7 @@ def test_from_samples_counts():
         (([0, 1], [0, 0], [0, 0], [1, 0], [0, 0]), {"n_states": 3}, "State 2 with action 0 was never seen"),
         (([0, 1], [0], [0, 0], [1, 0], [0, 0]), {}, r"The samples have lengths \[2, 1, 2, 2, 2\]"),
         (([], [], [], [], []), {}, r"The samples have lengths \[0, 0, 0, 0, 0\]"),
-        (([0, -1], [0, 0], [0, 0], [0, 0], [0, 0]), {}, r"state\[1\] = -1 is out of range; there are 0 to 0"),
+        (([0, -1], [0, 0], [0, 0], [0, 0], [0, 0]), {}, r"state\[1\] = -1 is out of range; use 0 to 0"),
         (([0, 1], [0, 2], [0, 0], [0, 0], [0, 0]), {"n_actions": 2}, r"action\[1\] = 2 is out of range"),
         (([0, 1], [0, 0], [0, 0], [0, 9], [0, 0]), {"n_states": 2}, r"next_state\[1\] = 9 is out of range"),
         (([0], [0], [0], [0], [0]), {"unseen": "guess"}, "unseen='guess' is not allowed"),

@@ -404,7 +404,7 @@ def test_networks_of_other_libraries_remember(name, tmp_path):
         ),
         (
             lambda: adv.from_equinox(Forgets, initial=zeros),
-            "must return two things, features and the next memory",
+            "must return a tuple of two, features and the next memory",
         ),
     ],
 )

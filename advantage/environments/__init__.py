@@ -1,1 +1,1 @@
-"""Worlds and adapters, one a file, and the check that tells a newcomer what is wrong with theirs."""
+"""Environments and wrappers, one per file, and a check that reports what is wrong with a user's environment."""

@@ -1,7 +1,7 @@
-"""Check a Gymnasium environment before it is trained on: where it is wrong, what came, how to mend it.
+"""Check a Gymnasium environment before training: where it is wrong, what was found, how to fix it.
 
-`defect.py` has every kind of defect with its remedy, `space_faults.py` looks at spaces and at values. Here
-environments are made and played, and what they return is looked at.
+`defect.py` lists every kind of defect with its remedy; `space_faults.py` examines spaces and values. This file makes
+and plays environments and examines what they return.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _TESTS = {  # field of a return value: kind of defect, what is expected, what a 
 
 
 def far_bounds(action_space: spaces.Space, units: ActionUnits) -> list[EnvironmentDefect]:
-    """A warning for each Box of actions that a policy gives as they are, though 0 ± 1 is far from one of its bounds."""
+    """A warning for each action Box that is not scaled to its bounds although one of them is far from 0 ± 1."""
     return [
         fault.at()
         for path, leaf in leaf_spaces(action_space)
@@ -72,7 +72,7 @@ def far_bounds(action_space: spaces.Space, units: ActionUnits) -> list[Environme
 
 
 def _result_faults(method: str, result: Any, space: spaces.Space | None = None) -> Iterator[Fault]:
-    """What is wrong with a return value of `reset` or `step`; without a space, only if it is such a tuple."""
+    """Faults of a return value of `reset` or `step`; without a space, only the tuple and its length are examined."""
     fields = _FIELDS[method]
     bare = space is not None and method == "reset" and not any(value_faults(space, result, ""))
     if bare or not isinstance(result, tuple) or len(result) != len(fields):
@@ -88,7 +88,7 @@ def _result_faults(method: str, result: Any, space: spaces.Space | None = None) 
 
 
 def check_instance(instance: Any, index: int = 0) -> list[EnvironmentDefect]:
-    """Raise the first error in what was made as environment `index`, an environment or not, and in its spaces."""
+    """Raise the first error in the object made as environment `index`, or in its spaces; return the warnings."""
     if not isinstance(instance, gymnasium.Env):
         fault = Fault("instance", "", "a gymnasium.Env", show(instance))
         raise fault.at(f"environment {index}, make()")
@@ -113,22 +113,22 @@ def check_reset(space: spaces.Space, result: Any, where: str) -> list[Environmen
 
 
 def check_step(observation_space: spaces.Space, result: Any, where: str) -> list[EnvironmentDefect]:
-    """Raise the first error in what `step()` returned; return the warnings. Arguments as `check_reset`'s."""
+    """Raise the first error in what `step()` returned; return the warnings. Arguments as in `check_reset`."""
     return raise_first_error(where, _result_faults("step", result, observation_space))
 
 
 def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, list[Fault]]:
-    """Call what a user wrote: `-> result, faults`; whatever it raises is a fault of that kind."""
+    """Call a user's function: `-> result, faults`; any exception becomes a fault of that kind."""
     try:
         return function(), []
-    except EnvironmentDefect as defect:  # a wrapper of ours has found what is wrong
+    except EnvironmentDefect as defect:  # raised by one of our wrappers
         return None, [Fault(kind, defect.where, defect.expected, defect.found, cause=defect)]
     except Exception as error:
         return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
 
 
 class _Moment(NamedTuple):
-    """One call of an environment: when, what is wrong, what it returned, and how long that took."""
+    """One call of an environment: its name, its faults, what it returned, and how many seconds it took."""
 
     name: str
     faults: list[Fault]
@@ -137,7 +137,7 @@ class _Moment(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Nothing can follow a call that raised, or that returned no such tuple."""
+        """Whether the call raised or returned no valid tuple, so that no other call can follow."""
         return any(fault.kind.endswith((" raises", " returns")) for fault in self.faults)
 
     @property
@@ -146,7 +146,7 @@ class _Moment(NamedTuple):
 
 
 def _play(env: gymnasium.Env, actions: Iterable[Any], seed: int, space: spaces.Space) -> Iterator[_Moment]:
-    """Reset, take the actions, reset at each end; the observations should be in `space`."""
+    """Reset, take the actions, reset at the end of each episode; the observations should be in `space`."""
     seeds = itertools.count(seed)
 
     def moment_of(name: str, method: str, *, expected: str, function: Callable[[], Any]) -> _Moment:
@@ -176,7 +176,7 @@ def _play(env: gymnasium.Env, actions: Iterable[Any], seed: int, space: spaces.S
 def _inspect(
     make: Callable[[], Any], steps: int, seed: int, instances: list[Any]
 ) -> Iterator[tuple[str, Iterable[Fault]]]:
-    """What is wrong, moment by moment; the environments that were made are put into `instances`."""
+    """Faults of an environment, call by call; appends the environments that were made to `instances`."""
     for moment in ("make()", "a second make()"):
         instance, faults = _call("make", "an environment", make)
         yield moment, faults
@@ -222,7 +222,7 @@ def _declared_spaces(env: gymnasium.Env) -> list[Any]:
 
 
 def _unwrapped_faults(inner: gymnasium.Env, seed: int) -> list[Fault]:
-    """What is wrong with the tuples below all wrappers, which hide them behind an exception of their own."""
+    """Faults of the tuples of the unwrapped environment; wrappers would hide them behind their own exceptions."""
     faults = []
     with contextlib.suppress(Exception):
         faults += _result_faults("reset", inner.reset(seed=seed))
@@ -239,15 +239,15 @@ def _watch(
     declared: list[Any],
     first_time: dict[str, Any],
 ) -> Generator[tuple[str, Iterable[Fault]], None, bool]:
-    """What is wrong while an environment takes actions, moment by moment; returns whether it can be played no further.
+    """Faults while an environment takes actions, call by call; returns whether it can be played no further.
 
     Args:
         env: reset with `seed`, then played.
         moves: the actions, which the environment must not change.
-        label: begins the name of each moment.
-        seed: of the first reset.
+        label: the beginning of each call's name.
+        seed: seed of the first reset.
         declared: the spaces as they were at first.
-        first_time: what each moment returned when it was first played, to compare with; filled where it is empty.
+        first_time: what each call returned the first time, for comparison; missing entries are added.
     """
     taken, kept, ended = copy.deepcopy(moves), [], False
     for moment in _play(env, taken, seed, declared[0]):
@@ -275,7 +275,7 @@ def _watch(
 
 
 def _random_faults(before: tuple, after: tuple) -> list[Fault]:
-    """Where two returned tuples differ, though seed and actions were the same."""
+    """Differences between two returned tuples although seed and actions were the same."""
     was = "as the first time under this seed and these actions"
     return [
         fault
@@ -290,19 +290,19 @@ def check_environment(
     """Play an environment with random actions and report everything that is wrong with it.
 
     Args:
-        make: builds the environment; called twice, to see whether two of them agree under one seed.
-        steps: random steps to take; they are taken three times, to see whether they can be repeated.
-        seed: of the actions and of the first episode; episode n is reset with `seed + n`.
+        make: builds the environment; called twice, to compare two instances with the same seed.
+        steps: random steps to take; they are taken three times, to see whether the results repeat.
+        seed: seed of the actions and of the first episode; episode n is reset with `seed + n`.
         index: the environment's number in the messages.
 
     Returns:
-        The defects, errors before warnings; each kind once a place, the first time that it showed.
+        The defects, errors before warnings. Each kind is listed once per place, at its first occurrence.
     """
     instances: list[Any] = []
     defects: dict[tuple[str, str], EnvironmentDefect] = {}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="gymnasium")  # its own checker says less about the same
+            warnings.filterwarnings("ignore", module="gymnasium")  # its own checker reports less
             for moment, faults in _inspect(make, steps, seed, instances):
                 for fault in faults:
                     defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", moment))
@@ -317,7 +317,7 @@ def describe(environment: gymnasium.Env, *, steps: int = 1000, seed: int = 0) ->
     """Facts about an environment, as pairs of a name and a text, from random steps (for one second at most).
 
     Raises:
-        EnvironmentDefect: something came back that cannot be counted; `check_environment` tells more.
+        EnvironmentDefect: a return value that cannot be used; `check_environment` reports every defect.
     """
     action_space = copy.deepcopy(environment.action_space)
     action_space.seed(seed)

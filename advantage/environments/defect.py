@@ -1,4 +1,4 @@
-"""What is wrong with an environment: where, what was expected, what was found, and how to mend it.
+"""What is wrong with an environment: where, what was expected, what was found, and how to fix it.
 
 `ERRORS` and `WARNINGS` list every kind of defect that is looked for, with its remedy.
 """
@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ERRORS = {  # kind: remedy
-    "make": "make the constructor run by itself; the environment's own exception is chained to this one",
-    "instance": "build a subclass of gymnasium.Env (the older gym package and vector environments are not)",
+    "make": "let the constructor run without arguments; the environment's own exception is chained to this one",
+    "instance": "build a subclass of gymnasium.Env (environments of the older gym package and vector environments "
+    "are no such subclasses)",
     "space": "set it in __init__ to a space from gymnasium.spaces, such as Box or Discrete",
     "unsupported": "encode it with Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
     "empty": "give the space at least one part",
@@ -22,11 +23,11 @@ ERRORS = {  # kind: remedy
     "changed space": "fix the spaces in __init__ and never assign them again",
     "reset raises": "write `def reset(self, *, seed=None, options=None)`, begin it with "
     "`super().reset(seed=seed)`, and let it work at any time, also after the end of an episode",
-    "step raises": "mend step(), whose own exception is chained to this one; it has to take every action in "
+    "step raises": "correct step(), whose own exception is chained to this one; it has to accept every action in "
     "action_space",
     "reset returns": "end reset() with `return observation, {}`",
     "step returns": "end step() with `return observation, reward, terminated, truncated, {}`; the older "
-    "`done` is now `terminated` (the task has ended) or `truncated` (the clock has)",
+    "`done` is now `terminated` (the task has ended) or `truncated` (the time limit is reached)",
     "mapping": "return a dict with one entry for each key of the space",
     "keys": "return exactly the keys of the space, or change the space",
     "tuple": "return a tuple with one entry for each part of the space",
@@ -37,15 +38,15 @@ ERRORS = {  # kind: remedy
     "bounds": "clip or rescale what you return, or widen the space's bounds",
     "reward": "return one number: float(reward)",
     "flag": "return a plain bool: bool(flag)",
-    "info": "return a dict, {} where there is nothing to say",
+    "info": "return a dict, {} if there is no information",
     "mutated action": "copy the action before changing it: action = np.array(action)",
-    "mutated observation": "return a copy of the buffer inside: self.buffer.copy()",
+    "mutated observation": "return a copy of the internal buffer: self.buffer.copy()",
 }
-WARNINGS = {  # the same for what a training can live with
-    "cast": "return the space's dtype; until then it will be cast",
-    "unbounded action": "give the action finite bounds where it has any; a Gaussian policy can do without",
-    "far bound": "let a policy act in units of the bounds, which takes one on both sides and action_units='bounds', or "
-    "rescale the action; until then a policy begins with numbers of 0 ± 1",
+WARNINGS = {  # kind: remedy, for defects that do not prevent training
+    "cast": "return the space's dtype; until then the value is cast",
+    "unbounded action": "give the action finite bounds if it has any; a Gaussian policy does not need them",
+    "far bound": "give it bounds on both sides and use action_units='bounds', so that the policy acts in units of the "
+    "bounds, or rescale the action; until then a new policy acts with numbers of 0 ± 1",
     "fixed action": "leave this element out of the action: there is nothing to choose",
     "random": "begin reset() with `super().reset(seed=seed)`, set all state there and draw from "
     "self.np_random alone; until then no run can be repeated, and resuming is approximate",
@@ -53,14 +54,14 @@ WARNINGS = {  # the same for what a training can live with
 
 
 class EnvironmentDefect(ValueError):
-    """An environment does something that a training cannot use.
+    """An environment does something that training cannot use.
 
     Attributes:
         where: the place, such as `environment 2, step 17, observation['camera'][3]`.
-        expected: what should have come.
-        found: what came.
-        remedy: how to mend it.
-        severity: `"error"`, or `"warning"` where a training is possible all the same.
+        expected: what was expected.
+        found: what was found.
+        remedy: how to fix it.
+        severity: `"error"`, or `"warning"` if training is possible all the same.
     """
 
     def __init__(self, where: str, expected: str, found: str, remedy: str, severity: str = "error"):
@@ -68,16 +69,16 @@ class EnvironmentDefect(ValueError):
         self.where, self.expected, self.found, self.remedy, self.severity = self.args
 
     def at(self, where: str) -> EnvironmentDefect:
-        """The same defect with more about its place, in front of what is known already."""
+        """The same defect with `where` added in front of its place."""
         return EnvironmentDefect(f"{where}, {self.where}", *self.args[1:])
 
     def __str__(self) -> str:
-        text = f"{self.where}: expected {self.expected}, found {self.found}. To mend it, {self.remedy}."
+        text = f"{self.where}: expected {self.expected}, found {self.found}. To fix it, {self.remedy}."
         return " ".join(text.split())
 
 
 class Fault(NamedTuple):
-    """A defect before it is known which environment has it, and when."""
+    """A defect without the environment and the call in which it was found."""
 
     kind: str
     place: str
@@ -100,7 +101,7 @@ class Fault(NamedTuple):
 
 
 def show(value: Any) -> str:
-    """A value in words, short."""
+    """A short description of a value."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, tuple):

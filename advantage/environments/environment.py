@@ -1,4 +1,4 @@
-"""An environment as the drivers need it: where it runs, and what makes it, with masks and frame stacks."""
+"""An environment as the drivers need it: where it runs and how it is made, with masks and frame stacks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Environment:
     """An environment as the drivers need it.
 
     Attributes:
-        name: for people and for config.json.
+        name: its name in messages and in config.json.
         kind: where it runs: stepped on the host, as a vector environment, or on the device.
         source: a `Maker`, which makes one `gymnasium.Env` (host), or the vector environment or the world itself.
-        by_name: whether the name alone brings it back.
+        by_name: whether the name alone is enough to make it again.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Environment:
 
     @property
     def spaces(self) -> tuple[gymnasium.Space, gymnasium.Space]:
-        """The spaces of one observation and one action. For a host environment one is made, once, to read them.
+        """The spaces of one observation and one action. A host environment is made once to read them.
 
         Raises:
-            EnvironmentDefect: what was made is no environment, or has a space that cannot be used.
-            Exception: whatever making it raises.
+            EnvironmentDefect: the object is not an environment, or has a space that cannot be used.
+            Exception: any exception of the function that makes it.
         """
         source = self.source
         if self.kind == "vector":
@@ -48,11 +48,11 @@ class Environment:
 
 
 class Facts(NamedTuple):
-    """What an environment says about itself.
+    """What an environment declares about itself.
 
     Attributes:
-        observation_space, action_space: as the environment has them.
-        offer: where it gives its action masks; None where it has none.
+        observation_space, action_space: the spaces of the environment.
+        offer: where it gives its action masks; None if it has none.
     """
 
     observation_space: gymnasium.Space
@@ -65,8 +65,8 @@ class Maker:
     """Makes a host environment. If it has an action mask, the mask is part of the observation.
 
     One environment is made, reset with seed 0 and closed, to find out where masks are given. The maker keeps the
-    answer, so that worker processes, which get a copy, make the same. An environment that is made with keywords is
-    itself reset for this.
+    answer, so that worker processes, which get a copy, make the same environment. An environment that is made with
+    keywords is itself reset for this.
 
     Attributes:
         make: makes the environment as its author wrote it.
@@ -86,13 +86,13 @@ class Maker:
             try:
                 offer = find_offer(env) if keywords else self.facts.offer
             except EnvironmentDefect:
-                return env  # its spaces are wrong, and whoever checks them says how
+                return env  # its spaces are wrong; a later check reports how
             env = env if offer is None else ActionMask(env, offer)
         return env if self.frame_stack == 1 else FrameStack(env, self.frame_stack)
 
     @cached_property
     def facts(self) -> Facts:
-        """Raises EnvironmentDefect for what is no environment, or has wrong spaces; and whatever making it raises."""
+        """What one environment declares. Raises EnvironmentDefect if it is not an environment or has wrong spaces."""
         env = self.make()
         check_instance(env)
         with contextlib.closing(env):
@@ -101,13 +101,13 @@ class Maker:
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """Of the environments that are made, with the mask and the stack."""
+        """The observation space of the environments that are made, with the mask and the stack."""
         space = masked_space(*self.facts)
         return space if self.frame_stack == 1 else stacked_space(space, self.frame_stack)
 
     @property
     def action_space(self) -> gymnasium.Space:
-        """Of the environments that are made."""
+        """The action space of the environments that are made."""
         return self.facts.action_space
 
 
@@ -125,8 +125,8 @@ def stacked(environment: Environment, n: int) -> Environment:
     """The environment with its last n observations as one, the oldest first.
 
     Every part of an observation gets a new first axis of length n. At a reset the first observation is repeated. An
-    action mask is not stacked: it stays that of the last observation. An environment that is stacked so already stays
-    as it is.
+    action mask is not stacked: it stays the mask of the last observation. An environment that has this stack already
+    stays as it is.
 
     Raises:
         ValueError: n is not allowed, or the environment is a vector environment.
@@ -137,8 +137,8 @@ def stacked(environment: Environment, n: int) -> Environment:
         return environment
     if environment.kind == "vector":
         raise ValueError(
-            f"frame_stack={n} is not possible with a vector environment; make it of environments that are wrapped with "
-            f"gymnasium.wrappers.FrameStackObservation(env, {n})."
+            f"frame_stack={n} is not possible with a vector environment; build it from environments that are wrapped "
+            f"with gymnasium.wrappers.FrameStackObservation(env, {n})."
         )
     if environment.kind == "device":
         return dataclasses.replace(environment, source=FrameStackWorld(environment.source, n))

@@ -1,4 +1,4 @@
-"""The last n observations as one, so that a policy without memory sees what moves."""
+"""The last n observations as one, so that a policy without memory can see movement."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def first_frames(space: spaces.Space, obs: Pytree, n: int) -> Pytree:
 
 
 def next_frames(space: spaces.Space, frames: Pytree, obs: Pytree) -> Pytree:
-    """The stack after a step: the oldest observation goes, the new one comes last."""
+    """The stack after a step: the oldest observation is dropped, the new one comes last."""
 
     def push(_, new: Array, old: Array) -> Array:
         return new.__array_namespace__().concatenate([old[1:], new[None]])
@@ -112,8 +112,8 @@ class FrameStackWorld:
     """`stacked` for an on-device world. Its state is the world's state and the stack.
 
     Attributes:
-        world: whose observations are stacked.
-        n: how many.
+        world: the world whose observations are stacked.
+        n: how many observations are stacked.
     """
 
     world: World
@@ -125,12 +125,12 @@ class FrameStackWorld:
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """That of a stack."""
+        """The space of a stack."""
         return stacked_space(self.world.observation_space, self.n)
 
     @property
     def action_space(self) -> gymnasium.Space:
-        """That of the world."""
+        """The action space of the world."""
         return self.world.action_space
 
     @property
@@ -139,7 +139,7 @@ class FrameStackWorld:
         return self.world.gymnasium_id
 
     def reset(self, key: Key) -> tuple[tuple[Pytree, Pytree], Pytree]:
-        """Draw a start: `-> state, obs [n, ...]`."""
+        """Draw a start state: `-> state, obs [n, ...]`."""
         state, obs = self.world.reset(key)
         frames = first_frames(self.world.observation_space, obs, self.n)
         return (state, frames), frames

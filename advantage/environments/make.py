@@ -1,4 +1,4 @@
-"""From a name, class, function or object to something that can be stepped."""
+"""Turn a name, class, function or object into an environment that can be stepped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORLDS = {  # name: file, and class or function
     "jax/Testbed-v0": "testbed:Testbed",
     "jax/WastedActions-v0": "wasted_actions:WastedActions",
 }
-EXTRAS = {  # what a missing module is installed with
+EXTRAS = {  # missing module: the extra that installs it
     "mujoco": "mujoco",
     "ale_py": "atari",
     "cv2": "atari",
@@ -45,7 +45,7 @@ EXTRAS = {  # what a missing module is installed with
 
 
 class MissingExtra(ImportError):
-    """An optional dependency is not installed; the message says which `pip install` brings it."""
+    """An optional dependency is not installed; the message gives the `pip install` command."""
 
 
 def make(environment: Any, **keywords: Any) -> Any:
@@ -60,7 +60,7 @@ def make(environment: Any, **keywords: Any) -> Any:
 
 
 def resolve(environment: Any) -> Environment:
-    """What `train` and `evaluate` accept: a name, a class or function, a vector environment, a world, an `adv.MDP`.
+    """The `Environment` for a name, a class or function, a vector environment, a world or an `adv.MDP`.
 
     Raises:
         ValueError: an unknown name, or an object that is none of these.
@@ -77,7 +77,7 @@ def resolve(environment: Any) -> Environment:
         return Environment(name, "vector", masked_vector(environment), False)
     if isinstance(environment, gymnasium.Env):
         raise ValueError(
-            f"{environment!r} is one environment, and a training makes as many as it needs; give its class, or a "
+            f"{environment!r} is one environment, and training makes as many as it needs; give its class, or a "
             "function that makes it: lambda: MyEnv(size=8)."
         )
     if isinstance(environment, World):
@@ -102,36 +102,36 @@ def resolve(environment: Any) -> Environment:
 
 
 def word_for(name: str) -> list[str]:
-    """What a command about a run must say of its environment, whose package is imported on the user's word alone."""
+    """The option `--env` that a command needs if a run's environment is in a package that the user has to allow."""
     return ["--env", name] if ":" in name else []
 
 
 def resolve_recorded(name: str, trust: bool = False) -> Environment:
-    """What a run's config.json names. The file may be a stranger's, so it does not decide what is imported.
+    """The environment that a run's config.json names. The file may be a stranger's and must not decide about imports.
 
-    By itself a run brings back an environment that is registered, one of ours (`jax/...`, `advantage/...`), Atari's
-    from an installed ale_py, and that of a package which this process has imported already.
+    Without `trust`, a run can make a registered environment, one of ours (`jax/...`, `advantage/...`), one of Atari
+    from an installed ale_py, and one of a package that this process has imported already.
 
     Args:
-        name: as config.json has it.
-        trust: whether the user lets the package be imported that the name asks for.
+        name: the name in config.json.
+        trust: whether the user allows the import of the package that the name contains.
 
     Raises:
-        ValueError: the name is unknown, or asks for an import that nobody has allowed; says how to allow it.
+        ValueError: the name is unknown, or needs an import that is not allowed; says how to allow it.
     """
     package = _package(name)
     installed = name.startswith("ALE/") and package == "ale_py" and not _lies_here(package)
     if trust or not package or package in sys.modules or installed:
         return resolve(name)
     raise ValueError(
-        f"The run wants the environment {name[:200]!r}, which comes back by importing {package[:200]!r}, and so by "
-        "running what is in it. If you trust it, allow that with --trust, or name the environment yourself with "
+        f"The run needs the environment {name[:200]!r}. To make it, the package {package[:200]!r} must be imported, "
+        "which runs the code in it. If you trust it, allow this with --trust, or name the environment yourself with "
         "--env NAME; in Python with trust=True, with environment=..., or by importing the package first."
     )
 
 
 def _package(name: str) -> str:
-    """The package that a name has imported: that of `package:Env-v0`, and ale_py for Atari; else nothing."""
+    """The package that a name needs: that of `package:Env-v0`, and ale_py for Atari; else an empty string."""
     package = name.rpartition(":")[0]
     return "ale_py" if not package and name.startswith("ALE/") else package
 
@@ -161,7 +161,7 @@ class NamedEnvironment:
 
 
 def missing_extra(name: str, error: Exception) -> MissingExtra:
-    """What to install, from the module that an import did not find."""
+    """The error that says what to install, found from the module that could not be imported."""
     cause = error.__cause__ or error.__context__ or error
     module = getattr(cause, "name", None) or next((m for m in EXTRAS if m in str(error)), None)
     root = (module or "").split(".")[0]
@@ -200,8 +200,8 @@ def _find(name: str) -> EnvSpec:
         if package in EXTRAS:
             raise missing_extra(name, error) from error
         raise ValueError(
-            f"The package of {name!r} cannot be imported ({error}); names are package:Env-v0, where importing the "
-            "package registers the environment. Run from the folder that holds it, or install it."
+            f"The package of {name!r} cannot be imported ({error}); a name has the form package:Env-v0, where "
+            "importing the package registers the environment. Run from the folder with the package, or install it."
         ) from None
     try:
         return gymnasium.spec(registered)
@@ -210,7 +210,7 @@ def _find(name: str) -> EnvSpec:
 
 
 def _register_tetris(name: str) -> str | None:
-    """Make `advantage/Tetris-10x20-v0`, of any size, one of Gymnasium's names; None for another name."""
+    """Register `advantage/Tetris-10x20-v0`, of any size, with Gymnasium; None for any other name."""
     from advantage.environments.tetris.gymnasium_env import register
     from advantage.environments.tetris.world import tetris_of
 
@@ -224,7 +224,7 @@ def _unknown(name: str, known: list[str]) -> str:
     wanted = re.sub(r"-v\d+$", "", name).split("/")[-1].split(":")[-1].lower()
     near = [bare[match] for match in difflib.get_close_matches(wanted, bare, n=4, cutoff=0.5)]
     near += [match for match in difflib.get_close_matches(name, known, n=4) if match not in near]
-    hint = f"the nearest are {', '.join(near[:4])}" if near else "none is near"
+    hint = f"the nearest are {', '.join(near[:4])}" if near else "no name is similar"
     return f"There is no environment {name!r}; {hint}. `advantage list` shows all."
 
 
@@ -256,7 +256,7 @@ def table_of(environment: Environment) -> Any:
     """The `MDP` behind an environment.
 
     Raises:
-        ValueError: it has none; says how to give one.
+        ValueError: the environment has none; says how to give one.
     """
     from advantage.environments.tables.mdp import MDP
 
@@ -271,8 +271,8 @@ def table_of(environment: Environment) -> Any:
     mdp = source if isinstance(source, MDP) else getattr(source, "mdp", None)
     if not isinstance(mdp, MDP):
         raise ValueError(
-            f"{environment.name} has no table of transitions between states that are seen, which a solver needs. Give "
-            "an adv.MDP, an environment with one such as FrozenLake-v1 or jax/GridWorld4x4-v0, or learn with a method "
-            "that needs none, such as q-learning or ppo."
+            f"{environment.name} has no table of transitions between observed states, which a solver needs. Give an "
+            "adv.MDP or an environment with a table, such as FrozenLake-v1 or jax/GridWorld4x4-v0, or use an algorithm "
+            "that needs no table, such as q-learning or ppo."
         )
     return mdp

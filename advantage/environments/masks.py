@@ -1,9 +1,9 @@
 """Action masks: the part `action_mask` of an observation, 1 for each action that is allowed now and 0 for the others.
 
-A policy looks for a mask in one place, the key `action_mask` of a Dict observation. Environments that give it elsewhere
-are wrapped so that it is there: by a method `action_masks()`, the convention of sb3-contrib, or in
-`info["action_mask"]`, as Gymnasium's Taxi does. A mask has one entry for each choice of a Discrete space. That of a
-MultiDiscrete, Tuple or Dict space has the entries of its components, one component after the other.
+A policy looks for a mask in one place, the key `action_mask` of a Dict observation. Other environments give it by a
+method `action_masks()`, the convention of sb3-contrib, or in `info["action_mask"]`, as Gymnasium's Taxi does; a wrapper
+puts it into the observation. A mask has one entry for each choice of a Discrete space. The mask of a MultiDiscrete,
+Tuple or Dict space has the entries of its components, one component after the other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLACES: dict[Offer, str] = {
 
 
 def split_mask(space: spaces.Space) -> tuple[spaces.Space, spaces.Space | None]:
-    """An observation space without its action mask, and the space of the mask; None where it has none."""
+    """An observation space without its action mask, and the space of the mask, or None if it has none."""
     if not isinstance(space, spaces.Dict) or ACTION_MASK not in space.spaces:
         return space, None
     rest = [(name, part) for name, part in space.spaces.items() if name != ACTION_MASK]
@@ -65,7 +65,7 @@ def masked_space(
     """The observation space with the mask in it.
 
     Raises:
-        EnvironmentDefect: the action space has no masks, or the mask in the observation does not fit it.
+        EnvironmentDefect: the action space cannot have a mask, or the mask in the observation does not fit it.
     """
     check_mask(observation_space, action_space)
     if offer is None or offer == "observation":
@@ -91,7 +91,7 @@ def check_mask(observation_space: spaces.Space, action_space: spaces.Space) -> N
 
 
 def find_offer(env: gymnasium.Env) -> Offer | None:
-    """Where an environment gives its masks; None where it has none. May reset it, with seed 0."""
+    """Where an environment gives its masks; None if it has none. May reset it, with seed 0."""
     if split_mask(env.observation_space)[1] is not None:
         return "observation"
     if env.has_wrapper_attr(METHOD):
@@ -99,7 +99,7 @@ def find_offer(env: gymnasium.Env) -> Offer | None:
     try:
         _, info = env.reset(seed=0)
     except Exception:
-        return None  # the first reset of the training fails too, and its error says where
+        return None  # the first reset in training fails too, and its error says where
     return "info" if isinstance(info, Mapping) and ACTION_MASK in info else None
 
 
@@ -159,7 +159,8 @@ def _starts(sizes: tuple[int, ...]) -> np.ndarray:
 def allowed_action(action_space: spaces.Space, action: Any, obs: Any) -> Any:
     """The action, with each choice that the mask in `obs` forbids replaced by the next one that it allows.
 
-    Choices are counted round: the first follows the last. Without a mask of the right length the action stays as it is.
+    The search wraps around: after the last choice comes the first. Without a mask of the right length, the action does
+    not change.
     """
     sizes = mask_sizes(action_space) if isinstance(obs, Mapping) and ACTION_MASK in obs else ()
     mask = _flatten(obs[ACTION_MASK]) if sizes else np.zeros(0)

@@ -1,4 +1,4 @@
-"""What an environment says about each of its actions, so that a policy can score them."""
+"""Features of each action in an environment's observations, from which a policy can score the actions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScoredActions(World, Protocol):
 
 
 def num_action_features(observation_space: gymnasium.Space, action_space: gymnasium.Space) -> int | None:
-    """The number k of features of an action; None where observations do not describe every action."""
+    """The number k of features of an action; None if observations do not describe every action."""
     if not (isinstance(observation_space, spaces.Dict) and isinstance(action_space, spaces.Discrete)):
         return None
     features, mask = (observation_space.spaces.get(name) for name in ("features", ACTION_MASK))

@@ -1,4 +1,4 @@
-"""What is wrong with spaces, and with values that should be in them: the place, what was expected, what was found."""
+"""Faults of spaces, and of values that should be in them: the place, what was expected, what was found."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from advantage.environments.defect import Fault, show
 from advantage.environments.spaces import UNBOUNDED, in_units_of_bounds, leaf_spaces, map_leaves
 from advantage.types import ActionUnits
 
-FAR = 10  # from 0, in numbers of a policy: beyond it a bound is hardly ever met
+FAR = 10  # distance from 0: a new policy acts with numbers of 0 ± 1 and hardly ever reaches a bound beyond it
 RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}  # kinds of number: a value may be cast upwards, never downwards
 
 
 def as_array(value: Any) -> np.ndarray:
-    """The value as an array; of dtype object where it is not one and not a number either."""
+    """The value as an array; its dtype is object if the value is neither an array nor a number."""
     return np.asarray(
         value if isinstance(value, (int, float)) or callable(getattr(value, "__array__", None)) else None
     )
@@ -41,14 +41,14 @@ def leaf_bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def first_true(mask: Any) -> tuple[tuple[int, ...], str, str]:
-    """Where a mask is first true: the index, the index in words, and in words how often again."""
+    """The first true entry of a mask: its index, the index as text, and a text that counts the other true ones."""
     index = tuple(int(i) for i in np.unravel_index(np.argmax(mask), np.shape(mask)))
     again = int(np.sum(mask)) - 1
     return index, str(list(index)) if index else "", f" (and {again} more)" if again else ""
 
 
 def space_faults(observation_space: Any, action_space: Any) -> Iterator[Fault]:
-    """What is wrong with an environment's two spaces, part by part."""
+    """Faults of an environment's two spaces, part by part."""
     for name, space in (("observation_space", observation_space), ("action_space", action_space)):
         if not isinstance(space, spaces.Space):
             yield Fault("space", name, "a gymnasium space", show(space))
@@ -65,7 +65,7 @@ def space_faults(observation_space: Any, action_space: Any) -> Iterator[Fault]:
 
 
 def box_faults(box: spaces.Box, place: str, acting: bool, units: ActionUnits = "bounds") -> Iterator[Fault]:
-    """What is wrong with the bounds of a Box; `acting` says that it is a part of the actions."""
+    """Faults of the bounds of a Box; `acting` says that it is a part of the actions."""
     low, high = box.low, box.high
     for kind, expected, mask in (
         ("nan bounds", "bounds that are numbers", np.isnan(low) | np.isnan(high)),
@@ -80,7 +80,7 @@ def box_faults(box: spaces.Box, place: str, acting: bool, units: ActionUnits = "
 
 
 def _far_from_standard(box: spaces.Box, units: ActionUnits) -> np.ndarray:
-    """Which numbers of an action a policy gives as they are, though 0 ± 1 is far from one of their bounds, bool."""
+    """Which numbers of an action are not scaled to their bounds although one bound is far from 0 ± 1, bool."""
     low, high = (bound.astype(np.float64) for bound in (box.low, box.high))
     far_low = (abs(low) < UNBOUNDED) & ((low > 1) | (low < -FAR))
     far_high = (abs(high) < UNBOUNDED) & ((high < -1) | (high > FAR))
@@ -88,7 +88,7 @@ def _far_from_standard(box: spaces.Box, units: ActionUnits) -> np.ndarray:
 
 
 def value_faults(space: spaces.Space, value: Any, place: str) -> Iterator[Fault]:
-    """What is wrong with a value that should be in `space`, for a product part by part."""
+    """Faults of a value that should be in `space`; a Dict or Tuple is examined part by part."""
     parts: dict[Any, spaces.Space]
     if isinstance(space, spaces.Dict):
         parts = dict(space.spaces)
@@ -143,7 +143,7 @@ def _array_faults(space: spaces.Space, value: Any, place: str) -> Iterator[Fault
 def value_changes(
     kind: str, place: str, *, was: str, before: Any, after: Any, element: str = ""
 ) -> Iterator[Fault]:
-    """A fault for each array in which two well-formed values differ; `was` says what the first one is."""
+    """A fault for each array in which two well-formed values differ; `was` describes `before` in the message."""
     if isinstance(before, (Mapping, tuple)):
         for key in before if isinstance(before, Mapping) else range(len(before)):
             inner = f"{element}[{key!r}]"
@@ -164,7 +164,7 @@ def space_changes(before: Iterable[Any], after: Iterable[Any]) -> Iterator[Fault
 
 
 def extreme_action(space: spaces.Space, end: int) -> Any:
-    """The action with every element at its least (`end=0`) or greatest (1) value; 0 stands for infinity."""
+    """The action with every element at its least (`end=0`) or greatest (1) value; 0 replaces an infinite bound."""
 
     def bound(leaf: spaces.Space) -> Any:
         low, high = bounds = leaf_bounds(leaf) or (np.zeros(()), np.zeros(()))

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from advantage.types import ActionUnits, Array, Pytree
 
 Path = tuple[str | int, ...]
-UNBOUNDED = 1e30  # a bound this far away is written where none is meant
+UNBOUNDED = 1e30  # a bound at least this far from 0 means that there is no bound
 
 
 def leaf_spaces(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.Space]]:
@@ -51,7 +51,7 @@ def map_leaves(function: Callable[..., Any], space: spaces.Space, *trees: Pytree
 def action_scale(space: spaces.Box, units: ActionUnits) -> tuple[np.ndarray, np.ndarray]:
     """Middle and half width of a Box, in its shape and dtype: `a = middle + half * u` is the action for a policy's `u`.
 
-    0 and 1, which change nothing, for raw units and for numbers that are not bounded on both sides.
+    They are 0 and 1, which change nothing, for raw units and for numbers that are not bounded on both sides.
     """
     bounded = in_units_of_bounds(space, units)
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
@@ -71,16 +71,16 @@ def policy_bounds(space: spaces.Box, units: ActionUnits) -> tuple[np.ndarray, np
 
 
 def environment_action(space: spaces.Space, action: Pytree, units: ActionUnits = "bounds") -> Pytree:
-    """What the environment is given for a batch of policy actions, `[B, ...]`, in NumPy or JAX: see `translator`."""
+    """The environment's actions for a batch of policy actions, `[B, ...]`, in NumPy or JAX: see `translator`."""
     return translator(space, units)(action)
 
 
 def translator(space: spaces.Space, units: ActionUnits = "bounds") -> Callable[[Pytree], Pytree]:
-    """From a batch of policy actions, `[B, ...]`, to what the environment is given, in NumPy or JAX.
+    """A function from a batch of policy actions, `[B, ...]`, to the environment's actions, in NumPy or JAX.
 
-    Policies count from zero, flatten boxes, keep products as tuples, and act in units of a bounded box: 0 is its
-    middle, 1 its upper bound. Here Discrete gets its `start`, MultiDiscrete is stacked, a Box gets its own units,
-    shape and dtype back and is clipped to its bounds.
+    Policies count choices from zero, flatten a Box, use tuples for Dict and Tuple, and act in units of a bounded Box: 0
+    is its middle, 1 its upper bound. The function adds the `start` of Discrete, stacks MultiDiscrete, and gives a Box
+    its own units, shape and dtype and clips it to its bounds.
     """
     if isinstance(space, spaces.Box):
         return _box_translator(space, units)
@@ -183,7 +183,7 @@ def space_from_json(facts: dict[str, Any]) -> spaces.Space:
         kind = facts["type"]
         if kind == "Dict":
             parts = OrderedDict((name, space_from_json(part)) for name, part in facts["spaces"])
-            return spaces.Dict(parts)  # keeps its order, where a plain dict would be sorted
+            return spaces.Dict(parts)  # keeps its order; Gymnasium sorts a plain dict
         if kind == "Tuple":
             return spaces.Tuple([space_from_json(part) for part in facts["spaces"]])
         shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
@@ -214,7 +214,7 @@ def _bound(numbers: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _numbers(bound: np.ndarray) -> Any:
-    """A bound as a flat list, or one number where all are alike; infinities as strings, which JSON lacks."""
+    """A bound as a flat list, or one number if all are equal; infinities as strings, because JSON has none."""
     alike = bound.size > 0 and (bound == bound.flat[0]).all()
     flat = [x.item() if np.isfinite(x) else str(x) for x in (bound.flat[:1] if alike else bound.flat)]
     return flat[0] if alike else flat

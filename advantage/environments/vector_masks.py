@@ -23,14 +23,14 @@ from advantage.environments.masks import (
 
 
 def masked_vector(envs: gymnasium.vector.VectorEnv) -> gymnasium.vector.VectorEnv:
-    """The vector environment with its masks in its observations, checked; the same object where it has none.
+    """The vector environment with its masks in its observations, checked; the same object if it has none.
 
     It is reset once, with seed 0, to see whether its infos have masks.
 
     Raises:
         EnvironmentDefect: spaces that do not fit.
-        ValueError: it resets itself in the same step and gives its masks by a method, so that those of an episode's
-            last observation are lost.
+        ValueError: it resets itself in the same step and gives its masks by a method, so that the mask of an
+            episode's last observation is lost.
     """
     offer = _find_offer(envs)
     return envs if offer is None else VectorActionMask(envs, offer)
@@ -97,7 +97,7 @@ class VectorActionMask(gymnasium.vector.VectorWrapper):
         return obs if self.offer == "observation" else {OBSERVATION: obs, ACTION_MASK: self.masks.copy()}
 
     def _take(self, obs: Any, infos: dict[str, Any], rows: np.ndarray) -> None:
-        """Keep the masks of these environments."""
+        """Store the masks of the environments that `rows` selects."""
         inner = self.env.unwrapped
         if self.offer == "observation":
             masks = obs[ACTION_MASK]

@@ -1,4 +1,4 @@
-"""A critic of actions, `Q(s, a)`, over any observation and action space."""
+"""An action-value function `Q(s, a)` for any observation and action space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from advantage.types import Array, Key, Pytree
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ActionValue:
-    """`Q(s, a)`: one output for each of a Discrete space's actions, else the action joins the network's input.
+    """`Q(s, a)`: one output for each action of a Discrete space; else the action is part of the network's input.
 
     Parameters are `{"network", "head"}`.
     """
@@ -46,7 +46,7 @@ class ActionValue:
         return {"network": network, "head": head}
 
     def all(self, params: Pytree, x: Pytree) -> Array:
-        """`Q(s, .)` of a Discrete space, `[..., A]`."""
+        """`Q(s, .)` for a Discrete space, `[..., A]`."""
         return linear(params["head"], self.network.apply(params["network"], network_input(x)))
 
     def value(self, params: Pytree, x: Pytree, action: Pytree) -> Array:
@@ -63,8 +63,8 @@ class ActionValue:
         Args:
             params, x: as for `value`.
             distribution: `pi(. | s)`.
-            noise: what `distribution.sample` consumes, with an axis of samples in front, `[K, ..., d]`; one draw may
-                serve all states, `[K, 1, d]`.
+            noise: the noise for `distribution.sample`, with an axis of samples in front, `[K, ..., d]`, or
+                `[K, 1, d]` to use the same noise in all states.
         """
         if isinstance(distribution, Categorical):
             return (jax.nn.softmax(distribution.logits) * self.all(params, x)).sum(-1)
@@ -73,19 +73,19 @@ class ActionValue:
 
 
 def action_value(policy: ActorCritic) -> ActionValue:
-    """The critic of actions with the architecture that a policy has. Raises ValueError for a recurrent one."""
+    """The action-value function with the architecture of a policy. Raises ValueError for a recurrent policy."""
     return ActionValue(policy.head, feed_forward(policy.network), policy.initialisation)
 
 
 def action_width(head: Head) -> int:
-    """How many numbers `action_vector` makes of an action."""
+    """The length of `action_vector` of an action."""
     if isinstance(head, ProductHead):
         return sum(map(action_width, head.parts))
     return head.size if isinstance(head, CategoricalHead | BernoulliHead | GaussianHead) else head.num_outputs
 
 
 def action_vector(head: Head, action: Pytree) -> Array:
-    """An action as numbers, float32 `[..., k]`: indices one-hot, all else as it is."""
+    """An action as a vector, float32 `[..., k]`: indices become one-hot, other numbers do not change."""
     if isinstance(head, ProductHead):
         parts = [action_vector(part, a) for part, a in zip(head.parts, action, strict=True)]
         return jnp.concatenate(parts, axis=-1)
@@ -95,7 +95,7 @@ def action_vector(head: Head, action: Pytree) -> Array:
 
 
 def join(x: Pytree, vector: Array) -> Pytree:
-    """The network's input with more numbers at the end of its vector."""
+    """The network's input with `vector` appended to its vector."""
     if not isinstance(x, tuple) and x.ndim == vector.ndim:
         return jnp.concatenate([x, vector], axis=-1)
     old, images = split(x)

@@ -1,4 +1,4 @@
-"""A policy and a value function over any observation and action space."""
+"""A policy and a value function for any observation and action space."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ METHODS_WITH_MEMORY = (
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
-    """`pi(a|s)` and `V(s)`: an encoder, a network each (or one shared), and a linear head each.
+    """`pi(a|s)` and `V(s)`: one encoder, two networks (or a shared one), and two linear heads.
 
-    Parameters are `{"actor": {"network", "head", "log_std"}, "critic": {"network", "head"}}`; a shared network is
-    the actor's. `x` is what `Encoder.policy_input` makes of an observation for each sample, `[N, ...]`; a recurrent
-    policy takes `Sequences`, whose steps come out as samples in the order of `[L * N]`. An action that a mask forbids
-    has probability 0; values do not depend on masks.
+    Parameters are `{"actor": {"network", "head", "log_std"}, "critic": {"network", "head"}}`; a shared network belongs
+    to the actor. `x` is the output of `Encoder.policy_input` for a batch of observations, `[N, ...]`. A recurrent
+    policy takes `Sequences`; results for their steps are samples in the order of `[L * N]`. An action that a mask
+    forbids has probability 0; values do not depend on masks.
     """
 
     encoder: Encoder
@@ -59,7 +59,7 @@ class ActorCritic:
     initialisation: Initialisation = "orthogonal"
 
     def init(self, key: Key, log_std: Array | float) -> Pytree:
-        """Draw parameters; the last layers get gain 0.01 (actor, nearly uniform) and 1 (critic)."""
+        """Draw parameters; the last layers have gain 0.01 (actor, nearly uniform) and 1 (critic)."""
         key_networks, key_heads = jax.random.split(key)
         x = self.encoder.encode(self.encoder.example())
         count = 1 if self.shared else 2
@@ -80,7 +80,7 @@ class ActorCritic:
         return isinstance(self.network, Recurrent)
 
     def initial_memory(self) -> Pytree:
-        """The memory at the beginning of an episode, of one environment; `()` without recurrence."""
+        """The memory of one environment at the beginning of an episode; `()` without recurrence."""
         return self.network.initial() if isinstance(self.network, Recurrent) else ()
 
     def step(self, actor: Pytree, x: Pytree, memory: Pytree) -> tuple[Any, Pytree]:
@@ -109,12 +109,12 @@ class ActorCritic:
         return self._value(params, self._apply(network, network_input(x)))
 
     def look(self, params: Pytree, x: Sequences, next_x: Pytree) -> Looked:
-        """What a recurrent policy makes of a rollout, whose sequences are the environments'.
+        """Distributions, values and memories of a recurrent policy in a rollout with one sequence per environment.
 
         Args:
             params: actor and critic.
             x: the rollout's steps.
-            next_x: the encoded true successors, `[T, B, ...]`.
+            next_x: the encoded true next observations, `[T, B, ...]`.
         """
         assert isinstance(self.network, Recurrent)
         actor, of_value = params["actor"], params["actor" if self.shared else "critic"]["network"]
@@ -159,11 +159,11 @@ class ActorCritic:
 
 
 class Looked(NamedTuple):
-    """What a recurrent policy makes of a rollout `[T, B]`.
+    """Distributions, values and memories of a recurrent policy in a rollout `[T, B]`.
 
     Attributes:
-        distribution, value, next_value: of each step, `[T * B]`; the value of a successor is that after its step,
-            also where the episode ended.
+        distribution, value, next_value: one for each step, `[T * B]`; `next_value` is the value of the true next
+            observation, also if the episode ended.
         before: the memories before each step, `[T, B, ...]`.
         last: the memories after the last step, `[B, ...]`.
     """
@@ -187,9 +187,9 @@ def choose_network(
     activation: Activation,
     initialisation: Initialisation,
 ) -> Network | Recurrent:
-    """The user's network, else an MLP, or convolutions where the observation holds an image.
+    """The user's network; else an MLP, or convolutions if the observation has an image.
 
-    "gru" and "lstm" put a cell of the last width behind the layers before it, or behind the convolutions.
+    With "gru" and "lstm", a cell of the last width in `hidden` follows the other layers or the convolutions.
     """
     images = encoder(observation_space).images
     if isinstance(network, str):
@@ -215,12 +215,12 @@ def choose_network(
 
 
 def feed_forward(network: Network | Recurrent) -> Network:
-    """The network itself. Raises ValueError for one with a memory."""
+    """The network itself. Raises ValueError for a recurrent network."""
     if isinstance(network, Recurrent):
         raise ValueError(
             f"A recurrent network ({type(network.cell).__name__}) needs a method that learns from whole sequences: "
-            f"{', '.join(METHODS_WITH_MEMORY)}. This one learns from single steps or has a critic of actions; use "
-            "one of those, or stack observations: frame_stack=4, --frame-stack 4."
+            f"{', '.join(METHODS_WITH_MEMORY)}. This method learns from single steps or has an action-value function; "
+            "use one of those methods, or stack observations: frame_stack=4, --frame-stack 4."
         )
     return network
 
@@ -236,6 +236,6 @@ def actor_critic(
     spread: Spread,
     units: ActionUnits = "bounds",
 ) -> ActorCritic:
-    """The actor and critic for a pair of spaces. Raises ValueError for a space that is not covered."""
+    """The actor and critic for a pair of spaces. Raises ValueError for a space that is not supported."""
     parts = encoder(observation_space), head(action_space, bounds, spread, units)
     return ActorCritic(*parts, network, shared, initialisation)

@@ -1,4 +1,4 @@
-"""Policies without chance, for searches: the best action of a network's output, or of scored actions."""
+"""Deterministic policies, for searches: the best action by a network's output or by scored actions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from advantage.types import ActionUnits, Array, Key, Pytree
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Deterministic:
-    """`a = mode pi(.|s)`: an encoder, a network and a linear head; parameters `{"network", "head"}`."""
+    """`a = mode pi(.|s)`: an encoder, a network and a linear head. Parameters are `{"network", "head"}`."""
 
     encoder: Encoder
     head: Head
@@ -40,7 +40,7 @@ class Deterministic:
         return self.encoder.continuous(obs)
 
     def init(self, key: Key) -> Pytree:
-        """Draw parameters; the head gets gain 0.01, so that all actions are nearly alike."""
+        """Draw parameters; the head has gain 0.01, so that all actions have nearly equal outputs."""
         key_network, key_head = jax.random.split(key)
         x = self.encoder.encode(self.encoder.example())
         network = self.network.init(key_network, x)
@@ -65,9 +65,9 @@ class Deterministic:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """`a = argmax w · phi(s, a)` over the actions that the mask allows, the first of equals; parameters `w`.
+    """`a = argmax w · phi(s, a)` over the allowed actions, the first one among equals. The parameters are `w`.
 
-    For observations with `ActionFeatures`.
+    It needs observations with `ActionFeatures`.
 
     Attributes:
         size: the number k of features of an action.
@@ -84,7 +84,7 @@ class Scoring:
         return obs["features"]
 
     def init(self, key: Key) -> Array:
-        """Zero weights: all actions are alike."""
+        """Zero weights: all actions have equal scores."""
         return jnp.zeros(self.size)
 
     @cached_property
@@ -101,7 +101,7 @@ class Scoring:
 
 
 def first_of_highest(values: Array) -> Array:
-    """What `argmax` over the last axis gives, which XLA does not compile to vectors."""
+    """`argmax` over the last axis, in a form that XLA can vectorise."""
     xp = values.__array_namespace__()
     last = np.int32(values.shape[-1] - 1)
     places = xp.arange(values.shape[-1], dtype=np.int32)
@@ -114,7 +114,7 @@ def flatten(params: Pytree) -> Array:
 
 
 def unflatten(policy: Deterministic | Scoring, vector: Array) -> Pytree:
-    """The parameters that a flat vector is, in the order of their leaves."""
+    """The parameters from one flat vector, in the order of their leaves."""
     leaves, structure = policy.shapes
     ends = np.cumsum([leaf.size for leaf in leaves]).tolist()
     parts = [
@@ -134,12 +134,12 @@ def deterministic(
     bounds: Bounds,
     units: ActionUnits = "bounds",
 ) -> Deterministic | Scoring:
-    """The policy of a pair of spaces: scoring where observations describe each action, else a network.
+    """The policy for a pair of spaces: `Scoring` if observations describe each action, else a network.
 
-    Where a network or hidden layers are asked for, the policy is a network.
+    If `network` or `hidden` is given, the policy is a network.
 
     Raises:
-        ValueError: a space that no policy covers.
+        ValueError: a space that no policy supports.
     """
     size = num_action_features(observation_space, action_space)
     if network is None and not hidden and size is not None:

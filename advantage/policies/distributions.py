@@ -20,11 +20,11 @@ from advantage.types import Array, Key
 
 
 class Distribution(Protocol):
-    """What every family below provides; `other` and `tangent` are of the family's own type."""
+    """The methods of every distribution in this file; `other` and `tangent` have the distribution's own type."""
 
     @staticmethod
     def noise(key: Key, shape: tuple[int, ...], size: Any) -> Any:
-        """The float32 noise that `sample` consumes, for a batch of `shape` and an event of `size`."""
+        """The float32 noise for `sample`, for a batch of `shape` and an event of `size`."""
         ...
 
     def sample(self, noise: Any) -> Any:
@@ -48,7 +48,7 @@ class Distribution(Protocol):
         ...
 
     def fisher(self, tangent: Any) -> Any:
-        """F @ tangent, with F = E[∇log p ∇log pᵀ] = ∇² KL(self || ·) at self, in the family's own parameters.
+        """F @ tangent, with F = E[∇log p ∇log pᵀ] = ∇² KL(self || ·) at self, in the distribution's own parameters.
 
         Source: Amari (1998), Natural gradient works efficiently in learning, sec. 3; Kakade (2001), eq. 2.
         """
@@ -94,10 +94,10 @@ class Categorical(NamedTuple):
         return -(p * log_p).sum(-1)
 
     def kl(self, other: Categorical) -> Array:
-        """Σ p (log p - log q), infinite where `other` masks an action that `self` allows.
+        """Σ p (log p - log q); infinite if `other` masks an action that `self` allows.
 
         Computed as Σ p (q/p - 1 - log(q/p)), the same number because p and q both sum to one: no term is
-        negative and none cancels another, so a KL of 1e-6 is right in float32 too.
+        negative and no terms cancel, so a KL of 1e-6 is accurate in float32 too.
         Source: Schulman (2020), Approximating KL divergence, estimator k3.
         """
         xp = self.logits.__array_namespace__()
@@ -171,14 +171,14 @@ class Gaussian(NamedTuple):
 class SquashedGaussian(NamedTuple):
     """a = low + (high - low) (tanh(u) + 1) / 2 with u ~ N(mean, diag(exp(log_std)²)).
 
-    tanh(u) is clamped to ±(1 - 1e-6), in acting and in inverting alike, so no action leaves its bounds and
-    `log_prob` of every sampled action is finite and belongs to that action.
+    tanh(u) is clamped to ±(1 - 1e-6), both in sampling and in inverting. So no action leaves its bounds, and
+    `log_prob` of every sampled action is finite and correct for that action.
 
     Args:
-        mean: `[..., d]`, of u: tanh(mean) is the median of the action on the scale from -1 to 1.
-        log_std: `[d]` or `[..., d]`, of u.
+        mean: `[..., d]`, the mean of u: tanh(mean) is the median of the action on the scale from -1 to 1.
+        log_std: `[d]` or `[..., d]`, log of the standard deviation of u.
         low: `[d]`, finite lower bounds of the action.
-        high: `[d]`, finite upper bounds, above `low`. Both are constants: nothing is learned about them.
+        high: `[d]`, finite upper bounds, above `low`. Both are constants and are not learned.
 
     Source: Haarnoja et al. (2018), Soft actor-critic, appendix C (enforcing action bounds).
     """
@@ -208,7 +208,7 @@ class SquashedGaussian(NamedTuple):
     def log_prob(self, action: Array) -> Array:
         """log N(u) - Σ log da/du, with da/du = 2 (a - low) (high - a) / (high - low).
 
-        u = log((a - low) / (high - a)) / 2 equals atanh(2 (a - low) / (high - low) - 1), but keeps its digits
+        u = log((a - low) / (high - a)) / 2 equals atanh(2 (a - low) / (high - low) - 1), but is accurate
         near the bounds.
         """
         xp = self.mean.__array_namespace__()
@@ -220,9 +220,9 @@ class SquashedGaussian(NamedTuple):
     def entropy(self) -> Array:
         """Entropy of u, exact, + Σ E[log da/du], by quadrature; may be negative.
 
-        The trapezoidal rule on 33 points over ±5 std errs by at most 1e-5 a dimension up to std 2.5 and 1e-3
-        up to std 5. It converges geometrically, the integrand being analytic; a Gauss-Hermite rule needs more
-        than twice the points, the outer ones falling where the weight has vanished.
+        The trapezoidal rule on 33 points over ±5 std has an error of at most 1e-5 per dimension up to std 2.5 and 1e-3
+        up to std 5. It converges geometrically because the integrand is analytic. A Gauss-Hermite rule needs more
+        than twice the points, because the weights of its outer points are almost zero.
         Source: Trefethen (2022), Exactness of quadrature formulas, sec. 5.
         """
         xp = self.mean.__array_namespace__()
@@ -232,11 +232,11 @@ class SquashedGaussian(NamedTuple):
         return self.latent.entropy() + log_slope.sum(-1)
 
     def kl(self, other: SquashedGaussian) -> Array:
-        """The KL of u, because a bijection changes no KL; `other` must have the same bounds."""
+        """The KL of u, because a bijection does not change the KL; `other` must have the same bounds."""
         return self.latent.kl(other.latent)
 
     def fisher(self, tangent: SquashedGaussian) -> SquashedGaussian:
-        """That of u, for the same reason, and zero for the bounds."""
+        """The Fisher product of u, because a bijection does not change it, and zero for the bounds."""
         xp = self.mean.__array_namespace__()
         mean, log_std = self.latent.fisher(tangent.latent)
         return SquashedGaussian(mean, log_std, xp.zeros_like(self.low), xp.zeros_like(self.high))
@@ -275,7 +275,7 @@ class Bernoulli(NamedTuple):
         return (self.logits > 0).astype(np.int8)
 
     def log_prob(self, action: Array) -> Array:
-        """-Σ softplus(-logits) where the coin shows 1, -Σ softplus(logits) where it shows 0."""
+        """-Σ softplus(-logits) over coins that show 1, -Σ softplus(logits) over coins that show 0."""
         xp = self.logits.__array_namespace__()
         return -xp.logaddexp(xp.where(action > 0, -self.logits, self.logits), 0).sum(-1)
 
@@ -305,7 +305,7 @@ class Product(NamedTuple):
 
     @staticmethod
     def noise(key: Key, shape: tuple[int, ...], size: tuple[tuple[Any, Any], ...]) -> tuple:
-        """The parts' noises; `size` has a (family, size) a part: `((Categorical, 3), (Gaussian, 2))`."""
+        """The noises of the parts; `size` has a (family, size) for each: `((Categorical, 3), (Gaussian, 2))`."""
         keys = jax.random.split(key, len(size))
         return tuple(family.noise(k, shape, n) for k, (family, n) in zip(keys, size, strict=True))
 
@@ -336,8 +336,8 @@ def masked(distribution: Distribution, mask: Array) -> Categorical | Product:
 
     Args:
         distribution: a Categorical, or a Product of them.
-        mask: `[..., n]`, true or 1 where an action is allowed, with n the number of logits. The mask of a Product is
-            the masks of its parts, one after the other.
+        mask: `[..., n]`, true or 1 if an action is allowed, with n the number of logits. The mask of a Product has the
+            masks of its parts, one after the other.
 
     Raises:
         TypeError: a distribution that has no finite set of actions.
@@ -381,7 +381,7 @@ def _log_softmax(logits: Array) -> Array:
 
 
 def _probabilities(logits: Array) -> tuple[Array, Array, Array]:
-    """p, log p (0 where p is) and where p is not 0; nothing but finite numbers, in gradients too."""
+    """p, log p (0 if p is 0), and whether p is not 0; all numbers are finite, in gradients too."""
     xp = logits.__array_namespace__()
     log_p = _log_softmax(logits)
     p = xp.exp(log_p)

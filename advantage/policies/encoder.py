@@ -1,4 +1,4 @@
-"""From any observation to what a network takes, float32 vectors and images, and to the mask of its actions."""
+"""Turn any observation into a network's input, float32 vectors and images, and into the mask of its actions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from advantage.types import Array, Pytree
 Kind = Literal["continuous", "one_hot", "binary", "image"]
 
 
-LARGE = 36  # pixels from which on a picture is one whatever its dtype, and its network the large one
-SMALLEST = 3  # pixels of a picture of bytes
+LARGE = 36  # pixels; from this size on, images may have any dtype and get the large network
+SMALLEST = 3  # pixels of the smallest image of bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Leaf:
     """One leaf of the observation.
 
     Attributes:
-        path: where it is.
-        kind: what it is.
-        shape: of one observation.
-        sizes, starts: of indices, how many values each has and the least of them.
-        height_axis: of an image, the axis of its rows; that of its columns comes next, and all others are channels.
-        low, high: of an image, its bounds: one number, or one a channel.
+        path: its place in the observation.
+        kind: how it is encoded.
+        shape: its shape in one observation.
+        sizes, starts: for indices, the number of values of each and the lowest value.
+        height_axis: for an image, the axis of its rows; the axis of its columns is next, all others are channels.
+        low, high: for an image, its bounds: one number, or one per channel.
     """
 
     path: Path
@@ -80,10 +80,10 @@ def _leaf(path: Path, space: spaces.Space) -> Leaf:
 
 
 def picture_axis(space: spaces.Box) -> int | None:
-    """The axis of a picture's rows, before that of its columns; None where a Box is no picture.
+    """The axis of an image's rows, which comes before the axis of its columns; None if a Box is not an image.
 
-    A picture has two axes of bytes, or three or four of which one or two are channels and frames, in any order: bytes
-    from `SMALLEST` pixels on, numbers of another dtype from `LARGE` on and with finite bounds.
+    An image has two axes of bytes, or three or four axes of which one or two are channels and frames, in any order. Its
+    sides have at least `SMALLEST` pixels for bytes, and at least `LARGE` and finite bounds for another dtype.
     """
     shape, is_bytes = space.shape, space.dtype == np.uint8
     if len(shape) == 2:
@@ -100,7 +100,7 @@ def picture_axis(space: spaces.Box) -> int | None:
 
 
 def _picture(path: Path, space: spaces.Box, axis: int) -> Leaf:
-    """The leaf of a picture, with the bounds of each channel, or of all where they are alike."""
+    """The leaf of an image, with the bounds of each channel, or one pair of bounds if all are equal."""
     leaf = Leaf(path, "image", space.shape, height_axis=axis)
     low = space.low.min((axis, axis + 1)).ravel().astype(float).tolist()
     high = space.high.max((axis, axis + 1)).ravel().astype(float).tolist()
@@ -110,7 +110,7 @@ def _picture(path: Path, space: spaces.Box, axis: int) -> Leaf:
 
 
 class MaskedInput(NamedTuple):
-    """What a policy sees of an observation that has an action mask.
+    """The input of a policy for an observation with an action mask.
 
     Attributes:
         x: the network's input.
@@ -122,12 +122,12 @@ class MaskedInput(NamedTuple):
 
 
 def split_input(seen: Pytree) -> tuple[Pytree, Array | None]:
-    """What `Encoder.policy_input` returned as the network's input and the mask, None where there is none."""
+    """The network's input and the mask in a result of `Encoder.policy_input`; None if there is no mask."""
     return seen if isinstance(seen, MaskedInput) else (seen, None)
 
 
 def network_input(seen: Pytree) -> Pytree:
-    """The part of `Encoder.policy_input` that a network takes."""
+    """The network's input in a result of `Encoder.policy_input`."""
     return split_input(seen)[0]
 
 
@@ -135,13 +135,13 @@ def network_input(seen: Pytree) -> Pytree:
 class Encoder:
     """Observation -> network input: `[..., d]`, one image, or `(vector, image, ...)`.
 
-    Boxes are flattened and cast, indices become one-hot. Images are scaled from their bounds to [0, 1]; their
-    channels, and the frames of a stack, are the last axis. In the vector the `num_continuous` numbers that observation
-    normalisation applies to stand first. An action mask is no part of the input: `action_mask` returns it.
+    Boxes are flattened and cast; indices become one-hot. Images are scaled from their bounds to [0, 1]; their last axis
+    has the channels and the frames of a stack. The vector begins with the `num_continuous` numbers that observation
+    normalisation applies to. An action mask is not part of the input: `action_mask` returns it.
 
     Attributes:
-        leaves: of the network's input.
-        masks: of the action mask; none where an observation has no mask.
+        leaves: the leaves of the network's input.
+        masks: the leaves of the action mask; empty if an observation has no mask.
     """
 
     leaves: tuple[Leaf, ...]
@@ -160,7 +160,7 @@ class Encoder:
         return bool(self.masks)
 
     def example(self) -> Pytree:
-        """One zero observation with a batch axis; paths index it as they index a real one."""
+        """One zero observation with a batch axis; paths index it like a real observation."""
         tree: Any = {}
         for leaf in (*self.leaves, *self.masks):
             value = np.zeros((1, *leaf.shape), np.int32 if leaf.kind == "one_hot" else np.float32)
@@ -173,7 +173,7 @@ class Encoder:
         return tree
 
     def continuous(self, obs: Pytree) -> Array:
-        """The part that is normalised, `[..., num_continuous]` float32."""
+        """The part of an observation that is normalised, `[..., num_continuous]` float32."""
         parts = [
             _flat(leaf, take(obs, leaf.path)).astype(np.float32)
             for leaf in self.leaves
@@ -198,13 +198,13 @@ class Encoder:
         return (joined, *images) if images else joined
 
     def policy_input(self, obs: Pytree, normalise: Callable[[Array], Array] | None = None) -> Pytree:
-        """The network's input, as `MaskedInput` where there is an action mask."""
+        """The network's input, as `MaskedInput` if there is an action mask."""
         x = self.encode(obs, normalise) if normalise else self.encode(obs)
         mask = self.action_mask(obs)
         return x if mask is None else MaskedInput(x, mask)
 
     def action_mask(self, obs: Pytree) -> Array | None:
-        """Which actions are allowed, bool `[..., n]`, component after component; None where there is no mask."""
+        """Which actions are allowed, bool `[..., n]`, component after component; None if there is no mask."""
         if not self.masks:
             return None
         parts = [_flat(leaf, take(obs, leaf.path)).astype(bool) for leaf in self.masks]
@@ -215,8 +215,8 @@ def encoder(space: spaces.Space) -> Encoder:
     """The encoder of an observation space.
 
     Raises:
-        ValueError: a space that is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple, or a Dict that holds
-            an action mask and nothing else.
+        ValueError: a space other than Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple, or a Dict with an
+            action mask and nothing else.
     """
     seen, mask = split_mask(space)
     leaves = tuple(_leaf(path, part) for path, part in leaf_spaces(seen))
@@ -224,7 +224,7 @@ def encoder(space: spaces.Space) -> Encoder:
         return Encoder(leaves)
     if not leaves:
         raise ValueError(
-            f"The observation space {space} holds an action mask and nothing that a network can take; add at least one "
+            f"The observation space {space} has an action mask and nothing that a network can take; add at least one "
             "other key."
         )
     masks = leaf_spaces(mask, (ACTION_MASK,))
@@ -250,7 +250,7 @@ def _split_last(leaf: Leaf, x: Array) -> list[Array]:
 
 
 def _image(leaf: Leaf, x: Array) -> Array:
-    """The picture as `[..., H, W, C]` in [0, 1]."""
+    """The image as `[..., H, W, C]` in [0, 1]."""
     batch = x.ndim - len(leaf.shape)
     if len(leaf.shape) == 2:
         x = x[..., None]

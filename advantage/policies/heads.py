@@ -1,4 +1,4 @@
-"""From a network's outputs to a distribution over any action space."""
+"""Turn a network's outputs into a distribution over any action space."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from advantage.types import ActionUnits, Array, Key, Pytree
 
 Bounds = Literal["clip", "squash"]
 Spread = Literal["state-independent", "state-dependent"]
-LOG_STD_RANGE = (-5.0, 2.0)  # a state-dependent spread is held inside it
+LOG_STD_RANGE = (-5.0, 2.0)  # a state-dependent log_std is clipped to it
 
 
 class Head(Protocol):
-    """From the network's outputs to a distribution over one action space."""
+    """Turns the network's outputs into a distribution over one action space."""
 
     @property
     def num_outputs(self) -> int: ...
@@ -77,7 +77,7 @@ class BernoulliHead:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianHead:
-    """`bounds` are those a squashed Gaussian fills; without them the Gaussian is unbounded."""
+    """A Gaussian over `size` numbers: squashed to `bounds`, or unbounded if there are none."""
 
     size: int
     spread: Spread = "state-independent"
@@ -141,7 +141,7 @@ def head(
     """The head of an action space.
 
     Raises:
-        ValueError: a space that no distribution covers, or a squashed Gaussian over an unbounded box.
+        ValueError: a space without a distribution, or a squashed Gaussian over an unbounded Box.
     """
     if isinstance(space, spaces.Discrete):
         return CategoricalHead(int(space.n))
@@ -156,7 +156,7 @@ def head(
             low, high = (tuple(bound.ravel().tolist()) for bound in policy_bounds(space, units))
             return GaussianHead(len(low), spread, (low, high))
         raise ValueError(
-            f"action_bounds='squash' needs finite bounds, and the action space is {space}; use "
+            f"action_bounds='squash' needs finite bounds, but the action space is {space}; use "
             "action_bounds='clip', or rescale the actions with gymnasium.wrappers.RescaleAction."
         )
     if isinstance(space, spaces.Tuple):

@@ -1,4 +1,4 @@
-"""What a policy makes of an environment's spaces, in words: the axes of pictures, the units of actions."""
+"""Describe how a policy uses an environment's spaces: the axes of images, the units of actions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from advantage.policies.encoder import Leaf, encoder
 from advantage.policies.networks import CNN
 from advantage.types import ActionUnits
 
-LARGEST_LAYER = 20_000  # inputs of a dense layer, beyond which most of training goes into it
+LARGEST_LAYER = 20_000  # inputs of a dense layer; a larger layer takes most of the training time
 
 
 def describe_interface(
     observation_space: gymnasium.Space, action_space: gymnasium.Space, units: ActionUnits
 ) -> list[str]:
-    """A sentence for each picture, and for each Box of actions whose units are not the policy's own."""
+    """A sentence for each image, and for each action Box whose units differ from the policy's."""
     pictures = [_describe_picture(leaf) for leaf in encoder(observation_space).images]
     actions = [
         _describe_action(f"action{_place(path)}", space, units)
@@ -29,17 +29,17 @@ def describe_interface(
 
 
 def large_layers(observation_space: gymnasium.Space) -> list[str]:
-    """A sentence where the default network would have a dense layer of more than `LARGEST_LAYER` inputs."""
+    """A sentence if the default network would have a dense layer of more than `LARGEST_LAYER` inputs."""
     encode = encoder(observation_space)
     width = sum(leaf.width for leaf in encode.leaves if leaf.kind != "image")
     network = choose_network(None, observation_space, (64,), "tanh", "orthogonal")
     if isinstance(network, CNN):
         width += sum(network.features_of(*leaf.height_width) for leaf in encode.images)
-        remedy = "make the picture smaller with gymnasium.wrappers.ResizeObservation"
+        remedy = "make the image smaller with gymnasium.wrappers.ResizeObservation"
     else:
         remedy = (
-            "leave out what is not needed, or give pictures as a Box of height, width and channels with finite bounds, "
-            "which gets convolutions"
+            "leave out what is not needed, or give images as a Box of height, width and channels with finite bounds, "
+            "so that the network has convolutions"
         )
     if width <= LARGEST_LAYER:
         return []
@@ -62,13 +62,13 @@ def _describe_picture(leaf: Leaf) -> str:
         channels += f" ({'axis' if len(leaf.channel_axes) == 1 else 'axes'} {others})"
     low, high = min(leaf.low), max(leaf.high)
     return (
-        f"observation{_place(leaf.path)} is taken as a picture of {height} x {width} pixels ({axes}) with {channels}, "
+        f"observation{_place(leaf.path)} is taken as an image of {height} x {width} pixels ({axes}) with {channels}, "
         f"scaled from {low:g}..{high:g} to 0..1."
     )
 
 
 def _describe_action(name: str, space: spaces.Box, units: ActionUnits) -> str:
-    """Empty where a policy's numbers are the environment's."""
+    """The sentence about an action Box; empty if the policy's units are the environment's."""
     middle, half = action_scale(space, units)
     if not (middle.any() or (half != 1).any()):
         return ""

@@ -1,8 +1,8 @@
-"""Networks written with Flax or Equinox, as `init` and `apply`, with a memory or without.
+"""Networks written with Flax or Equinox, as `init` and `apply`, with or without a memory.
 
-The parameters are a module's trainable arrays and nothing else: they are saved and restored like any other.
-What else a module holds (activation functions, sizes, constants) is built anew by the function that makes it.
-Modules that keep state besides their parameters, such as batch statistics or random streams, are refused.
+The parameters are a module's trainable arrays and nothing else; they are saved and restored like those of any network.
+The rest of a module (activation functions, sizes, constants) is built again by the function that makes the module.
+Modules with state besides their parameters, such as batch statistics or random streams, are refused.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def from_flax(module: Any) -> Network: ...
 @overload
 def from_flax(module: Any, initial: Callable[[], Pytree]) -> Recurrent: ...
 def from_flax(module: Any, initial: Callable[[], Pytree] | None = None) -> Network | Recurrent:
-    """A network from Flax: a `flax.linen` module, or a function that makes a `flax.nnx` one.
+    """A network from Flax: a `flax.linen` module, or a function that makes a `flax.nnx` module.
 
     The module takes `x` with leading batch axes, a vector `[..., d]`, an image `[..., H, W, C]` or a tuple of
     both, and returns features `[..., k]`.
 
     Args:
         module: a `flax.linen.Module`; or `make(rngs, x) -> flax.nnx.Module`, where `x` is one zero input with
-            a batch axis, which shows the sizes. Actor and critic each get their own parameters from it.
-        initial: for a recurrent network, `initial() -> memory`, of one environment. The module then takes
+            a batch axis and has the sizes. Actor and critic each get their own parameters from it.
+        initial: for a recurrent network, `initial() -> memory` for one environment. The module then takes
             `x, memory` and returns `features, memory`, all with the same batch axes.
 
     Raises:
         MissingExtra: Flax is not installed.
-        ValueError: neither of these, or a module that cannot be hashed.
+        ValueError: an argument of another type, or a module that cannot be hashed.
     """
     try:
         from flax import linen, nnx
@@ -51,7 +51,7 @@ def from_flax(module: Any, initial: Callable[[], Pytree] | None = None) -> Netwo
         except TypeError:
             raise ValueError(
                 f"The Flax module {type(module).__name__} cannot be hashed, so no program can be compiled "
-                "for it; give its attributes as tuples instead of lists or arrays."
+                "for it; use tuples for its attributes instead of lists or arrays."
             ) from None
         return _with_memory(LinenNetwork(module), initial)
     unmade = isinstance(module, type) and issubclass(module, linen.Module)
@@ -59,7 +59,7 @@ def from_flax(module: Any, initial: Callable[[], Pytree] | None = None) -> Netwo
         return _with_memory(NNXNetwork(module), initial)
     raise ValueError(
         f"from_flax was given {_describe(module)}; give a flax.linen module, or a function that makes a "
-        "flax.nnx one: from_flax(lambda rngs, x: MyModule(x.shape[-1], rngs=rngs))."
+        "flax.nnx module: from_flax(lambda rngs, x: MyModule(x.shape[-1], rngs=rngs))."
     )
 
 
@@ -72,19 +72,19 @@ def from_equinox(
 ) -> Network | Recurrent:
     """A network from Equinox: a function that makes a module.
 
-    As always in Equinox the module takes one `x` without batch axes, a vector `[d]`, an image `[H, W, C]` or
-    a tuple of both, and returns features `[k]`; batch axes are added by vmap. Images have their channels last
-    and `eqx.nn.Conv2d` wants them first: begin with `jnp.moveaxis(x, -1, 0)`.
+    As usual in Equinox, the module takes one `x` without batch axes, a vector `[d]`, an image `[H, W, C]` or
+    a tuple of both, and returns features `[k]`; batch axes are added by vmap. Images have their channels last,
+    but `eqx.nn.Conv2d` needs them first: begin with `jnp.moveaxis(x, -1, 0)`.
 
     Args:
-        make: `(key, x) -> eqx.Module`, where `x` is one zero input, which shows the sizes. The key draws the
-            parameters: floating-point arrays. Everything else in the module must be the same for every key.
+        make: `(key, x) -> eqx.Module`, where `x` is one zero input and has the sizes. The parameters, which are
+            floating-point arrays, are drawn with the key; all the rest must be the same for every key.
         initial: for a recurrent network, `initial() -> memory`. The module then takes `x, memory` and returns
             `features, memory`.
 
     Raises:
         MissingExtra: Equinox is not installed.
-        ValueError: not a function.
+        ValueError: `make` is not a function.
     """
     try:
         import equinox as eqx
@@ -93,7 +93,7 @@ def from_equinox(
     if not callable(make) or isinstance(make, eqx.Module):
         raise ValueError(
             f"from_equinox was given {_describe(make)}; give a function that makes the module, because actor "
-            "and critic each draw their own: from_equinox(lambda key, x: MyModule(x.size, key=key))."
+            "and critic each make their own: from_equinox(lambda key, x: MyModule(x.size, key=key))."
         )
     return _with_memory(EquinoxNetwork(make), initial)
 
@@ -104,7 +104,7 @@ def _with_memory(network: LibraryNetwork, initial: Callable[[], Pytree] | None) 
 
 @dataclasses.dataclass(frozen=True)
 class LibraryCell:
-    """A module that takes `x, memory` and returns `features, memory`, and the memory that it begins with."""
+    """A module that takes `x, memory` and returns `features, memory`, and its initial memory."""
 
     network: LibraryNetwork
     initial_function: Callable[[], Pytree]
@@ -121,7 +121,7 @@ class LibraryCell:
             raise ValueError(
                 f"The recurrent network cannot be called as module(x, memory) with a memory of {shapes}, batch axis "
                 f"included ({type(error).__name__}: {error}). It must take x and memory and return features and "
-                "memory, and initial() must give a memory of the shapes that it expects."
+                "memory, and initial() must return a memory of the shapes that it expects."
             ) from error
 
     def initial(self) -> Pytree:
@@ -161,7 +161,7 @@ class LinenNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class NNXNetwork:
-    """A `flax.nnx` module by the function that makes it; its parameters are its `nnx.Param`s."""
+    """A `flax.nnx` module, given by a function that makes it; its parameters are its `nnx.Param`s."""
 
     make: Callable[[Any, Any], Any]
 
@@ -200,7 +200,7 @@ def _nnx_graph(make: Callable, sample: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class EquinoxNetwork:
-    """An Equinox module by the function that makes it; its parameters are its floating-point arrays."""
+    """An Equinox module, given by a function that makes it; its parameters are its floating-point arrays."""
 
     make: Callable[[Key, Any], Any]
 
@@ -222,10 +222,10 @@ class EquinoxNetwork:
 
 
 def _equinox_parts(make: Callable, sample: Any, key: Key) -> tuple[Any, Any]:
-    """The module's floating-point arrays, and all the rest of it."""
+    """The module's floating-point arrays, and the rest of the module."""
     import equinox as eqx
 
-    with jax.debug_key_reuse(False):  # how another library uses its keys is its own business
+    with jax.debug_key_reuse(False):  # another library may use a key twice
         module = make(key, _zeros(sample))
     if not isinstance(module, eqx.Module) or not callable(module):
         raise ValueError(
@@ -248,7 +248,7 @@ LibraryNetwork = LinenNetwork | NNXNetwork | EquinoxNetwork
 
 
 def _by_name(tree: Pytree) -> dict[str, Array]:
-    """The leaves in order, by their paths: `layers.0.weight`."""
+    """The leaves in order, with their paths as names: `layers.0.weight`."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
@@ -270,11 +270,11 @@ def _leading(x: Pytree, sample: Any) -> tuple[int, ...]:
 
 
 def _check_output(module: Any, output: Any, leading: tuple[int, ...], memory: tuple[Pytree, ...]) -> None:
-    """Raises ValueError for what is not features, or with a memory not features and a memory."""
+    """Raises ValueError unless the output is features, or, for a recurrent network, features and a memory."""
     if memory and (not isinstance(output, tuple) or len(output) != 2):
         raise ValueError(
-            f"The network from {_describe(module)} begins with a memory and returned {type(output).__name__}; it must "
-            "return two things, features and the next memory."
+            f"The network from {_describe(module)} is recurrent and returned {type(output).__name__}; it must return a "
+            "tuple of two, features and the next memory."
         )
     features = output[0] if memory else output
     shape = getattr(features, "shape", None)
@@ -289,7 +289,7 @@ def _check_output(module: Any, output: Any, leading: tuple[int, ...], memory: tu
 def _refuse(module: Any, others: list[str]) -> None:
     if others:
         raise ValueError(
-            f"The module {type(module).__name__} keeps {', '.join(others)} besides its parameters, and only "
+            f"The module {type(module).__name__} has {', '.join(others)} besides its parameters, but only "
             "parameters are trained and saved; use LayerNorm instead of BatchNorm, and no dropout."
         )
 

@@ -1,8 +1,8 @@
-"""Small networks as `init` and `apply`, in NumPy and JAX from one source.
+"""Small networks as `init` and `apply`; the same code runs in NumPy and in JAX.
 
-Anything with `init(key, x) -> params` and `apply(params, x) -> features` is a network: `x` is what the encoder
-makes of an observation, a float32 vector `[..., d]`, an image `[..., H, W, C]` in [0, 1], or a tuple
-`(vector, image, ...)` where an observation has both.
+Every object with `init(key, x) -> params` and `apply(params, x) -> features` is a network. `x` is an encoded
+observation: a float32 vector `[..., d]`, an image `[..., H, W, C]` in [0, 1], or a tuple `(vector, image, ...)` if an
+observation has both.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def linear_init(
     gains: Sequence[float],
     initialisation: Initialisation = "orthogonal",
 ) -> list[dict[str, Array]]:
-    """Layers `[inputs, outputs]` with zero bias; all their numbers are drawn at once, which compiles fastest.
+    """Layers `[inputs, outputs]` with zero bias; all numbers are drawn at once, which compiles fastest.
 
-    Orthonormal columns or rows times the layer's gain (Saxe et al. 2014), or independent normals of variance
-    1 / inputs (LeCun et al. 1998), which know no gain.
+    Weights are orthonormal columns or rows times the layer's gain (Saxe et al. 2014), or independent normals of
+    variance 1 / inputs (LeCun et al. 1998), without the gain.
     """
     normals, layers = jax.random.normal(key, (sum(inputs * outputs for inputs, outputs in shapes),)), []
     for (inputs, outputs), gain in zip(shapes, gains, strict=True):
@@ -69,7 +69,7 @@ def linear(params: dict[str, Array], x: Array) -> Array:
 
 
 def activate(name: Activation, x: Array) -> Array:
-    """The activation by its name, elementwise."""
+    """The activation function of this name, elementwise."""
     xp = x.__array_namespace__()
     if name == "tanh":
         return xp.tanh(x)
@@ -77,7 +77,9 @@ def activate(name: Activation, x: Array) -> Array:
         return xp.maximum(x, 0)
     if name == "elu":
         return xp.where(x > 0, x, xp.expm1(xp.minimum(x, 0)))
-    return 0.5 * x * (1 + xp.tanh(0.5 * x))  # x / (1 + exp(-x)), which overflows far below zero
+    return (
+        0.5 * x * (1 + xp.tanh(0.5 * x))
+    )  # equals x / (1 + exp(-x)), which would overflow for very negative x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ def patches(x: Array, kernel: int, stride: int) -> Array:
 def convolve(params: dict[str, Array], x: Array, kernel: int, stride: int) -> Array:
     """A convolution without padding, as one matrix product.
 
-    A stride that divides the kernel is first folded into channels: far fewer, wider windows.
+    If the stride divides the kernel, it is first folded into channels, which gives fewer, wider windows.
     """
     if stride > 1 and kernel % stride == 0:
         height = ((x.shape[-3] - kernel) // stride * stride + kernel) // stride
@@ -135,7 +137,7 @@ class CNN:
     """Convolutions `(filters, kernel, stride)`, relu after each, then one dense layer.
 
     The default is the network of Mnih et al. 2015, "Human-level control through deep reinforcement learning"
-    (Methods). A vector that comes beside the images joins before the dense layer.
+    (Methods). A vector in the observation is appended before the dense layer.
     """
 
     layers: tuple[tuple[int, int, int], ...] = NATURE_LAYERS
@@ -143,7 +145,7 @@ class CNN:
     initialisation: Initialisation = "orthogonal"
 
     def features_of(self, height: int, width: int) -> int:
-        """How many numbers the convolutions make of an image."""
+        """The number of outputs of the convolutions for one image."""
         for _, kernel, stride in self.layers:
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         return height * width * self.layers[-1][0]
@@ -174,7 +176,7 @@ class CNN:
 
 
 def split(x: Pytree) -> tuple[Array | None, tuple[Array, ...]]:
-    """What the encoder made, as `(vector or None, images)`."""
+    """An encoded observation as `(vector or None, images)`."""
     if isinstance(x, tuple):
         return x[0], x[1:]
     return None, (x,)

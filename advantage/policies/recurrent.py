@@ -1,7 +1,7 @@
-"""Recurrent networks: a feed-forward base, and a cell that carries a memory from step to step.
+"""Recurrent networks: a feed-forward base, and a cell that passes a memory from step to step.
 
-A sequence is unrolled with `Recurrent.unroll`: gradients go through time within it, and never across the beginning of
-an episode, where the memory is the initial one.
+`Recurrent.unroll` unrolls a sequence. Gradients go back through time within the sequence, but not across the beginning
+of an episode, where the memory is reset to the initial one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Cell(Protocol):
         ...
 
     def initial(self) -> Pytree:
-        """The memory at the beginning of an episode, of one environment, without a batch axis."""
+        """The memory of one environment at the beginning of an episode, without a batch axis."""
         ...
 
     def apply(self, params: Pytree, x: Array, memory: Pytree) -> tuple[Array, Pytree]:
@@ -43,7 +43,7 @@ class GRU:
         h'   = (1 - z) n + z h
 
     Source: Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", eq. 5 to 8, with the reset
-    gate after the product, as in cuDNN.
+    gate applied after the matrix product, as in cuDNN.
     """
 
     size: int
@@ -73,7 +73,7 @@ class LSTM:
         c'      = f c + i g
         h'      = o tanh(c')
 
-    The forget gate's bias begins at 1.
+    The bias of the forget gate is initialised to 1.
 
     Source: Hochreiter & Schmidhuber 1997, "Long short-term memory"; Gers et al. 2000, "Learning to forget", for the
     forget gate.
@@ -108,7 +108,7 @@ class CustomCell:
     Attributes:
         init_function: `(key, x) -> params`.
         apply_function: `(params, x, memory) -> features [..., k], memory`.
-        initial_function: `() -> memory`, of one environment.
+        initial_function: `() -> memory` for one environment.
     """
 
     init_function: Callable[[Key, Array], Pytree]
@@ -126,12 +126,12 @@ class CustomCell:
 
 
 class Sequences(NamedTuple):
-    """Parts of episodes that a recurrent network sees one step after the other.
+    """Parts of episodes that a recurrent network processes step by step.
 
     Attributes:
         x: the networks' input, `[L, N, ...]`: N sequences of L steps.
         begins: bool `[L, N]`, whether an episode begins with this step.
-        memory: before the first step, `[N, ...]`: of the actor and of the critic.
+        memory: the memories of actor and critic before the first step, `[N, ...]`.
     """
 
     x: Pytree
@@ -140,7 +140,7 @@ class Sequences(NamedTuple):
 
 
 class Memories(NamedTuple):
-    """The memories of the actor's and of the critic's network; `()` where one network serves both."""
+    """The memories of the actor's and of the critic's network; the critic's is `()` if they share a network."""
 
     actor: Pytree
     critic: Pytree
@@ -156,7 +156,7 @@ class Unrolled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Recurrent:
-    """A network with a memory: `cell` of the features of `base`, or of the input itself.
+    """A network with a memory: a `cell` after the features of `base`, or after the input if there is no base.
 
     Parameters are `{"base", "cell"}`.
     """
@@ -182,13 +182,13 @@ class Recurrent:
         return self.cell.apply(params["cell"], self._features(params["base"], x), memory)
 
     def unroll(self, params: Pytree, x: Pytree, begins: Array, memory: Pytree) -> Unrolled:
-        """Step after step.
+        """Apply the network to sequences, step by step.
 
         Args:
-            params: of the network.
-            x: `[L, N, ...]`.
-            begins: bool `[L, N]`; where it is true, the step sees the initial memory.
-            memory: before the first step, `[N, ...]`.
+            params: the network's parameters.
+            x: the input, `[L, N, ...]`.
+            begins: bool `[L, N]`; steps where it is true use the initial memory.
+            memory: the memory before the first step, `[N, ...]`.
         """
         initial = self.initial()
 
@@ -201,7 +201,7 @@ class Recurrent:
         rows = (
             self._features(params["base"], x),
             begins,
-        )  # what has no memory is computed for all steps at once
+        )  # the base has no memory, so it is computed for all steps at once
         return Unrolled(*jax.lax.scan(step, memory, rows)[1])
 
     def _features(self, base: Pytree, x: Pytree) -> Pytree:
@@ -218,18 +218,18 @@ class Recurrent:
         if here != there:
             raise ValueError(
                 f"The recurrent network begins with a memory of {here} and returns one of {there}, with the axis of "
-                "environments in front. Both must have the same structure, shapes and dtypes: mend what initial() "
-                "gives, or what apply(params, x, memory) returns second."
+                "environments in front. Both must have the same structure, shapes and dtypes: correct what "
+                "initial() returns, or the memory that apply(params, x, memory) returns."
             )
 
 
 Gated = Literal["gru", "lstm"]
 NetworkChoice = Gated | Network | Recurrent | tuple[Callable[..., Any], ...] | None
-"""What a method takes as its `network`; None makes one of `hidden` layers, or of convolutions for pictures."""
+"""What a method takes as its `network`; None gives a network of `hidden` layers, or of convolutions for images."""
 
 
 def choose(condition: Array, yes: Array, no: Array) -> Array:
-    """`yes` where `condition` `[N]`, else `no` `[N, ...]`."""
+    """`yes` where `condition` `[N]` is true, else `no` `[N, ...]`."""
     return jnp.where(condition.reshape(condition.shape + (1,) * (no.ndim - 1)), yes, no)
 
 
@@ -239,7 +239,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def _gates_init(key: Key, inputs: int, size: int, *, gates: int, initialisation: Initialisation) -> Pytree:
-    """Weights of all gates, side by side: of the input and of the memory."""
+    """Weights of all gates for the input and for the memory, side by side."""
     shapes = [(inputs, size)] * gates + [(size, size)] * gates
     layers = linear_init(key, shapes, [1.0] * len(shapes), initialisation)
 

@@ -1,1 +1,1 @@
-"""Finite worlds: tables of transitions and rewards, and the classics of the literature."""
+"""Finite worlds: tables of transitions and rewards, and the standard examples of the literature."""

@@ -10,8 +10,8 @@ from scipy import sparse
 
 from advantage.machine import refuse_large
 
-TOLERANCE = 1e-8  # by which a row of probabilities may miss one
-LARGEST_DENSE = 2**21  # entries up to which a table that may be either is dense
+TOLERANCE = 1e-8  # largest error allowed in the sum of a row of probabilities
+LARGEST_DENSE = 2**21  # entries; a larger table is sparse unless the caller decides
 
 
 def refuse_dense(n_states: int, n_actions: int, tables: int = 1) -> None:
@@ -24,10 +24,10 @@ def refuse_dense(n_states: int, n_actions: int, tables: int = 1) -> None:
 
 
 def as_table(table: Any, name: str) -> Any:
-    """As float64, dense or CSR; what is that already is not copied."""
+    """The table as float64, dense or CSR; it is copied only if it has to be converted."""
     if sparse.issparse(table):
         table = sparse.csr_array(table, dtype=np.float64)
-        if table.nnz < np.iinfo(np.int32).max:  # half the memory, and faster
+        if table.nnz < np.iinfo(np.int32).max:  # int32 indices take half the memory and are faster
             indices, indptr = (part.astype(np.int32, copy=False) for part in (table.indices, table.indptr))
             table = sparse.csr_array((table.data, indices, indptr), shape=table.shape)
         return table
@@ -41,7 +41,7 @@ def as_table(table: Any, name: str) -> Any:
 
 
 def read_only(table: Any) -> Any:
-    """Read-only from here on; the caller's own arrays stay writable."""
+    """A read-only view of the table; the caller's own arrays stay writable."""
     if sparse.issparse(table):
         parts = [part.view() for part in (table.data, table.indices, table.indptr)]
         frozen = sparse.csr_array((parts[0], parts[1], parts[2]), shape=table.shape, copy=False)
@@ -54,19 +54,19 @@ def read_only(table: Any) -> Any:
 
 
 def bytes_of(table: Any) -> int:
-    """The size of a table."""
+    """The size of a table in bytes."""
     parts = (table.data, table.indices, table.indptr) if sparse.issparse(table) else (table,)
     return sum(part.nbytes for part in parts)
 
 
 def require_shape(name: str, shape: tuple, wanted: tuple, words: str) -> None:
-    """Raises ValueError unless the shape is the wanted one, which is `[S, A]`, say, in words."""
+    """Raises ValueError unless `shape` is `wanted`; `words` describes it in the message, such as `[S, A]`."""
     if shape != wanted:
         raise ValueError(f"{name} has shape {shape}; it must be {words}: {wanted}.")
 
 
 def entry_index(table: Any, entry: int) -> tuple[int, ...]:
-    """The index of an entry, counted through the table, or through what a sparse one stores."""
+    """The index of entry number `entry` of a dense table, or of the stored entries of a sparse one."""
     if not sparse.issparse(table):
         return tuple(map(int, np.unravel_index(entry, table.shape)))
     return int(np.searchsorted(table.indptr, entry, side="right")) - 1, int(table.indices[entry])
@@ -78,11 +78,13 @@ def check_distributions(table: Any, name: Callable[[int], str]) -> None:
     if entries.size and not entries.min() >= 0:  # NaN too
         first = np.flatnonzero(~(entries.ravel() >= 0))[0]
         row, column = entry_index(table, int(first))
-        raise ValueError(f"{name(row)}[{column}] = {entries.ravel()[first]}; a probability is 0 or more.")
+        raise ValueError(
+            f"{name(row)}[{column}] = {entries.ravel()[first]}; a probability must be 0 or more."
+        )
     sums = np.asarray(table.sum(axis=1)).ravel()
     wrong = np.flatnonzero(~(np.abs(sums - 1) <= TOLERANCE))
     if len(wrong):
-        raise ValueError(f"{name(int(wrong[0]))} sums to {sums[wrong[0]]:.9g}; probabilities sum to 1.")
+        raise ValueError(f"{name(int(wrong[0]))} sums to {sums[wrong[0]]:.9g}; probabilities must sum to 1.")
 
 
 def start_distribution(start: Any, allowed: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Blackjack, exactly."""
+"""Blackjack with exact probabilities."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SIZE = 283
 
 
 def blackjack() -> MDP:
-    """Come nearer to 21 than the dealer, and not above.
+    """Come nearer to 21 than the dealer without going above 21.
 
-    Cards come from an infinite deck; faces count 10, an ace 11 as long as that does not go above 21, when it is usable.
-    The dealer shows one of his two cards and draws until he has 17 or more. Gymnasium's Blackjack-v1 with its default
-    rules, where a natural earns no more than another win.
+    Cards come from an infinite deck. Face cards count 10. An ace counts 11 if the sum does not go above 21, and is then
+    called usable. The dealer shows one of his two cards and draws until he has 17 or more. The game is Gymnasium's
+    Blackjack-v1 with its default rules: a natural earns no more than another win.
 
-    State: `10 hand + dealer - 1`, with `dealer` the card shown, 1 to 10, and `hand` the player's sum minus 4 where no
-    ace is usable (sums 4 to 21), his sum plus 6 where one is (12 to 21); `blackjack_state` computes it. 280 is won, 281
-    a draw, 282 lost, all of them terminal. Action: 0 sticks, 1 hits. Reward: 1 for a win, -1 for a loss. Undiscounted.
-    The best policy earns -0.046556, and sticking on 20 and 21 alone -0.353554.
+    State: `10 hand + dealer - 1`. `dealer` is the card shown, 1 to 10. `hand` is the player's sum minus 4 without a
+    usable ace (sums 4 to 21), the sum plus 6 with one (12 to 21); `blackjack_state` computes it. The terminal states
+    are 280 for a win, 281 for a draw and 282 for a loss. Action: 0 sticks, 1 hits. Reward: 1 for a win, -1 for a loss.
+    Undiscounted. The best policy has the value -0.046556; the one that sticks only on 20 and 21 has -0.353554.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", examples 5.1 and 5.3.
     """
@@ -46,10 +46,10 @@ def blackjack() -> MDP:
 
 
 def blackjack_state(total: int, dealer: int, usable: bool | int) -> int:
-    """The number of the state for what Gymnasium's Blackjack-v1 observes: sum, dealer's card, usable ace.
+    """The number of the state for an observation of Gymnasium's Blackjack-v1: sum, dealer's card, usable ace.
 
     Raises:
-        ValueError: a hand that there is not.
+        ValueError: a hand that does not exist.
     """
     if not (12 if usable else 4) <= total <= 21 or not 1 <= dealer <= 10:
         raise ValueError(
@@ -60,7 +60,7 @@ def blackjack_state(total: int, dealer: int, usable: bool | int) -> int:
 
 
 def drawn(total: int, usable: bool, card: int) -> tuple[int, bool]:
-    """A hand after one more card: `-> sum, usable ace`; 0 without an ace is no card yet."""
+    """A hand after one more card: `-> sum, usable ace`; a hand without cards has the sum 0 and no usable ace."""
     hard = total - 10 * usable + card
     usable = (usable or card == 1) and hard + 10 <= 21
     return hard + 10 * usable, usable
@@ -68,7 +68,7 @@ def drawn(total: int, usable: bool, card: int) -> tuple[int, bool]:
 
 @lru_cache(maxsize=64)
 def dealer_totals(total: int, usable: bool) -> dict[int, float]:
-    """How a dealer ends who draws until he has 17 or more: the probability of each sum, 22 for any above 21."""
+    """The probability of each final sum of a dealer who draws until he has 17 or more; 22 is any sum above 21."""
     if total >= 17:
         return {min(total, 22): 1.0}
     ends: dict[int, float] = {}
@@ -79,7 +79,7 @@ def dealer_totals(total: int, usable: bool) -> dict[int, float]:
 
 
 def _settled(total: int, dealer: int) -> tuple[int, float]:
-    """`-> state, reward`, once both have stopped."""
+    """`-> state, reward` after player and dealer have stopped."""
     if dealer > 21 or total > dealer:
         return WIN, 1.0
     return (DRAW, 0.0) if total == dealer else (LOSE, -1.0)

@@ -1,4 +1,4 @@
-"""Two car rentals, and cars to be moved between them overnight."""
+"""Two locations of a car rental, with cars that are moved between them overnight."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from scipy import special
 
 from advantage.environments.tables.mdp import MDP
 
-CARS = 20  # that a location holds
-MOVED = 5  # cars at most, in one night
-REQUESTS, RETURNS = (3.0, 4.0), (3.0, 2.0)  # a day's means, of the first and the second location
-PRICE, COST = 10.0, 2.0  # of a rental, of moving a car
+CARS = 20  # the most cars at one location
+MOVED = 5  # the most cars moved in one night
+REQUESTS, RETURNS = (3.0, 4.0), (3.0, 2.0)  # means per day, at the first and at the second location
+PRICE, COST = 10.0, 2.0  # earned by a rental, paid for moving a car
 
 
 def car_rental() -> MDP:
-    """Move cars overnight between two locations, then rent them out by day.
+    """Move cars overnight between two locations, then rent them out during the day.
 
     State: `n1 * 21 + n2`, the cars at the end of a day, 0 to 20 each. Action: 0 to 10, that is -5 to 5 cars moved
-    from the first location to the second; no more are moved, and paid for, than stand there. Where more than 20 come
-    together, the rest is given away. Requests and returns are Poisson, with means 3 and 3 at the first location, 4 and
-    2 at the second; what returns can be rented the day after. gamma 0.9; starts anywhere; never ends, and is truncated.
+    from the first location to the second; at most the cars that are there are moved and paid for. Cars above 20 at a
+    location leave the problem. Requests and returns are Poisson, with means 3 and 3 at the first location, 4 and 2 at
+    the second; returned cars can be rented the next day. gamma is 0.9. Episodes start in any state, never terminate,
+    and are truncated.
 
-    The reward is the expected one, `10 E[rentals | s, a] - 2 |cars moved|`, in the table and when it is played: a table
-    of states cannot hold how many cars were rented.
+    The reward is the expected one, `10 E[rentals | s, a] - 2 |cars moved|`, in the table and when it is played, because
+    the next state does not tell how many cars were rented.
 
-    Source: Sutton & Barto 2018, "Reinforcement learning", example 4.2, with returns that are Poisson too (Jack's own
-    problem, not the short cut of taking them as constant).
+    Source: Sutton & Barto 2018, "Reinforcement learning", example 4.2, with Poisson returns (Jack's original problem,
+    not the simplification with constant returns).
     """
     size = CARS + 1
     state = np.arange(size * size)
@@ -39,15 +40,15 @@ def car_rental() -> MDP:
 
 
 def _day(requests: float, returns: float) -> tuple[np.ndarray, np.ndarray]:
-    """A day at one location: the distribution of the evening's cars `[21, 21]` and the mean rentals, by the morning's.
+    """One day at one location, by cars in the morning: distribution of cars in the evening `[21, 21]`, mean rentals.
 
-    Poisson tails are not cut but summed: whatever is above the last number counts as the last.
+    Poisson tails are summed, not cut: every number above the last counts as the last.
     """
     cars = np.arange(CARS + 1)
     asked, brought = _poisson(cars, requests), _poisson(cars, returns)
     left, rented = np.zeros((CARS + 1, CARS + 1)), np.zeros(CARS + 1)
     for morning in range(CARS + 1):
-        rentals = np.append(asked[:morning], _at_least(morning, requests))  # 0 to all of them
+        rentals = np.append(asked[:morning], _at_least(morning, requests))  # from no car to all cars
         left[morning, : morning + 1] = rentals[::-1]
         rented[morning] = rentals @ np.arange(morning + 1)
     refilled = np.zeros((CARS + 1, CARS + 1))

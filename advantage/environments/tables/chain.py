@@ -1,4 +1,4 @@
-"""A chain at whose far end a reward waits that only patience finds."""
+"""A chain with a large reward at its far end, and a small one for going back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from advantage.environments.tables.outcomes import Outcome
 def chain(n_states: int = 5, slip: float = 0.2) -> MDP:
     """Action 0 steps forward and earns 10 in the last state, where it stays; action 1 returns to 0 and earns 2.
 
-    With probability `slip` an action does what the other one does. All else earns 0. The best policy always steps
-    forward. gamma 0.99; starts in state 0; never ends, and is truncated.
+    With probability `slip` an action has the effect of the other one. All other rewards are 0. The best policy always
+    steps forward. gamma is 0.99. Episodes start in state 0, never terminate, and are truncated.
 
     Raises:
-        ValueError: less than two states.
+        ValueError: fewer than two states.
 
     Source: Dearden, Friedman & Russell 1998, "Bayesian Q-learning", task "chain"; Strens 2000, "A Bayesian framework
     for reinforcement learning".

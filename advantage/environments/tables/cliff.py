@@ -16,9 +16,9 @@ START, GOAL = 36, 47
 def cliff() -> MDP:
     """Walk from the lower left corner to the lower right one; the cells between are a cliff.
 
-    A step earns -1; one over the cliff earns -100 and leads back to the start, and the episode goes on. State:
-    `row * 12 + column`. Action: up, right, down, left. Undiscounted. The best return is -13, that of the safest path,
-    two rows from the cliff, -17. The same table as Gymnasium's CliffWalking-v1.
+    Each step earns -1. A step onto the cliff earns -100 and leads back to the start, and the episode continues. State:
+    `row * 12 + column`. Action: up, right, down, left. Undiscounted. The best return is -13; the return of the safest
+    path, two rows from the cliff, is -17. The table equals that of Gymnasium's CliffWalking-v1.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 6.6.
     """

@@ -1,4 +1,4 @@
-"""Two loops of five steps from one state, the better of which is easily left."""
+"""Two loops of five steps from one state; a wrong action leaves the better loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from advantage.environments.tables.outcomes import Outcome
 def double_loop() -> MDP:
     """From state 0, action 0 enters the loop 1-2-3-4, action 1 the loop 5-6-7-8, and each leads back to 0.
 
-    The first goes on whatever one does and earns 1 on its last step. The second goes on with action 1 alone, while
-    action 0 leads back to 0 at once and earns nothing; its last step earns 2, with either action. All else earns 0.
-    Nothing is random. The best policy always takes action 1, and earns 2 in five steps. gamma 0.99; never ends, and is
-    truncated.
+    In the first loop both actions move on, and the last step earns 1. In the second loop only action 1 moves on, while
+    action 0 leads back to 0 at once and earns 0; its last step earns 2 with either action. All other rewards are 0.
+    Nothing is random. The best policy always takes action 1 and earns 2 in five steps. gamma is 0.99. Episodes never
+    terminate and are truncated.
 
     Source: Watkins 1989, "Learning from delayed rewards"; Dearden, Friedman & Russell 1998, "Bayesian Q-learning",
     figure of the task "loop".

@@ -1,4 +1,4 @@
-"""A gambler who stakes what he has on a coin until he has a hundred, or nothing."""
+"""A gambler who bets on a coin until he has 100 dollars or none."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ GOAL = 100
 
 
 def gambler(heads: float = 0.4) -> MDP:
-    """Stake dollars on a coin that shows heads, and pays as much again, with probability `heads`.
+    """Bet dollars on a coin that shows heads with probability `heads`; heads wins the stake, tails loses it.
 
-    State: the capital, 0 to 100, of which 0 and 100 are terminal. Action `a` stakes `a + 1` dollars, cut to what he has
-    and to what he lacks, `min(s, 100 - s)`. No action stakes nothing: that could go on for ever at no loss, and an
-    undiscounted problem needs every policy to end. Reaching 100 earns 1, so that `V` is the probability to get there.
-    Undiscounted; starts with any capital from 1 to 99.
+    State: the capital, 0 to 100; 0 and 100 are terminal. Action `a` stakes `a + 1` dollars, but at most
+    `min(s, 100 - s)`: the capital, and the amount missing to 100. There is no stake of 0, because episodes without
+    bets would never terminate, and an undiscounted problem needs every policy to terminate. Reaching 100 earns 1, so
+    that `V` is the probability of reaching it. Undiscounted. Episodes start with any capital from 1 to 99.
 
     Raises:
-        ValueError: a probability that is none, or a coin that always falls the same way.
+        ValueError: `heads` is not between 0 and 1.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 4.3.
     """

@@ -1,4 +1,4 @@
-"""Where the states of a world lie in the plane."""
+"""The positions of a world's states in the plane."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Where the states of a world lie in the plane, for pictures: state `row * columns + column`.
+    """The positions of a world's states in the plane, for pictures: state `row * columns + column`.
 
     Attributes:
         rows, columns: the size.
-        moves: what each action does, `(down, right)`; for arrows.
-        walls: states that are none.
+        moves: the move of each action, `(down, right)`; for arrows.
+        walls: state numbers that are walls.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""A grid of 5 x 5 cells, two of which pay and carry the walker away."""
+"""A grid of 5 x 5 cells, two of which give a reward and move the agent to another cell."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.moves import MOVES, moved
 from advantage.environments.tables.outcomes import Outcome
 
-LEAPS = {1: (21, 10.0), 3: (13, 5.0)}  # A and B: where they lead, and what they earn
+LEAPS = {1: (21, 10.0), 3: (13, 5.0)}  # A and B: their successor and reward
 
 
 def grid_world_5x5() -> MDP:
-    """Walk for ever: A (top row, second cell) earns 10 and leads four rows down, B (fourth cell) 5 and two rows.
+    """Walk without end: cell A (top row, second) earns 10 and leads four rows down, cell B (fourth) earns 5, two rows.
 
-    A move off the grid earns -1 and leads nowhere, all else earns 0. State: `row * 5 + column`. Action: up, right,
-    down, left, which A and B do not heed. gamma 0.9; starts anywhere; never ends, and is truncated.
+    A move off the grid earns -1 and changes nothing; all other rewards are 0. State: `row * 5 + column`. Action: up,
+    right, down, left; in A and B all actions have the same effect. gamma is 0.9. Episodes start in any state, never
+    terminate, and are truncated.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", examples 3.5 and 3.8.
     """

@@ -1,4 +1,4 @@
-"""The table that a Gymnasium environment has, such as FrozenLake's."""
+"""Read the table of a Gymnasium environment, such as FrozenLake's."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import gymnasium
 from advantage.environments.tables.grid import Grid
 from advantage.environments.tables.outcomes import OutcomeFunction
 
-MOVES = {  # what the actions of Gymnasium's grids do, (down, right)
+MOVES = {  # the moves of the actions of Gymnasium's grids, (down, right)
     "FrozenLake": ((0, -1), (1, 0), (0, 1), (-1, 0)),
     "CliffWalking": ((-1, 0), (0, 1), (1, 0), (0, -1)),
 }
 
 
 class GymnasiumTable(NamedTuple):
-    """What was found in an environment.
+    """The table of an environment.
 
     Attributes:
         n_states, n_actions: the size.
-        outcomes: of each state and action.
-        fields: of `MDP`: `start`, and where the environment has them `grid` and `max_episode_steps`.
+        outcomes: the outcomes of each state and action.
+        fields: fields of `MDP`: `start`, and if the environment has them `grid` and `max_episode_steps`.
     """
 
     n_states: int
@@ -31,7 +31,7 @@ class GymnasiumTable(NamedTuple):
 
 
 def read_gymnasium_table(environment: str | gymnasium.Env) -> GymnasiumTable:
-    """Read `P`, the starts, the size and the grid; `MDP.from_gymnasium` says of which environments, and the errors."""
+    """Read `P`, the start distribution, the size and the grid; see `MDP.from_gymnasium`, also for the errors."""
     env = gymnasium.make(environment) if isinstance(environment, str) else environment
     inner: Any = env.unwrapped
     table = getattr(inner, "P", None)

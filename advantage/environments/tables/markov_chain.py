@@ -26,7 +26,7 @@ class MarkovChain:
         start: `[S]`, the distribution of `s_0`; uniform if not given.
 
     Raises:
-        ValueError: a wrong shape, or an entry or row that is no distribution; names the first.
+        ValueError: a wrong shape, or rows that are not distributions; names the first wrong entry or row.
     """
 
     transition: Any

@@ -1,4 +1,4 @@
-"""A choice whose noisy rewards look better than they are, for as long as a maximum is taken over them."""
+"""A choice whose noisy rewards seem better than they are when a maximum is taken over their estimates."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from scipy import special
 from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.outcomes import Outcome
 
-LEVELS = 64  # numbers that stand for the normal distribution
+LEVELS = 64  # numbers that approximate the normal distribution
 
 
 def maximisation_bias(n_actions: int = 10) -> MDP:
     """In A, right ends the episode and earns 0; left leads to B, where every action ends it and earns about N(-0.1, 1).
 
-    State: 0 is A, 1 is B, 2 is the end on the right, 3 to 66 are those of B. A table has as many actions everywhere: in
-    A the first half of them is left, the second half right, so that chance still takes either with probability 1/2. A
-    table holds no continuous rewards either: the end that is reached tells which of 64 equally likely numbers is
-    earned. They are the normal distribution's medians of 64 equal parts, scaled to a mean of -0.1 and a standard
-    deviation of 1 exactly. Undiscounted. Right is best, and left is worth -0.1.
+    State: 0 is A, 1 is B, 2 is the end on the right, 3 to 66 are the ends after B. A table has the same number of
+    actions in every state: in A the first half of them is left, the second half right, so that a random policy takes
+    each with probability 1/2. A table cannot hold continuous rewards: each of the 64 ends, all equally likely, has its
+    own reward. The rewards are the medians of 64 equal parts of the normal distribution, scaled to a mean of -0.1 and a
+    standard deviation of 1 exactly. Undiscounted. Right is best; the value of left is -0.1.
 
     Raises:
-        ValueError: a number of actions that is odd or below 2.
+        ValueError: the number of actions is odd or below 2.
 
-    Source: Sutton & Barto 2018, "Reinforcement learning", example 6.7, which leaves the number of actions in B open.
+    Source: Sutton & Barto 2018, "Reinforcement learning", example 6.7, which does not fix the number of actions in B.
     """
     if type(n_actions) is not int or n_actions < 2 or n_actions % 2:
         raise ValueError(f"n_actions={n_actions!r} is not allowed; use an even whole number of 2 or more.")

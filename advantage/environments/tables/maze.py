@@ -1,4 +1,4 @@
-"""Mazes on which planning is tried out: one that stays as it is, and two that change."""
+"""Mazes for experiments with planning: one that stays the same, and two that change."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CHANGING = """
 
 
 def maze(picture: str, gamma: float = 0.95) -> MDP:
-    """A maze that is drawn in text: `S` where episodes start, `G` the goal, `#` walls, `.` the floor; a row a line.
+    """A maze drawn as text, one line per row: `S` is the start, `G` the goal, `#` a wall, `.` the floor.
 
-    Walls and the edge stop a move. Reaching the goal earns 1 and ends the episode, all else earns 0. State:
-    `row * columns + column`, walls among them, which nobody enters. Action: up, right, down, left.
+    Walls and the edge stop a move. Reaching the goal earns 1 and ends the episode; all other rewards are 0. State:
+    `row * columns + column`; walls have numbers too but are never entered. Action: up, right, down, left.
 
     Raises:
         ValueError: rows of different lengths, an unknown sign, or not one start and one goal.
@@ -40,7 +40,7 @@ def maze(picture: str, gamma: float = 0.95) -> MDP:
         raise ValueError(f"The rows have lengths {[len(line) for line in lines]}; draw them equally long.")
     if set(cells) - set("SG#.") or cells.count("S") != 1 or cells.count("G") != 1:
         raise ValueError(
-            f"The maze is drawn with {sorted(set(cells))}, of which S is there {cells.count('S')} times and G "
+            f"The maze is drawn with {sorted(set(cells))}, with S {cells.count('S')} times and G "
             f"{cells.count('G')} times; draw it with one S, one G, # for walls and . for the floor."
         )
     goal, walls = cells.index("G"), tuple(i for i, cell in enumerate(cells) if cell == "#")
@@ -61,7 +61,7 @@ def maze(picture: str, gamma: float = 0.95) -> MDP:
 
 
 def dyna_maze() -> MDP:
-    """The maze of Dyna-Q, 6 x 9, whose shortest path has 14 steps; gamma 0.95.
+    """The maze of Dyna-Q, 6 x 9; its shortest path has 14 steps, and gamma is 0.95.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 8.1, figure 8.2.
     """
@@ -69,10 +69,10 @@ def dyna_maze() -> MDP:
 
 
 def blocking_maze(blocked: bool = False) -> MDP:
-    """A wall with a gap on the right, 10 steps to the goal; once blocked, with one on the left instead, 16 steps.
+    """A wall with a gap on the right, 10 steps to the goal; if `blocked`, the gap is on the left, 16 steps.
 
-    In the experiment the path is blocked after 1000 steps. A table holds no time, so before and after are two worlds:
-    go on with the second where the first has had its steps.
+    In the experiment the path is blocked after 1000 steps. A table cannot change with time, so there are two worlds:
+    continue in the second one after the steps in the first.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 8.2, figure 8.4.
     """
@@ -80,10 +80,10 @@ def blocking_maze(blocked: bool = False) -> MDP:
 
 
 def shortcut_maze(opened: bool = False) -> MDP:
-    """A wall with a gap on the left, 16 steps to the goal; once opened, with one on the right too, 10 steps.
+    """A wall with a gap on the left, 16 steps to the goal; if `opened`, there is also one on the right, 10 steps.
 
-    In the experiment the short cut opens after 3000 steps. A table holds no time, so before and after are two worlds:
-    go on with the second where the first has had its steps.
+    In the experiment the short cut opens after 3000 steps. A table cannot change with time, so there are two worlds:
+    continue in the second one after the steps in the first.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 8.3, figure 8.5.
     """

@@ -1,4 +1,4 @@
-"""Markov decision processes and partially observed ones as tables."""
+"""Markov decision processes, fully and partially observed, as tables."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from advantage.environments.tables.samples import Samples, sampled_outcomes
 class MDP:
     """A finite Markov decision process; immutable.
 
-    Dense, `transition[s, a, s'] = P(s' | s, a)`. Sparse, the same table as one SciPy CSR array `[A * S, S]` whose
-    row `a * S + s` is that distribution: the actions' matrices stacked.
+    A dense table is `transition[s, a, s'] = P(s' | s, a)`. A sparse one is a SciPy CSR array `[A * S, S]` whose row
+    `a * S + s` is `P(. | s, a)`: the matrices of the actions, stacked.
 
     Attributes:
         transition: `[S, A, S]`, or CSR `[A * S, S]`, or a sequence of A sparse `[S, S]`; each row sums to one.
-        reward: what a step earns: `[S, A]`, or by successor too: `[S, A, S]`, or CSR with the entries of `transition`.
+        reward: by state and action `[S, A]`, or also by successor `[S, A, S]`, or CSR with the entries of `transition`.
         start: `[S]`, the distribution of the first state; uniform over the states that are not terminal if not given.
-        terminal: bool `[S]`: an episode that arrives here has terminated. Such a state leads to itself and earns 0.
-        gamma: the discount that the problem is posed with, in [0, 1].
-        grid: where the states lie, if they do, for pictures.
-        max_episode_steps: where episodes are truncated when the table is played as an environment.
+        terminal: bool `[S]`: an episode that reaches this state terminates. Such a state leads to itself and earns 0.
+        gamma: the discount factor of the problem, in [0, 1].
+        grid: the positions of the states in the plane, for pictures; None if they have none.
+        max_episode_steps: steps after which an episode is truncated when the table is played as an environment.
 
     Raises:
-        ValueError: a table that is not one; names the first offence by its index.
+        ValueError: a wrong table; names the index of the first wrong entry.
     """
 
     transition: Any
@@ -118,10 +118,10 @@ class MDP:
         return self.transition @ value
 
     def rows(self, policy: Any) -> Any:
-        """`P_π[s, s'] = Σ_a π(a | s) P(s' | s, a)`, `[S, S]`, sparse where the table is.
+        """`P_π[s, s'] = Σ_a π(a | s) P(s' | s, a)`, `[S, S]`, sparse if the table is.
 
         Args:
-            policy: int `[S]`, an action for each state, or `[S, A]`, a distribution over actions for each.
+            policy: int `[S]`, an action for each state, or `[S, A]`, a distribution over actions for each state.
         """
         probabilities = self.probabilities(policy)
         if not self.is_sparse:
@@ -136,7 +136,7 @@ class MDP:
         """A policy as a table `[S, A]` of probabilities; `[S]` holds an action for each state.
 
         Raises:
-            ValueError: a wrong shape, an unknown action, or a row that is no distribution; names the first.
+            ValueError: a wrong shape, an unknown action, or a row that is not a distribution; names the first one.
         """
         policy = np.asarray(policy)
         if policy.ndim == 1 and policy.dtype.kind in "iu":
@@ -144,7 +144,7 @@ class MDP:
             bad = np.flatnonzero((policy < 0) | (policy >= self.n_actions))
             if len(bad):
                 raise ValueError(
-                    f"policy[{bad[0]}] = {policy[bad[0]]} is no action; there are 0 to {self.n_actions - 1}."
+                    f"policy[{bad[0]}] = {policy[bad[0]]} is not an action; use 0 to {self.n_actions - 1}."
                 )
             return np.eye(self.n_actions)[policy]
         require_shape("policy", policy.shape, (self.n_states, self.n_actions), "[S, A]")
@@ -152,7 +152,7 @@ class MDP:
         return policy.astype(float)
 
     def chain(self, policy: Any) -> MarkovChain:
-        """What remains when a policy decides: the chain with `P_π` and the same start."""
+        """The Markov chain that a policy makes of this process, with `P_π` and the same start distribution."""
         return MarkovChain(self.rows(policy), self.start)
 
     @classmethod
@@ -167,9 +167,9 @@ class MDP:
     ) -> MDP:
         """The table of a function `outcomes(s, a) -> [(p, s', r, terminated), ...]`.
 
-        A state that is entered with `terminated` becomes terminal: whatever `outcomes` says of it afterwards is
-        ignored, and from any state that the start leads to it must always be entered so. Outcomes with the same
-        successor are merged and earn their mean.
+        A state that is entered with `terminated` becomes terminal: its own outcomes are ignored, and every reachable
+        state that leads to it must do so with `terminated`. Outcomes with the same successor are merged, with the mean
+        of their rewards.
 
         Args:
             n_states, n_actions: the size.
@@ -178,7 +178,7 @@ class MDP:
             **fields: `start`, `gamma`, `grid`, `max_episode_steps`.
 
         Raises:
-            ValueError: a successor out of range, one that is entered both with `terminated` and without, or a table
+            ValueError: a successor that is out of range or is entered both with `terminated` and without, or a table
                 that would not fit into memory.
         """
         start = fields.get("start")
@@ -191,8 +191,8 @@ class MDP:
 
         Args:
             environment: a name, or an environment whose `unwrapped` has `P[s][a] = [(p, s', r, terminated), ...]`
-                and, for its starts, `initial_state_distrib` `[S]`.
-            **fields: `gamma`, `as_sparse`, or what replaces what was found: `start`, `grid`, `max_episode_steps`.
+                and, for its start states, `initial_state_distrib` `[S]`.
+            **fields: `gamma`, `as_sparse`, and `start`, `grid` or `max_episode_steps` to replace the environment's.
 
         Raises:
             ValueError: an environment without a table.
@@ -215,13 +215,13 @@ class MDP:
         unseen: Literal["refuse", "stay"] = "refuse",
         **fields: Any,
     ) -> MDP:
-        """The most likely table for transitions that were seen: relative frequencies and mean rewards.
+        """The maximum-likelihood table for observed transitions: relative frequencies and mean rewards.
 
         Args:
             state, action, reward, next_state, terminated: arrays `[N]`.
-            n_states, n_actions: the size; by default the largest number seen plus one.
-            unseen: what a pair of state and action does that was never seen: refuse to build the table, or lead back
-                to its state and earn nothing.
+            n_states, n_actions: the size; by default the largest number in the arrays plus one.
+            unseen: for pairs of state and action that are not in the arrays: `"refuse"` raises an error, `"stay"` lets
+                the pair lead back to its state and earn 0.
             **fields: `start`, `gamma`, `as_sparse`, `grid`, `max_episode_steps`.
 
         Raises:
@@ -242,16 +242,16 @@ class MDP:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class POMDP:
-    """A Markov decision process whose state is seen through observations only.
+    """A partially observed Markov decision process: the agent gets observations instead of the state.
 
     Attributes:
-        mdp: the process below.
+        mdp: the process of the hidden states.
         emission: `[S, A, O]`: `emission[s', a, o] = P(o | s', a)`, after action `a` led to `s'`.
-        first_emission: `[S, O]`, the distribution of what is seen before the first action; uniform, which tells
-            nothing, if not given.
+        first_emission: `[S, O]`, the distribution of the observation before the first action; if not given, it is
+            uniform and has no information.
 
     Raises:
-        ValueError: a wrong shape, or a row that is no distribution; names the first.
+        ValueError: a wrong shape, or a row that is not a distribution; names the first one.
     """
 
     mdp: MDP
@@ -277,7 +277,7 @@ class POMDP:
 
 
 def reachable(mdp: MDP) -> np.ndarray:
-    """Which states some policy reaches from the start, bool `[S]`."""
+    """Which states can be reached from the start by some policy, bool `[S]`."""
     reached = mdp.start > 0
     frontier = np.flatnonzero(reached)
     while len(frontier):
@@ -304,13 +304,13 @@ def _transition_table(transition: Any) -> Any:
         require_shape("transition", shape, (*shape[:2], shape[0]), "[S, A, S]")
     elif shape[1] == 0 or shape[0] % shape[1]:
         raise ValueError(
-            f"transition has shape {shape}; sparse, it is [A * S, S]: row a * S + s holds P(. | s, a)."
+            f"transition has shape {shape}; a sparse one must be [A * S, S]: row a * S + s holds P(. | s, a)."
         )
     return transition
 
 
 def _check_mdp(mdp: MDP) -> None:
-    """Raises ValueError for the first entry that makes this no MDP."""
+    """Raises ValueError for the first wrong entry."""
     n_states, n_actions = mdp.n_states, mdp.n_actions
 
     def name(row: int) -> str:
@@ -329,12 +329,12 @@ def _check_mdp(mdp: MDP) -> None:
     if entries.size and not (np.isfinite(entries.min()) and np.isfinite(entries.max())):
         first = np.flatnonzero(~np.isfinite(entries))[0]
         index = entry_index(reward, int(first))
-        raise ValueError(f"reward{list(index)} = {entries.ravel()[first]}; rewards are finite numbers.")
+        raise ValueError(f"reward{list(index)} = {entries.ravel()[first]}; rewards must be finite numbers.")
     if sparse.issparse(reward) and not (
         np.array_equal(reward.indptr, mdp.transition.indptr)
         and np.array_equal(reward.indices, mdp.transition.indices)
     ):
-        raise ValueError("A sparse reward has the entries of transition: the same indptr and indices.")
+        raise ValueError("A sparse reward must have the entries of transition: the same indptr and indices.")
     _check_terminal(mdp)
 
 
@@ -348,20 +348,20 @@ def _check_terminal(mdp: MDP) -> None:
         place, action = map(int, wrong[0])
         raise ValueError(
             f"State {ends[place]} is terminal, but action {action} there stays with probability "
-            f"{stays[place, action]:g} and earns {earned[place, action]:g}; a terminal state leads to itself and "
-            "earns 0."
+            f"{stays[place, action]:g} and earns {earned[place, action]:g}; a terminal state must lead to itself and "
+            "earn 0."
         )
     reached = reachable(mdp)
     lost = ends[~reached[ends]]
     if len(lost):
         raise ValueError(
-            f"State {lost[0]} is terminal, but no start state leads to it; drop it from terminal, or mend start "
+            f"State {lost[0]} is terminal, but no start state leads to it; remove it from terminal, or correct start "
             "or transition."
         )
 
 
 def _stays(mdp: MDP, states: np.ndarray) -> np.ndarray:
-    """`P(s | s, a)` of some states, `[N, A]`."""
+    """`P(s | s, a)` for the given states, `[N, A]`."""
     if not mdp.is_sparse:
         return mdp.transition[states, :, states]
     rows = (states[:, None] + mdp.n_states * np.arange(mdp.n_actions)).ravel()

@@ -13,7 +13,7 @@ from advantage.environments.tables.world import PartiallyObservedWorld, TabularE
 from advantage.types import World
 
 NAMESPACE = "advantage/"
-TABLES: dict[str, tuple[str, dict[str, Any]]] = {  # name: file and function, and what it is called with
+TABLES: dict[str, tuple[str, dict[str, Any]]] = {  # name: file and function, and the function's arguments
     "Blackjack-v0": ("blackjack:blackjack", {}),
     "BlockingMaze-v0": ("maze:blocking_maze", {}),
     "BlockingMazeBlocked-v0": ("maze:blocking_maze", {"blocked": True}),
@@ -47,7 +47,7 @@ GYMNASIUM_TABLES = ("CliffWalking-v1", "FrozenLake-v1", "FrozenLake8x8-v1", "Tax
 
 @lru_cache(maxsize=64)
 def table(name: str) -> MDP | POMDP:
-    """The tables of a named world: ours, or those that come with Gymnasium.
+    """The tables of a named world, from this package or from Gymnasium.
 
     Raises:
         ValueError: a Gymnasium environment without a table.
@@ -72,7 +72,7 @@ def world(name: str) -> World:
 
 
 def make_environment(name: str, **keywords: Any) -> gymnasium.Env:
-    """A named table in Gymnasium's interface, truncated where the table says."""
+    """A named table in Gymnasium's interface, truncated after the table's `max_episode_steps`."""
     tables = table(name)
     mdp = tables.mdp if isinstance(tables, POMDP) else tables
     return gymnasium.wrappers.TimeLimit(TabularEnv(tables, **keywords), mdp.max_episode_steps)

@@ -38,7 +38,7 @@ def tables_of_outcomes(
     start: Any = None,
     as_sparse: bool | None = None,
 ) -> Tables:
-    """The tables of a function; `MDP.from_function` says what is allowed and what is raised."""
+    """The tables of a function; see `MDP.from_function` for the arguments and errors."""
     as_sparse = n_states * n_actions * n_states > LARGEST_DENSE if as_sparse is None else as_sparse
     if not as_sparse:
         refuse_dense(n_states, n_actions, tables=2)
@@ -70,7 +70,7 @@ def tables_of_outcomes(
 def _list_outcomes(
     n_states: int, n_actions: int, outcomes: OutcomeFunction
 ) -> list[tuple[int, int, float, int, float, bool]]:
-    """All outcomes that are possible, `(s, a, p, s', r, terminated)`."""
+    """All outcomes with a probability other than 0, `(s, a, p, s', r, terminated)`."""
     listed = [
         (state, action, *outcome)
         for state in range(n_states)
@@ -79,11 +79,13 @@ def _list_outcomes(
         if outcome[0] != 0
     ]
     if not listed:
-        raise ValueError("outcomes gives nothing for any state and action; it lists (p, s', r, terminated).")
+        raise ValueError(
+            "outcomes returns nothing for every state and action; let it list (p, s', r, terminated)."
+        )
     for state, action, _, successor, *_ in listed:
         if not 0 <= successor < n_states:
             raise ValueError(
-                f"outcomes({state}, {action}) leads to state {successor}; there are 0 to {n_states - 1}."
+                f"outcomes({state}, {action}) leads to state {successor}; states are 0 to {n_states - 1}."
             )
     return listed
 
@@ -91,7 +93,7 @@ def _list_outcomes(
 def _entered_terminated(
     state: np.ndarray, successor: np.ndarray, ends: np.ndarray, start: Any, n_states: int
 ) -> np.ndarray:
-    """The states that are entered with `terminated`, bool `[S]`, from those that the start leads to."""
+    """The states that reachable states enter with `terminated`, bool `[S]`."""
     reached = np.ones(n_states, bool) if start is None else np.asarray(start) > 0
     require_shape("start", reached.shape, (n_states,), "[S]")
     while True:
@@ -107,7 +109,7 @@ def _entered_terminated(
     wrong = np.flatnonzero(reached[state] & ~terminal[state] & terminal[successor] & ~ends)
     if len(wrong):
         raise ValueError(
-            f"State {state[wrong[0]]} leads to state {successor[wrong[0]]} without terminated, and elsewhere that "
-            "state is entered with it; a terminal state needs a number of its own."
+            f"State {state[wrong[0]]} leads to state {successor[wrong[0]]} without terminated, but another outcome "
+            "enters that state with it; give the terminal state a number of its own."
         )
     return terminal

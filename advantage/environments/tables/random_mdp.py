@@ -11,7 +11,7 @@ from advantage.environments.tables.arrays import LARGEST_DENSE, refuse_dense
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
 
-BYTES_TO_DRAW = 32  # for each entry, about: its number and place, and what they are drawn from
+BYTES_TO_DRAW = 32  # bytes per entry, about: its value, its index, and temporary arrays
 
 
 def random_mdp(
@@ -27,9 +27,9 @@ def random_mdp(
 ) -> MDP:
     """A "Garnet": every state and action leads to `branching` different states, drawn at random.
 
-    Successors are a uniformly drawn subset, their probabilities the gaps between `branching - 1` uniform numbers in
-    [0, 1], so that they are uniform on the simplex; rewards are standard normal. Starts anywhere; never ends, and is
-    truncated.
+    The successors are a uniformly drawn subset. Their probabilities are the gaps between `branching - 1` uniform
+    numbers in [0, 1] and thus uniform on the simplex. Rewards are standard normal. Episodes start in any state, never
+    terminate, and are truncated.
 
     Args:
         n_states, n_actions, branching: the size; `branching` is at most `n_states`.
@@ -47,7 +47,7 @@ def random_mdp(
         if type(size) is not int or size < 1:
             raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more.")
     if branching > n_states:
-        raise ValueError(f"branching={branching} is more than there are states, {n_states}; use fewer.")
+        raise ValueError(f"branching={branching} is more than the number of states, {n_states}; use fewer.")
     if reward not in ("action", "transition"):
         raise ValueError(f"reward={reward!r} is not allowed; use 'action' or 'transition'.")
     if as_sparse is None:
@@ -77,10 +77,10 @@ def random_mdp(
 
 
 def _subsets(rng: np.random.Generator, rows: int, size: int, count: int) -> np.ndarray:
-    """`rows` subsets of `count` numbers below `size`, each as likely as any other, in order: `[rows, count]`.
+    """`rows` uniformly drawn subsets of `count` numbers below `size`, sorted: `[rows, count]`.
 
-    Floyd's method, for all rows at once: draw from the first `j + 1` numbers, and take `j` where that is there already
-    (Bentley & Floyd 1987, "A sample of brilliance").
+    Floyd's method, for all rows at once: draw from the first `j + 1` numbers, and take `j` if the drawn number is in
+    the subset already (Bentley & Floyd 1987, "A sample of brilliance").
     """
     chosen = np.empty((rows, count), _index_type(max(size, rows * count)))
     for place, last in enumerate(range(size - count, size)):
@@ -95,5 +95,5 @@ def _subsets(rng: np.random.Generator, rows: int, size: int, count: int) -> np.n
 
 
 def _index_type(largest: int) -> type:
-    """The integers that SciPy wants for the places of so many entries."""
+    """The integer type that SciPy uses for indices up to `largest`."""
     return np.int32 if largest < 2**31 else np.int64

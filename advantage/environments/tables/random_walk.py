@@ -1,4 +1,4 @@
-"""A walk along a line, left or right by chance, until an end is reached."""
+"""A random walk along a line, left or right, until an end is reached."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from advantage.environments.tables.outcomes import Outcome
 def random_walk(n_states: int = 5, left: float = 0.0) -> MDP:
     """States 1 to `n_states` in a row between two terminal ones; whatever the action, each side has probability 1/2.
 
-    The right end earns 1, the left end `left`, and all else 0, so that undiscounted
+    The right end earns 1 and the left end `left`; all other rewards are 0. The undiscounted value is
     `V(i) = left + (1 - left) i / (n_states + 1)`. Episodes start in the middle.
 
     Raises:
-        ValueError: an even number of states, which have no middle.
+        ValueError: an even number of states, which has no middle.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 6.2; example 7.1 with 19 states and `left` -1.
     """

@@ -1,4 +1,4 @@
-"""A swim against the current towards a large reward, or with it to a small one."""
+"""A river: swim against the current to a large reward, or with the current to a small one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MOVES = ((0, -1), (0, 1))  # with the current, against it
 
 
 def river_swim() -> MDP:
-    """Six places along a river. Action 0 swims left, with the current, and always gets there; action 1 swims right.
+    """Six places along a river. Action 0 swims left, with the current, and always succeeds; action 1 swims right.
 
-    Swimming right gets one place on with probability 0.3, nowhere with 0.6 and back with 0.1; from the first place on
-    with 0.3 and nowhere with 0.7; in the last it holds the place with 0.3 and falls back with 0.7. Holding the last
-    place earns 10000, swimming left in the first 5, all else 0. Starts in the second or third place. gamma 0.95; never
-    ends, and is truncated.
+    Swimming right moves one place to the right with probability 0.3, stays with 0.6 and moves back with 0.1. At the
+    left end it moves with 0.3 and stays with 0.7; at the right end it stays with 0.3 and moves back with 0.7. Staying
+    at the right end earns 10000, swimming left at the left end earns 5, and all other rewards are 0. gamma is 0.95.
+    Episodes start in the second or third place from the left, never terminate, and are truncated.
 
     Source: Strehl & Littman 2008, "An analysis of model-based interval estimation for Markov decision processes",
     section 5.

@@ -1,4 +1,4 @@
-"""Outcomes from transitions that were seen: relative frequencies and mean rewards."""
+"""Outcomes from observed transitions: relative frequencies and mean rewards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from advantage.environments.tables.outcomes import Outcome, OutcomeFunction
 
 
 class Samples(NamedTuple):
-    """Transitions that were seen, arrays `[N]`."""
+    """Observed transitions, arrays `[N]`."""
 
     state: np.ndarray
     action: np.ndarray
@@ -26,10 +26,10 @@ def sampled_outcomes(
     n_actions: int | None = None,
     unseen: Literal["refuse", "stay"] = "refuse",
 ) -> tuple[int, int, OutcomeFunction]:
-    """Numbers of states and actions, and the outcomes; `MDP.from_samples` says what is allowed and raised."""
+    """Numbers of states and actions, and the outcomes; see `MDP.from_samples` for the arguments and errors."""
     lengths = [len(column) for column in samples]
     if len(set(lengths)) != 1 or lengths[0] == 0:
-        raise ValueError(f"The samples have lengths {lengths}; give as many of each, and some.")
+        raise ValueError(f"The samples have lengths {lengths}; give equal lengths of 1 or more.")
     if unseen not in ("refuse", "stay"):
         raise ValueError(f"unseen={unseen!r} is not allowed; use 'refuse' or 'stay'.")
     if n_states is None:
@@ -40,7 +40,7 @@ def sampled_outcomes(
         wrong = np.flatnonzero((numbers < 0) | (numbers >= size))
         if len(wrong):
             raise ValueError(
-                f"{name}[{wrong[0]}] = {numbers[wrong[0]]} is out of range; there are 0 to {size - 1}."
+                f"{name}[{wrong[0]}] = {numbers[wrong[0]]} is out of range; use 0 to {size - 1}."
             )
     seen: dict[tuple[int, int], dict[tuple[int, bool], list[float]]] = {}
     for s, a, r, successor, ended in zip(*(column.tolist() for column in samples), strict=True):

@@ -1,4 +1,4 @@
-"""A corridor whose cells look alike, and one of which turns around what one does."""
+"""A corridor whose cells look the same; in one of them the actions are switched."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MOVES = ((0, -1), (0, 1))  # left, right
 def short_corridor() -> POMDP:
     """Three cells in a row before the goal, all of which look the same; in the second, left and right are switched.
 
-    Each step earns -1, and the left end stops a move. State: 0 to 3, of which 3 is terminal. Action: 0 left, 1 right.
-    Observation: always 0. Undiscounted. A policy is no more than its probability `p` to go right, and
-    `V = (2p - 4) / (p (1 - p))`; the best is `p = 2 - √2` with `V = -6 - 4√2`, and one that always does the same never
-    ends.
+    Each step earns -1, and the left end stops a move. State: 0 to 3; 3 is terminal. Action: 0 left, 1 right.
+    Observation: always 0. Undiscounted. A policy is given by its probability `p` of going right, and
+    `V = (2p - 4) / (p (1 - p))`. The best is `p = 2 - √2` with `V = -6 - 4√2`. A deterministic policy never reaches the
+    goal.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 13.1.
     """

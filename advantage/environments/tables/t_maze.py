@@ -1,4 +1,4 @@
-"""A corridor with a sign at its start and a turn at its end: what was seen first must be remembered."""
+"""A corridor with a sign at its start and a turn at its end: the agent has to remember the sign."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ SIGN_NORTH, SIGN_SOUTH, CORRIDOR, JUNCTION = range(4)
 
 
 def t_maze(length: int = 10, right_turn: float = 4.0, penalty: float = 0.1) -> POMDP:
-    """Walk `length` steps east to a junction, and turn there to the side that a sign showed before the first step.
+    """Walk `length` steps east to a junction, and turn there to the side that a sign shows before the first step.
 
     The right turn earns `right_turn`, the wrong one `-penalty`, and both end the episode. Every other step earns 0 if
-    it leads east and `-penalty` if it does not, also where a wall stops it. The goal is on either side with
-    probability 1/2.
+    it leads east and else `-penalty`, also if a wall stops it. The goal is on each side with probability 1/2.
 
     State: `goal * (length + 1) + position`, with goal 0 in the north and 1 in the south and position 0 to `length`;
         the last state is terminal.
@@ -27,8 +26,8 @@ def t_maze(length: int = 10, right_turn: float = 4.0, penalty: float = 0.1) -> P
     gamma 0.98. Truncated after `10 * length` steps.
 
     Source: Bakker (2002), "Reinforcement learning with long short-term memory", section 4, with its rewards 4 and -0.1.
-    Two things differ. Steps west cost as much as standing still, so that what is left to learn is the memory; in the
-    source they cost nothing. And the sign is seen once; in the source it is seen whenever the agent is at the start.
+    Two things differ. Steps west cost as much as standing still, so that only the use of memory has to be learnt; in
+    the source they cost nothing. The sign is seen once; in the source it is seen whenever the agent is at the start.
 
     Raises:
         ValueError: a length that is not allowed.

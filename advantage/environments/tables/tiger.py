@@ -1,4 +1,4 @@
-"""Two doors, a tiger behind one of them, and ears to tell which."""
+"""Two doors with a tiger behind one of them; listening tells which door it is."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ LISTEN, OPEN_LEFT, OPEN_RIGHT = 0, 1, 2
 
 
 def tiger(accuracy: float = 0.85) -> POMDP:
-    """Listen until it is worth opening a door: the tiger's costs 100, the other one earns 10, and listening costs 1.
+    """Listen, or open a door: the door with the tiger costs 100, the other one earns 10, and listening costs 1.
 
     State: 0 the tiger is on the left, 1 on the right. Action: 0 listens, 1 opens the left door, 2 the right one.
-    Observation: 0 a growl on the left, 1 on the right, where the tiger is with probability `accuracy` after listening,
-    and one half otherwise. Listening leaves the tiger where it is; opening a door places it anew, each side alike, and
-    the game goes on. No state is terminal: an episode ends by being truncated, after 100 steps. gamma 0.95.
+    Observation: 0 a growl on the left, 1 on the right; it is the tiger's side with probability `accuracy` after
+    listening, 1/2 otherwise. Listening does not move the tiger. Opening a door puts the tiger behind either door with
+    probability 1/2, and the episode continues. No state is terminal; episodes are truncated after 100 steps. gamma is
+    0.95.
 
     Source: Kaelbling, Littman & Cassandra 1998, "Planning and acting in partially observable stochastic domains",
     section 5.1.

@@ -1,4 +1,4 @@
-"""One state, two actions, one step: the smallest problem there is."""
+"""The smallest decision problem: one state, two actions, one step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from advantage.environments.tables.mdp import MDP
 def two_arms(left: float = 1.0, right: float = 0.0) -> MDP:
     """Choose once: action 0 earns `left`, action 1 earns `right`, and the episode ends.
 
-    State: 0, and 1 which is terminal. A policy is its probability `π(L)`, and `J = left π(L) + right (1 - π(L))`. Under
-    `π(L) = clamp(θ, 0, 1)` the gradient is `left - right` for θ within (0, 1) and zero outside, where a policy that is
-    as bad as can be learns nothing.
+    State: 0 is the start, 1 is terminal. A policy is given by its probability `π(L)`, and
+    `J = left π(L) + right (1 - π(L))`. With `π(L) = clamp(θ, 0, 1)` the gradient is `left - right` for θ within (0, 1)
+    and zero outside, where even the worst policy learns nothing.
     """
     transition = np.zeros((2, 2, 2))
     transition[:, :, 1] = 1.0

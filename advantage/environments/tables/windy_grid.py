@@ -1,4 +1,4 @@
-"""A grid across which a wind blows upwards."""
+"""A grid with a wind that blows upwards."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ START, GOAL = 30, 37
 
 
 def windy_grid(moves: tuple[Move, ...] = MOVES, stochastic: bool = False) -> MDP:
-    """Walk to the goal in the same row while the wind of the column that is left blows upwards; each step earns -1.
+    """Walk to a goal in the row of the start; the wind of the column that a step leaves blows upwards. A step earns -1.
 
-    State: `row * 10 + column`. Action: up, right, down, left; then, for the king, up right, down right, down left, up
-    left; then, where it is a move, to stay. The edge stops what goes beyond it. Undiscounted. The shortest path has 15
-    steps, and the king's 7.
+    State: `row * 10 + column`. Action: up, right, down, left; with the moves of a king then up right, down right, down
+    left, up left; last, if `moves` has it, stay. The edge stops a move. Undiscounted. The shortest path has 15 steps,
+    with the moves of a king 7.
 
     Args:
-        moves: what the actions do, `(down, right)`.
-        stochastic: where there is wind at all, it blows one cell less, as said, or one more, a third each.
+        moves: the moves of the actions, `(down, right)`.
+        stochastic: a wind other than 0 blows one cell less, as given, or one cell more, with probability 1/3 each.
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 6.5, exercises 6.9 and 6.10.
     """
@@ -52,7 +52,7 @@ def windy_grid_king() -> MDP:
 
 
 def windy_grid_stay() -> MDP:
-    """`windy_grid` with the eight moves of a king, and to stay where only the wind moves one."""
+    """`windy_grid` with the eight moves of a king and an action that stays, so that only the wind moves the agent."""
     return windy_grid((*KING_MOVES, (0, 0)))
 
 

@@ -16,7 +16,7 @@ from advantage.environments.tables.mdp import MDP, POMDP
 from advantage.types import Array, Key
 
 CELL = 48  # pixels
-FEW = 64  # entries that are compared at once sooner than they are searched
+FEW = 64  # up to so many entries, comparing all at once is faster than a search
 
 
 class Outcomes(NamedTuple):
@@ -24,7 +24,7 @@ class Outcomes(NamedTuple):
 
     Attributes:
         successor: int32.
-        cumulative: float32, the probability of this successor or one before it; 2 from the last one on.
+        cumulative: float32, the probability of this successor or an earlier one; 2 for the last one and the padding.
         reward: float32.
     """
 
@@ -34,7 +34,7 @@ class Outcomes(NamedTuple):
 
 
 def outcomes(mdp: MDP) -> Outcomes:
-    """The table in the form that sampling wants, with K the largest number of successors."""
+    """The table in the form used for sampling, with K the largest number of successors."""
     stacked = mdp.transition
     if not mdp.is_sparse:
         stacked = sparse.csr_array(stacked.swapaxes(0, 1).reshape(-1, mdp.n_states))
@@ -66,7 +66,7 @@ class TabularWorld:
 
     Attributes:
         mdp: the table.
-        gymnasium_id: the same world in Gymnasium, used to render.
+        gymnasium_id: the name of the same world in Gymnasium, used to render.
     """
 
     mdp: MDP
@@ -89,7 +89,7 @@ class TabularWorld:
         return outcomes(self.mdp)
 
     def reset(self, key: Key) -> tuple[Array, Array]:
-        """Draw a start: `-> state, obs`."""
+        """Draw a start state: `-> state, obs`."""
         state = draw_start(self.mdp.start, key)
         return state, state
 
@@ -101,11 +101,11 @@ class TabularWorld:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PartiallyObservedWorld:
-    """A POMDP on the device: the observation is the number of what is seen, int32; the state stays hidden.
+    """A POMDP on the device: the observation is a number, int32; the state stays hidden.
 
     Attributes:
         pomdp: the tables.
-        gymnasium_id: the same world in Gymnasium.
+        gymnasium_id: the name of the same world in Gymnasium.
     """
 
     pomdp: POMDP
@@ -128,7 +128,7 @@ class PartiallyObservedWorld:
         return outcomes(self.pomdp.mdp)
 
     def reset(self, key: Key) -> tuple[Array, Array]:
-        """Draw a start: `-> state, obs`."""
+        """Draw a start state: `-> state, obs`."""
         key_state, key_obs = jax.random.split(key)
         state = draw_start(self.pomdp.mdp.start, key_state)
         return state, _draw(jnp.asarray(self.pomdp.first_emission, jnp.float32)[state], key_obs)
@@ -182,7 +182,7 @@ def _draw(probabilities: Array, key: Key) -> Array:
 class TabularEnv(gymnasium.Env):
     """A table in Gymnasium's interface: `TabularEnv(mdp)` or `TabularEnv(pomdp)`.
 
-    `info["state"]` is the state, which a POMDP's observation hides. Where the states lie on a grid there is a picture.
+    `info["state"]` is the state, which a POMDP's observation hides. A table with a grid can be rendered as an image.
     """
 
     metadata: ClassVar = {"render_modes": ["rgb_array", "ansi"], "render_fps": 4}

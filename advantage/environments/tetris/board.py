@@ -1,4 +1,4 @@
-"""The pieces of Tetris, where they can be put, and what the board is after one has fallen: a bit mask a column."""
+"""The pieces of Tetris, their placements, and the board after a piece has fallen: one bit mask per column."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PIECES = {  # rows from the top
     "J": ("#..", "###"),
     "L": ("..#", "###"),
 }
-TALLEST = 4  # rows of the tallest piece: what is needed above the top
-NOWHERE = -64  # the underside of a piece in a column that it does not touch: lower than any height is high
+TALLEST = 4  # rows of the tallest piece, which are needed above the top
+NOWHERE = -64  # the underside of a piece in a column that it does not touch; no column is that high
 
 
 class Placements(NamedTuple):
-    """Every rotation and column of every piece, `n` the most that a piece has: shorter lists begin again.
+    """Every rotation and column of every piece. `n` is the largest number of placements; shorter lists are repeated.
 
     Attributes:
         cells: uint32 `[7, W, n]`, the piece's cells in each column when its lowest row is row 0.
         underside: int32 `[7, W, n]`, minus the lowest of these rows; `NOWHERE` in columns that it does not touch.
         tall: int32 `[7, n]`, how many rows the piece takes.
-        count: int32 `[7]`, how many placements there are.
+        count: int32 `[7]`, how many placements each piece has.
     """
 
     cells: np.ndarray
@@ -44,7 +44,7 @@ class Placements(NamedTuple):
 
 @lru_cache(maxsize=64)
 def rotations(piece: int) -> tuple[np.ndarray, ...]:
-    """A piece as it can stand, each way once: bool `[rows, columns]`, row 0 the lowest; quarter turns clockwise."""
+    """The different rotations of a piece, quarter turns clockwise: bool `[rows, columns]`, row 0 is the lowest."""
     drawn = np.array([[cell == "#" for cell in row] for row in reversed(list(PIECES.values())[piece])])
     turns = [np.rot90(drawn, k) for k in range(4)]
     return tuple(
@@ -75,17 +75,17 @@ def placements(width: int) -> Placements:
 
 
 class Landing(NamedTuple):
-    """What becomes of the board when a piece falls, for one placement or for many side by side.
+    """The board after a piece has fallen, for one placement or for many in parallel.
 
-    Columns are a list, so that what is made of them is one loop over the placements when it is compiled.
+    Columns are a list, so that computations on them compile to one loop over the placements.
 
     Attributes:
         columns: W times uint32, the board afterwards: bit i of a column is its row i from the floor.
-        added: W times uint32, the piece where it came to rest, before rows vanish.
+        added: W times uint32, the cells of the piece where it came to rest, before rows are removed.
         row: int32, the lowest row of the piece where it came to rest; the floor is row 0.
         tall: int32, how many rows the piece takes.
-        full: uint32, the rows that were full and have vanished.
-        lines: int32, how many these were.
+        full: uint32, the rows that were full and are removed.
+        lines: int32, the number of these rows.
     """
 
     columns: list[Array]
@@ -97,7 +97,7 @@ class Landing(NamedTuple):
 
 
 def land(columns: Array, cells: Array, underside: Array, tall: Array) -> Landing:
-    """Let a piece fall straight onto a board `[W]`; the piece is given as `Placements` has it, `[W]` or `[W, n]`."""
+    """Let a piece fall straight onto a board `[W]`; the piece has the form of `Placements`, `[W]` or `[W, n]`."""
     clearances = [top(column) + low for column, low in zip(columns, underside, strict=True)]
     row = functools.reduce(jnp.maximum, clearances)
     added = [piece << row.astype(jnp.uint32) for piece in cells]
@@ -107,7 +107,7 @@ def land(columns: Array, cells: Array, underside: Array, tall: Array) -> Landing
 
 
 def top(column: Array) -> Array:
-    """The highest filled row of a column, counted from 1; 0 where there is none. int32."""
+    """The highest filled row of a column, counted from 1; 0 if there is none. int32."""
     return 32 - jax.lax.clz(column).astype(jnp.int32)
 
 
@@ -120,7 +120,7 @@ def _without(columns: list[Array], full: Array) -> list[Array]:
     """The columns without the rows `full`, of which there are four at most."""
     for _ in range(TALLEST):
         lowest = full & (~full + 1)
-        below = lowest - 1  # every row, where no row is full
+        below = lowest - 1  # all rows if no row is full
         columns = [(column & below) | ((column >> 1) & ~below) for column in columns]
         full = (full ^ lowest) >> 1
     return columns

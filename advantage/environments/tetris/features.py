@@ -1,7 +1,7 @@
-"""What controllers of Tetris look at on the board after a placement: three sets of features from the literature.
+"""Three sets of features of the Tetris board after a placement, from the literature.
 
-Each takes a `Landing`, how many cells were filled before it, and the board's height, and lists numbers, float32. A hole
-is an empty cell with a filled one somewhere above it in its column.
+Each function takes a `Landing`, the number of cells filled before it, and the board's height, and returns a list of
+float32 numbers. A hole is an empty cell with a filled cell somewhere above it in its column.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ THIERY = (-12.63, 6.60, -9.22, -19.77, -13.08, -10.49, -1.61, -24.04)  # BCTS of
 
 
 def bertsekas(landing: Landing, filled: Array, height: int) -> list[Array]:
-    """Column heights, differences of neighbours in absolute value, the greatest height, holes, 1: `2 W + 2` numbers.
+    """Column heights, absolute differences of neighbours, the greatest height, holes, 1: `2 W + 2` numbers.
 
     Source: Bertsekas & Tsitsiklis (1996), "Neuro-dynamic programming", section 8.3.
     """
@@ -32,15 +32,15 @@ def bertsekas(landing: Landing, filled: Array, height: int) -> list[Array]:
 
 
 def dellacherie(landing: Landing, filled: Array, height: int) -> list[Array]:
-    """Six numbers, the first two about the piece, the others about the board after rows have vanished.
+    """Six numbers, the first two about the piece, the others about the board after full rows are removed.
 
         1  landing height: the middle of the rows where the piece came to rest, row + (tall - 1) / 2
-        2  eroded piece cells: rows that vanished, times the piece's cells in them
+        2  eroded piece cells: rows removed, times the piece's cells in them
         3  row transitions: neighbours in a row of which one is filled and one empty; the walls are filled
-        4  column transitions: the same in columns; the floor is filled, what is above the top is empty
+        4  column transitions: the same in columns; the floor is filled, cells above the top are empty
         5  holes
-        6  cumulative wells: for each empty cell between two filled ones (or walls), how many empty cells there are
-           from it downwards without a break, itself counted
+        6  cumulative wells: for each empty cell between two filled ones (or walls), the number of consecutive empty
+           cells from it downwards, itself included
 
     Source: Dellacherie's controller as described by Fahey (2003), "Tetris AI", and Thiery & Scherrer (2009),
     "Building controllers for Tetris".
@@ -61,10 +61,10 @@ def dellacherie(landing: Landing, filled: Array, height: int) -> list[Array]:
 
 
 def thiery(landing: Landing, filled: Array, height: int) -> list[Array]:
-    """Dellacherie's six, and two more about holes.
+    """Dellacherie's six features, and two more about holes.
 
-        7  hole depth: filled cells from which filled ones lead straight down to a hole, not to the floor
-        8  rows with holes: rows in which there is a hole
+        7  hole depth: filled cells above a hole with only filled cells between them and the hole
+        8  rows with holes: rows with at least one hole
 
     Source: Thiery & Scherrer (2009), "Building controllers for Tetris".
     """
@@ -80,14 +80,14 @@ def _floats(numbers: list[Array]) -> list[Array]:
 
 
 def _holes(landing: Landing, filled: Array) -> Array:
-    """Cells below the tops that are not filled; how many are filled is known without counting."""
+    """Empty cells below the tops; the number of filled cells follows from `filled`, without counting."""
     return sum(map(top, landing.columns)) - (filled + 4 - len(landing.columns) * landing.lines)
 
 
 def _runs(empty: Array, height: int) -> list[Array]:
-    """How many empty cells there are from each cell downwards without a break, in binary: a mask for each digit.
+    """The number of consecutive empty cells from each cell downwards, in binary: a mask for each digit.
 
-    Runs counted up to 2^k become runs counted up to 2^(k+1): where the first 2^k cells are empty, go on 2^k lower.
+    Runs counted up to 2^k become runs counted up to 2^(k+1): if the first 2^k cells are empty, add the run 2^k lower.
     """
     digits = [empty]
     for k in range((height - 1).bit_length()):
@@ -98,7 +98,7 @@ def _runs(empty: Array, height: int) -> list[Array]:
 
 
 Feature = Callable[[Landing, Array, int], list[Array]]
-FEATURES: dict[str, tuple[Feature, Callable[[int], int]]] = {  # and how many numbers there are, by width
+FEATURES: dict[str, tuple[Feature, Callable[[int], int]]] = {  # with the number of features by width
     "bertsekas": (bertsekas, lambda width: 2 * width + 2),
     "dellacherie": (dellacherie, lambda width: 6),
     "thiery": (thiery, lambda width: 8),

@@ -1,4 +1,4 @@
-"""Tetris in Gymnasium's interface, with pictures for a terminal and for an image."""
+"""Tetris in Gymnasium's interface, rendered as text or as an image."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _step(world: Tetris, state: TetrisState, action: Array, piece: Array) -> Any
 
 
 class TetrisEnv(gymnasium.Env):
-    """`Tetris` in Gymnasium's interface; `info["lines"]` are the rows that have vanished since the reset.
+    """`Tetris` in Gymnasium's interface; `info["lines"]` is the number of rows removed since the reset.
 
-    Pictures show the board with every cell in its piece's colour, the last piece bright; beside it the piece to place
-    and the number of rows that have vanished. The terminal's has a letter for each cell, capital for the last piece.
+    An image shows every cell in its piece's colour, with the last piece bright; beside the board are the piece to place
+    and the number of rows removed. The text has a letter for each cell, a capital for the last piece.
 
     Attributes:
-        world: sizes and features.
+        world: the world with its sizes and features.
         state: the board and the piece to place.
     """
 
@@ -102,14 +102,14 @@ class TetrisEnv(gymnasium.Env):
         self.state = TetrisState(np.zeros(self.world.width, np.uint32), self._draw())
         self.lines = 0
         shape = self.world.height, self.world.width
-        self.pieces = np.zeros(shape, np.int64)  # of which piece a cell is, from 1; row 0 the lowest
-        self.last = np.zeros(shape, bool)  # whether it is of the last one
+        self.pieces = np.zeros(shape, np.int64)  # the piece of each cell, from 1; row 0 is the lowest
+        self.last = np.zeros(shape, bool)  # whether the cell belongs to the last piece
 
     def _draw(self) -> np.int32:
         return np.int32(self.np_random.integers(len(PIECES)))
 
     def _paint(self, piece: int, added: np.ndarray) -> None:
-        """Keep in mind which piece each cell came with."""
+        """Store which piece each cell belongs to."""
         self.last = (added >> np.arange(self.world.height, dtype=np.uint32)[:, None] & 1).astype(bool)
         self.pieces[self.last] = piece + 1
         stay = ~self.pieces.all(axis=1)
@@ -147,7 +147,7 @@ class TetrisEnv(gymnasium.Env):
         return image
 
     def _write(self, image: np.ndarray, text: str, top: int, left: int) -> None:
-        """Digits, as large as the panel allows."""
+        """Draw digits as large as the panel allows."""
         size = max(1, (PANEL * CELL - CELL // 2) // max(4 * len(text), 16))
         for place, digit in enumerate(text):
             drawn = np.array([[cell == "#" for cell in row.split()[int(digit)]] for row in DIGITS])
@@ -157,7 +157,7 @@ class TetrisEnv(gymnasium.Env):
 
 
 def register(world: Tetris) -> str:
-    """Make the world's name one of Gymnasium's: `-> the name`."""
+    """Register the world with Gymnasium: `-> its name`."""
     name = world.gymnasium_id
     if name not in gymnasium.registry:
         sizes = {"width": world.width, "height": world.height, "features": world.features}

@@ -1,4 +1,4 @@
-"""Tetris as controllers of it are compared on: choose a rotation and a column, and the piece falls."""
+"""The simplified Tetris of the literature: choose a rotation and a column, and the piece falls."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from advantage.environments.tetris.features import FEATURES
 from advantage.types import Array, Key
 
 Features = Literal["bertsekas", "dellacherie", "thiery"]
-STANDARD = ("Tetris-10x10", "Tetris-10x20")  # the sizes of the literature, which lists of environments show
+STANDARD = ("Tetris-10x10", "Tetris-10x20")  # the sizes of the literature; lists of environments show these
 LARGEST_WIDTH, LARGEST_HEIGHT = 32, 32 - TALLEST
 
 
 class TetrisObservation(ActionFeatures):
-    """What is seen of a state; `Tetris` has the types and shapes."""
+    """An observation; see `Tetris` for the types and shapes."""
 
     board: Array
     piece: Array
@@ -51,42 +51,42 @@ class TetrisState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tetris:
-    """Place one of seven pieces, drawn uniformly and independently, on a board; rows that are full vanish.
+    """Place one of seven pieces, drawn uniformly and independently, on a board; full rows are removed.
 
-    An action is a rotation and a column. The piece falls straight down from above the board until it meets something.
-    If it then reaches above the top, the game is over and nothing vanishes; otherwise every full row vanishes, what is
-    above moves down, and the next piece is drawn. Only the current piece is seen, not the next one.
+    An action is a rotation and a column. The piece falls straight down from above the board until it is stopped. If it
+    then reaches above the top, the game is over and no row is removed; otherwise every full row is removed, the rows
+    above move down, and the next piece is drawn. Only the current piece is observed, not the next one.
 
     State: `TetrisState`.
     Action: 0 .. n - 1, n = 4 W - 6 (34 on width 10). The placements of the current piece are listed rotation by
-        rotation (quarter turns clockwise, what looks the same once), and in each from the leftmost column to the
-        rightmost: W - 1 for O, 2 W - 3 for I, S and Z, 4 W - 6 for T, J and L (9, 17 and 34). A list that is shorter
-        than n begins again: for O on width 10, 9 means what 0 does. So every action is a placement.
+        rotation (quarter turns clockwise, equal ones once), and in each from the leftmost column to the rightmost:
+        W - 1 for O, 2 W - 3 for I, S and Z, 4 W - 6 for T, J and L (9, 17 and 34). A list that is shorter than n is
+        repeated: for O on width 10, action 9 equals action 0. So every action is a placement.
     Observation: a dict of
-        `action_mask` int8 `[n]`, 1 for the placements of the piece, each once, that do not end the game; where every
+        `action_mask` int8 `[n]`, 1 for the placements of the piece, each once, that do not end the game; if every
             placement ends it, 1 for all placements of the piece;
-        `board` int8 `[H, W]`, 1 where a cell is filled, the lowest row last;
-        `features` float32 `[n, k]`, `features` of the board after each placement, once full rows have vanished;
+        `board` int8 `[H, W]`, 1 if a cell is filled, the lowest row last;
+        `features` float32 `[n, k]`, the features of the board after each placement, with full rows removed;
             0 for an action that ends the game or repeats another one;
         `piece` int32, the current piece.
-    Reward: rows that vanish, 0 to 4; 0 for the placement that ends the game.
+    Reward: the number of rows removed, 0 to 4; 0 for the placement that ends the game.
     Ends when a placement reaches above the top. The board then stays as it was.
     Starts with an empty board and a drawn piece.
 
     Attributes:
         width: W, columns, 4 to 32.
         height: H, rows, 4 to 28.
-        features: what is seen of the board after each placement: those of Bertsekas and Tsitsiklis (2 W + 2 numbers),
+        features: the features of the board after each placement: those of Bertsekas and Tsitsiklis (2 W + 2 numbers),
             of Dellacherie (6), or of Thiery and Scherrer (8); see `tetris_features`.
-        max_episode_steps: where the driver truncates. The game has no clock; this is the largest number that the
-            driver counts to.
+        max_episode_steps: steps after which the driver truncates an episode. The game has no time limit; this is the
+            largest number that the driver can count to.
 
     Raises:
-        ValueError: a size or a set of features that there is not.
+        ValueError: a size or a set of features that does not exist.
 
     Source: the game of Bertsekas & Tsitsiklis (1996), "Neuro-dynamic programming", section 8.3, with the end of Thiery
     & Scherrer (2009), "Building controllers for Tetris": their program, MDPTetris, in its standard setting also counts
-    no rows for the piece that overflows. Szita & Lőrincz (2006) and Gabillon et al. (2013) play the same.
+    no rows for the piece that overflows. Szita & Lőrincz (2006) and Gabillon et al. (2013) use the same game.
     """
 
     width: int = 10
@@ -100,7 +100,7 @@ class Tetris:
             if type(value) is not int or not 4 <= value <= largest:
                 raise ValueError(f"Tetris with {name}={value!r} is not possible; use 4 to {largest}.")
         if self.features not in FEATURES:
-            raise ValueError(f"Tetris has no features {self.features!r}; there are {', '.join(FEATURES)}.")
+            raise ValueError(f"Tetris has no features {self.features!r}; use one of {', '.join(FEATURES)}.")
 
     @property
     def placements(self) -> Placements:
@@ -152,7 +152,7 @@ class Tetris:
         return TetrisState(columns, piece), jnp.where(over, 0, landing.lines).astype(jnp.float32), over
 
     def drop(self, state: TetrisState, action: Array) -> Landing:
-        """What becomes of the board under one action."""
+        """The board after one action."""
         table = self.placements
         cells, underside = (
             jnp.asarray(part)[state.piece, :, action] for part in (table.cells, table.underside)
@@ -166,7 +166,7 @@ class Tetris:
     def after(self, state: TetrisState) -> tuple[list[Array], Array]:
         """Each feature after every placement, k times `[n]`, and bool `[n]`, which placements are possible.
 
-        Where one is not, features have no meaning.
+        The features of an impossible placement have no meaning.
         """
         table = self.placements
         cells, underside, tall = (
@@ -178,20 +178,20 @@ class Tetris:
         return FEATURES[self.features][0](landing, filled, self.height), possible
 
     def exists(self, piece: Array) -> Array:
-        """Which actions are placements of a piece that no action before them is, bool `[n]`."""
+        """Which actions are placements of a piece that no earlier action makes, bool `[n]`."""
         return jnp.arange(int(self.action_space.n)) < jnp.asarray(self.placements.count)[piece]
 
     def score_actions(self, state: TetrisState, weights: Array) -> Array:
-        """Weights `[k]` times the features after each placement, `[n]`; -inf where it is not possible.
+        """Weights `[k]` times the features after each placement, `[n]`; -inf if the placement is not possible.
 
-        See `ScoredActions`. Features are added up as they are computed, in one loop.
+        See `ScoredActions`. The features are summed as they are computed, in one loop.
         """
         features, possible = self.after(state)
         total = sum(weight * feature for weight, feature in zip(weights, features, strict=True))
         return jnp.where(possible, total, -jnp.inf)
 
     def observe(self, state: TetrisState) -> TetrisObservation:
-        """What is seen of a state."""
+        """The observation of a state."""
         n_features = FEATURES[self.features][1](self.width)
         features, possible = (
             jax.vmap(self.score_actions, (None, 0))(state, jnp.eye(n_features, dtype=jnp.float32)),
@@ -208,7 +208,7 @@ class Tetris:
 
 
 def draw_piece(key: Key) -> Array:
-    """One of the seven, as likely as any other to two in a thousand million; int32."""
+    """One of the seven pieces, int32; uniform up to a relative error of 2e-9."""
     return (jax.random.bits(key, (), jnp.uint32) % len(PIECES)).astype(jnp.int32)
 
 
@@ -216,7 +216,7 @@ def tetris_of(name: str) -> Tetris | None:
     """The world that `Tetris-10x20` or `Tetris-10x20-dellacherie` names; None for a name of another form.
 
     Raises:
-        ValueError: a size or a set of features that there is not.
+        ValueError: a size or a set of features that does not exist.
     """
     parts = re.fullmatch(r"Tetris-(\d+)x(\d+)(?:-([a-z]+))?", name)
     if parts is None:

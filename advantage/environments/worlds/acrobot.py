@@ -47,7 +47,7 @@ class Acrobot:
         max_speed_1: bound on |θ1'| [rad/s].
         max_speed_2: bound on |θ2'| [rad/s].
         start_range: bound on each number of the start state, in that number's unit.
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
 
     Source: Sutton (1996), "Generalization in reinforcement learning: successful examples using sparse coarse
     coding"; equations of motion with the θ1'² term as in Sutton & Barto (1998), "Reinforcement learning: an
@@ -83,7 +83,7 @@ class Acrobot:
         return "Acrobot-v1"
 
     def reset(self, key: Key) -> tuple[Array, Array]:
-        """Draw a start near hanging still: `-> state [4], obs [6]`."""
+        """Draw a start state near hanging at rest: `-> state [4], obs [6]`."""
         state = jax.random.uniform(key, (4,), jnp.float32, -self.start_range, self.start_range)
         return state, _observe(state)
 

@@ -39,10 +39,10 @@ class CartPole:
         half_length: l, from the joint to the pole's centre of mass [m].
         force: |F| [N].
         time_step: length of one step [s].
-        position_limit: where the track ends, either side of the origin [m].
+        position_limit: distance from the origin to each end of the track [m].
         angle_limit: where the pole counts as fallen [rad].
         start_range: bound on each number of the start state, in that number's unit.
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
 
     Source: Barto, Sutton & Anderson (1983), "Neuronlike adaptive elements that can solve difficult learning
     control problems", appendix, with friction left out.
@@ -76,7 +76,7 @@ class CartPole:
         return "CartPole-v1"
 
     def reset(self, key: Key) -> tuple[Array, Array]:
-        """Draw a start near upright: `-> state [4], obs [4]`."""
+        """Draw a start state near upright: `-> state [4], obs [4]`."""
         state = jax.random.uniform(key, (4,), jnp.float32, -self.start_range, self.start_range)
         return state, state
 

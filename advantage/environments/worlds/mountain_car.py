@@ -29,15 +29,15 @@ class MountainCar:
     Starts at rest with x uniform between `start_low` and `start_high`.
 
     Attributes:
-        force: what the engine adds to the velocity [position / step²].
-        gravity: what the steepest slope takes from it [position / step²].
+        force: velocity that the engine adds per step [position / step²].
+        gravity: velocity that the steepest slope takes away per step [position / step²].
         max_speed: bound on |v| [position / step].
         min_position: the left wall [position].
         max_position: the right end of the road [position].
         goal_position: where the flag stands [position].
         start_low: leftmost start [position].
         start_high: rightmost start [position].
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
 
     Source: Moore (1990), "Efficient memory-based learning for robot control", in the form of Sutton & Barto
     (2018), "Reinforcement learning: an introduction", example 10.1.
@@ -86,22 +86,22 @@ class MountainCarContinuous:
     stronger engine, a nearer flag and a price on fuel.
 
     State and observation: float32 [2] = x [position], v [position / step].
-    Action: float [1] = a, clipped to ±1 where it drives the car.
-    Reward: -0.1 a² for every step, with `a` as it was given (not clipped), and 100 more for the step that
-    ends the episode.
+    Action: float [1] = a; the motion uses a clipped to ±1.
+    Reward: -0.1 a² for every step, with the given `a` (not clipped), and 100 more for the step that ends the
+    episode.
     Ends when x ≥ `goal_position` and v ≥ 0.
     Starts at rest with x uniform between `start_low` and `start_high`.
 
     Attributes:
-        force: what the engine adds to the velocity at full throttle [position / step²].
-        gravity: what the steepest slope takes from it [position / step²].
+        force: velocity that the engine adds per step at full throttle [position / step²].
+        gravity: velocity that the steepest slope takes away per step [position / step²].
         max_speed: bound on |v| [position / step].
         min_position: the left wall [position].
         max_position: the right end of the road [position].
         goal_position: where the flag stands [position].
         start_low: leftmost start [position].
         start_high: rightmost start [position].
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
 
     Source: Moore (1990), "Efficient memory-based learning for robot control"; throttle, fuel price and
     constants are those of MountainCarContinuous-v0.

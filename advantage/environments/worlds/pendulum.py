@@ -25,12 +25,12 @@ class Pendulum:
     One step is one semi-implicit Euler step of length `time_step`: the velocity advances first and is clipped
     to ±`max_speed`, then the angle advances with the new velocity.
 
-    State: float32 [2] = θ [rad], counted on past full turns, and θ' [rad/s].
+    State: float32 [2] = θ [rad], not wrapped at full turns, and θ' [rad/s].
     Observation: float32 [3] = cos θ, sin θ, θ'.
     Action: float [1] = u [N m], clipped to ±`max_torque`.
     Reward: -(θ² + 0.1 θ'² + 0.001 u²) of the state before the step and the clipped torque, with θ wrapped to
     ±π.
-    Never ends by itself.
+    Episodes never terminate.
     Starts with θ uniform in ±`start_angle` and θ' uniform in ±`start_speed`.
 
     Attributes:
@@ -42,7 +42,7 @@ class Pendulum:
         max_torque: bound on |u| [N m].
         start_angle: bound on the first |θ| [rad].
         start_speed: bound on the first |θ'| [rad/s].
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
 
     Source: Doya (2000), "Reinforcement learning in continuous time and space", poses the task with limited
     torque; the rod, its constants and the quadratic cost are those of Pendulum-v1.

@@ -1,4 +1,4 @@
-"""Slot machines whose means are drawn anew each episode: what bandit methods are compared on."""
+"""Bandits whose means are drawn at the start of each episode: the testbed on which bandit methods are compared."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ Kind = Literal["gaussian", "bernoulli"]
 
 @dataclasses.dataclass(frozen=True)
 class Testbed:
-    """Pull one of `n_arms` arms, again and again.
+    """Pull one of `n_arms` arms at every step.
 
     Each episode is one bandit problem, whose means `q` are drawn at its start. Gaussian: `q[a] ~ N(0, 1)` and
     `R ~ N(q[a], reward_std²)`. Bernoulli: `q[a]` uniform in [0, 1], and `R` is 1 with probability `q[a]`, else 0.
 
     State: float32 `[n_arms]`, the means `q`, so that regret, `max q - q[a]`, and the share of best actions,
-    `a = argmax q`, can be computed. Observation: always 0, int32. Never ends, and is truncated.
+    `a = argmax q`, can be computed. Observation: always 0, int32. Episodes never terminate and are
+    truncated.
 
     Attributes:
         n_arms: the number of actions, 1 or more.
-        reward_std: the standard deviation of a Gaussian reward, 0 or more; a Bernoulli one has none to choose.
+        reward_std: the standard deviation of a Gaussian reward, 0 or more; a Bernoulli reward does not use it.
         kind: the distribution of rewards.
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -42,14 +43,14 @@ class Testbed:
     kind: Kind = "gaussian"
     max_episode_steps: int = 1000
 
-    __test__ = False  # its name begins as those do that pytest collects
+    __test__ = False  # its name begins with Test, but it is not a test for pytest to collect
 
     def __post_init__(self):
         _check(self.n_arms, self.reward_std, self.kind)
 
     @property
     def observation_space(self) -> gymnasium.spaces.Discrete:
-        """Nothing to see."""
+        """One observation, which has no information."""
         return gymnasium.spaces.Discrete(1)
 
     @property

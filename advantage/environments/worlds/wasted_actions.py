@@ -1,4 +1,4 @@
-"""A corridor in which eight of ten actions do nothing: what an action mask is for."""
+"""A corridor in which eight of ten actions do nothing, to show the use of an action mask."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CELLS, ACTIONS = 20, 10
 
 @dataclasses.dataclass(frozen=True)
 class WastedActions:
-    """Walk from the first to the last of twenty cells, where of ten actions one leads forward and one back.
+    """Walk from the first to the last of twenty cells; of ten actions, one leads forward and one back.
 
-    In cell c the action `3 c mod 10` leads to cell `c + 1`, and `3 c + 5 mod 10` to cell `c - 1`, or nowhere from cell
-    0. The other eight do nothing but take a step, and the mask forbids them. A policy that obeys the mask has two
-    actions to choose from. One that ignores it has ten, and while it draws them uniformly it moves in one step of five,
-    so that it hardly ever arrives.
+    In cell c the action `3 c mod 10` leads to cell `c + 1`, and `3 c + 5 mod 10` leads to cell `c - 1`, or nowhere in
+    cell 0. The other eight actions do nothing but use up a step, and the mask forbids them. A policy that obeys the
+    mask chooses from two actions. A policy that ignores it chooses from ten; a uniformly random one then moves in one
+    step of five and hardly ever arrives.
 
     State: int32, the cell.
     Action: 0 to 9.
@@ -31,7 +31,7 @@ class WastedActions:
     Starts in cell 0.
 
     Attributes:
-        max_episode_steps: where the driver truncates.
+        max_episode_steps: steps after which the driver truncates an episode.
     """
 
     max_episode_steps: int = 100
@@ -49,7 +49,7 @@ class WastedActions:
 
     @property
     def gymnasium_id(self) -> None:
-        """There is no such world in Gymnasium."""
+        """None: this world does not exist in Gymnasium."""
         return
 
     def reset(self, key: Key) -> tuple[Array, dict[str, Array]]:
@@ -65,7 +65,7 @@ class WastedActions:
         return cell, self.observe(cell), arrived.astype(jnp.float32), arrived
 
     def observe(self, state: Array) -> dict[str, Array]:
-        """What is seen of a cell."""
+        """The observation of a cell."""
         choice = np.arange(ACTIONS, dtype=np.int32)
         moves = (choice == 3 * state % ACTIONS) | (choice == (3 * state + 5) % ACTIONS)
         return {ACTION_MASK: moves.astype(jnp.int8), OBSERVATION: state}
