@@ -1,7 +1,7 @@
-"""Draw learning curves from the CSV files of a folder; given run folders, write such a file first.
+"""Draw learning curves from the CSV files of a folder. If run folders are given, first write a CSV file from them.
 
 python docs/curves.py docs/ppo                                                            # curves.png, all panels
-python docs/curves.py docs/ppo HalfCheetah-v5 100 runs/HalfCheetah-v5__ppo__*             # 100 rows, a column a seed
+python docs/curves.py docs/ppo HalfCheetah-v5 100 runs/HalfCheetah-v5__ppo__*             # 100 rows, a column per seed
 python docs/curves.py docs/policy_gradient trpo 50 runs/jax-CartPole-v1__trpo__*          # and trpo.png alone
 """
 
@@ -36,7 +36,7 @@ def gather(folder: Path, name: str, rows: int, runs: list[str]) -> None:
 
 
 def draw(folder: Path, names: list[str], file: str) -> None:
-    """Draw every seed and their median, one panel a name."""
+    """Draw every seed and their median, one panel per name."""
     figure = Figure(figsize=(5.5 * len(names), 4.2), dpi=120, layout="constrained")
     for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
         table = np.genfromtxt(folder / f"{name}.csv", delimiter=",", names=True)

@@ -1,7 +1,7 @@
-"""Draw what noisy cross-entropy learned of Tetris, a curve for each setting of examples/tetris.toml.
+"""Draw the results of noisy cross-entropy on Tetris, with a colour for each setting of examples/tetris.toml.
 
 python docs/search/tetris.py                                        # tetris.png, from tetris.csv
-python docs/search/tetris.py runs/tetris                            # after tetris.csv, from the runs of the experiment
+python docs/search/tetris.py runs/tetris                            # writes tetris.csv from the runs first
 """
 
 import csv
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-LAST = 110  # generation that is drawn
+LAST = 110  # the last generation that is drawn
 INK, COLOURS = "#24292f", {"none": "#8c959f", "constant": "#d9480f", "decreasing": "#1f6feb"}
 
 
@@ -25,7 +25,7 @@ def setting(run: Path) -> str:
 
 
 def gather(runs: Path) -> None:
-    """Write tetris.csv: of each run's generations the mean of their games, the best of them, and the steps so far."""
+    """Write tetris.csv: for each generation of each run, the mean and the best of its games, and the steps so far."""
     rows = []
     for config in sorted(runs.rglob("config.json")):
         progress = np.genfromtxt(config.parent / "progress.csv", delimiter=",", names=True)
@@ -45,7 +45,7 @@ def draw() -> None:
     with open(HERE / "tetris.csv") as file:
         rows = list(csv.DictReader(file))
     for name, colour in COLOURS.items():
-        mine = [row for row in rows if row["extra_variance"] == name]  # none, if that was not run
+        mine = [row for row in rows if row["extra_variance"] == name]  # empty if this setting was not run
         for n, seed in enumerate(sorted({row["seed"] for row in mine})):
             run = [row for row in mine if row["seed"] == seed]
             generation, mean = (np.array([float(row[key]) for row in run]) for key in ("generation", "mean"))
