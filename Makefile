@@ -25,18 +25,18 @@ help:
 	@echo 'make demo         train PPO on CartPole-v1, evaluate it and write a video'
 	@echo 'make test         check style and types, run the quick tests'
 	@echo 'make test-slow    run the tests that take minutes'
-	@echo 'make test-browser look at the comparison page in chromium, which must be installed'
+	@echo 'make test-browser test the comparison page in chromium, which must be installed'
 	@echo 'make test-lowest  run the quick tests with the lowest versions of the dependencies'
 	@echo 'make lint         check style and types'
-	@echo 'make format       write the list of names, put the code into the style that lint checks'
+	@echo 'make format       write the list of names, format the code in the style that lint checks'
 	@echo 'make bench        compare speed with other libraries, in an environment of its own'
-	@echo 'make ablation     the PPO paper'\''s table of surrogates again: nights, and goes on where it stopped'
+	@echo 'make ablation     train the PPO paper'\''s table of surrogates again: takes several nights, can be continued'
 	@echo 'make docs         build the documentation into site/'
 	@echo 'make clean        remove environments, caches and site/; runs/ stays'
 
-# -- environments: a stamp in each says that it is as pyproject.toml and constraints.txt want it ----------------
+# -- environments: a stamp in each says that it agrees with pyproject.toml and constraints.txt ------------------
 
-# Shell: sets $$python to a Python that can make an environment, or explains and stops.
+# Shell: sets $$python to a Python that can make an environment, or prints the reason and stops.
 find_python = python=; for candidate in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
 	if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 		python=$$candidate; break; fi; done; \
@@ -45,7 +45,7 @@ find_python = python=; for candidate in $(PYTHON) python3.11 python3 python3.12 
 		echo 'Install one (on Debian and Ubuntu: python3.11 and python3.11-venv), or name it: make $(or $(firstword $(MAKECMDGOALS)),setup) PYTHON=/path/to/python3' >&2; \
 		exit 1; fi
 
-# Shell: makes the environment $(1) unless it works already.
+# Shell: makes the environment $(1) unless it already works.
 make_venv = if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
 	$(find_python); echo "Making $(1) with $$($$python --version)"; rm -rf $(1); $$python -m venv $(1); fi
 
@@ -80,7 +80,7 @@ $(LOWEST)/.lowest: pyproject.toml constraints-lowest.txt
 	@$(LOWEST)/bin/python $(PIP) --editable '.[test]' --constraint constraints-lowest.txt
 	@touch $@
 
-# -- what people type -------------------------------------------------------------------------------------------
+# -- the targets that users call --------------------------------------------------------------------------------
 
 setup: $(VENV)/.dev
 
@@ -89,7 +89,7 @@ demo: $(VENV)/.demo
 	$(BIN)/advantage eval $(DEMO_OUT) --episodes 20
 	$(BIN)/advantage enjoy $(DEMO_OUT) --episodes 2 --video $(DEMO_OUT)/videos/demo.mp4
 	@echo
-	@echo 'Trained, evaluated and filmed. The run is in $(DEMO_OUT):'
+	@echo 'Trained, evaluated and recorded as a video. The run is in $(DEMO_OUT):'
 	@echo '  curve.png, videos/demo.mp4, progress.csv, episodes.csv, checkpoints/'
 	@echo 'Next:'
 	@echo '  . $(BIN)/activate'
@@ -118,7 +118,7 @@ test-slow: setup
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_OPTIONS)
 	XLA_FLAGS= $(BIN)/python -m pytest -k promise $(PARALLEL) $(PYTEST_OPTIONS)
 
-# Warnings of old versions are not ours to mend, so here they are only shown.
+# Warnings of old versions cannot be fixed here, so they are only shown.
 test-lowest: $(LOWEST)/.lowest
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) -o filterwarnings=default $(PYTEST_OPTIONS)
 

@@ -2,10 +2,10 @@
 
 python benchmarks/ablation.py [--seeds 3] [--processes 2] [--table] [--picture docs/ablation/ablation.png]
 
-Every run is a row of benchmarks/learning.csv, and none is repeated, so it goes on where it was stopped; `--table`
-trains nothing and prints what is there, and `--picture` draws it. As in the paper a run's score is the mean of its last
-100 episodes, scaled so that an untrained policy has 0 and the best setting's mean has 1 on each task, and then averaged
-over tasks and seeds.
+Every run is a row of benchmarks/learning.csv. Finished runs are not repeated, so the script can be stopped and
+continued; `--table` trains nothing and prints the finished rows, and `--picture` draws them. As in the paper, a run's
+score is the mean of its last 100 episodes, scaled so that an untrained policy has 0 and the best setting's mean has 1
+on each task, and then averaged over tasks and seeds.
 
 Source: Schulman et al. 2017, "Proximal policy optimization algorithms", section 6.1 and table 1.
 """
@@ -34,7 +34,7 @@ PAPER = {
 
 
 def untrained(environment: str) -> float:
-    """The mean return of 100 episodes of policies that have learned nothing, ten draws of weights."""
+    """The mean return of 100 episodes of untrained policies, with ten draws of weights."""
     import jax
 
     import advantage as adv
@@ -50,7 +50,7 @@ def untrained(environment: str) -> float:
 
 
 def scores() -> dict[str, dict[str, list[float]]]:
-    """`setting -> task -> the last 100 episodes' mean of each seed`."""
+    """`setting -> task -> mean return of the last 100 episodes of each seed`."""
     rows, found = results(), {name: {task: [] for task in MUJOCO} for name in PAPER}
     for name in PAPER:
         for task in MUJOCO:
@@ -60,7 +60,7 @@ def scores() -> dict[str, dict[str, list[float]]]:
 
 
 def normalised() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
-    """`-> setting -> task -> scores of its seeds, 0 an untrained policy and 1 the best setting's mean; untrained`."""
+    """`-> setting -> task -> scores of its seeds` (0: untrained, 1: the best setting's mean), `task -> untrained`."""
     found = scores()
     zero = {task: untrained(task) for task in MUJOCO}
     best = {task: max(np.mean(found[name][task]) for name in PAPER if found[name][task]) for task in MUJOCO}
@@ -76,7 +76,7 @@ def normalised() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
 
 
 def mean_of_tasks(parts: dict[str, np.ndarray]) -> float:
-    """The mean over tasks of the means over seeds; nan until every task is there."""
+    """The mean over tasks of the means over seeds; nan if a task is missing."""
     return float(np.mean([part.mean() for part in parts.values()])) if len(parts) == len(MUJOCO) else np.nan
 
 

@@ -1,12 +1,12 @@
-"""Solving large sparse Markov decision processes beside other libraries, seconds, all from one run of this script.
+"""Seconds to solve large sparse Markov decision processes, compared with other libraries in one run of this script.
 
 python benchmarks/dynamic_programming.py [--sizes 10000 100000 1000000] [--limit 60] [--json FILE]
 
-Every state has 4 actions with 5 random successors each, the discount is 0.99 and the values shall be exact to 1e-6
-(backward induction: 100 steps). Every figure is the median of up to three solutions in a process of its own, which may
-take `limit` seconds; the table in the form that the library wants is built before, compiling is done before, both
-within the limit. A library that ran out of it is not asked for a larger size. Libraries that are not installed, and
-methods that a library does not have, show a dash.
+Every state has 4 actions with 5 random successors each, the discount is 0.99, and values must be exact to 1e-6
+(backward induction: 100 steps). Every figure is the median of up to three solutions in its own process, which may take
+`limit` seconds. The library's own form of the table is built and programs are compiled before the measurement, but
+within the limit. A library that exceeds the limit is not measured at larger sizes. Libraries that are not installed,
+and methods that a library does not have, show a dash.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ import advantage as adv
 from advantage.environments.tables.random_mdp import random_mdp
 
 GAMMA, TOLERANCE, STEPS, ACTIONS, SUCCESSORS = 0.99, 1e-6, 100, 4, 5
-Solved = Callable[[], np.ndarray]  # solves and gives the value
+Solved = Callable[[], np.ndarray]  # solves and returns the values
 
 MODULES = {"quantecon": "quantecon", "mdpsolver": "mdpsolver", "pymdptoolbox": "mdptoolbox"}
-METHODS: dict[str, dict[str, Any]] = {  # what each library calls it
+METHODS: dict[str, dict[str, Any]] = {  # each library's name of the method
     "value iteration": {
         "advantage": adv.ValueIteration(),
         "quantecon": "value_iteration",
@@ -132,11 +132,11 @@ def pymdptoolbox(mdp: adv.MDP, method: str) -> Solved:
 
     mdptoolbox.mdp.ValueIteration._boundIter = lambda *arguments: (
         None
-    )  # counts for minutes what is not needed
+    )  # it would take minutes to compute a bound that is not needed
     fresh = getattr(mdptoolbox.mdp, method)(rows, mdp.expected_reward, *arguments[method], **rest)
 
     def solve() -> np.ndarray:
-        solver = copy.copy(fresh)  # a second run would go on from the end of the first
+        solver = copy.copy(fresh)  # a second run would continue from the end of the first
         solver.run()
         return (
             np.asarray(solver.V, float)[..., 0] if method == "FiniteHorizon" else np.asarray(solver.V, float)
@@ -153,14 +153,14 @@ PEERS: dict[str, Callable[[adv.MDP, Any], Solved]] = {
 
 
 def resident(line: str) -> int:
-    """Bytes of this process, from a line of its status: VmRSS are held, VmHWM were at most."""
+    """Memory of this process in bytes, from a line of its status: VmRSS is the present size, VmHWM the maximum."""
     text = Path("/proc/self/status").read_text()
     return int(text.split(line + ":")[1].split()[0]) * 1024
 
 
 def ours(mdp: adv.MDP, solver: Any, facts: dict[str, float]) -> np.ndarray:
-    """One solution; the first notes what memory it took beyond the table."""
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark back to what is held
+    """One solution; the first one records its memory beyond the table."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the maximum to the present size
     before = resident("VmRSS")
     solution = adv.solve(mdp, solver)
     facts.setdefault("memory", (resident("VmHWM") - before) / mdp.nbytes)
@@ -179,7 +179,7 @@ def measure(library: str, method: str, n_states: int, reference: str) -> dict[st
     seconds: list[float] = []
     value = np.zeros(0)
     while len(seconds) < 3 and sum(seconds) < 10:
-        if library != "advantage":  # as long as one has its figure, a second or third may be cut off
+        if library != "advantage":  # so that there is a figure if the limit stops a second or third solution
             print(json.dumps({"seconds": statistics.median(seconds)}) if seconds else "{}", flush=True)
         begin = time.perf_counter()
         value = solve()
@@ -194,7 +194,7 @@ def measure(library: str, method: str, n_states: int, reference: str) -> dict[st
 
 
 def bandwidth() -> float:
-    """Bytes a second that two cores read from memory, one after another."""
+    """Bytes per second that two cores read sequentially from memory."""
     parts = [np.ones(2**25), np.ones(2**25)]
     with ThreadPoolExecutor(2) as pool:
         seconds = []
@@ -206,7 +206,7 @@ def bandwidth() -> float:
 
 
 def in_a_process(library: str, method: str, n_states: int, reference: str, limit: float) -> dict[str, Any]:
-    """What `measure` printed last; nothing if it ran out of time or memory."""
+    """The last result printed by `measure`; empty if it ran out of time or memory."""
     command = [sys.executable, __file__, "--measure", library, method, str(n_states), reference]
     try:
         output = subprocess.run(
@@ -242,7 +242,7 @@ def cell(facts: dict[str, Any], library: str, limit: float) -> str:
 
 
 def print_table(lines: list[dict[str, Any]], limit: float) -> None:
-    """A Markdown table; beside each figure of another library stands how many times as long as ours it is."""
+    """A Markdown table; each figure of another library has its ratio to ours in brackets."""
     print("| states | method | advantage | beyond the table | " + " | ".join(MODULES) + " |")
     print("|---:|---|---:|---:|" + "---:|" * len(MODULES))
     for facts in lines:
@@ -258,7 +258,7 @@ def print_table(lines: list[dict[str, Any]], limit: float) -> None:
         if "bytes" in mine:
             print(
                 f"{facts['states']:,} states: value iteration reads the table {mine['iterations']:.0f} times at "
-                f"{mine['bytes'] / 1e9:.2f} GB/s; two cores read {mine['bandwidth'] / 1e9:.1f} GB/s in order."
+                f"{mine['bytes'] / 1e9:.2f} GB/s; two cores read {mine['bandwidth'] / 1e9:.1f} GB/s sequentially."
             )
         wrong = {
             library: facts[library]["error"]

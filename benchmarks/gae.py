@@ -1,11 +1,11 @@
-"""Generalised advantages beside other libraries, microseconds, all from one run of this script.
+"""Microseconds to compute generalised advantages, compared with other libraries in one run of this script.
 
 python benchmarks/gae.py [--repeats 200]
 
-`compiled` is a call of a compiled function with arrays that lie ready; `within` is the same inside a larger compiled
-program, as updates have it. Libraries that are not installed show a dash: rlax (vmapped and compiled), rlox, the loop
-over NumPy rows of stable-baselines3's rollout buffer, and, as a limit, a plain loop compiled by numba. Every figure is
-the least of the repeats, and all results are compared with ours.
+`compiled` is a call of a compiled function with prepared arrays; `within` is the same inside a larger compiled program,
+as in updates. The other libraries are rlax (vmapped and compiled), rlox, the loop over NumPy rows of
+stable-baselines3's rollout buffer, and, as a limit, a plain loop compiled by numba; a library that is not installed
+shows a dash. Every figure is the minimum of the repeats, and all results are checked against ours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GAMMA, LAM = 0.99, 0.95
 
 
 def facts(shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Rewards, values and ends of a rollout; `next_value` is the row below, as every library but ours wants it."""
+    """Rewards, values and ends of a rollout; the next values are the next row of values, as other libraries need it."""
     rng = np.random.default_rng(0)
     value = rng.normal(size=(shape[0] + 1, shape[1])).astype(np.float32)
     done = rng.random(shape) < 0.01
@@ -35,7 +35,7 @@ def facts(shape: tuple[int, int]) -> dict[str, np.ndarray]:
 
 
 def coefficients(facts: dict[str, np.ndarray]) -> list[Any]:
-    """What `gae` takes, ready as every library has its arrays ready."""
+    """The arguments of `gae`, prepared as for every library."""
     goes_on = 1 - facts["done"].astype(np.float32)
     value = facts["value"]
     return jax.device_put(
@@ -49,7 +49,7 @@ def compiled(facts: dict[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def within(facts: dict[str, np.ndarray], times: int) -> Callable[[], Any]:
-    """`times` of them in one program, each with the advantages of the one before as rewards."""
+    """`times` computations in one program, each with the previous advantages as rewards."""
     reward, *rest = coefficients(facts)
 
     @jax.jit
@@ -123,7 +123,7 @@ PEERS = {"rlax": rlax, "rlox": rlox, "stable_baselines3": stable_baselines3, "nu
 
 
 def least(call: Callable[[], Any], repeats: int) -> float:
-    """Microseconds of the fastest call; at most five seconds of them."""
+    """Microseconds of the fastest call; measures for at most five seconds."""
     call()
     times, until = [], time.perf_counter() + 5
     while len(times) < repeats and time.perf_counter() < until:

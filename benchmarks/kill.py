@@ -1,10 +1,10 @@
-"""Kill trainings at random moments, resume them, and compare with the run that was never stopped.
+"""Kill trainings at random moments, resume them, and compare them with an uninterrupted run.
 
 python benchmarks/kill.py [--kills 200] [--seed 0]
 
-Chains of kills: a run is started, killed with SIGKILL after a random time (start-up, stepping, learning and saving
-alike), resumed, killed again, and so on until it ends. After every kill the newest checkpoint must load; at the
-end the run's tensors and logs must equal, bit for bit, those of the run that was left alone.
+A run is started, killed with SIGKILL after a random time (during start-up, stepping, learning or saving), resumed,
+killed again, and so on until it ends. After every kill it must be possible to load the newest checkpoint. At the end
+the run's tensors and logs must equal those of the uninterrupted run bit for bit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
 
 
 def outcome(path: Path) -> dict:
-    """All that a run leaves behind, clocks apart."""
+    """All results of a run, except times."""
     progress = read_progress(RunFolder(path))
     return {
         "tensors": (path / "last" / "state.safetensors").read_bytes(),
@@ -60,7 +60,7 @@ def outcome(path: Path) -> dict:
 
 
 def chain(name: str, whole: Path, path: Path, kills: int, moments: random.Random) -> dict[str, int]:
-    """Kill and resume until so many kills, then let the run end and compare."""
+    """Kill and resume `kills` times, then let the run end and compare."""
     environment, steps, more = PATHS[name]
     begin = command(environment, steps, more, path)
     tally = {"kills": 0, "before the first checkpoint": 0, "runs": 1}
@@ -94,7 +94,7 @@ def chain(name: str, whole: Path, path: Path, kills: int, moments: random.Random
 
 
 def ended(name: str, code: int, arguments: list[str]) -> None:
-    """0, or 2 where nothing was left to do because the kill came after everything was written."""
+    """Check the exit code: 0, or 2 if the kill came after everything was written, so that nothing is left to do."""
     assert code == 0 or (code == 2 and arguments[0] == "resume"), f"{name}: exit code {code}"
 
 
@@ -105,7 +105,7 @@ def compare(name: str, whole: Path, path: Path) -> None:
 
 
 def main() -> None:
-    """Print one line a path."""
+    """Print one line per path."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

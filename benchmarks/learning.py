@@ -1,9 +1,9 @@
-"""What agents have learned: returns of several seeds against published figures.
+"""Returns of trained agents, with several seeds, beside published figures.
 
 python benchmarks/learning.py [--jobs CartPole-v1 ...] [--processes 2] [--table]
 
-Every run is a process of its own and one row of benchmarks/learning.csv, written when it ends; runs that have a row
-are not repeated. `--table` trains nothing and prints what is there.
+Every run has its own process and one row of benchmarks/learning.csv, written when it ends; runs that have a row
+are not repeated. `--table` trains nothing and prints the finished rows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ COLUMNS = ["job", "seed", "steps", "seconds", "last_100", "stochastic", "determi
 
 
 class Job(NamedTuple):
-    """An environment, how it is trained, how many seeds and evaluation episodes, and what is published for it.
+    """An environment, its training, the numbers of seeds and evaluation episodes, and published figures for it.
 
-    `options` are of the algorithm and, where they are none of its own, of the run.
+    `options` are options of the algorithm, or, if it does not have them, of the run.
     """
 
     environment: str
@@ -43,8 +43,8 @@ class Job(NamedTuple):
 
 
 CARTPOLE = (("total_timesteps", 300_000),)
-# What keeps the new policy near the old one, in the paper's table 1; its clip of 0.2 is the default, so the plain jobs.
-# The paper's policies give actions as they are. Of these tasks only InvertedPendulum's bounds are not -1 and 1.
+# The surrogates of the paper's table 1. Its clip of 0.2 is the default, so the jobs without a name have it.
+# The paper's policies use raw actions. Of these tasks, only InvertedPendulum has bounds other than -1 and 1.
 AS_IN_THE_PAPER = (("action_units", "raw"),)
 SURROGATES: dict[str, tuple[tuple[str, Any], ...]] = {
     "no clip": (("objective", "none"),),
@@ -148,7 +148,7 @@ ABLATION = {
 
 
 def learn(name: str, seed: int) -> dict[str, Any]:
-    """Train once and evaluate: a row."""
+    """Train once and evaluate: `-> a row`."""
     import advantage as adv
     from advantage.algorithms.registry import default_algorithm, hyperparameters_of, with_hyperparameters
     from advantage.runs.folder import RunFolder
@@ -165,7 +165,7 @@ def learn(name: str, seed: int) -> dict[str, Any]:
         out, begin = Path(root) / "run", time.perf_counter()
         with contextlib.suppress(
             adv.NonFiniteUpdate
-        ):  # without a clip a policy may break: it counts as it was
+        ):  # without a clip the parameters may become infinite; then the last saved policy counts
             adv.train(algorithm, job.environment, out=out, seed=seed, workers=0, eval_episodes=0, **options)
         agent, seconds = adv.load(out), time.perf_counter() - begin
         recent = read_episodes(RunFolder(out))["r"][-100:]
@@ -193,7 +193,7 @@ def results() -> list[dict[str, str]]:
 
 
 def run(name: str, seed: int) -> None:
-    """One row, from a process of its own."""
+    """Compute and write one row, in a process of its own."""
     arguments = [sys.executable, __file__, "--one", name, str(seed)]
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:

@@ -1,9 +1,9 @@
-"""Resident memory of a long training, and of many short ones.
+"""Resident memory in a long training, and in many short ones.
 
 python benchmarks/memory.py [--steps 1000000] [--cycles 50]
 
-Prints by how much resident memory moved, in percent, over the last half of one long run and over the last half of
-many runs that are created, trained for one iteration and closed, each with worker processes of its own.
+Prints the change of resident memory, in percent, over the last half of one long run and over the last half of many runs
+that are created, trained for one iteration and closed, each with its own worker processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import advantage as adv
 
 
 def resident() -> float:
-    """Megabytes that this process holds in memory."""
+    """Resident memory of this process in megabytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 / 1e6
 
@@ -51,7 +51,7 @@ def cycles(number: int) -> list[float]:
 
 
 def main() -> None:
-    """Print one line a case."""
+    """Print one line per case."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2**20)
     parser.add_argument("--cycles", type=int, default=50)

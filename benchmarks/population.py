@@ -2,9 +2,9 @@
 
 python benchmarks/population.py [--candidates 256] [--repeats 5]
 
-The same linear policies play one episode each, as a search lets them: all in one compiled program, or one game after
-another in Gymnasium's CartPole-v1, in this process and in a worker for each core. Once they are drawn at random and
-fall soon, once all of them balance for 500 steps. Medians, without compiling or starting.
+The same linear policies play one episode each, as in a search: all in one compiled program, or one episode after
+another in Gymnasium's CartPole-v1, in this process and in one worker per core. In one case the policies are random and
+their poles fall soon; in the other, all of them balance for 500 steps. Medians do not include compilation and start.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from advantage.types import Spec  # noqa: E402
 
 
 def timed(play: Callable[[], Games | None], repeats: int) -> tuple[float, int]:
-    """Median seconds of a generation, and its steps."""
+    """Median seconds of a generation, and its number of steps."""
     seconds, steps = [], 0
     for _ in range(repeats + 1):
         begin = time.perf_counter()
@@ -75,12 +75,12 @@ def main() -> None:
 
 
 def never() -> bool:
-    """Nobody stops a benchmark."""
+    """A benchmark is never stopped."""
     return False
 
 
 def balancing(like: jax.Array, actor: Any) -> jax.Array:
-    """Vectors that all balance: push towards where the pole falls."""
+    """Vectors of policies that balance: they push in the direction in which the pole falls."""
     from advantage.policies.deterministic import flatten
 
     weight = jnp.array([[-0.1, 0.1], [-0.3, 0.3], [-1.0, 1.0], [-1.0, 1.0]])

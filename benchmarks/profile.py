@@ -1,9 +1,9 @@
-"""Where a step's time goes when Gymnasium environments are stepped in this process.
+"""The parts of the time of a step when Gymnasium environments are stepped in this process.
 
 python benchmarks/profile.py [HalfCheetah-v5] [--num-envs 1] [--n-steps 2048] [--batch-size 64] [--n-epochs 10]
 
-Trains for some twenty iterations and prints, in microseconds per environment step, the medians of what an iteration
-is made of; the clock itself takes a tenth of a microsecond of each.
+Trains for about twenty iterations and prints the medians of the parts of an iteration, in microseconds per environment
+step; the measurement itself takes a tenth of a microsecond of each.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from advantage.drivers.host import driver as host
 
 PARTS = {
     "environment": "the environment's own step",
-    "step": "and what is around it: storing, resets, checks",
-    "act": "the policy's call",
-    "collect": "the rollout as a whole",
-    "iterate": "and the update, with what is before and after it",
-    "all": "and logs, books and checkpoints",
+    "step": "the same with storing, resets and checks",
+    "act": "the call of the policy",
+    "collect": "the whole rollout",
+    "iterate": "the rollout and the update",
+    "all": "the iteration with logs, bookkeeping and checkpoints",
 }
 seconds: dict[str, float] = defaultdict(float)
 
@@ -43,7 +43,7 @@ def timed(name: str, function: Callable) -> Callable:
 
 
 def main() -> None:
-    """Print one line a part, each of which contains those before it, `act` apart."""
+    """Print one line per part; each part contains those before it, except that `act` does not contain `step`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("environment", nargs="?", default="HalfCheetah-v5")
     for option, default in (("num-envs", 1), ("n-steps", 2048), ("batch-size", 64), ("n-epochs", 10)):
@@ -77,7 +77,7 @@ def main() -> None:
     for name, meaning in PARTS.items():
         median = statistics.median(row[name] for row in rows[2:])
         print(f"{name:12s} {median / size * 1e6:7.1f} us   {meaning}")
-    print(f"{size / statistics.median(row['all'] for row in rows[2:]):,.0f} steps a second")
+    print(f"{size / statistics.median(row['all'] for row in rows[2:]):,.0f} steps per second")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Whole-training speed beside other libraries, environment steps per second, all from one run of this script.
+"""Environment steps per second of whole trainings, compared with other libraries in one run of this script.
 
 python benchmarks/run.py [--repeats 3] [--jobs halfcheetah cartpole] [--json FILE]
 
-Every figure is taken in a process of its own, library after library and then all again, and the table shows the
-median. A rate counts everything that training does (stepping, acting, learning, and for advantage logs and
-checkpoints too) from the end of the first iteration to the end of the last, so compiling and start-up are left
-out; they have a column of their own. Libraries that are not installed show a dash.
+Every figure is measured in its own process, library after library, then all again, and the table shows the median. A
+rate includes everything that training does (stepping, acting, learning, and for advantage logs and checkpoints too)
+from the end of the first iteration to the end of the last. Compilation and start-up are not included; they have their
+own column. Libraries that are not installed show a dash.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any, Literal, NamedTuple
 
 
 class Job(NamedTuple):
-    """What is trained, how long by each library, and which libraries can.
+    """What is trained, for how many steps, and by which other libraries.
 
-    `batch_size` and `n_epochs` are PPO's; TRPO's critic has its own in the same numbers, A2C has none.
+    `batch_size` and `n_epochs` are PPO's; TRPO uses the same numbers for its critic, and A2C has none.
     """
 
     environment: str
@@ -66,7 +66,7 @@ MODULES = {"stable-baselines3": "stable_baselines3", "sbx": "sbx", "rejax": "rej
 
 
 class Stamps:
-    """When how many steps had been taken, at the end of each iteration."""
+    """The number of steps and the time at the end of each iteration."""
 
     def __init__(self):
         self.begin, self.taken = time.perf_counter(), []
@@ -80,7 +80,7 @@ class Stamps:
 
 
 def bare(job: Job, checked: bool) -> dict[str, float]:
-    """One environment in a Python loop, with actions drawn beforehand, as gymnasium.make makes it or unchecked."""
+    """One environment in a Python loop with actions drawn before, with or without Gymnasium's checker."""
     import gymnasium
 
     env = gymnasium.make(job.environment, disable_env_checker=not checked)
@@ -112,7 +112,7 @@ def advantage(job: Job, cache: str) -> dict[str, float]:
     stamps, rows = Stamps(), {}
 
     def callback(progress: Any) -> None:
-        rows[progress.row["time/elapsed"]] = progress  # iterations that were one call are reported together
+        rows[progress.row["time/elapsed"]] = progress  # iterations of one call are reported together
         stamps.add(progress.step)
 
     with tempfile.TemporaryDirectory() as root:
@@ -123,7 +123,7 @@ def advantage(job: Job, cache: str) -> dict[str, float]:
 
 
 def stable_baselines3(job: Job, library: str) -> dict[str, float]:
-    """The same in stable-baselines3 or sbx: one thread and the CPU, as is fastest for networks this small."""
+    """The same in stable-baselines3 or sbx, with one thread on the CPU, which is fastest for networks this small."""
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -172,7 +172,7 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
 
 
 def rejax(job: Job) -> dict[str, float]:
-    """The same in rejax, whose whole training is one compiled program; its evaluations are switched off."""
+    """The same in rejax, where the whole training is one compiled program; its evaluations are switched off."""
     import jax
     from rejax import PPO
 
@@ -218,7 +218,7 @@ def in_a_process(what: str, name: str, cache: str) -> dict[str, float]:
 
 
 def line(name: str, job: Job, repeats: int) -> dict[str, Any]:
-    """All figures of one job; advantage's first run has an empty compilation cache, its later ones a warm one."""
+    """All figures of one job; advantage's first run has an empty compilation cache, its later runs a filled one."""
     contenders = [peer for peer in job.peers if importlib.util.find_spec(MODULES[peer])]
     if not job.environment.startswith("jax/"):
         contenders = ["bare", "bare, unchecked", *contenders]
@@ -239,7 +239,7 @@ def line(name: str, job: Job, repeats: int) -> dict[str, Any]:
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:
-    """A Markdown table; below each figure of another library stands how many times as fast advantage is."""
+    """A Markdown table; each figure of another library has advantage's speed as a multiple of it in brackets."""
     columns = ["bare", "bare, unchecked", "advantage", *MODULES]
     print("| job | " + " | ".join(columns) + " | start, cold / warm cache |")
     print("|---|" + "---:|" * (len(columns) + 1))
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        sys.path.pop(0)  # this folder, whose profile.py is not Python's
+        sys.path.pop(0)  # this folder, whose profile.py would replace Python's
         print(json.dumps(measure(arguments.measure, JOBS[arguments.jobs[0]], arguments.cache)))
         return
     lines = []

@@ -1,18 +1,17 @@
-"""Evaluations a second of CMA-ES beside other libraries, on the sphere, all from one run of this script.
+"""Evaluations per second of CMA-ES on the sphere, compared with other libraries in one run of this script.
 
 python benchmarks/search.py [--seconds 2]
 python benchmarks/search.py --scaling                  # writes search_scaling.csv beside this file
-python benchmarks/search.py --evaluations              # how many it takes to 1e-9, median of 15 seeds
+python benchmarks/search.py --evaluations              # the number of evaluations to 1e-9, median of 15 seeds
 
-Ours and evosax's are compiled loops over generations, in single precision as policies are searched for, and ours in
-double precision too, as pycma computes; ask, the sphere and tell are all of it. `compile` is the first call less a
-later one. pycma is asked and told by a loop in Python, with the sphere of a whole generation as one NumPy expression.
-Every figure is the best of the calls, which take turns. All run on one core: the threads of linear algebra wait for
-each other, and on a machine that does other work too, that is what would be measured. Libraries that are not installed
-show a dash.
+Ours and evosax's are compiled loops over generations (ask, the sphere, tell) in single precision, as in searches for
+policies; ours also runs in double precision, like pycma. `compile` is the time of the first call minus that of a later
+one. pycma runs in a Python loop, with the sphere of a whole generation as one NumPy expression. Every figure is the
+best of the calls, which take turns. All run on one core: several threads of linear algebra would wait for each other on
+a machine that also does other work. Libraries that are not installed show a dash.
 
-The factorisation of a covariance is as lazy as the tutorial allows, which at 32 and at 256 candidates in 200
-dimensions is: in every generation.
+The covariance is factorised as rarely as the CMA-ES tutorial allows, which is in every generation for 32 and for 256
+candidates in 200 dimensions.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def sphere(x):
 
 
 def loop(method: Any, x0: np.ndarray, generations: int) -> Callable[[], Any]:
-    """So many generations from `x0`, as one compiled call."""
+    """`generations` generations from `x0` as one compiled call."""
 
     @jax.jit
     def program(key):
@@ -90,7 +89,7 @@ def pycma(d: int, candidates: int, generations: int) -> Callable[[], Any]:
 
     def call():
         nonlocal strategy
-        if strategy.countiter >= 10 * generations:  # the best call is another one
+        if strategy.countiter >= 10 * generations:  # restart; the best call is not affected
             strategy = cma.CMAEvolutionStrategy(np.full(d, 3.0), 1.0, settings)
         for _ in range(generations):
             x = strategy.ask()
@@ -106,7 +105,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def least(calls: dict[str, Callable[[], Any]], seconds: float) -> tuple[dict[str, float], dict[str, float]]:
-    """The first call's time of each, and the shortest of those after, in turns."""
+    """The time of each one's first call, and the shortest of the later calls, in turns."""
     first = {name: timed(call) for name, call in calls.items()}
     best = {name: timed(call) for name, call in calls.items()}
     until = time.perf_counter() + seconds * len(calls)
@@ -123,7 +122,7 @@ def peers(seconds: float) -> None:
     )
     print("|---:|" + "---:|" * 9)
     for d, n in SIZES:
-        generations = 400 if d < 100 else 20  # some milliseconds: to start a call takes a tenth of one
+        generations = 400 if d < 100 else 20  # takes some milliseconds; the start of a call takes 0.1 ms
         calls = {"advantage": loop(CMAES(sigma=1.0, candidates=n), np.full(d, 3.0, np.float32), generations)}
         with jax.enable_x64(True):
             calls["float64"] = in_float64(loop(CMAES(sigma=1.0, candidates=n), np.full(d, 3.0), generations))
@@ -150,7 +149,7 @@ def in_float64(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def scaling() -> None:
-    """Milliseconds of a generation against population and dimension, and the exponents between neighbours."""
+    """Milliseconds per generation by population and dimension, and the growth exponents between neighbours."""
     settings = [("separable", 1000, n) for n in (64, 256, 1024, 4096)]
     settings += [("full", 100, n) for n in (64, 256, 1024, 4096)]
     settings += [("separable", d, 64) for d in (125, 250, 500, 1000, 2000)]
@@ -159,7 +158,7 @@ def scaling() -> None:
     for covariance, d, n in settings:
         method = CMAES(sigma=1.0, candidates=n or None, covariance=covariance)
         population = method.population(d)
-        generations = 28 if covariance == "full" and d >= 500 else 100  # the gaps are 1, 2, 4, 7 and 14
+        generations = 28 if covariance == "full" and d >= 500 else 100  # factorised every 1, 2, 4, 7 or 14
         call = loop(method, np.full(d, 3.0, np.float32), generations)
         _, best = least({"": call}, 4)
         milliseconds = 1e3 * best[""] / generations
@@ -186,7 +185,7 @@ FUNCTIONS = {
     "cigar": lambda x: x[0] ** 2 + 1e6 * (x[1:] ** 2).sum(),
     "tablet": lambda x: 1e6 * x[0] ** 2 + (x[1:] ** 2).sum(),
 }
-PYCMA = {  # 4.5, active, from the same starts; all of its 15 seeds arrive too
+PYCMA = {  # version 4.5, active, from the same start points; all of its 15 seeds reach the target too
     5: (752, 1640, 1768, 1840, 1392),
     10: (1640, 4240, 5120, 4090, 3240),
     20: (3084, 13272, 16740, 8544, 7848),
@@ -194,7 +193,7 @@ PYCMA = {  # 4.5, active, from the same starts; all of its 15 seeds arrive too
 
 
 def evaluations() -> None:
-    """Median evaluations to 1e-9 beside pycma's, and how many of the seeds arrived."""
+    """Median evaluations to 1e-9, their ratio to pycma's, and the number of seeds that reached it."""
     print("| d | candidates | " + " | ".join(FUNCTIONS) + " |")
     print("|---:|---:|" + "---:|" * len(FUNCTIONS))
     for d, theirs in PYCMA.items():
@@ -211,11 +210,13 @@ def evaluations() -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2.0, help="to measure each library and size for")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds to measure each library and size")
     parser.add_argument(
-        "--scaling", action="store_true", help="cost of a generation by population and dimension"
+        "--scaling", action="store_true", help="time of a generation by population and dimension"
     )
-    parser.add_argument("--evaluations", action="store_true", help="to 1e-9, on five functions")
+    parser.add_argument(
+        "--evaluations", action="store_true", help="evaluations to reach 1e-9 on five functions"
+    )
     arguments = parser.parse_args()
     if arguments.evaluations:
         evaluations()

@@ -1,13 +1,13 @@
-"""When is search enough? The same environments and policies, searches beside PPO, by steps and by seconds.
+"""When is search enough? Searches and PPO in the same environments with the same policies, by steps and by seconds.
 
 python benchmarks/search_or_gradient.py [jax/CartPole-v1 ...] [--seeds 3] [--out runs/search_or_gradient]
-python benchmarks/search_or_gradient.py --picture docs/search/or_gradient.png    # the curves, of search_or_gradient.csv
+python benchmarks/search_or_gradient.py --picture docs/search/or_gradient.png    # the curves in search_or_gradient.csv
 
 Settings are the presets, but every method has the policy of the environment's row: linear, or with that many hidden
-units; PPO also has that of its preset, in a row of its own. A run is a process of its own, one at a time, and none that
-has finished is repeated, so it goes on where it was stopped. Time to a threshold is when the mean of 100 training
-episodes reaches it, and includes compiling; candidates of a search are spread about its mean, so its training episodes
-return less than its agent does. Curves are written beside this file.
+units; PPO also runs with its preset's policy, in a row of its own. Each run has its own process, one at a time.
+Finished runs are not repeated, so the script can be stopped and continued. The time to a threshold is the time until
+the mean of 100 training episodes reaches it, including compilation. Candidates of a search are distributed around its
+mean, so its training episodes have lower returns than its agent. Curves are written beside this file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from advantage.runs.checkpoint import finished_step
 
 OWN = "ppo_own"
 CURVES = Path(__file__).parent / "search_or_gradient.csv"
-POINTS = 40  # of a run that are kept
+POINTS = 40  # points kept from each run
 LINES = {
     OWN: ("#1f6feb", "-", "PPO, its preset's policy"),
     "ppo": ("#1f6feb", ":", "PPO"),
@@ -63,7 +63,7 @@ def folder(out: Path, environment: str, method: str, seed: int) -> Path:
 
 
 def train(out: Path, environment: str, method: str, seed: int) -> None:
-    """One run, or what is left of it."""
+    """Train one run, or resume it if it has begun."""
     task, path = TASKS[environment], folder(out, environment, method, seed)
     if (path / "last").exists():
         if finished_step((path / "last").resolve(), task.methods[method]) is not None:
@@ -91,7 +91,7 @@ def train(out: Path, environment: str, method: str, seed: int) -> None:
 
 
 def table(out: Path, environment: str, seeds: int) -> None:
-    """A row for each method: medians of steps and seconds to the threshold, and the interquartile mean of the ends."""
+    """A row for each method: median steps and seconds to the threshold, and the interquartile mean of final scores."""
     import advantage as adv
 
     task = TASKS[environment]

@@ -1,10 +1,10 @@
-"""What several seeds cost beside one: PPO on jax/CartPole-v1, milliseconds an iteration within the compiled program.
+"""The cost of several seeds: PPO on jax/CartPole-v1, milliseconds per iteration within the compiled program.
 
 python benchmarks/seeds.py [--num-envs 4] [--seeds 1 2 3 4 8]
 
-An iteration is 128 steps in each environment and 4 epochs of 4 minibatches, for every seed. Every row is a process of
-its own; the least of five calls of 64 iterations counts. "Shared" is what `advantage train --num-seeds` does: each core
-is a device, and the devices share the seeds.
+An iteration is 128 steps in each environment and 4 epochs of 4 minibatches, for every seed. Every figure is measured in
+its own process and is the minimum of five calls of 64 iterations. "Shared" is what `advantage train --num-seeds` does:
+each core is a device, and the devices share the seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 
 
 def measure(num_seeds: int, num_envs: int, devices: int) -> float:
-    """Milliseconds an iteration."""
+    """Milliseconds per iteration."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -54,7 +54,7 @@ def main() -> None:
     if arguments.one:
         print(measure(*arguments.one))
         return
-    print("| seeds | one device | beside one seed | cores shared | beside one seed |")
+    print("| seeds | one device | relative to one seed | cores shared | relative to one seed |")
     print("|---:|---:|---:|---:|---:|")
     alone = 0.0
     for seeds in arguments.seeds:

@@ -1,11 +1,11 @@
-"""Learning in tables on the cliff: many seeds on the device, beside the textbook's loop over Gymnasium.
+"""Learning in tables on the cliff: many seeds on the device, compared with the textbook's loop over Gymnasium.
 
 python benchmarks/tabular.py [--seeds 1000] [--episodes 500] [--loop-seeds 3] [--repeats 3]
 
-Prints environment steps per second. The loop is the one that textbooks and their repositories have: one seed at a
-time, a NumPy table, Gymnasium's CliffWalking-v1 unchecked. Ours is the device driver on the same table with all seeds
-side by side, until every seed has had its episodes; compiling is left out. Random actions in the same driver, with
-nothing learned, show what stepping alone costs. The repeats take turns, and the table shows medians.
+Prints environment steps per second. The loop is that of textbooks and their repositories: one seed at a time, a NumPy
+table, Gymnasium's CliffWalking-v1 without its checker. Ours is the device driver on the same table with all seeds in
+parallel, until every seed has played its episodes; compilation is not included. Random actions in the same driver,
+without learning, show the cost of stepping alone. The repeats take turns, and the table shows medians.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Result(NamedTuple):
 
 
 class RandomState(NamedTuple):
-    """Nothing but the clock."""
+    """A state with only the clock."""
 
     clock: Clock
 
@@ -48,7 +48,7 @@ class RandomState(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class RandomActions:
-    """Any action, and no learning: what remains is the world and the driver."""
+    """Random actions without learning, to measure only the world and the driver."""
 
     n_actions: int
     n_steps: int = 1
@@ -75,7 +75,7 @@ class RandomActions:
 
 
 def on_device(algorithm: Any, seeds: int, episodes: int, most_steps: int) -> Result:
-    """All seeds at once, until each has had its episodes or `most_steps` steps; the first call compiles."""
+    """All seeds at once, until each has played its episodes or `most_steps` steps; the first call compiles."""
     world = make("jax/CliffWalking-v1")
     spec = Spec(world.observation_space, world.action_space, 1, most_steps)
     keys = jax.vmap(jax.random.key)(np.arange(3 * seeds)).reshape(3, seeds)
@@ -101,7 +101,7 @@ def on_device(algorithm: Any, seeds: int, episodes: int, most_steps: int) -> Res
 
 
 def choose(q: np.ndarray, s: int, rng: np.random.Generator) -> int:
-    """Epsilon-greedy; the first of several best actions, which is what such loops do for speed."""
+    """Epsilon-greedy; takes the first of several best actions, as such loops do for speed."""
     return int(rng.integers(4)) if rng.random() < EPSILON else int(q[s].argmax())
 
 

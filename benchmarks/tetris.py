@@ -1,9 +1,10 @@
-"""Placements of Tetris scored a second: many games in one compiled loop, beside the same game in NumPy.
+"""Placements of Tetris scored per second: many games in one compiled loop, compared with the same game in NumPy.
 
 python benchmarks/tetris.py [--lanes 8 16 32 64 256] [--devices 2] [--repeats 15]
 
-A linear policy plays 10 x 20 and begins again when a game is over. Only placements that exist are counted (23.1 a piece
-on average, of 34 that are computed). Each core has games of its own. The NumPy game is the tests' oracle, on one core.
+A linear policy plays on 10 x 20 and starts again when a game is over. Only placements that exist are counted (on
+average 23.1 per piece, of 34 that are computed). Each core has its own games. The NumPy game is the reference
+implementation of the tests, on one core.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from advantage.policies.deterministic import first_of_highest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import tetris_oracle
 
-WEIGHTS = {  # the first plays for a few hundred rows
+WEIGHTS = {  # with the first set, games have a few hundred rows
     "bertsekas": (*[-0.5] * 10, *[-1.0] * 9, -1.0, -8.0, 0.0),
     "dellacherie": DELLACHERIE,
     "thiery": THIERY,
 }
-MOVES = 2048  # of each game in one call
+MOVES = 2048  # moves of each game in one call
 
 
 def player(world: Tetris, weights: tuple[float, ...], mesh: Mesh) -> Callable[[Any, Any], Any]:
@@ -65,7 +66,7 @@ def player(world: Tetris, weights: tuple[float, ...], mesh: Mesh) -> Callable[[A
 def measure(
     world: Tetris, weights: tuple[float, ...], lanes: int, mesh: Mesh, repeats: int
 ) -> tuple[list[float], float]:
-    """Placements a second of each repeat, and seconds to compile."""
+    """Placements per second in each repeat, and seconds to compile."""
     total = lanes * mesh.size
     state = TetrisState(jnp.zeros((total, world.width), jnp.uint32), jnp.zeros(total, jnp.int32))
     draw = jax.jit(partial(jax.random.randint, shape=(MOVES, total), minval=0, maxval=7, dtype=jnp.int32))
@@ -81,7 +82,7 @@ def measure(
 
 
 def loop(world: Tetris, weights: tuple[float, ...], placements: int) -> float:
-    """The same in NumPy, placements a second."""
+    """Placements per second in NumPy."""
     started = time.perf_counter()
     scored = tetris_oracle.play(
         world.width, world.height, np.array(weights), world.features, placements, seed=0
@@ -104,8 +105,10 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     mesh = Mesh(np.array(jax.devices()), ("games",))
-    print(f"{mesh.size} cores (median) of {arguments.repeats}, millions of placements a second")
-    print("| features | games a core | advantage | a core and move | compiling | NumPy | ratio of the best |")
+    print(f"{mesh.size} cores (median) of {arguments.repeats}, millions of placements per second")
+    print(
+        "| features | games per core | advantage | per core and move | compiling | NumPy | ratio of the best |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|")
     for features in arguments.features:
         world, weights = Tetris(10, 20, features), WEIGHTS[features]

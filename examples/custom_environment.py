@@ -1,6 +1,6 @@
-"""Train PPO on an environment of your own: any `gymnasium.Env`, given as its class.
+"""Train PPO on your own environment: any `gymnasium.Env`, given as its class.
 
-The agent starts somewhere between -1 and 1 and moves left or right; each step costs its distance from 0.
+The agent starts between -1 and 1 and moves left or right; each step costs its distance from 0.
 """
 
 import gymnasium
@@ -22,7 +22,7 @@ class Centre(gymnasium.Env):
 
     def step(self, action):
         self.x, self.clock = np.clip(self.x + action, -2, 2).astype(np.float32), self.clock + 1
-        return self.x, -abs(float(self.x[0])), False, self.clock == 50, {}  # truncated: the clock ended it
+        return self.x, -abs(float(self.x[0])), False, self.clock == 50, {}  # truncated by the time limit
 
 
 def main(total_timesteps: int = 16_384, root: str = "runs") -> adv.Run:

@@ -1,7 +1,7 @@
-"""A network of your own: a pair of functions, `init(key, x) -> params` and `apply(params, x) -> features`.
+"""Your own network: a pair of functions, `init(key, x) -> params` and `apply(params, x) -> features`.
 
-Actor and critic get one each, with a linear layer behind its features. `params` is any pytree of arrays. The
-agent is loaded by giving the algorithm again, because a run folder holds no code.
+Actor and critic have one network each, followed by a linear layer. `params` is any pytree of arrays. To load the
+agent, give the algorithm again, because a run folder contains no code.
 """
 
 import jax

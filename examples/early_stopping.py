@@ -1,6 +1,7 @@
-"""Watch a training through a callback, and stop it once the mean return is high enough.
+"""Follow a training with a callback, and stop it when the mean return is high enough.
 
-A callback is told about every iteration; False saves a checkpoint and stops. The run can be resumed.
+The callback is called after every iteration; if it returns False, the run saves a checkpoint and stops. The run can be
+resumed.
 """
 
 import advantage as adv
@@ -10,7 +11,7 @@ def stop_at(target: float):
     """A callback that prints progress, and stops at a mean return of `target` over the last 100 episodes."""
 
     def callback(progress: adv.Progress) -> bool:
-        mean = progress.row.get("rollout/ep_rew_mean", float("-inf"))  # there is none before an episode ends
+        mean = progress.row.get("rollout/ep_rew_mean", float("-inf"))  # missing until an episode ends
         print(f"{progress.step:>9,} of {progress.total_timesteps:,} steps: mean return {mean:.1f}")
         return mean < target
 

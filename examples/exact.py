@@ -1,6 +1,6 @@
-"""A world of your own as a table: solve it, value a policy, and differentiate its performance exactly.
+"""Your own world as a table: solve it, evaluate a policy, and differentiate its performance, all exactly.
 
-A walker on a frozen river wants to reach the far bank. Each state and action lists what may follow.
+A walker on a frozen river wants to reach the far bank. A function lists the outcomes of each state and action.
 """
 
 import jax
@@ -9,12 +9,12 @@ import numpy as np
 import advantage as adv
 from advantage import theory
 
-NEAR, FAR = 0, 5  # states: the near bank, the ice further and further out, the far bank
+NEAR, FAR = 0, 5  # states: 0 is the near bank, 1 to 4 are on the ice, 5 is the far bank
 CREEP, RUN = 0, 1
 
 
 def outcomes(s: int, a: int) -> list[tuple[float, int, float, bool]]:
-    """`[(p, s', r, terminated), ...]`: creeping is safe; running is twice as fast, or a swim back to the near bank."""
+    """`[(p, s', r, terminated), ...]`: creeping is safe; running is twice as fast, or leads back to the near bank."""
 
     def move(p: float, to: int, reward: float) -> tuple[float, int, float, bool]:
         return p, min(to, FAR), reward, to >= FAR
@@ -35,7 +35,7 @@ def main(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     by_solve = theory.performance_gradient(mdp, jax.nn.softmax, theta)
     by_theorem = theory.policy_gradient(mdp, jax.nn.softmax, theta)
     print(f"gradient of J:\n{by_solve.round(4)}")
-    print(f"through the solve and by the theorem it differs by {abs(by_solve - by_theorem).max():.1e}")
+    print(f"difference between the solve and the theorem: {abs(by_solve - by_theorem).max():.1e}")
     return best.value, value, by_solve - by_theorem
 
 

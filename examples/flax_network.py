@@ -26,7 +26,7 @@ ALGORITHM = adv.PPO(n_steps=128, batch_size=256, n_epochs=4, network=adv.from_fl
 
 def main(total_timesteps: int = 20_480, root: str = "runs") -> tuple[adv.Run, adv.Agent]:
     run = adv.train(ALGORITHM, "CartPole-v1", total_timesteps=total_timesteps, num_envs=8, root=root)
-    agent = adv.load(run.path, algorithm=ALGORITHM)  # a run folder holds no code: give the network again
+    agent = adv.load(run.path, algorithm=ALGORITHM)  # a run folder contains no code: give the network again
     print(f"{run.path}: {run.evaluation}")
     return run, agent
 

@@ -1,6 +1,6 @@
 """Train eight seeds at once: environment, policy and update are one compiled program, vmapped over seeds.
 
-Each seed has its own run folder, and is what it would be if trained alone.
+Each seed has its own run folder and the same results as if it were trained alone.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Let the learning rate and the clip range follow the run's progress, from 0 at its start to 1 at its end.
+"""Schedules: the learning rate and the clip range as functions of the run's progress, from 0 at its start to 1.
 
-`adv.Linear` is saved with the run. Any other function of progress, here half a cosine, works too; it is given
+`adv.Linear` is saved with the run. Any other function of progress, here half a cosine, works too; it must be given
 again when the agent is loaded.
 """
 

@@ -1,9 +1,9 @@
-"""Eight searches on one landscape, as an animated picture: what each asks next, and where it stands.
+"""An animation of eight searches on one landscape: the candidates and the mean of each.
 
 python examples/search_landscape.py [--out docs/search/landscape.gif] [--frames 40]
 
-Between two frames every search has asked for 20 values. Dots are its candidates, coloured if they are the last, the
-cross is its mean, and the ellipse holds 86 % of the distribution that it draws from, if there is one.
+Between two frames every search evaluates 20 points. Dots are its candidates, with the latest in colour. The cross is
+its mean, and the ellipse contains 86 % of the distribution that it draws from, if there is one.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from PIL import Image
 
 import advantage as adv
 
-ASKED = 20  # values between two frames
+ASKED = 20  # evaluations between two frames
 START = -1.2, 1.6
 SEARCHES = {
     "cem": adv.CEM(candidates=20, elite=0.25, sigma=0.5),
@@ -37,9 +37,9 @@ INK, GREY, BLUE, ORANGE = "#24292f", "#8c959f", "#1f6feb", "#d9480f"
 
 
 class Frame(NamedTuple):
-    """What a search asked since the last frame `[n, 2]`, and where it stands then.
+    """The candidates of a search since the last frame `[n, 2]`, and its mean after them.
 
-    `centre` and `covariance` are of the distribution that it drew from last; `least` is the least value so far.
+    `centre` and `covariance` describe the distribution of the last candidates; `least` is the least value so far.
     """
 
     candidates: np.ndarray
@@ -55,7 +55,7 @@ def valley(x: Any) -> Any:
 
 
 def course(method: Any, frames: int, seed: int = 0) -> list[Frame]:
-    """A search from the start, frame by frame."""
+    """A search from the start point, frame by frame."""
     ask, tell = jax.jit(method.ask), jax.jit(method.tell)
     state, least, found = method.begin(jnp.array(START)), np.inf, []
     for n in range(frames):
@@ -72,7 +72,7 @@ def course(method: Any, frames: int, seed: int = 0) -> list[Frame]:
 
 
 def covariance_of(method: Any, state: Any) -> np.ndarray | None:
-    """Of the normal distribution that candidates are drawn from, if it is one."""
+    """The covariance of the distribution of the candidates, if it is normal; else None."""
     if isinstance(method, adv.EvolutionStrategy | adv.AugmentedRandomSearch):
         return method.sigma**2 * np.eye(2)
     if not isinstance(method, adv.CEM | adv.CMAES):

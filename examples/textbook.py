@@ -1,12 +1,12 @@
-"""The classic experiments with tables, run with this library: pictures, and our numbers beside the published ones.
+"""The classic experiments with tables, run with this library: figures, and our numbers beside the published ones.
 
-    python examples/textbook.py                      # everything, some minutes
-    python examples/textbook.py cliff testbed        # some of it
+    python examples/textbook.py                      # all experiments, some minutes
+    python examples/textbook.py cliff testbed        # some of them
     python examples/textbook.py --quick              # a tenth of the runs
 
-A reference is exact, or the mean of so many independent runs of the same experiment. Ours passes if the two differ by
-no more than half a unit of the last digit that is given and three standard errors of their difference; where one does
-not, the exit status is 1. Examples and figures are those of Sutton & Barto 2018, "Reinforcement learning", 2nd edition.
+A reference is exact, or the mean of independent runs of the same experiment. Ours passes if the difference is at most
+half a unit of the last published digit plus three standard errors of the difference; if a number fails, the exit status
+is 1. Examples and figures are those of Sutton & Barto 2018, "Reinforcement learning", 2nd edition.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from advantage.runs.compilation import enable_compilation_cache
 from advantage.theory.objectives import finite_horizon_values
 from advantage.theory.policy_evaluation import performance, values
 
-# -- what is published ------------------------------------------------------------------------------------------
+# -- published numbers ------------------------------------------------------------------------------------------
 
 
 class Published(NamedTuple):
-    """Numbers to meet, and `half` a unit of their last digit; `runs` that they are means of, None where exact."""
+    """Published numbers, `half` a unit of their last digit, and the number of `runs` of the mean, None if exact."""
 
     source: str
     numbers: dict[str, float]
@@ -99,7 +99,7 @@ PUBLISHED = {
 
 @dataclasses.dataclass
 class Book:
-    """Where pictures go, how many runs an experiment has, and the rows of the table so far."""
+    """The folder for figures, the number of runs, and the rows of the table so far."""
 
     out: Path
     quick: bool = False
@@ -109,7 +109,7 @@ class Book:
         return max(number // 10, 5) if self.quick else number
 
     def compare(self, name: str, ours: Sequence[Any]) -> None:
-        """Add a row for each number, in the order of `PUBLISHED`; ours is a number or, not exact, an array `[runs]`."""
+        """Add a row for each number, in the order of `PUBLISHED`; ours is an exact number or an array `[runs]`."""
         published = PUBLISHED[name]
         for (label, reference), one in zip(published.numbers.items(), ours, strict=True):
             one, error, allowed = np.atleast_1d(np.asarray(one, np.float64)), 0.0, published.half
@@ -139,15 +139,15 @@ class Book:
 
 
 class Moment(NamedTuple):
-    """One step of one run: what there is to measure.
+    """One step of one run, from which quantities are measured.
 
     Attributes:
-        state: of the algorithm, once it has learned from the step.
-        hidden: the state of the environment that the step was taken in.
-        action: what was done.
-        reward: what that earned.
-        total: the sum of the rewards of the running episode, this one included.
-        length: its steps.
+        state: the state of the algorithm after it has learned from the step.
+        hidden: the state of the environment before the step.
+        action: the action of the step.
+        reward: the reward of the step.
+        total: the sum of the rewards of the current episode, this one included.
+        length: the number of steps of the current episode.
     """
 
     state: Any
@@ -167,10 +167,10 @@ def play(
     each: Literal["episode", "step"] = "episode",
     state: Any = None,
 ) -> tuple[Any, Any]:
-    """Independent runs side by side, of so many episodes or steps: `-> what was measured [runs, count, ...], state`.
+    """Independent runs in parallel, of `count` episodes or steps: `-> measurements [runs, count, ...], state`.
 
     A float hyperparameter may be an array `[K]`: then each run is made with each setting, with the same seeds, and
-    what was measured is `[K, runs, count, ...]`. With a `state`, learning goes on from where it was.
+    the measurements are `[K, runs, count, ...]`. With a `state`, learning continues from it.
     """
     settings = jnp.broadcast_shapes(*map(jnp.shape, jax.tree.leaves(algorithm)))
     algorithms = jax.tree.map(lambda x: jnp.repeat(jnp.broadcast_to(x, settings or 1), runs), algorithm)
@@ -235,7 +235,7 @@ def the_reward(moment: Moment) -> Any:
     return moment.reward
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------
+# -- figures ----------------------------------------------------------------------------------------------------
 
 INK, GREY, LINE = "#24292f", "#6e7781", "#d0d7de"
 COLOURS = (
@@ -318,7 +318,7 @@ def draw_grid(
 
 
 def greedy(action_value: np.ndarray) -> np.ndarray:
-    """All actions that are best but for rounding, bool `[S, A]`."""
+    """All best actions, up to rounding errors, bool `[S, A]`."""
     return action_value >= action_value.max(-1, keepdims=True) - 1e-6
 
 
@@ -377,7 +377,7 @@ RATES = np.array([0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0
 def random_walk_19(book: Book) -> None:
     """Figures 7.2, 12.6 and 12.8, and off-line λ-returns: n-step TD and TD(λ) on nineteen states in a row.
 
-    Figure 12.3 lets V move from step to step of an off-line update; here all errors are taken from the same V.
+    In Figure 12.3, V changes from step to step of an off-line update; here all errors are computed from the same V.
     """
     world, runs = adv.make("jax/RandomWalk19-v0"), book.runs(100)
     truth = values(world.mdp, np.zeros(21, int))[1:20]
@@ -385,7 +385,7 @@ def random_walk_19(book: Book) -> None:
     def error(algorithm, rates, runs=runs):
         algorithm = dataclasses.replace(algorithm, learning_rate=jnp.asarray(rates), gamma=1.0)
         v = play(algorithm, world, runs, 10, the_values)[0][..., 1:20]
-        with np.errstate(over="ignore", invalid="ignore"):  # some diverge
+        with np.errstate(over="ignore", invalid="ignore"):  # some settings diverge
             return np.sqrt(((v - truth) ** 2).mean(-1)).mean(2)
 
     backward = error(adv.TDLambda(lam=0.8, online=False), [0.1, 0.2], 10)
@@ -394,7 +394,7 @@ def random_walk_19(book: Book) -> None:
 
     figure, panels = canvas(11, 8.4, 2, 2)
     for n, colour in zip((1, 2, 4, 8, 16, 32, 64), COLOURS, strict=False):
-        rates = RATES if n < 32 else RATES / 2  # beyond, it is off the picture
+        rates = RATES if n < 32 else RATES / 2  # larger step sizes are outside the figure
         panels[0].plot(rates, error(adv.TD(n=n), rates).mean(1), color=colour, label=f"n = {n}")
     kinds = {
         "Off-line λ-return, errors summed": {"online": False},
@@ -415,7 +415,7 @@ def random_walk_19(book: Book) -> None:
 
 
 def grids(book: Book) -> None:
-    """Figures 4.1, 3.2 and 3.5: the values of chance and of the best policy on two small grids."""
+    """Figures 4.1, 3.2 and 3.5: the values of the random and of the best policy on two small grids."""
     small, large = adv.make("jax/GridWorld4x4-v0").mdp, adv.make("jax/GridWorld5x5-v0").mdp
     chance = np.full((16, 4), 1 / 4)
     swept = {k: finite_horizon_values(small, chance, k)[0] for k in (1, 2, 3, 10)}
@@ -542,7 +542,7 @@ def blackjack(book: Book) -> None:
 
 
 def short_corridor(book: Book) -> None:
-    """Example 13.1: where all cells look alike, the best policy is a chance."""
+    """Example 13.1: if all cells look the same, the best policy is stochastic."""
     mdp = adv.make("jax/ShortCorridor-v0").pomdp.mdp
 
     def value(right):
@@ -569,7 +569,7 @@ def short_corridor(book: Book) -> None:
 
 
 def greedy_path(mdp: adv.MDP, q: np.ndarray) -> list[int]:
-    """The states that the best actions lead through where nothing is left to chance, 100 at most."""
+    """The states on the path of the best actions in a deterministic world, at most 100."""
     path, successor = [int(mdp.start.argmax())], mdp.rows(q.argmax(1)).argmax(1)
     while not mdp.terminal[path[-1]] and len(path) < 100:
         path.append(int(successor[path[-1]]))
@@ -585,7 +585,7 @@ def windy_grid(book: Book) -> None:
 
     algorithm = adv.Sarsa(learning_rate=0.5, epsilon=0.1, gamma=1.0)
     length, state = play(algorithm, world, runs, steps, the_length, "step")
-    episodes = (length[:, 1:] == 1).cumsum(1)  # as many as began anew
+    episodes = (length[:, 1:] == 1).cumsum(1)  # the number of episodes that began
     figure, (left, right) = canvas(12, 4.2, 1, 2)
     left.plot(episodes[0], color=COLOURS[0], alpha=0.5, label="one run")
     left.plot(episodes.mean(0), color=COLOURS[0], label=f"mean of {runs} runs")
@@ -660,7 +660,7 @@ def dyna_maze(book: Book) -> None:
 
 
 def changing_mazes(book: Book) -> None:
-    """Figures 8.4 and 8.5: Dyna-Q+ where a maze changes."""
+    """Figures 8.4 and 8.5: Dyna-Q+ in a maze that changes."""
     runs = book.runs(100)
     figure, panels = canvas(11, 4.2, 1, 2)
     mazes = {
@@ -673,7 +673,7 @@ def changing_mazes(book: Book) -> None:
                 planning_steps=10, learning_rate=0.5, epsilon=0.1, gamma=0.95, exploration_bonus=bonus
             )
             state, rewards = None, []
-            for world, steps in phases:  # the episode that the change interrupts begins anew
+            for world, steps in phases:  # the episode that the change interrupts starts again
                 one, state = play(algorithm, adv.make(f"jax/{world}"), runs, steps, the_reward, "step", state)
                 rewards.append(one)
             axes.plot(np.concatenate(rewards, 1).mean(0).cumsum(), color=colour, label=name)
@@ -683,7 +683,7 @@ def changing_mazes(book: Book) -> None:
 
 
 def maximisation_bias(book: Book) -> None:
-    """Figure 6.5: Q-learning believes in noise, double Q-learning does not."""
+    """Figure 6.5: noise biases Q-learning, and double Q-learning less."""
     world, runs = adv.make("jax/MaximisationBias-v0"), book.runs(5000)
 
     def went_left(moment):
@@ -748,7 +748,7 @@ def testbed(book: Book) -> None:
 
 
 def frozen_lake(book: Book) -> None:
-    """Gymnasium's tables: FrozenLake under several discounts and clocks, and Taxi."""
+    """Gymnasium's tables: FrozenLake with several discounts and time limits, and Taxi."""
     lakes = {gamma: adv.MDP.from_gymnasium("FrozenLake-v1", gamma=gamma) for gamma in (0.9, 0.95, 0.99, 1.0)}
     best = {gamma: adv.solve(lake, adv.PolicyIteration()) for gamma, lake in lakes.items()}
     lake, large = lakes[1.0], adv.MDP.from_gymnasium("FrozenLake8x8-v1", gamma=0.99)
@@ -789,15 +789,17 @@ FIGURES: dict[str, Callable[[Book], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="The classic experiments with tables: pictures, and our numbers beside the published ones."
+        description="The classic experiments with tables: figures, and our numbers beside the published ones."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; by default all")
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="where the pictures go")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(FIGURES)}; by default all"
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder for the figures")
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
     given = parser.parse_args(arguments)
     for name in given.names:
         if name not in FIGURES:
-            parser.error(f"there is no {name!r}; there are {', '.join(FIGURES)}")
+            parser.error(f"there is no {name!r}; use one of {', '.join(FIGURES)}")
     book = Book(given.out, given.quick)
     enable_compilation_cache()
     for name in given.names or FIGURES:
