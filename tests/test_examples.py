@@ -416,7 +416,7 @@ X = np.zeros((1, 3), np.float32)
 WRONG = {
     "linen with batch statistics": (
         lambda: adv.from_flax(Normed()),
-        "keeps batch_stats besides its parameters",
+        "has batch_stats besides its parameters",
     ),
     "linen unhashable": (lambda: adv.from_flax(Listed([1, 2])), "tuples for its attributes instead of lists"),
     "linen class": (lambda: adv.from_flax(Normed), "give a flax.linen module"),
@@ -426,7 +426,7 @@ WRONG = {
     ),
     "nnx module": (
         lambda: adv.from_flax(nnx.Linear(3, 3, rngs=nnx.Rngs(0))),
-        "a function that makes a flax.nnx one",
+        "a function that makes a flax.nnx module",
     ),
     "nnx with batch statistics": (
         lambda: adv.from_flax(lambda rngs, x: nnx.BatchNorm(3, rngs=rngs)),
@@ -446,7 +446,7 @@ WRONG = {
     ),
     "equinox with batch statistics": (
         lambda: adv.from_equinox(lambda key, x: WithState(eqx.nn.BatchNorm(3, "batch", mode="batch"))),
-        "keeps StateIndex besides its parameters",
+        "has StateIndex besides its parameters",
     ),
 }
 

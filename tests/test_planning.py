@@ -122,7 +122,7 @@ def test_what_cannot_be_solved_says_why(tmp_path):
     solver = adv.ValueIteration()
     for environment in ("Blackjack-v1", "advantage/Tiger-v0", "jax/Tiger-v0"):
         with pytest.raises(
-            ValueError, match=r"has no table of transitions between states that are seen.*q-learning"
+            ValueError, match=r"has no table of transitions between observed states.*q-learning"
         ):
             adv.train(solver, environment, out=tmp_path / "run")
     with pytest.raises(ValueError, match="finite observation space"):

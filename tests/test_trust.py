@@ -34,7 +34,7 @@ pathlib.Path(__file__).with_name("executed").touch()
 raise SystemError("a file of the current folder stood in the way")
 """
 REFUSED = (
-    r"wants the environment 'payload:Payload-v0'.*--trust.*--env NAME.*trust=True.*environment=\.\.\..*import"
+    r"needs the environment 'payload:Payload-v0'.*--trust.*--env NAME.*trust=True.*environment=\.\.\..*import"
 )
 VERBS = {
     "eval": ["--episodes", "1"],
@@ -155,7 +155,7 @@ def test_names_that_import_nothing_of_others(name):
      "advantage.__main__:CartPole-v1"],
 )  # fmt: skip
 def test_a_package_is_a_package_however_it_is_written(name):
-    with pytest.raises(ValueError, match=r"wants the environment"):
+    with pytest.raises(ValueError, match=r"needs the environment"):
         resolve_recorded(name)
     assert "this" not in sys.modules
 
@@ -176,7 +176,7 @@ def test_atari_comes_from_an_installed_package_alone(form, stranger, monkeypatch
     assert main(["eval", "run"]) in (1, 2)  # ale_py is not installed, or has no such game
     assert "wants" not in capsys.readouterr().err
     monkeypatch.syspath_prepend("")
-    with pytest.raises(ValueError, match=r"wants the environment 'ALE/Nothing-v5'.*importing 'ale_py'"):
+    with pytest.raises(ValueError, match=r"needs the environment 'ALE/Nothing-v5'.*the package 'ale_py'"):
         adv.evaluate(stranger)
     assert not executed(stranger) and not Path(form).with_name("executed").exists()
 
