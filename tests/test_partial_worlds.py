@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import advantage as adv
 from advantage.environments.check import check_environment
 from advantage.environments.make import environment_names, make, resolve
 from advantage.environments.tables.mdp import MDP
@@ -28,6 +30,8 @@ from advantage.environments.tables.t_maze import (
 )
 from advantage.environments.worlds.partial import STATELESS
 from advantage.environments.worlds.wasted_actions import WastedActions
+from advantage.runs.folder import RunFolder
+from advantage.runs.log import read_episodes
 
 KEY = jax.random.key(0)
 each_stateless = pytest.mark.parametrize("name", STATELESS)
@@ -234,3 +238,39 @@ def test_starts_and_types_of_wasted_actions():
         ((), jnp.float32, False),
         ((), jnp.bool_, False),
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unmasked:
+    """The same world without its mask."""
+
+    world: WastedActions = WastedActions()
+    max_episode_steps: int = 100
+    gymnasium_id: None = None
+
+    observation_space = property(lambda self: self.world.observation_space["observation"])
+    action_space = property(lambda self: self.world.action_space)
+
+    def reset(self, key):
+        state, obs = self.world.reset(key)
+        return state, obs["observation"]
+
+    def step(self, state, action, key):
+        state, obs, reward, terminated = self.world.step(state, action, key)
+        return state, obs["observation"], reward, terminated
+
+
+@pytest.mark.slow
+def test_a_mask_saves_four_fifths_of_the_steps(tmp_path):
+    """With the mask every seed arrives in 16,384 steps; without it, most seeds have not after 81,920."""
+    arrived = {}
+    for world, steps in ((WastedActions(), 16_384), (Unmasked(), 81_920)):
+        out = tmp_path / type(world).__name__
+        algorithm = adv.PPO(n_steps=64, batch_size=128, n_epochs=4, learning_rate=1e-3, ent_coef=0.01)
+        options = {"num_envs": 8, "num_seeds": 8, "total_timesteps": steps, "eval_episodes": 0}
+        adv.train(algorithm, world, out=out, tensorboard=False, **options)
+        last = [read_episodes(RunFolder(folder))["r"][-20:].mean() for folder in sorted(out.glob("seed_*"))]
+        arrived[steps] = [mean > 0.9 for mean in last]
+    print(arrived, last)
+    assert len(arrived[16_384]) == 8 and all(arrived[16_384])
+    assert sum(arrived[81_920]) <= 4
