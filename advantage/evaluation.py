@@ -21,6 +21,7 @@ from advantage.environments.environment import Environment, fitting, stacked
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
 from advantage.policies.deterministic import flatten
+from advantage.precise_sum import PreciseSum, precise_add, precise_value, precise_zero
 from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, World
 
 EVALUATION = 2**31 - 1  # takes the place of an environment's index in the seeds of evaluation episodes
@@ -186,14 +187,15 @@ def _evaluate_world(
     _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
     key, algorithm, units = jax.random.key(seed), agent.algorithm, agent.spec.action_units
 
-    def play(first: int) -> tuple[Array, Array]:
+    def play(first: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(algorithm, PolicySearch):
             return _play_search(algorithm, world, units, agent.state, key, first)
-        return _play_world(algorithm, world, units, agent.state, key, first, deterministic)
+        returns, lengths = _play_world(algorithm, world, units, agent.state, key, first, deterministic)
+        return precise_value(returns), np.asarray(lengths)
 
-    blocks = [jax.device_get(play(first)) for first in range(0, episodes, BLOCK)]
+    blocks = [play(first) for first in range(0, episodes, BLOCK)]
     returns, lengths = (np.concatenate(parts)[:episodes] for parts in zip(*blocks, strict=True))
-    return returns.astype(np.float64), lengths
+    return returns, lengths
 
 
 @partial(jax.jit, static_argnames=("world", "units", "deterministic"))
@@ -205,7 +207,7 @@ def _play_world(
     key: Key,
     first: Array,
     deterministic: bool,
-) -> tuple[Array, Array]:
+) -> tuple[PreciseSum, Array]:
     """The episodes `first, first + 1, ..., first + BLOCK - 1`: `-> returns, lengths`."""
     actor = algorithm.actor(state)
     keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(BLOCK))
@@ -227,10 +229,10 @@ def _play_world(
             given = read(environment_action(world.action_space, action, units), 0)
             world_state, obs, reward, terminated = world.step(world_state, given, key_world)
             done = terminated | (length + 1 >= world.max_episode_steps)
-            return world_state, obs, memory, total + reward, length + 1, done
+            return world_state, obs, memory, precise_add(total, reward), length + 1, done
 
         memory = jax.tree.map(lambda leaf: leaf[None], algorithm.initial_memory(actor))
-        start = (world_state, obs, memory, jnp.float32(0), jnp.int32(0), jnp.bool_(False))
+        start = (world_state, obs, memory, precise_zero(), jnp.int32(0), jnp.bool_(False))
         return jax.lax.while_loop(lambda carry: ~carry[-1], step, start)[3:5]
 
     return jax.vmap(episode)(keys)

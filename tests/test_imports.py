@@ -27,6 +27,7 @@ ROOMS = [
     "matrices",
     "environments",
     "running_moments",
+    "precise_sum",
     "policies",
     "estimators",
     "objectives",

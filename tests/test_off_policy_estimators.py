@@ -1,5 +1,6 @@
 """Off-policy estimators against their definitions in float64, their identities, and what they converge to."""
 
+import copy
 import functools
 
 import jax
@@ -164,7 +165,13 @@ def weight_of(form, t, log_ratio, largest):
 
 @pytest.mark.parametrize("largest", [np.inf, 1.5])
 @pytest.mark.parametrize("form", FORMS)
-def test_importance_sampled_returns_are_products_of_ratios_times_rewards(facts, form, largest):
+@pytest.mark.parametrize("never", [0.0, 0.2], ids=["every action is possible", "some actions are not"])
+def test_importance_sampled_returns_are_products_of_ratios_times_rewards(facts, form, largest, never):
+    """A product with an action that the target policy never takes is 0, and touches no other episode."""
+    facts = copy.copy(facts)
+    impossible = np.random.default_rng(1).uniform(size=facts.shape) < never
+    facts.log_ratio = np.where(impossible, -np.inf, facts.log_ratio).astype(np.float32)
+
     def definition(t, final, reward, value, next_value, log_ratio):
         total = 0.0
         for u in range(t, len(reward)):
@@ -175,7 +182,7 @@ def test_importance_sampled_returns_are_products_of_ratios_times_rewards(facts, 
 
     expected = facts.define(definition, "reward", "value", "next_value", "log_ratio")
     given = facts.reward, facts.discount, facts.value, facts.next_value, facts.log_ratio, facts.goes_on
-    size = np.abs(expected).max()
+    size = max(np.abs(expected).max(), 1e-6)
     close(importance_sampled_returns(*given, form, largest) / size, expected / size)
     weights = facts.define(lambda t, _, log_ratio: weight_of(form, t, log_ratio, largest), "log_ratio")
     actual = importance_weights(facts.log_ratio, facts.goes_on, form, largest)

@@ -139,10 +139,10 @@ def importance_weights(
         per-decision    Π_{k<=t} rho_k  over those up to the action
         action          rho_t
 
-    Steps before the first row, or after the last, do not count.
+    Steps before the first row, or after the last, do not count. A product with an action that pi never takes is 0.
 
     Args:
-        log_ratio: `[T, ...]`, `log pi(a_t | s_t) - log mu(a_t | s_t)`.
+        log_ratio: `[T, ...]`, `log pi(a_t | s_t) - log mu(a_t | s_t)`; -inf for an action that pi never takes.
         trace: `[T, ...]`, `1 - done`.
         form: as above.
         largest_ratio: upper limit of a weight.
@@ -153,16 +153,20 @@ def importance_weights(
     Source: Precup, Sutton & Singh 2000, "Eligibility traces for off-policy policy evaluation", section 3; Degris, White
     & Sutton 2012, "Off-policy actor-critic", for the third.
     """
-    if form == "action":
-        exponent = log_ratio
-    elif form == "per-decision":
-        exponent = past_sums(log_ratio, trace)
-    elif form == "trajectory":
-        later = credit(log_ratio, trace, jnp.ones_like(trace)) - log_ratio
-        exponent = past_sums(log_ratio, trace) + later
-    else:
+    if form not in ("trajectory", "per-decision", "action"):
         raise ValueError(f"form={form!r} is not allowed; use 'trajectory', 'per-decision' or 'action'.")
-    return jnp.minimum(jnp.exp(exponent), largest_ratio)
+
+    def over_the_product(x: Array) -> Array:
+        """The sum of x over the steps whose ratios are multiplied."""
+        if form == "action":
+            return x
+        past = past_sums(x, trace)
+        return past if form == "per-decision" else past + (credit(x, trace, jnp.ones_like(trace)) - x)
+
+    never = log_ratio == -jnp.inf  # counted apart: -inf times a trace of 0 is not a number
+    exponent = over_the_product(jnp.where(never, 0.0, log_ratio))
+    impossible = over_the_product(never.astype(log_ratio.dtype)) > 0.5
+    return jnp.where(impossible, 0.0, jnp.minimum(jnp.exp(exponent), largest_ratio))
 
 
 def importance_sampled_returns(

@@ -16,6 +16,7 @@ from advantage.drivers.search.games import Chance, Games
 from advantage.environments.scored_actions import ScoredActions
 from advantage.environments.spaces import environment_action, read
 from advantage.policies.deterministic import Scoring, first_of_highest
+from advantage.precise_sum import PreciseSum, precise_add, precise_value, precise_zero
 from advantage.types import ActionUnits, Array, Key, Pytree, Search, World
 
 TICKS = 2**12  # steps of every game in one call, before the host checks whether to stop
@@ -31,7 +32,7 @@ class Lanes(NamedTuple):
     obs: Pytree
     key: Key
     game: Array
-    total: Array
+    total: PreciseSum
     length: Array
     done: Array
     sums: Array
@@ -48,7 +49,7 @@ def _begin(algorithm: Search, world: World, actor: Pytree, vectors: Array, keys:
         seen = algorithm.seen(actor, jax.tree.map(lambda leaf: leaf[None], obs))
         obs = () if _scores(world, actor) else obs
         zero = jnp.zeros(seen.shape[-1])
-        facts = game, jnp.float32(0), jnp.int32(0), game < 0
+        facts = game, precise_zero(), jnp.int32(0), game < 0
         return Lanes(vector, world_state, obs, key_steps, *facts, zero, zero)
 
     return jax.vmap(begin)(vectors, keys, game)
@@ -102,8 +103,8 @@ def _step(algorithm: Search, world: World, units: ActionUnits, actor: Pytree, la
     world_state, obs, reward, terminated = world.step(lane.world, given, key)
     obs = () if _scores(world, actor) else obs
     length = lane.length + 1
-    total = lane.total + reward
-    done = terminated | (length >= world.max_episode_steps) | ~jnp.isfinite(total)
+    total = precise_add(lane.total, reward)
+    done = terminated | (length >= world.max_episode_steps) | ~jnp.isfinite(total.high)
     sums, squares = lane.sums + seen.sum(0), lane.squares + jnp.square(seen).sum(0)
     fields = "world", "obs", "total", "length", "done", "sums", "squares"
     after = dict(zip(fields, (world_state, obs, total, length, done, sums, squares), strict=True))
@@ -154,10 +155,10 @@ class DeviceGames:
             limit = np.uint32(min(left - games.lengths.sum(), 2**31))
             everywhere = self._everywhere(actor)
             lanes = _play(self.algorithm, self.world, self.units, everywhere, lanes, limit, self.mesh)
-            facts = jax.device_get((lanes.game, lanes.total, lanes.length, lanes.sums, lanes.squares))
-            game, (returns, lengths, sums, squares) = facts[0], facts[1:]
+            facts = lanes.game, lanes.total, lanes.length, lanes.sums, lanes.squares
+            game, total, *others = jax.device_get(facts)
             real = game >= 0
-            for place, found in zip(games, (returns, lengths, sums, squares), strict=True):
+            for place, found in zip(games, (precise_value(total), *others), strict=True):
                 place[game[real]] = found[real]
             if games.lengths.sum() > left or stopped():
                 return None
