@@ -12,6 +12,7 @@ from random_tables import random_mdp as ending_mdp
 
 import advantage as adv
 from advantage.cli import main
+from advantage.cli.commands.lab import Lab, _problem
 from advantage.environments.make import resolve, table_of
 from advantage.environments.tables.random_mdp import random_mdp
 from advantage.laboratory.advantage_bias import expected_gae, measure_credit
@@ -345,6 +346,16 @@ def test_any_finite_world_and_a_trained_policy(tmp_path, monkeypatch):
 def test_wrong_input_is_explained(arguments, message, capsys):
     assert main(["lab", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_flags_reach_the_problem():
+    """The discount and the horizon are the world's unless they are given."""
+    own = _problem(Lab(world="jax/RandomWalk-v0"))
+    assert (own.mdp.gamma, own.horizon) == (1.0, 50)
+    asked = _problem(Lab(world="jax/RandomWalk-v0", gamma=0.5, horizon=7))
+    assert (asked.mdp.gamma, asked.horizon) == (0.5, 7)
+    assert asked.performance != pytest.approx(own.performance, rel=0.1)
+    assert np.ptp(_problem(Lab(policy="uniform", n_states=6)).logits) == 0
 
 
 def test_a_policy_is_a_table_of_its_world():

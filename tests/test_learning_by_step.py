@@ -11,9 +11,11 @@ from probe_runs import stop_at
 
 import advantage as adv
 from advantage import evaluation
+from advantage.drivers.draws import draw, draw_block, of_block
 from advantage.drivers.schedule import BLOCK, ROW_STEPS
 from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.training import loop
+from advantage.types import Spec
 
 
 def outcomes(state, action):
@@ -64,6 +66,25 @@ def test_promise_2_host_and_device_learn_the_same(tmp_path, num_envs):
             for column in here:
                 if not column.startswith("time/"):
                     assert float(here[column]) == pytest.approx(float(there[column]), rel=1e-6), column
+
+
+def test_every_iteration_has_its_own_noise_and_keys():
+    """Of two blocks and of iterations that share none: nothing is drawn twice."""
+    state = LEARNER.init(jax.random.key(0), Spec(WORLD.observation_space, WORLD.action_space, 2, 100))
+
+    def of_iteration(run_key, iteration):
+        return of_block(draw_block(LEARNER, state, run_key, iteration, 2), iteration)
+
+    def alone(run_key, iteration):
+        return draw(LEARNER, state, run_key, iteration, (1, 2))[1]
+
+    for draws in (of_iteration, alone):
+        every = jax.vmap(draws, (None, 0))(jax.random.key(1), np.arange(2 * BLOCK))
+        other = jax.vmap(draws, (None, 0))(jax.random.key(2), np.arange(2 * BLOCK))
+        keys = [np.asarray(jax.random.key_data(key)) for pair in (every[1:], other[1:]) for key in pair]
+        assert len(np.unique(np.concatenate(keys), axis=0)) == 8 * BLOCK
+        noise = np.concatenate([every.noise.ravel(), other.noise.ravel()])
+        assert len(np.unique(noise)) == noise.size == 8 * BLOCK
 
 
 @pytest.mark.parametrize("environment", [on_host, WORLD], ids=["host", "device"])

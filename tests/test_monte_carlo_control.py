@@ -163,6 +163,20 @@ def test_the_first_action_of_an_episode_is_any_and_the_others_are_the_best():
     assert action.tolist() == [1, 1] and chance.tolist() == [1.0, 1.0], "environments of an evaluation"
 
 
+def test_an_episode_begins_with_a_uniform_action_and_its_probability():
+    algorithm = adv.MonteCarloControl(exploring_starts=True, epsilon=0.3, n_steps=1, max_episode=8)
+    state = small(algorithm, num_envs=2)
+    state = state._replace(
+        table=state.table._replace(q=state.table.q.at[:, 1].set(1.0)),
+        pending=state.pending._replace(length=jnp.array([0, 3])),
+    )
+    for noise, first, later, chance in ((0.05, 0, 0, 0.1), (0.95, 2, 1, 0.8)):
+        obs = np.ones(2, np.int32)
+        action, _, chances = algorithm.act(algorithm.actor(state), obs, (), np.full(2, noise, np.float32))
+        assert action.tolist() == [first, later]
+        assert chances.tolist() == pytest.approx([1 / 3, chance])
+
+
 def test_exploring_starts_need_rollouts_of_one_step():
     with pytest.raises(ValueError, match=r"exploring_starts=True with n_steps=128 .* use n_steps=1"):
         adv.MonteCarloControl(exploring_starts=True)

@@ -33,7 +33,7 @@ from advantage.algorithms.policy_gradient.off_policy_actor_critic import (
     score_form,
 )
 from advantage.algorithms.policy_gradient.shared.acting import policy_actor
-from advantage.algorithms.policy_gradient.shared.replayed_critic import replayed_batch
+from advantage.algorithms.policy_gradient.shared.replayed_critic import Learned, repeat, replayed_batch
 from advantage.policies.action_value import action_value
 from advantage.replay.ring import replay_add
 from advantage.training import loop
@@ -148,6 +148,32 @@ def test_the_target_follows_slowly():
     np.testing.assert_allclose(ravel_pytree(still.target)[0], ravel_pytree(before.target)[0], atol=1e-5)
     same_bits(at_once.target, at_once.params["action_value"])
     assert differs(at_once.target, before.target)
+
+
+def test_every_gradient_step_has_its_own_key():
+    def step(learned, key):
+        """Writes the key into the row of the step."""
+        row = learned.optimiser
+        return Learned(learned.params.at[row].set(jax.random.key_data(key)), row + 1, ()), {"row": row}
+
+    before = Learned(jnp.zeros((6, 2), jnp.uint32), jnp.int32(0), ())
+    learned, metrics = jax.jit(repeat, static_argnums=0)(step, before, jnp.int32(6), jax.random.key(0))
+    assert len(np.unique(learned.params, axis=0)) == 6
+    assert (metrics["row"].total, metrics["row"].count) == (15, 6)
+
+
+def test_actor_and_critic_learn_from_each_other_as_they_are_now():
+    """In one step the actor climbs the critic that has just learned; in the next the critic asks the new actor."""
+
+    def learned(num_envs, **changes):
+        algorithm = tiny(**changes)
+        state = begin(algorithm, CONTINUOUS, num_envs=num_envs)
+        new, metrics = update(algorithm, state, play(algorithm, state, 0), jax.random.key(0))
+        return new.params["action_value"], metrics["policy_gradient_loss"].total
+
+    once = {"gradient_steps": 1, "learning_rate": 0.0, "hidden": ()}
+    assert learned(1, critic_learning_rate=0.1, **once)[1] != learned(1, critic_learning_rate=0.0, **once)[1]
+    assert differs(learned(NUM_ENVS, learning_rate=0.3)[0], learned(NUM_ENVS, learning_rate=0.0)[0])
 
 
 # --- the actor ----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from advantage.algorithms.policy_gradient.shared.episode_places import places, w
 from advantage.algorithms.policy_gradient.shared.experience import experience
 from advantage.algorithms.policy_gradient.shared.natural_step import OldSamples, surrogate_of
 from advantage.algorithms.policy_gradient.shared.state import EpisodicState
+from advantage.algorithms.policy_gradient.shared.value_fit import Critic, critic_optimiser, fit
 from advantage.algorithms.policy_gradient.trpo import TRPO
 from advantage.algorithms.policy_gradient.vpg import VPG
 from advantage.drivers.device import rollout_on_device, start
@@ -515,6 +516,21 @@ def test_a_rollout_in_which_no_episode_ends_moves_nothing(algorithm):
     np.testing.assert_array_equal(learned.elapsed, STEPS)
 
 
+def test_each_pass_over_a_rollout_has_its_own_order():
+    """A pass of two minibatches of two leaves out one of five samples, and each sample has a parameter of its own."""
+    critic = jnp.zeros(5)
+
+    def passes(epochs, key):
+        batch = Critic(critic, critic_optimiser(critic)), jnp.arange(5), jnp.ones(5), jax.random.key(key)
+        options = {"learning_rate": 0.1, "epochs": epochs, "batch_size": 2}
+        return np.asarray(fit(lambda params, rows: params[rows], *batch, **options).params)
+
+    first = passes(1, 0)
+    assert (first == 0).sum() == 1
+    assert (passes(8, 0) != 0).all()
+    assert any((passes(1, key) != first).any() for key in range(1, 5))
+
+
 # --- a small network, bounded actions, many updates ---------------------------------------------------------------
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -662,7 +678,6 @@ def test_every_choice_makes_a_difference(method, field):
         assert differs(course(changed), before), f"{field.name}={value!r} changes nothing"
 
 
-@pytest.mark.slow
 def test_the_length_of_a_fixed_natural_step_is_its_rate():
     short, long = (
         course(NPG(**LIVELY[NPG], step="fixed", learning_rate=rate), 1)[-1][2] for rate in (1e-3, 4e-3)

@@ -288,6 +288,16 @@ def test_what_each_critic_learns_from():
     assert [int(count) for count in counts] == [2 * NUM_ENVS * algorithm.gradient_steps]  # of two updates
 
 
+def test_q_learns_the_values_of_the_policy_after_its_step():
+    state = begin(tiny(), CONTINUOUS)
+    rollout = play(tiny(), state, 0)
+    small, large = (
+        update(tiny(target_kl=limit), state, rollout, jax.random.key(0))[0].params for limit in (1e-6, 0.5)
+    )
+    assert differs(small["actor"], large["actor"])
+    assert differs(small["action_value"], large["action_value"])
+
+
 OPTIONS = dict(
     gamma=0.5,
     normalize_reward=False,

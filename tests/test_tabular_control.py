@@ -668,6 +668,19 @@ def test_actions_are_drawn_from_the_policy():
         assert algorithm.greedy(actor, jnp.array([s]), ())[0] == q[s].argmax()
 
 
+def test_double_q_learning_explores_by_the_visits_of_both_tables_and_acts_by_their_mean():
+    algorithm = adv.DoubleQLearning(epsilon=adv.Linear(0.8, 0.0), epsilon_power=0.5)
+    state = algorithm.init(jax.random.key(0), Spec(*SPACES, 1, 100))
+    q, visits = np.zeros((2, 2, N_STATES, N_ACTIONS))
+    visits[:, 1] = [[1, 0, 3], [5, 0, 0]]
+    visits[1, 2, 0] = 16
+    q[:, 0] = [[1, 0, 3], [2, 6, 0]]
+    table = state.table._replace(q=jnp.asarray(q, jnp.float32), visits=jnp.asarray(visits, jnp.int32))
+    actor = algorithm.actor(state._replace(table=table, clock=state.clock._replace(step=jnp.uint32(50))))
+    np.testing.assert_allclose(actor.epsilon, 0.4 / np.sqrt([1, 9, 16, 1, 1]), rtol=1e-6)
+    np.testing.assert_allclose(actor.q[0], [1.5, 3, 1.5])
+
+
 @pytest.mark.parametrize("cls", BY_STEP)
 def test_what_is_not_finite_or_not_allowed_is_refused(cls):
     box = gymnasium.spaces.Box(0, 1, (2,))

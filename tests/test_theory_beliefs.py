@@ -271,6 +271,16 @@ def test_pruning_keeps_what_is_ahead_somewhere():
     assert len(prune(np.ones((3, 2)))) == 1
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_pruning_leaves_out_what_is_ahead_by_rounding_alone(scale):
+    """What rounding makes of equal vectors is one vector, and what is ahead by a little more is kept."""
+    for ahead, more in ((1e-11, 0), (1e-5, 1)):
+        alike = np.array([[0.0, 4.0], [ahead, 4.0 - ahead]])
+        crossing = np.array([[0.0, 4.0], [4.0, 0.0], [2.0 + ahead, 2.0 + ahead]])
+        assert len(prune(scale * alike)) == 1 + more
+        assert len(prune(scale * crossing)) == 2 + more
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.75])
 def test_the_tiger_as_an_mdp_of_beliefs(gamma):
     pomdp, horizon = tiger(gamma), 4

@@ -22,11 +22,15 @@ from gymnasium import spaces
 from probe_runs import ENVS, SIZE, stop_at, tiny, train
 
 import advantage as adv
+from advantage import evaluation
+from advantage.agent import Agent
 from advantage.algorithms.registry import to_json
 from advantage.cli import main
+from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_evaluations, read_progress
 from advantage.training import loop, reporting
+from advantage.types import Spec
 
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "CartPole-v1", "jax/CartPole-v1"
@@ -332,6 +336,42 @@ def test_a_longer_evaluation_begins_with_a_shorter(environment, tmp_path, capsys
     for wrong in ({"episodes": 0}, {"seed": -1}, {"seed": 2**32}):
         with pytest.raises(ValueError, match="=(0|-1|4294967296) is not allowed; use"):
             adv.evaluate(agent, **wrong)
+
+
+HOPS = 12
+
+
+def coins(state, action):
+    """A chain of `HOPS` steps: the reward of step t is 4^t times one digit, the action plus twice a coin's side."""
+    t = state // 2
+    ends = t >= HOPS - 1
+    return [(0.5, min(2 * t + 2, 2 * HOPS) + side, 4.0**t * (action + 2 * side), ends) for side in (0, 1)]
+
+
+COINS = adv.MDP.from_function(2 * HOPS + 2, 2, coins, start=np.eye(2 * HOPS + 2)[0], max_episode_steps=HOPS)
+
+
+@pytest.mark.parametrize(
+    "environment", [lambda: TabularEnv(COINS), TabularWorld(COINS)], ids=["host", "device"]
+)
+def test_every_step_and_episode_of_an_evaluation_has_its_own_chance(environment, monkeypatch):
+    """Returns spell out all actions and all coins. The policy's noise is drawn anew after 5 steps on the host."""
+    monkeypatch.setattr(evaluation, "NOISE_ROWS", 5)
+    algorithm = adv.QLearning(epsilon=1.0)
+    world = TabularWorld(COINS)
+    spec = Spec(world.observation_space, world.action_space)
+    agent = Agent(algorithm, algorithm.init(jax.random.key(0), spec), spec, "coins", 0)
+    returns = adv.evaluate(agent, environment, episodes=40, deterministic=False).returns
+    digits = returns[:, None] // 4 ** np.arange(HOPS) % 4
+    actions, sides = digits % 2, digits // 2
+    steps = np.concatenate([actions, sides], axis=1).T
+    assert len(np.unique(steps, axis=0)) == 2 * HOPS, "two steps with the same chance in all episodes"
+    for name, rows in (("action", actions), ("coin", sides)):
+        assert len(np.unique(rows, axis=0)) > 36, f"episodes with the same {name}s"
+    again = adv.evaluate(agent, environment, episodes=40, deterministic=False, seed=1).returns
+    assert np.mean(again == returns) < 0.1
+    greedy = adv.evaluate(agent, environment, episodes=8).returns
+    assert (greedy[:, None] // 4 ** np.arange(HOPS) % 2 == 0).all(), "greedy takes the first of equal actions"
 
 
 def test_evaluation_in_other_environments(tmp_path):
