@@ -286,6 +286,14 @@ def test_an_arm_is_pulled_as_often_as_it_is_believed_to_be_the_best(rewards):
     assert action.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("algorithm", ALL)
+def test_every_step_and_environment_has_its_own_noise(algorithm):
+    actor = algorithm.actor(algorithm.init(jax.random.key(0), SPEC))
+    for leaf in jax.tree.leaves(algorithm.noise(actor, jax.random.key(0), (3, 4))):
+        assert leaf.shape[:2] == (3, 4)
+        assert len(np.unique(leaf)) == leaf.size
+
+
 # -- the testbed --------------------------------------------------------------------------------------------
 
 

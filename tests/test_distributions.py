@@ -193,6 +193,7 @@ def test_noise_is_float32_reproducible_and_differs_between_keys(name):
     for x, y, z in zip(*map(jax.tree.leaves, (first, again, other)), strict=True):
         assert x.dtype == np.float32 and x.shape[:2] == (7, 5)
         assert (x == y).all() and (x != z).any()
+        assert len(np.unique(x)) == x.size, "two steps, environments or dimensions with the same noise"
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(first)]
     assert not any((a[:70] == b[:70]).all() for a, b in itertools.combinations(leaves, 2))
     with jax.enable_x64(True):

@@ -112,8 +112,9 @@ def alone(obs, action, reward, next_obs, terminated):
 @pytest.mark.parametrize("terminated", [True, False])
 def test_the_critics_loss_is_that_of_the_definition(terminated):
     """The expectation over a' is a sum; a step that the clock ended bootstraps."""
-    algorithm = dataclasses.replace(ALONE, critic_learning_rate=0.0)
+    algorithm = dataclasses.replace(ALONE, critic_learning_rate=0.0, tau=1e-9)
     state, rng = begin(algorithm, DISCRETE), np.random.default_rng(0)
+    state = dataclasses.replace(state, target=jax.tree.map(lambda leaf: leaf + 0.3, state.target))
     head = state.params["actor"]["head"]
     head["weight"] = 300 * head["weight"]  # a policy that is not the same everywhere
     obs, next_obs = rng.normal(size=(2, 3)).astype(np.float32)

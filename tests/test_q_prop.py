@@ -288,6 +288,26 @@ def test_what_each_critic_learns_from():
     assert [int(count) for count in counts] == [2 * NUM_ENVS * algorithm.gradient_steps]  # of two updates
 
 
+def test_the_target_follows_the_q_that_has_just_learned():
+    state = begin(tiny(), CONTINUOUS)
+    rollout = play(tiny(), state, 0)
+    still, at_once = (update(tiny(tau=tau), state, rollout, jax.random.key(0))[0] for tau in (1e-6, 1.0))
+    assert not differs(still.target, state.target)
+    same_bits(at_once.target, at_once.params["action_value"])
+    assert differs(at_once.target, state.target)
+
+
+def test_q_learns_from_the_rollout_that_was_just_stored():
+    """In the first update there is nothing else, and every step ends its episode and earns 7."""
+    state = begin(tiny(), CONTINUOUS)
+    rollout = play(tiny(), state, 0)
+    rollout = rollout._replace(
+        terminated=np.ones_like(rollout.terminated), reward=np.full_like(rollout.reward, 7)
+    )
+    total, count = update(tiny(), state, rollout, jax.random.key(0))[1]["action_value_loss"]
+    assert total / count == pytest.approx(7**2 / 2, abs=8)
+
+
 def test_q_learns_the_values_of_the_policy_after_its_step():
     state = begin(tiny(), CONTINUOUS)
     rollout = play(tiny(), state, 0)
