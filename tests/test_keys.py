@@ -4,6 +4,7 @@
 """
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.errors import KeyReuseError
 from jax.experimental.key_reuse import _core
@@ -22,6 +23,8 @@ VARIANTS = [
     adv.PPO(objective="adaptive-kl", n_steps=8, batch_size=8),
     adv.Dyna(target="sarsa", model="frequencies"),
 ]
+
+OPTIMISERS = [cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "ask")]
 
 
 def world_of(algorithm):
@@ -51,6 +54,12 @@ def program(algorithm, world):
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=lambda algorithm: type(algorithm).__name__)
 def test_every_key_is_used_once(algorithm):
     _core.check_key_reuse_jaxpr(program(algorithm, world_of(algorithm)).jaxpr)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda optimiser: type(optimiser).__name__)
+def test_a_search_uses_every_key_once(optimiser):
+    program = jax.make_jaxpr(lambda key: optimiser.ask(optimiser.begin(jnp.zeros(4)), key))
+    _core.check_key_reuse_jaxpr(program(jax.random.key(0)).jaxpr)
 
 
 def test_a_key_that_is_used_twice_is_found():

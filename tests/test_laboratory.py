@@ -12,9 +12,10 @@ from random_tables import random_mdp as ending_mdp
 
 import advantage as adv
 from advantage.cli import main
-from advantage.cli.commands.lab import Lab, _problem
+from advantage.cli.commands.lab import Lab, _experiments, _problem
 from advantage.environments.make import resolve, table_of
 from advantage.environments.tables.random_mdp import random_mdp
+from advantage.laboratory import tables_and_pictures
 from advantage.laboratory.advantage_bias import expected_gae, measure_credit
 from advantage.laboratory.estimate_quality import measured
 from advantage.laboratory.gradient_variance import WEIGHTS, estimates, facts, gae_weight, measure_gradients
@@ -356,6 +357,24 @@ def test_the_flags_reach_the_problem():
     assert (asked.mdp.gamma, asked.horizon) == (0.5, 7)
     assert asked.performance != pytest.approx(own.performance, rel=0.1)
     assert np.ptp(_problem(Lab(policy="uniform", n_states=6)).logits) == 0
+
+
+def test_the_flags_reach_the_measurement(monkeypatch):
+    seen = []
+
+    def measure(problem, episodes, value_error, discount_weighting):
+        seen.append((episodes.state, np.ptp(value_error), discount_weighting))
+        return {}
+
+    monkeypatch.setattr(tables_and_pictures, "measure_gradients", measure)
+    flags = Lab(world="jax/GridWorld4x4-v0", policy="uniform", episodes=30, horizon=6)
+    for change in ({}, {"seed": 1}, {"value_error": 0.0}, {"discount_weighting": False}):
+        (experiment,) = _experiments("gradient", dataclasses.replace(flags, **change))
+        experiment()
+    (state, error, weighting), (other_state, *_), (_, no_error, _), (_, _, no_weighting) = seen
+    assert state.shape == (6, 30) and (state != other_state).any()
+    assert error > 0 and no_error == 0
+    assert weighting and not no_weighting
 
 
 def test_a_policy_is_a_table_of_its_world():

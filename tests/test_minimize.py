@@ -271,6 +271,18 @@ def test_a_method_that_draws_nothing_has_no_restarts():
     assert called(sphere, method="ars", restarts=1, x_tolerance=1e3, max_evaluations=500).restarts == 1
 
 
+def test_every_generation_and_every_restart_draws_anew():
+    """Candidates of an evolution strategy come in pairs about the mean, so their differences are what was drawn."""
+    recorded = Recorded(lambda x: float(np.sum(x)))
+    called(recorded, method="es", candidates=8, max_evaluations=24)
+    up, down = np.array(recorded.points[:24]).reshape(3, 2, 4, 3).swapaxes(0, 1)
+    steps = (up - down).reshape(12, 3)
+    assert len(np.unique(steps.round(6), axis=0)) == 12
+    again = Recorded()
+    assert called(again, method="ars", restarts=2, x_tolerance=1e3, max_evaluations=500).restarts == 2
+    assert len(np.unique(np.round(again.points, 6), axis=0)) == len(again.points)
+
+
 # --- what is compiled -------------------------------------------------------------------------------------------------
 
 

@@ -337,11 +337,12 @@ class Recorder:
     where = ""
 
     def __init__(self, returns):
-        self.returns, self.calls = returns, []
+        self.returns, self.calls, self.keys = returns, [], []
 
     def play(self, actor, vectors, chance, left, stopped):
         seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
         self.calls.append((np.asarray(vectors), seeds))
+        self.keys.append(np.asarray(jax.random.key_data(chance.key)))
         returns = np.array([self.returns(vector) for vector in np.asarray(vectors)])
         return Games(returns, np.full(len(returns), 2), *np.zeros((2, len(returns), 0)))
 
@@ -363,6 +364,41 @@ def test_every_game_has_its_own_chance_and_common_ones_are_shared():
     assert common[:3] == common[3:6] == common[-3:]
     np.testing.assert_array_equal(vectors[0], vectors[2])
     assert (vectors[2] != vectors[3]).any()
+
+
+def test_every_generation_has_its_own_candidates_and_chance():
+    algorithm = tiny()
+    state = algorithm.init(jax.random.key(0), spec_of(Walk()))
+    games: Any = Recorder(lambda vector: float(vector[0]))
+    driver = SearchDriver(algorithm, games, seed=5, total_timesteps=10_000)
+    for generation in range(3):  # from the same state
+        driver.iterate(state, jax.random.key(1)[None], Span(generation, 1, 16 * generation, 1))
+    vectors, seeds = zip(*games.calls, strict=True)
+    assert len(np.unique(np.concatenate(vectors), axis=0)) == 24
+    assert len(set(np.concatenate(seeds))) == 24
+    assert len(np.unique(games.keys, axis=0)) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Coins(Walk):
+    """Twenty steps; step t earns 2^t where a coin shows heads."""
+
+    def reset(self, key):
+        state = jnp.zeros((), jnp.int32), jnp.int32(20)
+        return state, self._obs(state)
+
+    def step(self, state, action, key):
+        after, obs, _, done = super().step(state, action, key)
+        return after, obs, 2.0 ** state[0] * jax.random.bernoulli(key), done
+
+
+def test_every_step_of_every_game_has_its_own_chance():
+    algorithm = tiny()
+    games, _, actor = device_games(algorithm, Coins())
+    found = played(games, actor, jnp.zeros((16, 6)), Chance(np.arange(16), jax.random.key(2)))
+    sides = found.returns[:, None] // 2 ** np.arange(20) % 2
+    assert len(np.unique(sides, axis=0)) == 16, "two games with the same coins"
+    assert len(np.unique(sides.T, axis=0)) == 20, "two steps with the same coin"
 
 
 def test_the_best_play_again():
