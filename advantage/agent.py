@@ -13,7 +13,7 @@ import numpy as np
 
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.registry import algorithm_name, from_json, spec_of
+from advantage.algorithms.registry import algorithm_name, from_json, spec_of, trainable
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
@@ -105,7 +105,7 @@ def read_first(batch: Pytree) -> Pytree:
     return jax.tree.map(lambda leaf: leaf[0], batch)
 
 
-def load(path: str | Path, algorithm: Trainable | None = None) -> Agent:
+def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> Agent:
     """Load the agent of a run: from its last checkpoint, or from the one at `path`. Reads tensors and JSON, never code.
 
     Args:
@@ -150,12 +150,15 @@ def other_agents(agent: Agent) -> dict[str, Agent]:
     return {other: dataclasses.replace(agent, algorithm=dataclasses.replace(search, play=other))}
 
 
-def restore_config(config: dict, file: Path, algorithm: Trainable | None = None) -> tuple[Algorithm, Spec]:
+def restore_config(
+    config: dict, file: Path, algorithm: Trainable | type | str | None = None
+) -> tuple[Algorithm, Spec]:
     """Algorithm and spec from config.json. Raises a CheckpointError that names the field."""
     _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
-        chosen: Any = playable(algorithm or from_json(config["algorithm"], config["hyperparameters"]))
+        given = None if algorithm is None else trainable(algorithm)
+        chosen: Any = playable(given or from_json(config["algorithm"], config["hyperparameters"]))
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"

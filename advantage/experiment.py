@@ -37,6 +37,7 @@ from advantage.algorithms.registry import default_algorithm, from_json, to_json
 from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
+from advantage.plain_values import require_whole
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
@@ -219,8 +220,7 @@ def run_experiment(
     """
     cells = read_experiment(file)
     processes = available_cores() if processes is None else processes
-    if processes < 1:
-        raise ValueError(f"processes={processes} is not allowed; use 1 or more.")
+    processes = require_whole("processes", processes, 1)
     waiting = [number for number, cell in enumerate(cells) if not cell.finished]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} finished already, {processes} at once.")
     running: dict[int, subprocess.Popen] = {}

@@ -226,7 +226,7 @@ MISTAKES = {
         2,
         r"q-learning has no --target-kl; it is an option of ppo, trpo, npg",
     ),
-    "a strange algorithm": (["train", "zzz", HOST], 2, "no algorithm 'zzz'; the algorithms are: ppo"),
+    "a strange algorithm": (["train", "zzz", HOST], 2, r"no algorithm 'zzz'\. The algorithms are: ppo"),
     "an unknown environment": (
         ["train", "ppo", "CartPol-v1"],
         2,
@@ -324,7 +324,7 @@ MISTAKES = {
         2,
         "trained on CartPole-v1 with.*the same spaces",
     ),
-    "no episodes": (["eval", "run", "--episodes", "0"], 2, "episodes=0 is not allowed; use 1 or more"),
+    "no episodes": (["eval", "run", "--episodes", "0"], 2, "episodes=0 is not allowed; use a whole number of 1 or more"),
     "no episodes to watch": (
         ["enjoy", "run", "--episodes", "0", "--video", "v.gif"],
         2,

@@ -12,6 +12,7 @@ import jax
 
 from advantage.agent import CONFIG_FIELDS, Agent, load, restore_config
 from advantage.algorithms.playable import Playable, Trainable, playable
+from advantage.algorithms.registry import trainable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.environment import fitting, stacked
@@ -55,7 +56,7 @@ class Run:
 
 
 def train(
-    algorithm: Trainable,
+    algorithm: Trainable | type | str,
     environment: Any,
     *,
     out: str | Path | None = None,
@@ -69,7 +70,7 @@ def train(
 
     Args:
         algorithm: such as `adv.PPO(clip_range=0.2)` or `adv.PolicySearch(adv.CEM(), hidden=(8,))`. An optimiser such as
-            `adv.CEM()` is turned into a policy search.
+            `adv.CEM()` is turned into a policy search. A class or a name, `"ppo"`, is taken with its defaults.
         environment: a name (`CartPole-v1`, `package:Env-v0`, `jax/CartPole-v1`), a class or function that makes a
             `gymnasium.Env`, a Gymnasium vector environment, or an on-device world.
         out: the run folder; by default a new one below `root`.
@@ -89,7 +90,7 @@ def train(
         NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is unchanged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
-    settings, chosen = options_from(options), playable(algorithm)
+    settings, chosen = options_from(options), playable(trainable(algorithm))
     target = stacked(resolve(environment), settings.frame_stack)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
@@ -129,7 +130,7 @@ def resume(
     *,
     total_timesteps: int | None = None,
     environment: Any = None,
-    algorithm: Trainable | None = None,
+    algorithm: Trainable | type | str | None = None,
     eval_environment: Any = None,
     callback: Callback | None = None,
     reporter: Reporter | None = None,

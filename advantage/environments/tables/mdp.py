@@ -27,6 +27,7 @@ from advantage.environments.tables.gymnasium_table import read_gymnasium_table
 from advantage.environments.tables.markov_chain import MarkovChain
 from advantage.environments.tables.outcomes import OutcomeFunction, tables_of_outcomes
 from advantage.environments.tables.samples import Samples, sampled_outcomes
+from advantage.plain_values import plain_number, require_whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,20 +65,17 @@ class MDP:
         if terminal.dtype != bool:
             raise ValueError(f"terminal has type {terminal.dtype}; use an array of bool, one for each state.")
         require_shape("terminal", terminal.shape, (n_states,), "[S]")
-        number = isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool)
-        if not number or not 0 <= self.gamma <= 1:
+        gamma = plain_number(self.gamma)
+        if gamma is None or not 0 <= gamma <= 1:
             raise ValueError(f"gamma={self.gamma!r} is not allowed; use a value in [0, 1].")
-        if type(self.max_episode_steps) is not int or self.max_episode_steps < 1:
-            raise ValueError(
-                f"max_episode_steps={self.max_episode_steps!r} is not allowed; use a whole number of 1 or more."
-            )
         set_fields(
             self,
             transition=read_only(transition),
             reward=read_only(as_table(self.reward, "reward")),
             start=start_distribution(self.start, ~terminal),
             terminal=read_only(np.array(terminal)),
-            gamma=float(self.gamma),
+            gamma=float(gamma),
+            max_episode_steps=require_whole("max_episode_steps", self.max_episode_steps, 1),
         )
         _check_mdp(self)
 
