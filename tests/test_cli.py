@@ -324,7 +324,11 @@ MISTAKES = {
         2,
         "trained on CartPole-v1 with.*the same spaces",
     ),
-    "no episodes": (["eval", "run", "--episodes", "0"], 2, "episodes=0 is not allowed; use a whole number of 1 or more"),
+    "no episodes": (
+        ["eval", "run", "--episodes", "0"],
+        2,
+        "episodes=0 is not allowed; use a whole number",
+    ),
     "no episodes to watch": (
         ["enjoy", "run", "--episodes", "0", "--video", "v.gif"],
         2,

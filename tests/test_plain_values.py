@@ -22,7 +22,18 @@ from advantage.plain_values import plain_bool, plain_number, plain_tuple, whole_
 from advantage.training.options import Options
 from advantage.training.reporting import stops
 
-NO_NUMBERS = (None, "3", True, np.True_, [3], np.array([3]), 3j, np.complex64(3), object(), fractions.Fraction(3))
+NO_NUMBERS = (
+    None,
+    "3",
+    True,
+    np.True_,
+    [3],
+    np.array([3]),
+    3j,
+    np.complex64(3),
+    object(),
+    fractions.Fraction(3),
+)
 
 
 def _same(found, wanted):
@@ -92,7 +103,9 @@ def test_traced_hyperparameters_stay_what_they_are():
 
 
 def test_options_of_numpy_are_those_of_python():
-    plain = Options(total_timesteps=128, seed=3, workers=0, tensorboard=False, eval_every=64, worker_timeout=3.0)
+    plain = Options(
+        total_timesteps=128, seed=3, workers=0, tensorboard=False, eval_every=64, worker_timeout=3.0
+    )
     given = Options(
         total_timesteps=1.28e2, seed=np.arange(4)[3], workers=np.int8(0), tensorboard=np.False_,
         eval_every=jnp.int32(64), worker_timeout=np.float32(3),
