@@ -20,6 +20,7 @@ from advantage.environments.check import check_reset
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
+from advantage.runs.compilation import in_single_precision
 from advantage.runs.folder import open_run_folder, read_config
 from advantage.types import Algorithm, Key, Pytree, Spec
 
@@ -61,10 +62,12 @@ class Agent:
     def actor(self) -> HostActor:
         return HostActor(self.algorithm, actor_of(self.algorithm, self.state))
 
+    @in_single_precision
     def initial_memory(self) -> Pytree:
         """What the policy remembers when an episode begins; `()` for a policy without memory."""
         return read_first(self.actor.initial_memory())
 
+    @in_single_precision
     def act(
         self, obs: Pytree, deterministic: bool = True, key: Key | None = None, *, memory: Pytree = None
     ) -> Any:
@@ -105,6 +108,7 @@ def read_first(batch: Pytree) -> Pytree:
     return jax.tree.map(lambda leaf: leaf[0], batch)
 
 
+@in_single_precision
 def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> Agent:
     """Load the agent of a run: from its last checkpoint, or from the one at `path`. Reads tensors and JSON, never code.
 

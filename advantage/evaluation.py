@@ -22,6 +22,7 @@ from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
 from advantage.plain_values import require_whole, whole_number
 from advantage.policies.deterministic import flatten
+from advantage.runs.compilation import in_single_precision
 from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, World
 
 EVALUATION = 2**31 - 1  # takes the place of an environment's index in the seeds of evaluation episodes
@@ -58,6 +59,7 @@ class Evaluation(NamedTuple):
         return f"return {self.mean:.2f} ± {self.std:.2f} over {episodes}{cut}"
 
 
+@in_single_precision
 def evaluate(
     agent: Agent | str | Path,
     environment: Any = None,

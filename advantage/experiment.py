@@ -253,7 +253,7 @@ def run_experiment(
 
 
 def _last_words(cell: Cell, code: int) -> str:
-    said = cell.log.read_text(errors="replace").split("\n") if cell.log.exists() else []
+    said = cell.log.read_text(encoding="utf-8", errors="replace").split("\n") if cell.log.exists() else []
     error = next((line for line in reversed(said) if line.strip()), "there was no output")
     return f"killed by signal {-code}" if code < 0 else f"{error} (full output in {cell.log})"
 
@@ -261,7 +261,7 @@ def _last_words(cell: Cell, code: int) -> str:
 def _run_cell(file: str, number: int, parent: int) -> int:
     """The work of a cell's process: train or resume, with all output in the log."""
     cell = read_experiment(file)[number]
-    with open(cell.log, "a") as log:
+    with open(cell.log, "a", encoding="utf-8") as log:
         fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may still be saving
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

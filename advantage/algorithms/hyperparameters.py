@@ -143,7 +143,7 @@ def _allowed_float(name: str, value: Any, has_schedules: bool, interval: str | N
         return value
     schedule = ", or a schedule such as adv.Linear(3e-4, 0.0)" if has_schedules else ""
     is_linear = has_schedules and isinstance(value, Linear)
-    numbers = [plain_number(number) for number in (value if is_linear else (value,))]
+    numbers: list[Any] = [plain_number(number) for number in (value if is_linear else (value,))]
     for number in numbers:
         is_finite = number is not None and math.isfinite(number)
         _require(is_finite, name, value, f"use a finite number{schedule}")

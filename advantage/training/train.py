@@ -20,7 +20,7 @@ from advantage.environments.make import resolve, resolve_recorded
 from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError
-from advantage.runs.compilation import enable_compilation_cache
+from advantage.runs.compilation import enable_compilation_cache, in_single_precision
 from advantage.runs.folder import RunFolder, open_run_folder, read_config
 from advantage.runs.lock import RunLock
 from advantage.training.loop import Loop, Training
@@ -55,6 +55,7 @@ class Run:
         return load(self.path, self.algorithm)
 
 
+@in_single_precision
 def train(
     algorithm: Trainable | type | str,
     environment: Any,
@@ -125,6 +126,7 @@ def _run(loop: Loop) -> list[Run]:
     ]
 
 
+@in_single_precision
 def resume(
     path: str | Path,
     *,
