@@ -15,6 +15,7 @@ SIGNS = {
     "±": "+/-", "×": "x", "·": ".", "−": "-", "–": "-", "—": "-", "…": "...", "≤": "<=", "≥": ">=", "≠": "!=",
     "≈": "~", "∞": "inf", "∇": "grad ", "∈": "in", "²": "^2", "³": "^3", "√": "sqrt", "∂": "d", "∫": "int",
     "“": '"', "”": '"', "‘": "'", "’": "'", "━": "-", "─": "-", "│": "|", "╸": "-", "╺": "-", "•": "*",
+    "╭": "+", "╮": "+", "╰": "+", "╯": "+",
 }  # fmt: skip
 
 
@@ -74,7 +75,6 @@ def open_output(goes_on: bool) -> None:
     Args:
         goes_on: whether the command goes on without its output, as a training does.
     """
-    codecs.register_error("advantage.signs", _replace)
     while os.open(os.devnull, os.O_RDWR) <= 2:  # or the next file that is opened would get what is printed
         pass
     sys.stdout = Output(sys.stdout or _nowhere(), goes_on)
@@ -99,3 +99,6 @@ def _in_ascii(sign: str) -> str:
         return name.split()[-1].lower().replace("lamda", "lambda")
     bare = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
     return bare or "?"
+
+
+codecs.register_error("advantage.signs", _replace)
