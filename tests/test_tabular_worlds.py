@@ -670,13 +670,13 @@ def test_a_random_table_that_would_not_fit_is_refused_before_it_is_drawn(monkeyp
 
 
 def test_goals_are_the_ends_that_earn_most():
-    for name, wanted in {
+    for name, places in {
         "FrozenLake-v1": [15],
         "Cliff-v0": [47],
         "GridWorld4x4-v0": [0, 15],
         "RiverSwim-v0": [],
     }.items():
-        np.testing.assert_array_equal(np.flatnonzero(goals(table(name))), wanted)
+        np.testing.assert_array_equal(np.flatnonzero(goals(table(name))), places)
     lake = table("FrozenLake-v1")
     stacked = lake.transition.swapaxes(0, 1).reshape(-1, 16), lake.reward.swapaxes(0, 1).reshape(-1, 16)
     by_entry = MDP(*map(sparse.csr_array, stacked), terminal=lake.terminal)
