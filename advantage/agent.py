@@ -13,13 +13,14 @@ import numpy as np
 
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.registry import algorithm_name, from_json, spec_of
+from advantage.algorithms.registry import algorithm_name, from_json, spec_of, trainable
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
+from advantage.runs.compilation import in_single_precision
 from advantage.runs.folder import open_run_folder, read_config
 from advantage.types import Algorithm, Key, Pytree, Spec
 
@@ -61,10 +62,12 @@ class Agent:
     def actor(self) -> HostActor:
         return HostActor(self.algorithm, actor_of(self.algorithm, self.state))
 
+    @in_single_precision
     def initial_memory(self) -> Pytree:
         """What the policy remembers when an episode begins; `()` for a policy without memory."""
         return read_first(self.actor.initial_memory())
 
+    @in_single_precision
     def act(
         self, obs: Pytree, deterministic: bool = True, key: Key | None = None, *, memory: Pytree = None
     ) -> Any:
@@ -105,7 +108,8 @@ def read_first(batch: Pytree) -> Pytree:
     return jax.tree.map(lambda leaf: leaf[0], batch)
 
 
-def load(path: str | Path, algorithm: Trainable | None = None) -> Agent:
+@in_single_precision
+def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> Agent:
     """Load the agent of a run: from its last checkpoint, or from the one at `path`. Reads tensors and JSON, never code.
 
     Args:
@@ -150,12 +154,15 @@ def other_agents(agent: Agent) -> dict[str, Agent]:
     return {other: dataclasses.replace(agent, algorithm=dataclasses.replace(search, play=other))}
 
 
-def restore_config(config: dict, file: Path, algorithm: Trainable | None = None) -> tuple[Algorithm, Spec]:
+def restore_config(
+    config: dict, file: Path, algorithm: Trainable | type | str | None = None
+) -> tuple[Algorithm, Spec]:
     """Algorithm and spec from config.json. Raises a CheckpointError that names the field."""
     _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
-        chosen: Any = playable(algorithm or from_json(config["algorithm"], config["hyperparameters"]))
+        given = None if algorithm is None else trainable(algorithm)
+        chosen: Any = playable(given or from_json(config["algorithm"], config["hyperparameters"]))
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"

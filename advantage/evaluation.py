@@ -20,8 +20,10 @@ from advantage.environments.check import check_reset, check_step
 from advantage.environments.environment import Environment, fitting, stacked
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
+from advantage.plain_values import require_whole, whole_number
 from advantage.policies.deterministic import flatten
 from advantage.precise_sum import PreciseSum, precise_add, precise_value, precise_zero
+from advantage.runs.compilation import in_single_precision
 from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, World
 
 EVALUATION = 2**31 - 1  # takes the place of an environment's index in the seeds of evaluation episodes
@@ -58,6 +60,7 @@ class Evaluation(NamedTuple):
         return f"return {self.mean:.2f} ± {self.std:.2f} over {episodes}{cut}"
 
 
+@in_single_precision
 def evaluate(
     agent: Agent | str | Path,
     environment: Any = None,
@@ -81,7 +84,7 @@ def evaluate(
         ValueError: `episodes` is below 1, the environment has other spaces than the agent's, or it needs an import
             that `trust` does not allow.
     """
-    check_request(episodes, seed)
+    episodes, seed = check_request(episodes, seed)
     if not isinstance(agent, Agent):
         agent = load(agent)
     target = environment_of(agent, environment, trust)
@@ -94,12 +97,12 @@ def evaluate(
     return Evaluation(returns, lengths, deterministic, seed, cut)
 
 
-def check_request(episodes: int, seed: int) -> None:
-    """Raises ValueError if the number of episodes or the seed is out of range."""
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes} is not allowed; use 1 or more.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed} is not allowed; use a whole number from 0 to {2**32 - 1}.")
+def check_request(episodes: Any, seed: Any) -> tuple[int, int]:
+    """The number of episodes and the seed, as ints. Raises ValueError if one of them is out of range."""
+    number = whole_number(seed)
+    if number is None or not 0 <= number < 2**32:
+        raise ValueError(f"seed={seed!r} is not allowed; use a whole number from 0 to {2**32 - 1}.")
+    return require_whole("episodes", episodes, 1), number
 
 
 def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -> Environment:

@@ -37,6 +37,7 @@ from advantage.algorithms.registry import default_algorithm, from_json, to_json
 from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
+from advantage.plain_values import require_whole
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
@@ -219,8 +220,7 @@ def run_experiment(
     """
     cells = read_experiment(file)
     processes = available_cores() if processes is None else processes
-    if processes < 1:
-        raise ValueError(f"processes={processes} is not allowed; use 1 or more.")
+    processes = require_whole("processes", processes, 1)
     waiting = [number for number, cell in enumerate(cells) if not cell.finished]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} finished already, {processes} at once.")
     running: dict[int, subprocess.Popen] = {}
@@ -253,7 +253,7 @@ def run_experiment(
 
 
 def _last_words(cell: Cell, code: int) -> str:
-    said = cell.log.read_text(errors="replace").split("\n") if cell.log.exists() else []
+    said = cell.log.read_text(encoding="utf-8", errors="replace").split("\n") if cell.log.exists() else []
     error = next((line for line in reversed(said) if line.strip()), "there was no output")
     return f"killed by signal {-code}" if code < 0 else f"{error} (full output in {cell.log})"
 
@@ -261,7 +261,7 @@ def _last_words(cell: Cell, code: int) -> str:
 def _run_cell(file: str, number: int, parent: int) -> int:
     """The work of a cell's process: train or resume, with all output in the log."""
     cell = read_experiment(file)[number]
-    with open(cell.log, "a") as log:
+    with open(cell.log, "a", encoding="utf-8") as log:
         fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may still be saving
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

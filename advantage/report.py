@@ -12,10 +12,11 @@ from advantage.algorithms.actors import actor_values
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
 from advantage.environments.masks import ACTION_MASK, OBSERVATION, split_mask
+from advantage.environments.tables.ends import goals
 from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Evaluation
 from advantage.runs.folder import RunFolder
-from advantage.runs.grid import grid_text, plot_grid
+from advantage.runs.grid import Cells, grid_text, plot_grid
 
 LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is computed
 
@@ -47,8 +48,8 @@ class TableReport(NamedTuple):
     def plot(self, folder: RunFolder, title: str) -> None:
         """Draw policy.png if the world is a grid."""
         if self.mdp.grid is not None:
-            facts = self.value, self.policy, self.mdp.terminal, reachable(self.mdp)
-            plot_grid(folder.policy_path, title, self.mdp.grid, *facts)
+            cells = Cells(self.value, self.policy, self.mdp.terminal, goals(self.mdp), reachable(self.mdp))
+            plot_grid(folder.policy_path, title, self.mdp.grid, cells)
 
     def _success_rate(self, evaluation: Evaluation | None) -> list[str]:
         from advantage.theory.objectives import finite_horizon_performance  # slow to import, seldom needed

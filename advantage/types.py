@@ -77,6 +77,7 @@ class Spec:
     action_units: ActionUnits = "bounds"
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """A frozen dataclass of hyperparameters and seven pure functions.
 

@@ -463,6 +463,16 @@ spaced(
     "a Graph space",
 )
 spaced("NothingToChoose", spaces.Dict({}), "", "at least one space inside", "none")
+spaced("EmptyAction", spaces.Box(-1, 1, (0,)), "", "a space of at least one number", "shape (0,)")
+spaced("NoChoices", spaces.MultiDiscrete([]), "", "a space of at least one number", "shape (0,)")
+spaced("WholeNumberAction", spaces.Box(0, 5, (2,), np.int32), "", "a Box of floats to act in", "dtype int32")
+spaced(
+    "WholeNumberInside",
+    spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 255, (1,), np.uint8)]),
+    "[1]",
+    "a Box of floats to act in",
+    "dtype uint8",
+)
 spaced(
     "UnboundedAction",
     spaces.Box(np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32)),
@@ -480,6 +490,14 @@ class TextToRead(Correct):
 
     def observe(self) -> Any:
         return {"camera": self.point.copy(), "words": "hello"}
+
+
+@defect("observation_space['rays']", "a space of at least one number", "shape (3, 0)")
+class EmptyPartToRead(Correct):
+    observation_space = spaces.Dict(camera=spaces.Box(0, 1, (4,)), rays=spaces.Box(-1, 1, (3, 0)))
+
+    def observe(self) -> Any:
+        return {"camera": self.point.copy(), "rays": np.zeros((3, 0), np.float32)}
 
 
 @defect("observation_space[0]", "low <= high", "low 1.0, high -1.0")

@@ -84,7 +84,7 @@ ACTIONS = [
     spaces.Discrete(3, start=-1),
     spaces.MultiDiscrete([2, 3]),
     spaces.MultiBinary(4),
-    spaces.Box(0, 5, (2, 2), np.int32),
+    spaces.Box(0, 5, (2, 2), np.float64),
     spaces.Box(-1.0, 1.0, ()),
     spaces.Dict(go=spaces.Discrete(2), how=spaces.Tuple([spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(3)])),
 ]

@@ -24,10 +24,18 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
-from advantage.algorithms.registry import ALGORITHMS, algorithm_class
+from advantage.algorithms.registry import (
+    ALGORITHMS,
+    algorithm_class,
+    default_algorithm,
+    hyperparameters_of,
+)
 from advantage.cli import COMMANDS, main
+from advantage.cli.aliases import ALIASES, with_our_names
+from advantage.cli.output import Output
 from advantage.environments.make import WORLDS
 from advantage.machine import available_cores
+from advantage.runs.folder import RunFolder
 from advantage.training.options import Options
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +181,14 @@ def test_train_help_shows_everything(arguments, capsys):
     assert all(flag in shown for flag in ("--out", "--root", "--quiet"))
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    for arguments in ([name, "--help"], [name, "-h"], ["help", name]):
+        assert main(arguments) == 0
+        captured = capsys.readouterr()
+        assert f"usage: advantage {name}" in plain(captured.out) and captured.err == ""
+
+
 @pytest.mark.parametrize("name", ["resume", "eval", "enjoy", "check"])
 def test_help_of_the_other_commands(name, capsys):
     assert main([name, "--help"]) == 0
@@ -226,7 +242,7 @@ MISTAKES = {
         2,
         r"q-learning has no --target-kl; it is an option of ppo, trpo, npg",
     ),
-    "a strange algorithm": (["train", "zzz", HOST], 2, "no algorithm 'zzz'; the algorithms are: ppo"),
+    "a strange algorithm": (["train", "zzz", HOST], 2, r"no algorithm 'zzz'\. The algorithms are: ppo"),
     "an unknown environment": (
         ["train", "ppo", "CartPol-v1"],
         2,
@@ -275,6 +291,15 @@ MISTAKES = {
         "=101 .*num_envs=2.*use 100 or 102",
     ),
     "an unknown flag": ([*TRAIN, "--gama", "0.9"], 2, "--gama.*--gamma FLOAT"),
+    "minibatches": (
+        [*TRAIN, "--num-minibatches", "4"],
+        2,
+        "no flag --num-minibatches; use --batch-size, .*n_steps",
+    ),
+    "an environment as a flag": (["train", "ppo", "--env", HOST], 2, "environment is the second word"),
+    "an annealed rate": ([*TRAIN, "--anneal-lr"], 2, "--anneal-lr; use --learning-rate linear:3e-4"),
+    "half a step": ([*TRAIN, "--total-timesteps", "1e-1"], 2, "'1e-1' is not a whole number"),
+    "no whole number": ([*TRAIN, "--total-timesteps", "many"], 2, "'many' is not a whole number"),
     "an unknown device": (
         [*TRAIN, "--device", "nonsense"],
         2,
@@ -324,7 +349,11 @@ MISTAKES = {
         2,
         "trained on CartPole-v1 with.*the same spaces",
     ),
-    "no episodes": (["eval", "run", "--episodes", "0"], 2, "episodes=0 is not allowed; use 1 or more"),
+    "no episodes": (
+        ["eval", "run", "--episodes", "0"],
+        2,
+        "episodes=0 is not allowed; use a whole number",
+    ),
     "no episodes to watch": (
         ["enjoy", "run", "--episodes", "0", "--video", "v.gif"],
         2,
@@ -684,7 +713,121 @@ def test_flags_reach_the_run(folder):
     }
 
 
+def test_names_and_numbers_of_other_libraries(folder):
+    theirs = ["--lr", "1e-3", "--timesteps", "1.28e2", "--num-steps=32", "--minibatch-size", "3.2e1"]
+    theirs += ["--update-epochs", "1", "--n-envs", "2", "--clip-coef", "0.3", "--hidden-sizes", "4"]
+    theirs += ["--n-eval-episodes", "0", "--num-workers", "0", "--entropy-coef", "0.01", "--save-freq", "64"]
+    assert main(["train", "ppo", HOST, *theirs, "--quiet", "--out", "new"]) == 0
+    config = json.loads(Path("new/config.json").read_text())
+    wanted = dict(learning_rate=1e-3, n_steps=32, batch_size=32, n_epochs=1, clip_range=0.3)
+    wanted |= dict(hidden=[4], ent_coef=0.01)
+    assert {name: config["hyperparameters"][name] for name in wanted} == wanted
+    wanted = dict(total_timesteps=128, num_envs=2, eval_episodes=0, workers=0, checkpoint_every=64)
+    assert {name: config["training"][name] for name in wanted} == wanted
+
+
+def test_aliases_are_no_names_of_ours():
+    """No command takes a flag of its own for another one, and each name stands for one of ours."""
+    ours = {name for algorithm in ALGORITHMS for name in hyperparameters_of(default_algorithm(algorithm))}
+    assert set(ALIASES) <= ours | {field.name for field in dataclasses.fields(Options)} | {
+        "env",
+        "out",
+        "quiet",
+        "episodes",
+        "video",
+    }
+    known = {field.name for field in dataclasses.fields(adv.PPO)} | {"seed"}
+    assert with_our_names(["--lam", "1", "--seed", "--gae-lambda", "--"], known) == [
+        "--gae-lambda",
+        "1",
+        "--seed",
+        "--gae-lambda",
+        "--",
+    ]
+    assert with_our_names(["--lambda=1"], {"lam"}) == ["--lam=1"]
+    assert with_our_names(["--horizon", "3"], {"horizon", "n_steps"}) == ["--horizon", "3"]
+
+
 # Pipes and terminals
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def shell(line, **environment):
+    """A shell's line in which `advantage` is the program: `-> code, standard output and error`."""
+    program = f"{shlex.quote(sys.executable)} -m advantage"
+    done = subprocess.run(
+        ["bash", "-c", line.replace("advantage", program, 1)], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+SOLVE = "advantage train value-iteration FrozenLake-v1 --gamma 0.9 --eval-episodes 1 --out new"
+
+
+def test_a_terminal_with_ascii_only(folder):
+    code, out, err = shell(SOLVE, **ASCII)
+    assert (code, err) == (0, "") and out.isascii()
+    assert " +/- 0.00 over 1 deterministic" in out
+    assert len(re.findall(r"^[<>v^*] [<>v^*] [<>v^*] [<>v^*]$", out, re.MULTILINE)) == 4
+    code, out, err = shell("advantage list", **ASCII)
+    assert (code, err) == (0, "") and out.isascii()
+    assert "mean Psi_t" in out
+
+
+def test_signs_in_ascii():
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Output(shown, goes_on=True).write("λ → ±1 × é, ∇J ≤ ∞ \udcff 道")
+    shown.seek(0)
+    assert shown.read() == "lambda > +/-1 x e, grad J <= inf ? ?"
+
+
+@pytest.mark.parametrize(
+    ("where", "said"), [("> /dev/full", "No space left on device"), (">&-", ""), (">&- 2>&-", "")]
+)
+def test_a_run_goes_on_without_its_output(where, said, folder):
+    code, _, err = shell(f"{SOLVE} {where}")
+    assert code == 0 and said in err and "Traceback" not in err
+    assert adv.load("new").step > 10
+    assert RunFolder(Path("new")).policy_path.exists()
+
+
+def test_output_that_is_the_result_cannot_be_lost(folder):
+    code, _, err = shell("advantage list > /dev/full")
+    assert code == 1 and "No space left on device" in err
+    assert shell("advantage list >&-")[0] == 0
+
+
+def test_a_reader_of_a_run_that_goes_away(folder):
+    assert shell(f"{SOLVE} | head -n 1; exit ${{PIPESTATUS[0]}}")[0] == 0
+    assert adv.load("new").step > 10
+
+
+def test_a_current_folder_that_is_gone(folder):
+    Path("gone").mkdir()
+    code, _, err = shell("cd gone && rmdir ../gone && advantage list")
+    assert (code, err.count("\n")) == (2, 1) and "current folder has been deleted" in err
+
+
+def test_a_platform_that_is_not_there(folder):
+    code, _, err = shell(SOLVE, JAX_PLATFORMS="nonsense")
+    assert code == 2 and "JAX cannot compute on 'nonsense', which JAX_PLATFORMS" in err
+    assert not Path("new").exists()
+
+
+def test_double_precision_changes_nothing(folder):
+    flags = f"ppo {HOST} {shlex.join(TINY)} --total-timesteps 128 --quiet"
+    for name, value in (("one", "0"), ("other", "1")):
+        assert shell(f"advantage train {flags} --out {name}", JAX_ENABLE_X64=value) == (0, "", "")
+    one, other = (Path(name, "last", "state.safetensors").read_bytes() for name in ("one", "other"))
+    assert one == other
+    with jax.enable_x64(True):
+        agent = adv.load("one")
+        assert agent.act(np.zeros(4, np.float32)) in (0, 1)
+        assert adv.evaluate(agent, HOST, episodes=1).lengths.size
+        assert adv.resume("one", total_timesteps=192).step == 192
 
 
 def test_lines_into_a_pipe(folder):

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "advantage"
 # Each room may import the rooms before it. The package's own __init__ names things of all of them.
 ROOMS = [
     "types",
+    "plain_values",
     "machine",
     "matrices",
     "environments",

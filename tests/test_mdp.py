@@ -42,6 +42,11 @@ def both() -> tuple[MDP, MDP]:
     return MDP(transition, reward), MDP(stacked(transition, transition), stacked(reward, transition))
 
 
+def by_action(table: np.ndarray) -> list[sparse.csr_array]:
+    """`[S, A, S]` as a list of A sparse `[S, S]`."""
+    return [sparse.csr_array(table[:, action]) for action in range(A)]
+
+
 def ending(state: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same with a terminal state: `-> transition, reward, terminal`."""
     transition, reward = tables()
@@ -122,11 +127,39 @@ REFUSALS = {
     ),
     "a reward's third axis": (
         lambda: MDP(TRANSITION, np.zeros((S, A, 1))),
-        r"reward has shape \(4, 2, 1\); it must be that of transition: \(4, 2, 4\)",
+        r"reward has shape \(4, 2, 1\); it must be \[S, A\]: \(4, 2\), or \[S, A, S\]: \(4, 2, 4\)",
     ),
-    "a dense reward by successor for a sparse table": (
-        lambda: MDP(stacked(TRANSITION, TRANSITION), REWARD),
-        r"reward has shape \(4, 2, 4\); it must be \[S, A\]",
+    "a sparse reward's shape": (
+        lambda: MDP(TRANSITION, sparse.csr_array((3, 4))),
+        r"reward has shape \(3, 4\); a sparse one must be \[A \* S, S\]: \(8, 4\), .* or \[S, A\]: \(4, 2\)",
+    ),
+    "too few matrices of rewards": (
+        lambda: MDP(TRANSITION, [sparse.csr_array((S, S))]),
+        r"reward has 1 matrices of shape \(4, 4\); it must have one \[S, S\] for each action: 2 of \(4, 4\)",
+    ),
+    "a matrix that is not square": (
+        lambda: MDP([sparse.csr_array((S, S + 1))], REWARD),
+        r"transition\[0\] has shape \(4, 5\); it must be \[S, S\]: \(5, 5\)",
+    ),
+    "a row's sum in a list": (
+        lambda: MDP(by_action(changed(TRANSITION, (2, 1), 0.5)), REWARD),
+        r"transition\[1\]\[2\] sums to 2",
+    ),
+    "a negative probability in a list": (
+        lambda: MDP(by_action(changed(TRANSITION, (2, 1, 3), -0.5)), REWARD),
+        r"transition\[1\]\[2\]\[3\] = -0\.5",
+    ),
+    "an infinite reward in a list": (
+        lambda: MDP(TRANSITION, by_action(changed(REWARD, (2, 1, 3), np.inf))),
+        r"reward\[1\]\[2, 3\] = inf; rewards must be finite numbers\.$",
+    ),
+    "a forbidden action": (
+        lambda: MDP(TRANSITION, changed(REWARD[..., 0], (3, 1), -np.inf)),
+        r"reward\[3, 1\] = -inf; .* To forbid an action in a state, give it .* of an allowed one, or a penalty",
+    ),
+    "actions first": (
+        lambda: MDP(TRANSITION.swapaxes(0, 1), REWARD),
+        r"must be \[S, A, S\]: \(2, 4, 2\)\. If its first axis is the action, give transition\.transpose\(1, 0, 2\)",
     ),
     "an infinite reward": (
         lambda: MDP(TRANSITION, changed(REWARD, (2, 0, 1), -np.inf)),
@@ -139,17 +172,6 @@ REFUSALS = {
     "a sparse infinite reward": (
         lambda: MDP(stacked(TRANSITION, TRANSITION), sparse_with(5, np.inf)),
         rf"reward\[{ROW}, {COLUMN}\] = inf; rewards must be finite",
-    ),
-    "a sparse reward with other entries": (
-        lambda: MDP(stacked(TRANSITION, TRANSITION), stacked(REWARD, np.ones((S, A, S)))),
-        "A sparse reward must have the entries of transition",
-    ),
-    "a sparse reward whose rows begin elsewhere": (
-        lambda: MDP(
-            sparse.csr_array((np.array([0.5, 0.5, 1.0]), np.array([0, 1, 1]), np.array([0, 2, 3]))),
-            sparse.csr_array((np.array([0.5, 0.5, 1.0]), np.array([0, 1, 1]), np.array([0, 1, 3]))),
-        ),
-        "the same indptr and indices",
     ),
     "a start's shape": (
         lambda: MDP(TRANSITION, REWARD, start=np.ones(3) / 3),
@@ -297,6 +319,36 @@ def test_a_list_of_sparse_matrices_is_one_for_each_action():
     one = both()[0]
     listed = MDP([sparse.csr_array(TRANSITION[:, a]) for a in range(A)], one.expected_reward)
     np.testing.assert_array_equal(listed.expected(np.arange(S)), one.expected(np.arange(S)))
+
+
+FORMS = {
+    "dense": lambda table: table,
+    "nested lists": lambda table: table.tolist(),
+    "CSR": lambda table: sparse.csr_array(table.swapaxes(0, 1).reshape(A * S, S)),
+    "COO, with zeros": lambda table: sparse.coo_array(stacked(table, np.ones((S, A, S)))),
+    "sparse by action": by_action,
+    "matrices by action": lambda table: tuple(map(sparse.csc_matrix, table.swapaxes(0, 1))),
+    "an array of matrices": lambda table: np.array([*by_action(table), None], object)[:A],
+}
+
+
+@pytest.mark.parametrize("of_reward", FORMS)
+@pytest.mark.parametrize("of_transition", FORMS)
+def test_rewards_have_every_form_that_transitions_have(of_transition, of_reward):
+    reward = REWARD * (np.random.default_rng(1).uniform(size=REWARD.shape) < 0.6)  # not where transitions are
+    right = (TRANSITION * reward).sum(2)
+    mdp = MDP(FORMS[of_transition](TRANSITION), FORMS[of_reward](reward))
+    np.testing.assert_allclose(mdp.expected_reward, right, atol=1e-15)
+    assert sparse.issparse(mdp.reward) == mdp.is_sparse == (of_transition not in ("dense", "nested lists"))
+    assert mdp.reward.shape == mdp.transition.shape
+    if mdp.is_sparse:
+        np.testing.assert_array_equal(mdp.reward.indices, mdp.transition.indices)
+
+
+@pytest.mark.parametrize("of_transition", FORMS)
+def test_a_sparse_reward_by_state_and_action(of_transition):
+    mdp = MDP(FORMS[of_transition](TRANSITION), sparse.csr_array(REWARD[..., 0]))
+    np.testing.assert_array_equal(mdp.reward, REWARD[..., 0])
 
 
 def test_a_sparse_table_may_list_a_successor_twice():

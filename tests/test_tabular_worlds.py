@@ -19,6 +19,7 @@ from advantage.environments.make import environment_names, make
 from advantage.environments.tables.blackjack import blackjack_state
 from advantage.environments.tables.car_rental import car_rental
 from advantage.environments.tables.chain import chain
+from advantage.environments.tables.ends import goals
 from advantage.environments.tables.gambler import gambler
 from advantage.environments.tables.maximisation_bias import maximisation_bias
 from advantage.environments.tables.maze import blocking_maze, maze, shortcut_maze
@@ -28,6 +29,7 @@ from advantage.environments.tables.random_mdp import random_mdp
 from advantage.environments.tables.random_walk import random_walk
 from advantage.environments.tables.tiger import tiger
 from advantage.environments.tables.two_arms import two_arms
+from advantage.environments.tables.world import TabularEnv
 
 each_name = pytest.mark.parametrize("name", TABLES)
 PAIRS, DRAWS = 30, 1000  # pairs of state and action looked at in each world, steps from each
@@ -665,3 +667,38 @@ def test_a_random_table_that_would_not_fit_is_refused_before_it_is_drawn(monkeyp
         ValueError, match=r"100_000 states, 4 actions and 5 successors takes 61 MiB, and 1 MiB of"
     ):
         random_mdp(100_000, as_sparse=True)
+
+
+def test_goals_are_the_ends_that_earn_most():
+    for name, places in {
+        "FrozenLake-v1": [15],
+        "Cliff-v0": [47],
+        "GridWorld4x4-v0": [0, 15],
+        "RiverSwim-v0": [],
+    }.items():
+        np.testing.assert_array_equal(np.flatnonzero(goals(table(name))), places)
+    lake = table("FrozenLake-v1")
+    stacked = lake.transition.swapaxes(0, 1).reshape(-1, 16), lake.reward.swapaxes(0, 1).reshape(-1, 16)
+    by_entry = MDP(*map(sparse.csr_array, stacked), terminal=lake.terminal)
+    by_pair = MDP(lake.transition, lake.expected_reward, terminal=lake.terminal)
+    assert np.flatnonzero(goals(by_entry)).tolist() == [15]
+    assert np.flatnonzero(goals(by_pair)).tolist() == [15]
+
+
+def test_films_tell_walls_cliffs_goals_and_holes():
+    lake = table("FrozenLake-v1")
+    colours = {"wall": (87, 96, 106), "cliff": (160, 82, 45), "hole": (87, 32, 27), "goal": (46, 160, 67)}
+    frames = {
+        name: TabularEnv(mdp, render_mode="rgb_array").render()
+        for name, mdp in {"Cliff": table("Cliff-v0"), "Maze": table("DynaMaze-v0"), "Lake": lake}.items()
+    }
+    seen = {
+        name: {kind for kind, colour in colours.items() if (frame == colour).all(-1).any()}
+        for name, frame in frames.items()
+    }
+    assert seen == {"Cliff": {"cliff", "goal"}, "Maze": {"wall", "goal"}, "Lake": {"hole", "goal"}}
+    middle = frames["Cliff"].reshape(4, 48, 12, 48, 3)[:, 24, :, 24]
+    assert [tuple(cell) for cell in middle[3]] == [(255, 255, 255)] + [colours["cliff"]] * 10 + [
+        colours["goal"]
+    ]
+    assert tuple(middle[0, 0]) == (31, 111, 235)  # the agent, in the state in which an environment is made

@@ -653,7 +653,7 @@ def test_the_agent_of_a_run_with_a_network_of_your_own(tmp_path):
     [
         ({"total_timestep": 64}, r"no option 'total_timestep'.*total_timesteps"),
         ({"total_timesteps": 0}, "total_timesteps=0 is not allowed; use a whole number of 1 or more"),
-        ({"total_timesteps": 1e5}, r"total_timesteps=100000\.0 is not allowed"),
+        ({"total_timesteps": 1e5 + 0.5}, r"total_timesteps=100000\.5 is not allowed"),
         ({"total_timesteps": 2**32}, "above the step counter's limit"),
         ({"num_envs": True}, "num_envs=True is not allowed"),
         ({"seed": -1}, "seed=-1 is not allowed; use a whole number of 0 or more"),

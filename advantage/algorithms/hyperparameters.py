@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_
 
 import jax
 
+from advantage.plain_values import plain_bool, plain_number, plain_tuple, whole_number
 from advantage.types import Array
 
 if TYPE_CHECKING:
@@ -92,50 +93,70 @@ def _is_function(value: Any) -> bool:
 
 
 def check(algorithm: DataclassInstance) -> None:
-    """Check every field's type and interval.
+    """Check every field's type and interval. Values are judged as numbers, and become Python's own.
+
+    `np.float32(1e-3)` and `[64, 64]` are thus allowed where `1e-3` and `(64, 64)` are.
 
     Raises:
         ValueError: the message names the field, its value and what is allowed.
     """
     hints = typing.get_type_hints(type(algorithm))
     for field in dataclasses.fields(algorithm):
-        _check_field(
-            field.name, getattr(algorithm, field.name), hints[field.name], field.metadata.get("interval")
-        )
+        given = getattr(algorithm, field.name)
+        allowed = _allowed(field.name, given, hints[field.name], field.metadata.get("interval"))
+        object.__setattr__(algorithm, field.name, allowed)
 
 
-def _check_field(name: str, value: Any, hint: Any, interval: str | None) -> None:
+def _allowed(name: str, value: Any, hint: Any, interval: str | None) -> Any:
+    """The value of a field, as Python's own. Raises ValueError if it is not allowed."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if isinstance(value, jax.Array) or (value is None and type(None) in options):
-        return
+    is_traced = isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and value.ndim > 0)
+    if is_traced or (value is None and type(None) in options):
+        return value
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
     if not isinstance(value, str) and any(isinstance(option, type) for option in {*options} - {type(None)}):
         literal = None  # one of the other types
-    is_function = _is_function(value)
-    items: Any = value
-    numbers: Any = value if isinstance(value, Linear) and Linear in options else (value,)
     if literal is not None:
-        _require(value in literal, name, value, _choices(value, literal))
-    elif bool in options:
-        _require(isinstance(value, bool), name, value, "use True or False")
-    elif tuple[int, ...] in options:
-        _require(isinstance(value, tuple), name, value, "use a tuple of whole numbers")
-        for number in items:
-            _check_field(name, number, int, interval)
-        return
-    elif int in options:
-        _require(type(value) is int, name, value, "use a whole number")
-    elif float in options and not is_function:
-        schedule = ", or a schedule such as adv.Linear(3e-4, 0.0)" if Linear in options else ""
-        for number in numbers:
-            plain = isinstance(number, int | float) and not isinstance(number, bool)
-            _require(plain and math.isfinite(number), name, value, "use a finite number" + schedule)
-    elif float in options:
-        _require(Linear in options, name, value, "use a finite number, not a schedule")
-    if interval and not is_function:
-        closed = f"[{interval[1:-1]}]"  # a schedule's end may lie on an open bound: it is never quite reached
-        for number, allowed in zip(numbers, (interval, closed), strict=False):
-            _require(_inside(number, allowed), name, value, f"use a value in {interval}")
+        _require(isinstance(value, str) and value in literal, name, value, _choices(value, literal))
+        return str(value)
+    if bool in options:
+        flag = plain_bool(value)
+        _require(flag is not None, name, value, "use True or False")
+        return flag
+    if tuple[int, ...] in options:
+        items = plain_tuple(value)
+        _require(items is not None, name, value, "use a tuple of whole numbers")
+        return tuple(_allowed(name, item, int, interval) for item in items or ())
+    if int in options:
+        number = whole_number(value)
+        _require(number is not None, name, value, "use a whole number")
+        return _inside_of(interval, name, number)
+    if float in options:
+        return _allowed_float(name, value, Linear in options, interval)
+    return value
+
+
+def _allowed_float(name: str, value: Any, has_schedules: bool, interval: str | None) -> Any:
+    """A finite number, or where the field has schedules, also one of them."""
+    if _is_function(value):
+        _require(has_schedules, name, value, "use a finite number, not a schedule")
+        return value
+    schedule = ", or a schedule such as adv.Linear(3e-4, 0.0)" if has_schedules else ""
+    is_linear = has_schedules and isinstance(value, Linear)
+    numbers: list[Any] = [plain_number(number) for number in (value if is_linear else (value,))]
+    for number in numbers:
+        is_finite = number is not None and math.isfinite(number)
+        _require(is_finite, name, value, f"use a finite number{schedule}")
+    _inside_of(interval, name, numbers[0])
+    if is_linear and interval:  # a schedule's end may lie on an open bound: it is never quite reached
+        _require(_inside(numbers[1], f"[{interval[1:-1]}]"), name, value, f"use a value in {interval}")
+    return Linear(*numbers) if is_linear else numbers[0]
+
+
+def _inside_of(interval: str | None, name: str, number: Any) -> Any:
+    """The number. Raises ValueError if it is outside the interval."""
+    _require(interval is None or _inside(number, interval), name, number, f"use a value in {interval}")
+    return number
 
 
 def _choices(value: Any, allowed: tuple) -> str:

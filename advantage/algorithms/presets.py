@@ -27,7 +27,7 @@ def presets(algorithm: str) -> dict[str, dict[str, Any]]:
     """The presets of an algorithm by environment, as its file holds them."""
     algorithm_class(algorithm)
     file = FOLDER / f"{algorithm}.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def preset(algorithm: str, environment: str) -> Preset:

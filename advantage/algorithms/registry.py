@@ -9,16 +9,17 @@ from typing import Any, cast
 import gymnasium
 import jax
 
+from advantage.algorithms.dynamic_programming.plan import Solver
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.named_class import named_class, place_of
 from advantage.algorithms.playable import Playable, Trainable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.search.optimiser import Optimiser
+from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.algorithms.tabular.given_policy import GivenPolicy
-from advantage.types import ActionUnits, Spec
+from advantage.types import ActionUnits, Algorithm, Spec
 
 ALGORITHMS = {
     "ppo": "policy_gradient.ppo:PPO",
@@ -67,17 +68,39 @@ ALGORITHMS = {
 """
 
 
+# Methods that users know from other libraries, without hyphens, and what is here for their tasks.
+_NOT_OFFERED = {
+    "dqn doubledqn duelingdqn qrdqn c51 rainbow iqn": "ppo, or in finite worlds q-learning or double-q-learning",
+    "ddpg td3 sac tqc redq crossq droq": "ppo, or with a replay buffer off-policy-ac or q-prop",
+    "a3c": "a2c, or impala for policies that lag behind",
+    "acer": "impala, or off-policy-ac for a replay buffer",
+    "acktr": "npg or trpo",
+    "recurrentppo ppolstm ppornn": 'ppo with --network lstm (network="lstm")',
+    "maskableppo": "ppo, which reads the action masks that an environment gives",
+}
+
 # Values of these options in runs that were saved before the options existed.
 MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None}
 
 
 def algorithm_class(name: str) -> type:
-    """The dataclass of an algorithm. Raises ValueError with the nearest names."""
+    """The dataclass of an algorithm. Raises ValueError with the nearest names, or with what to use instead."""
     if name in ALGORITHMS:
         return named_class(ALGORITHMS[name])
-    near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? The" if near else "the"
-    raise ValueError(f"There is no algorithm {name!r}; {hint} algorithms are: {', '.join(ALGORITHMS)}.")
+    bare = name.lower().replace("-", "").replace("_", "")
+    instead = next((words for names, words in _NOT_OFFERED.items() if bare in names.split()), None)
+    spelt = {known.replace("-", ""): known for known in ALGORITHMS}
+    near = (
+        [spelt[bare]]
+        if bare in spelt
+        else difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.7)
+    )
+    hint = f"; use {instead}." if instead else f"; did you mean {' or '.join(near)}?" if near else "."
+    raise ValueError(
+        f"There is no algorithm {name!r}{hint} The algorithms are: {', '.join(ALGORITHMS)}. A class of "
+        "your own has no name here; give it in Python: adv.train(YourClass(...), ...), or "
+        "adv.load(path, algorithm=YourClass(...))."
+    )
 
 
 def default_algorithm(name: str) -> Trainable:
@@ -88,6 +111,36 @@ def default_algorithm(name: str) -> Trainable:
     """
     algorithm = algorithm_class(name)()
     return PolicySearch(algorithm) if isinstance(algorithm, Optimiser) else algorithm
+
+
+def trainable(given: Any) -> Trainable:
+    """The algorithm that a user gave: an algorithm, its class, or its name on the command line, with its defaults.
+
+    Raises:
+        ValueError: an unknown name, a class that needs arguments, or an object that is no algorithm.
+    """
+    if isinstance(given, str):
+        return default_algorithm(given)
+    if isinstance(given, type) and dataclasses.is_dataclass(given):
+        try:
+            given = given()
+        except TypeError as error:
+            raise ValueError(
+                f"The class {given.__name__} was given without its arguments: {error}; write {given.__name__}(...)."
+            ) from None
+    if not isinstance(given, PolicySearch | Algorithm | Optimiser | Solver) or isinstance(given, type):
+        raise ValueError(
+            f"{given!r} is not an algorithm; give a name such as 'ppo' (`advantage list` shows all), an object such as "
+            "adv.PPO(clip_range=0.2), or a frozen dataclass of your own with the functions of an algorithm, which "
+            'docs/design.md lists under "The contract".'
+        )
+    is_compiled = not isinstance(given, Solver | HostOptimiser)
+    if not dataclasses.is_dataclass(given) or (is_compiled and jax.tree_util.all_leaves([given])):
+        raise ValueError(
+            f"JAX does not know how to take the {type(given).__name__} apart: an algorithm is a frozen dataclass; put "
+            "@hyperparameters, from advantage.algorithms.hyperparameters, above its class."
+        )
+    return given
 
 
 def algorithm_name(algorithm: Trainable) -> str:

@@ -35,8 +35,11 @@ COMMANDS = ("train", "resume", "eval", "enjoy", "compare", "experiment", "check"
 
 def run() -> NoReturn:
     """The program `advantage`: `main` in a process that Ctrl-C can end at any moment."""
+    from advantage.cli.output import open_output
     from advantage.runs.interrupt import end_process, leaving
 
+    os.environ.pop("JAX_ENABLE_X64", None)  # all is computed in single precision, or as a function says
+    open_output(goes_on=sys.argv[1:2] in (["train"], ["resume"], ["experiment"]))
     # An experiment waits until its runs, each in its own process, have saved; `enjoy` closes its video.
     clears_up = sys.argv[1:2] in (["experiment"], ["enjoy"])
     with leaving(at_once=not clears_up, patience=60.0 if clears_up else 1.5):
@@ -49,6 +52,8 @@ def run() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 if it worked, 1 if it failed, 2 if its arguments were wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["help"] and arguments[1:]:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0 if arguments else 2
@@ -62,18 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(
             f"There is no command {name!r}; there are: {', '.join(COMMANDS)}. See advantage --help.", 2
         )
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return _complain(
+            "The current folder has been deleted; change to another one and repeat the command.", 2
+        )
     before = list(sys.path)
     sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
     try:
-        return importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
+        code = importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
+        sys.stdout.flush()
+        return code
     except SystemExit as stop:
         if stop.code:
             raise
         return 0  # a command's help has been printed
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone away
         return 1
     except Exception as error:
         return _explain(error)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import tyro
 
 from advantage.algorithms.hyperparameters import Linear
+from advantage.cli.aliases import with_our_names
+from advantage.plain_values import whole_number
 from advantage.policies.recurrent import Gated, Recurrent
 
 Flags = TypeVar("Flags")
@@ -43,6 +46,7 @@ def parse(
     }
     if {"--help", "-h"} & set(flags):
         tyro.cli(cls, prog=program, args=["--help"], **options)
+    flags = with_our_names(flags, flag_names(cls, default))
     if missing := names[len(leading) :]:
         raise ValueError(f"advantage {command} needs {' '.join(missing)}: advantage {usage} [options].")
     complaint = io.StringIO()
@@ -52,6 +56,16 @@ def parse(
             return leading, tyro.cli(cls, prog=program, args=flags, add_help=False, **options)
     except SystemExit:
         raise ValueError(f"{_sentences(complaint.getvalue())} See {program} --help.") from None
+
+
+def flag_names(cls: type, default: object | None = None) -> set[str]:
+    """The names of a command's flags, with `_` for `-`: its fields, and those of the dataclasses in it."""
+    names = set()
+    for field in dataclasses.fields(cast(Any, cls if default is None else default)):
+        part = None if default is None else getattr(default, field.name)
+        nested = dataclasses.is_dataclass(part) and not isinstance(part, type)
+        names |= flag_names(type(part), part) if nested else {field.name}
+    return names
 
 
 def leading_words(arguments: Sequence[str], most: int) -> list[str]:
@@ -98,6 +112,18 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         )
 
     @registry.primitive_rule
+    def whole(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type is not int:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=_read_whole,
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
     def network(
         info: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec | None:
@@ -112,6 +138,25 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         )
 
     return registry
+
+
+def _read_whole(texts: list[str]) -> int:
+    """A whole number, also as 1e5 or 2.5e6."""
+    (text,) = texts
+    try:
+        return int(text)
+    except ValueError:
+        number = whole_number(_read_float(text))
+    if number is None:
+        raise ValueError(f"{text!r} is not a whole number")
+    return number
+
+
+def _read_float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _read_network(texts: list[str]) -> Gated | None:

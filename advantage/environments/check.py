@@ -32,6 +32,7 @@ from advantage.environments.space_faults import (
     value_faults,
 )
 from advantage.environments.spaces import leaf_spaces
+from advantage.plain_values import require_whole
 from advantage.types import ActionUnits
 
 _FIELDS = {
@@ -297,7 +298,11 @@ def check_environment(
 
     Returns:
         The defects, errors before warnings. Each kind is listed once per place, at its first occurrence.
+
+    Raises:
+        ValueError: `steps` or `seed` is not a whole number, or out of range.
     """
+    steps, seed = require_whole("steps", steps, 1), require_whole("seed", seed, 0)
     instances: list[Any] = []
     defects: dict[tuple[str, str], EnvironmentDefect] = {}
     try:

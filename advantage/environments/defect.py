@@ -18,6 +18,9 @@ ERRORS = {  # kind: remedy
     "space": "set it in __init__ to a space from gymnasium.spaces, such as Box or Discrete",
     "unsupported": "encode it with Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
     "empty": "give the space at least one part",
+    "no numbers": "leave this part out: it has no information and nothing to choose",
+    "whole-number action": "make it a Box of floats, and round in step(), or a MultiDiscrete with a choice for each "
+    "whole number",
     "nan bounds": "give Box numbers for low and high; -np.inf and np.inf mean unbounded",
     "crossed bounds": "swap low and high",
     "changed space": "fix the spaces in __init__ and never assign them again",

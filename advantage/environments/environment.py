@@ -14,6 +14,7 @@ from advantage.environments.check import check_instance
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked_space
 from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
+from advantage.plain_values import require_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +132,7 @@ def stacked(environment: Environment, n: int) -> Environment:
     Raises:
         ValueError: n is not allowed, or the environment is a vector environment.
     """
-    if type(n) is not int or n < 1:
-        raise ValueError(f"frame_stack={n!r} is not allowed; use a whole number of 1 or more.")
+    n = require_whole("frame_stack", n, 1)
     if n in (1, _frames_of(environment)):
         return environment
     if environment.kind == "vector":

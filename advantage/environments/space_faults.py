@@ -60,6 +60,10 @@ def space_faults(observation_space: Any, action_space: Any) -> Iterator[Fault]:
             place = name + "".join(f"[{key!r}]" for key in path)
             if leaf_bounds(leaf) is None:
                 yield Fault("unsupported", place, "a space of numbers", f"a {type(leaf).__name__} space")
+            elif 0 in (leaf.shape or ()):
+                yield Fault("no numbers", place, "a space of at least one number", f"shape {leaf.shape}")
+            elif isinstance(leaf, spaces.Box) and name == "action_space" and leaf.dtype.kind != "f":
+                yield Fault("whole-number action", place, "a Box of floats to act in", f"dtype {leaf.dtype}")
             elif isinstance(leaf, spaces.Box):
                 yield from box_faults(leaf, place, acting=name == "action_space")
 

@@ -160,7 +160,7 @@ def write_table(table: MeasurementTable, path: Path) -> None:
     wide = {
         name for name, cell in zip(table.columns, table.rows[0], strict=True) if isinstance(cell, Interval)
     }
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         ends = ("", " low", " high")
         writer.writerow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,8 @@ ARROWS = {
     (0, 0): "·", (-1, 0): "↑", (1, 0): "↓", (0, -1): "←", (0, 1): "→",
     (-1, -1): "↖", (-1, 1): "↗", (1, -1): "↙", (1, 1): "↘",
 }  # fmt: skip
+GOAL, HOLE = ("goal", "#1a7f37"), ("end", "#57201b")  # a cell's word and colour
+WALL, CLIFF = ("", "#57606a"), ("cliff", "#a0522d")
 
 
 def grid_text(grid: Any, policy: np.ndarray, terminal: np.ndarray, reached: np.ndarray) -> str:
@@ -25,46 +27,45 @@ def grid_text(grid: Any, policy: np.ndarray, terminal: np.ndarray, reached: np.n
     return "\n".join(" ".join(row) for row in cells.reshape(grid.rows, grid.columns))
 
 
-def plot_grid(
-    path: Path,
-    title: str,
-    grid: Any,
-    value: np.ndarray,
-    policy: np.ndarray,
-    terminal: np.ndarray,
-    reached: np.ndarray,
-) -> Path | None:
-    """Draw the value of each state as colour and number, and the policy as arrows.
+class Cells(NamedTuple):
+    """Facts about the cells of a grid.
+
+    Attributes:
+        value: `[S]`, the value of each state.
+        policy: int `[S]`, an action for each state.
+        terminal: bool `[S]`, where episodes end.
+        goals: bool `[S]`, the ends that one wants to reach.
+        reached: bool `[S]`, states that episodes can reach.
+    """
+
+    value: np.ndarray
+    policy: np.ndarray
+    terminal: np.ndarray
+    goals: np.ndarray
+    reached: np.ndarray
+
+
+def plot_grid(path: Path, title: str, grid: Any, cells: Cells) -> Path | None:
+    """Draw the value of each state as colour and number, the policy as arrows, and goals, other ends, walls and cliffs.
 
     Args:
         path: path of the picture.
         title: title of the picture.
-        grid: the rows, columns, moves and walls.
-        value: `[S]`, the value of each state.
-        policy: int `[S]`, an action for each state.
-        terminal: bool `[S]`, where episodes end.
-        reached: bool `[S]`, states that episodes can reach.
+        grid: the rows, columns, moves, walls and cliffs.
+        cells: values, actions and kinds of the cells.
 
     Returns:
         The path; None where matplotlib is not installed (`pip install "advantage[plot]"`).
     """
     try:
-        _draw(path, title, grid, value, policy, terminal, reached)
+        _draw(path, title, grid, cells)
     except ImportError:
         return None
     gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return path
 
 
-def _draw(
-    path: Path,
-    title: str,
-    grid: Any,
-    value: np.ndarray,
-    policy: np.ndarray,
-    terminal: np.ndarray,
-    reached: np.ndarray,
-) -> None:
+def _draw(path: Path, title: str, grid: Any, cells: Cells) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,25 +79,25 @@ def _draw(
     )
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = np.array(value, float)
-    shown[~reached] = shown[list(grid.walls)] = np.nan
+    shown = np.array(cells.value, float)
+    shown[~cells.reached | cells.terminal] = shown[list(grid.walls + grid.cliffs)] = np.nan
     colours: Any = axes.imshow(shown.reshape(rows, columns), cmap="YlGnBu")
     figure.colorbar(colours, ax=axes, label="value", shrink=0.9)
     low, high = np.nanmin(shown), np.nanmax(shown)
+    kinds = _kinds(grid, cells)
     for state in range(rows * columns):
         row, column = divmod(state, columns)
-        if state in grid.walls:
-            axes.add_patch(_square(column, row))
+        centred: Any = {"ha": "center", "va": "center"}
+        if state in kinds:
+            word, colour = kinds[state]
+            axes.add_patch(_square(column, row, colour))
+            axes.text(column, row, word, fontsize=9 * size + 1, color="white", **centred)
         if np.isnan(shown[state]):
             continue
         dark = shown[state] > low + 0.6 * (high - low)
         ink = "white" if dark and high > low else "#24292f"
-        text: Any = {"ha": "center", "va": "center", "color": ink}
-        axes.text(column, row + 0.33, f"{shown[state]:.3g}", fontsize=7 * size + 1, **text)
-        if terminal[state]:
-            axes.text(column, row - 0.08, "end", fontsize=9 * size + 1, **text)
-            continue
-        down, right = grid.moves[policy[state]]
+        axes.text(column, row + 0.33, f"{shown[state]:.3g}", fontsize=7 * size + 1, color=ink, **centred)
+        down, right = grid.moves[cells.policy[state]]
         if down or right:
             length = 0.26 / np.hypot(down, right)
             style: Any = {"arrowstyle": "-|>", "color": ink, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
@@ -113,7 +114,16 @@ def _draw(
     os.replace(temporary, path)
 
 
-def _square(column: int, row: int) -> Any:
+def _kinds(grid: Any, cells: Cells) -> dict[int, tuple[str, str]]:
+    """A word and a colour for each cell without a value of its own."""
+    kinds = {
+        int(state): GOAL if cells.goals[state] else HOLE
+        for state in np.flatnonzero(cells.terminal & cells.reached)
+    }
+    return kinds | dict.fromkeys(grid.walls, WALL) | dict.fromkeys(grid.cliffs, CLIFF)
+
+
+def _square(column: int, row: int, colour: str) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, color="#57606a")
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour)

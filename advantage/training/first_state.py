@@ -13,6 +13,7 @@ import numpy as np
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.drivers.host.stepper import failure
+from advantage.environments.check import check_spaces
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.environment import Environment
 from advantage.environments.make import MissingExtra
@@ -74,11 +75,14 @@ def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
 
     Raises:
         EnvironmentFailure: the environment cannot be made.
-        EnvironmentDefect: the made object is not an environment.
+        EnvironmentDefect: the made object is not an environment, or has spaces that no policy covers.
     """
     try:
-        return target.spaces
+        spaces = target.spaces
     except (MissingExtra, EnvironmentDefect):
         raise
     except Exception as error:
         raise failure("environment 0", "making it", error) from error
+    if target.kind != "device":
+        check_spaces(*spaces)
+    return spaces

@@ -38,7 +38,7 @@ from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.journal import Journal
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
 from advantage.training.options import LARGEST, Options
-from advantage.training.reporting import Callback, Reporter
+from advantage.training.reporting import Callback, Reporter, stops
 from advantage.types import Iterated, Pytree
 
 
@@ -226,7 +226,7 @@ class Loop:
             ):
                 if place == 0:
                     self.training.reporter.update(progress)
-                if self.training.callback is not None and self.training.callback(progress) is False:
+                if self.training.callback is not None and stops(self.training.callback(progress)):
                     stopped = True
         return stopped
 

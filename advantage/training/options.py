@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
+from advantage.plain_values import plain_bool, plain_number, whole_number
+
 LARGEST = 2**32 - 1  # seeds and the step counter are uint32
+_LOWEST = {
+    "total_timesteps": 1,
+    "seed": 0,
+    "num_seeds": 1,
+    "num_envs": 1,
+    "frame_stack": 1,
+    "eval_episodes": 0,
+    "keep_checkpoints": 1,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,37 +52,21 @@ class Options:
     """Write TensorBoard files."""
 
     def __post_init__(self):
-        lowest = {
-            "total_timesteps": 1,
-            "seed": 0,
-            "num_seeds": 1,
-            "num_envs": 1,
-            "frame_stack": 1,
-            "eval_episodes": 0,
-            "keep_checkpoints": 1,
-        }
-        for name, low in lowest.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ValueError(f"{name}={value!r} is not allowed; use a whole number of {low} or more.")
+        for name, low in _LOWEST.items():
+            self._set(name, whole_number, lambda n, low=low: n >= low, f"use a whole number of {low} or more")
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                remedy = "use a whole number of steps of 1 or more, or None"
+                self._set(name, whole_number, lambda n: n >= 1, remedy)
+        if self.workers != "auto":
+            remedy = "use 'auto', or a whole number of 0 or more"
+            self._set("workers", whole_number, lambda n: n >= 0, remedy)
+        self._set("worker_timeout", plain_number, lambda seconds: seconds > 0, "use seconds above 0")
+        self._set("tensorboard", plain_bool, lambda flag: True, "use True or False")
         if self.seed + self.num_seeds > LARGEST:
             raise ValueError(
                 f"seed={self.seed!r} is not allowed; use a whole number of at most {LARGEST - 1:_}."
             )
-        for name in ("eval_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(
-                    f"{name}={value!r} is not allowed; use a whole number of steps of 1 or more, or None."
-                )
-        if self.workers != "auto" and (type(self.workers) is not int or self.workers < 0):
-            raise ValueError(
-                f"workers={self.workers!r} is not allowed; use 'auto', or a whole number of 0 or more."
-            )
-        if type(self.worker_timeout) not in (int, float) or not self.worker_timeout > 0:
-            raise ValueError(f"worker_timeout={self.worker_timeout!r} is not allowed; use seconds above 0.")
-        if type(self.tensorboard) is not bool:
-            raise ValueError(f"tensorboard={self.tensorboard!r} is not allowed; use True or False.")
         if self.total_timesteps % self.num_envs:
             below = self.total_timesteps // self.num_envs * self.num_envs
             near = " or ".join(f"{n:_}" for n in (below, below + self.num_envs) if n)
@@ -84,6 +80,14 @@ class Options:
             )
         if self.device is not None and self.device not in ("cpu", "gpu", "tpu", "cuda"):
             raise ValueError(f"device={self.device!r} is not allowed; use 'cpu', 'gpu' or 'tpu'.")
+
+    def _set(self, name: str, read: Callable[[Any], Any], allows: Callable[[Any], bool], remedy: str) -> None:
+        """Replace an option by Python's own value. Raises ValueError if it has none, or one that is not allowed."""
+        given = getattr(self, name)
+        value = read(given)
+        if value is None or not allows(value):
+            raise ValueError(f"{name}={given!r} is not allowed; {remedy}.")
+        object.__setattr__(self, name, value)
 
 
 def options_from(options: dict[str, Any]) -> Options:

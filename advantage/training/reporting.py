@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from advantage.plain_values import plain_bool
+
 
 class Progress(NamedTuple):
     """What a callback receives for every row of metrics.
@@ -25,6 +27,11 @@ class Progress(NamedTuple):
 
 
 Callback = Callable[[Progress], bool | None]
+
+
+def stops(answer: Any) -> bool:
+    """Whether a callback's answer stops the run: False does, NumPy's and JAX's too; None and 0 do not."""
+    return answer is not None and plain_bool(answer) is False
 
 
 class Reporter(Protocol):

@@ -12,6 +12,7 @@ import jax
 
 from advantage.agent import CONFIG_FIELDS, Agent, load, restore_config
 from advantage.algorithms.playable import Playable, Trainable, playable
+from advantage.algorithms.registry import trainable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.environment import fitting, stacked
@@ -19,7 +20,7 @@ from advantage.environments.make import resolve, resolve_recorded
 from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError
-from advantage.runs.compilation import enable_compilation_cache
+from advantage.runs.compilation import enable_compilation_cache, in_single_precision
 from advantage.runs.folder import RunFolder, open_run_folder, read_config
 from advantage.runs.lock import RunLock
 from advantage.training.loop import Loop, Training
@@ -54,8 +55,9 @@ class Run:
         return load(self.path, self.algorithm)
 
 
+@in_single_precision
 def train(
-    algorithm: Trainable,
+    algorithm: Trainable | type | str,
     environment: Any,
     *,
     out: str | Path | None = None,
@@ -69,7 +71,7 @@ def train(
 
     Args:
         algorithm: such as `adv.PPO(clip_range=0.2)` or `adv.PolicySearch(adv.CEM(), hidden=(8,))`. An optimiser such as
-            `adv.CEM()` is turned into a policy search.
+            `adv.CEM()` is turned into a policy search. A class or a name, `"ppo"`, is taken with its defaults.
         environment: a name (`CartPole-v1`, `package:Env-v0`, `jax/CartPole-v1`), a class or function that makes a
             `gymnasium.Env`, a Gymnasium vector environment, or an on-device world.
         out: the run folder; by default a new one below `root`.
@@ -89,7 +91,7 @@ def train(
         NonFiniteUpdate: the update produced NaN or infinity; the last checkpoint is unchanged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
-    settings, chosen = options_from(options), playable(algorithm)
+    settings, chosen = options_from(options), playable(trainable(algorithm))
     target = stacked(resolve(environment), settings.frame_stack)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
@@ -124,12 +126,13 @@ def _run(loop: Loop) -> list[Run]:
     ]
 
 
+@in_single_precision
 def resume(
     path: str | Path,
     *,
     total_timesteps: int | None = None,
     environment: Any = None,
-    algorithm: Trainable | None = None,
+    algorithm: Trainable | type | str | None = None,
     eval_environment: Any = None,
     callback: Callback | None = None,
     reporter: Reporter | None = None,

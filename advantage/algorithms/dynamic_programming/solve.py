@@ -9,6 +9,7 @@ import numpy as np
 from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration
 from advantage.algorithms.dynamic_programming.plan import Plan, Solver
 from advantage.environments.tables.mdp import MDP
+from advantage.plain_values import require_whole
 
 PATIENCE = 100  # iterations without progress, after which changes of the size of rounding end the run
 
@@ -49,8 +50,7 @@ def solve(mdp: MDP, solver: Solver | None = None, max_iterations: int = 100_000)
     Raises:
         ValueError: `max_iterations` below 1, or a table that the method cannot solve.
     """
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations={max_iterations} is not allowed; use a whole number of 1 or more.")
+    max_iterations = require_whole("max_iterations", max_iterations, 1)
     solver = ModifiedPolicyIteration() if solver is None else solver
     plan, residuals = solver.start(mdp), []
     lowest, idle = np.inf, 0

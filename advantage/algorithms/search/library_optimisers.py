@@ -13,6 +13,7 @@ import numpy as np
 
 from advantage.algorithms.search.ranking import finite
 from advantage.environments.make import MissingExtra
+from advantage.plain_values import require_whole
 from advantage.types import Array, Key
 
 
@@ -127,8 +128,7 @@ def from_evosax(
         MissingExtra: evosax is not installed.
         ValueError: an unknown algorithm, or candidates below two.
     """
-    if type(candidates) is not int or candidates < 2:
-        raise ValueError(f"candidates={candidates!r} is not allowed; use a whole number, 2 or above.")
+    candidates = require_whole("candidates", candidates, 2)
     if isinstance(algorithm, str):
         try:
             from evosax import algorithms

@@ -26,9 +26,6 @@ def command(arguments: Sequence[str]) -> int:
     """Check an environment; returns the exit code, 1 if it has an error."""
     (name,), flags = parse(arguments, "check ENVIRONMENT", Check)
     find_packages_here(name)
-    for option, value, low in (("steps", flags.steps, 1), ("seed", flags.seed, 0)):
-        if value < low:
-            raise ValueError(f"{option}={value} is not allowed; use {low} or more.")
     environment = resolve(name)
     if environment.kind == "device":
         raise ValueError(f"{name} is an on-device world; check is for Gymnasium environments.")

@@ -22,6 +22,7 @@ from advantage.environments.tables.random_mdp import random_mdp
 from advantage.laboratory import tables_and_pictures as report
 from advantage.laboratory.problem import Problem
 from advantage.laboratory.quadratic import example
+from advantage.runs.compilation import require_platform
 
 SECTIONS = ("gradient", "advantage", "off-policy", "quadratic")
 
@@ -63,6 +64,7 @@ def command(arguments: Sequence[str]) -> int:
             )
     (section,), flags = parse(arguments, "lab SECTION", Lab)
     find_packages_here(flags.world)
+    require_platform()
     tables = [measure() for measure in _experiments(section, flags)]
     flags.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 110)

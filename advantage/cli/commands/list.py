@@ -11,6 +11,9 @@ from advantage.environments.make import environment_names
 
 def command(arguments: Sequence[str]) -> int:
     """Print the lists; returns the exit code."""
+    if {"--help", "-h"} & set(arguments):
+        print("usage: advantage list\n\nList algorithms, presets and environments.")
+        return 0
     if arguments:
         raise ValueError(f"advantage list takes no arguments; it was given {' '.join(arguments)}.")
     width = max(map(len, ALGORITHMS))

@@ -6,6 +6,7 @@ import numpy as np
 
 from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.outcomes import Outcome
+from advantage.plain_values import require_whole
 
 
 def chain(n_states: int = 5, slip: float = 0.2) -> MDP:
@@ -20,8 +21,7 @@ def chain(n_states: int = 5, slip: float = 0.2) -> MDP:
     Source: Dearden, Friedman & Russell 1998, "Bayesian Q-learning", task "chain"; Strens 2000, "A Bayesian framework
     for reinforcement learning".
     """
-    if type(n_states) is not int or n_states < 2:
-        raise ValueError(f"n_states={n_states!r} is not allowed; use a whole number of 2 or more.")
+    n_states = require_whole("n_states", n_states, 2)
     last = n_states - 1
 
     def outcomes(state: int, action: int) -> list[Outcome]:

@@ -36,6 +36,6 @@ def cliff() -> MDP:
         outcomes,
         start=np.eye(size)[START],
         gamma=1.0,
-        grid=Grid(ROWS, COLUMNS, MOVES),
+        grid=Grid(ROWS, COLUMNS, MOVES, cliffs=tuple(range(START + 1, GOAL))),
         max_episode_steps=10_000,
     )

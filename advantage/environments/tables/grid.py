@@ -13,9 +13,11 @@ class Grid:
         rows, columns: the size.
         moves: the move of each action, `(down, right)`; for arrows.
         walls: state numbers that are walls.
+        cliffs: state numbers of cells from which one falls: who steps there is put somewhere else.
     """
 
     rows: int
     columns: int
     moves: tuple[tuple[int, int], ...]
     walls: tuple[int, ...] = ()
+    cliffs: tuple[int, ...] = ()

@@ -7,6 +7,7 @@ from scipy import special
 
 from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.outcomes import Outcome
+from advantage.plain_values import whole_number
 
 LEVELS = 64  # numbers that approximate the normal distribution
 
@@ -25,8 +26,10 @@ def maximisation_bias(n_actions: int = 10) -> MDP:
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 6.7, which does not fix the number of actions in B.
     """
-    if type(n_actions) is not int or n_actions < 2 or n_actions % 2:
+    whole = whole_number(n_actions)
+    if whole is None or whole < 2 or whole % 2:
         raise ValueError(f"n_actions={n_actions!r} is not allowed; use an even whole number of 2 or more.")
+    n_actions = whole
     levels = special.ndtri((np.arange(LEVELS) + 0.5) / LEVELS)
     rewards = (levels / levels.std() - 0.1).tolist()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,17 +15,18 @@ from advantage.environments.tables.arrays import (
     as_table,
     bytes_of,
     check_distributions,
-    entry_index,
     read_only,
     require_shape,
     set_fields,
     start_distribution,
 )
+from advantage.environments.tables.forms import read_form, reward_table, row_name, transition_table
 from advantage.environments.tables.grid import Grid
 from advantage.environments.tables.gymnasium_table import read_gymnasium_table
 from advantage.environments.tables.markov_chain import MarkovChain
 from advantage.environments.tables.outcomes import OutcomeFunction, tables_of_outcomes
 from advantage.environments.tables.samples import Samples, sampled_outcomes
+from advantage.plain_values import plain_number, require_whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +38,8 @@ class MDP:
 
     Attributes:
         transition: `[S, A, S]`, or CSR `[A * S, S]`, or a sequence of A sparse `[S, S]`; each row sums to one.
-        reward: by state and action `[S, A]`, or also by successor `[S, A, S]`, or CSR with the entries of `transition`.
+        reward: by state and action `[S, A]`, or also by successor, in any form of `transition`, whichever that has. It
+            is kept as `[S, A]`, or in the form of `transition`; an entry that a sparse reward lacks is 0.
         start: `[S]`, the distribution of the first state; uniform over the states that are not terminal if not given.
         terminal: bool `[S]`: an episode that reaches this state terminates. Such a state leads to itself and earns 0.
         gamma: the discount factor of the problem, in [0, 1].
@@ -58,28 +59,29 @@ class MDP:
     max_episode_steps: int = 1000
 
     def __post_init__(self):
-        transition = _transition_table(self.transition)
+        form = read_form(self.transition, "transition")
+        transition = transition_table(form)
         n_states = transition.shape[-1]
+        n_actions = transition.shape[0] // n_states if sparse.issparse(transition) else transition.shape[1]
+        rows = transition if sparse.issparse(transition) else transition.reshape(-1, n_states)
+        check_distributions(rows, lambda row: row_name(form, n_states, n_actions, row))
         terminal = np.zeros(n_states, bool) if self.terminal is None else np.asarray(self.terminal)
         if terminal.dtype != bool:
             raise ValueError(f"terminal has type {terminal.dtype}; use an array of bool, one for each state.")
         require_shape("terminal", terminal.shape, (n_states,), "[S]")
-        number = isinstance(self.gamma, int | float) and not isinstance(self.gamma, bool)
-        if not number or not 0 <= self.gamma <= 1:
+        gamma = plain_number(self.gamma)
+        if gamma is None or not 0 <= gamma <= 1:
             raise ValueError(f"gamma={self.gamma!r} is not allowed; use a value in [0, 1].")
-        if type(self.max_episode_steps) is not int or self.max_episode_steps < 1:
-            raise ValueError(
-                f"max_episode_steps={self.max_episode_steps!r} is not allowed; use a whole number of 1 or more."
-            )
         set_fields(
             self,
             transition=read_only(transition),
-            reward=read_only(as_table(self.reward, "reward")),
+            reward=read_only(reward_table(read_form(self.reward, "reward"), transition, n_actions)),
             start=start_distribution(self.start, ~terminal),
             terminal=read_only(np.array(terminal)),
-            gamma=float(self.gamma),
+            gamma=float(gamma),
+            max_episode_steps=require_whole("max_episode_steps", self.max_episode_steps, 1),
         )
-        _check_mdp(self)
+        _check_terminal(self)
 
     @property
     def n_states(self) -> int:
@@ -292,50 +294,6 @@ def reachable(mdp: MDP) -> np.ndarray:
         frontier = np.flatnonzero(new & ~reached)
         reached[frontier] = True
     return reached
-
-
-def _transition_table(transition: Any) -> Any:
-    """The table as float64, dense `[S, A, S]` or CSR `[A * S, S]`. Raises ValueError for another shape."""
-    if isinstance(transition, Sequence) and transition and sparse.issparse(transition[0]):
-        transition = sparse.vstack(transition, format="csr")
-    transition = as_table(transition, "transition")
-    shape = transition.shape
-    if not sparse.issparse(transition):
-        require_shape("transition", shape, (*shape[:2], shape[0]), "[S, A, S]")
-    elif shape[1] == 0 or shape[0] % shape[1]:
-        raise ValueError(
-            f"transition has shape {shape}; a sparse one must be [A * S, S]: row a * S + s holds P(. | s, a)."
-        )
-    return transition
-
-
-def _check_mdp(mdp: MDP) -> None:
-    """Raises ValueError for the first wrong entry."""
-    n_states, n_actions = mdp.n_states, mdp.n_actions
-
-    def name(row: int) -> str:
-        if not mdp.is_sparse:
-            return f"transition[{row // n_actions}, {row % n_actions}]"
-        return f"transition[{row}] (state {row % n_states}, action {row // n_states})"
-
-    dense = not mdp.is_sparse
-    check_distributions(mdp.transition.reshape(-1, n_states) if dense else mdp.transition, name)
-    reward = mdp.reward
-    if sparse.issparse(reward) or (dense and reward.ndim == 3):
-        require_shape("reward", reward.shape, mdp.transition.shape, "that of transition")
-    else:
-        require_shape("reward", reward.shape, (n_states, n_actions), "[S, A]")
-    entries = reward.data if sparse.issparse(reward) else reward
-    if entries.size and not (np.isfinite(entries.min()) and np.isfinite(entries.max())):
-        first = np.flatnonzero(~np.isfinite(entries))[0]
-        index = entry_index(reward, int(first))
-        raise ValueError(f"reward{list(index)} = {entries.ravel()[first]}; rewards must be finite numbers.")
-    if sparse.issparse(reward) and not (
-        np.array_equal(reward.indptr, mdp.transition.indptr)
-        and np.array_equal(reward.indices, mdp.transition.indices)
-    ):
-        raise ValueError("A sparse reward must have the entries of transition: the same indptr and indices.")
-    _check_terminal(mdp)
 
 
 def _check_terminal(mdp: MDP) -> None:

@@ -10,6 +10,7 @@ from scipy import sparse
 from advantage.environments.tables.arrays import LARGEST_DENSE, refuse_dense
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import refuse_large
+from advantage.plain_values import require_whole
 
 BYTES_TO_DRAW = 32  # bytes per entry, about: its value, its index, and temporary arrays
 
@@ -43,9 +44,8 @@ def random_mdp(
 
     Source: Archibald, McKinnon & Thomas 1995, "On the generation of Markov decision processes".
     """
-    for name, size in (("n_states", n_states), ("n_actions", n_actions), ("branching", branching)):
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more.")
+    sizes = {"n_states": n_states, "n_actions": n_actions, "branching": branching}
+    n_states, n_actions, branching = (require_whole(name, size, 1) for name, size in sizes.items())
     if branching > n_states:
         raise ValueError(f"branching={branching} is more than the number of states, {n_states}; use fewer.")
     if reward not in ("action", "transition"):

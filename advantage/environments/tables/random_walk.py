@@ -7,6 +7,7 @@ import numpy as np
 from advantage.environments.tables.grid import Grid
 from advantage.environments.tables.mdp import MDP
 from advantage.environments.tables.outcomes import Outcome
+from advantage.plain_values import whole_number
 
 
 def random_walk(n_states: int = 5, left: float = 0.0) -> MDP:
@@ -20,8 +21,10 @@ def random_walk(n_states: int = 5, left: float = 0.0) -> MDP:
 
     Source: Sutton & Barto 2018, "Reinforcement learning", example 6.2; example 7.1 with 19 states and `left` -1.
     """
-    if type(n_states) is not int or n_states < 1 or n_states % 2 == 0:
+    whole = whole_number(n_states)
+    if whole is None or whole < 1 or whole % 2 == 0:
         raise ValueError(f"n_states={n_states!r} is not allowed; use an odd whole number of 1 or more.")
+    n_states = whole
     size, end = n_states + 2, n_states + 1
 
     def outcomes(state: int, action: int) -> list[Outcome]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from advantage.environments.tables.mdp import MDP, POMDP
 from advantage.environments.tables.outcomes import Outcome
+from advantage.plain_values import require_whole
 
 NORTH, EAST, SOUTH, WEST = range(4)
 SIGN_NORTH, SIGN_SOUTH, CORRIDOR, JUNCTION = range(4)
@@ -32,8 +33,7 @@ def t_maze(length: int = 10, right_turn: float = 4.0, penalty: float = 0.1) -> P
     Raises:
         ValueError: a length that is not allowed.
     """
-    if type(length) is not int or length < 1:
-        raise ValueError(f"length={length!r} is not allowed; use a whole number of 1 or more.")
+    length = require_whole("length", length, 1)
     cells = length + 1
     terminal = 2 * cells
 

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from advantage.environments.tables.ends import goals
 from advantage.environments.tables.mdp import MDP, POMDP
 from advantage.types import Array, Key
 
 CELL = 48  # pixels
+WALL, CLIFF, HOLE, GOAL, AGENT = (87, 96, 106), (160, 82, 45), (87, 32, 27), (46, 160, 67), (31, 111, 235)
 FEW = 64  # up to so many entries, comparing all at once is faster than a search
 
 
@@ -222,12 +224,22 @@ class TabularEnv(gymnasium.Env):
             return None
         picture = np.full((grid.rows, grid.columns, 3), 255, np.uint8)
         cells = picture.reshape(-1, 3)
-        cells[list(grid.walls)] = 64
-        cells[self.mdp.terminal] = 170, 220, 170
-        cells[self.state] = 40, 90, 200
+        cells[list(grid.walls)] = WALL
+        cells[list(grid.cliffs)] = CLIFF
+        cells[self.mdp.terminal] = HOLE
+        cells[self._goals] = GOAL
         picture = picture.repeat(CELL, axis=0).repeat(CELL, axis=1)
         picture[::CELL] = picture[:, ::CELL] = 200
+        row, column = divmod(self.state, grid.columns)
+        down, right = np.ogrid[: picture.shape[0], : picture.shape[1]]
+        far = np.hypot(down - (row + 0.5) * CELL, right - (column + 0.5) * CELL)
+        picture[far < 0.36 * CELL] = 255
+        picture[far < 0.32 * CELL] = AGENT
         return picture
+
+    @cached_property
+    def _goals(self) -> np.ndarray:
+        return goals(self.mdp)
 
     def _draw(self, probabilities: np.ndarray) -> int:
         return int(self.np_random.choice(len(probabilities), p=probabilities))

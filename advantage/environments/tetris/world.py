@@ -23,6 +23,7 @@ from advantage.environments.tetris.board import (
     placements,
 )
 from advantage.environments.tetris.features import FEATURES
+from advantage.plain_values import whole_number
 from advantage.types import Array, Key
 
 Features = Literal["bertsekas", "dellacherie", "thiery"]
@@ -97,8 +98,10 @@ class Tetris:
     def __post_init__(self):
         for name, largest in (("width", LARGEST_WIDTH), ("height", LARGEST_HEIGHT)):
             value = getattr(self, name)
-            if type(value) is not int or not 4 <= value <= largest:
+            whole = whole_number(value)
+            if whole is None or not 4 <= whole <= largest:
                 raise ValueError(f"Tetris with {name}={value!r} is not possible; use 4 to {largest}.")
+            object.__setattr__(self, name, whole)
         if self.features not in FEATURES:
             raise ValueError(f"Tetris has no features {self.features!r}; use one of {', '.join(FEATURES)}.")
 

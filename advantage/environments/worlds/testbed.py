@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.plain_values import require_whole
 from advantage.types import Array, Key
 
 Kind = Literal["gaussian", "bernoulli"]
@@ -46,7 +47,8 @@ class Testbed:
     __test__ = False  # its name begins with Test, but it is not a test for pytest to collect
 
     def __post_init__(self):
-        _check(self.n_arms, self.reward_std, self.kind)
+        n_arms = _checked_arms(self.n_arms, self.reward_std, self.kind)
+        object.__setattr__(self, "n_arms", n_arms)
 
     @property
     def observation_space(self) -> gymnasium.spaces.Discrete:
@@ -90,7 +92,7 @@ class TestbedEnv(gymnasium.Env):
         kind: Kind = "gaussian",
         render_mode: str | None = None,
     ):
-        _check(n_arms, reward_std, kind)
+        n_arms = _checked_arms(n_arms, reward_std, kind)
         self.observation_space = gymnasium.spaces.Discrete(1)
         self.action_space = gymnasium.spaces.Discrete(n_arms)
         self.n_arms, self.reward_std, self.kind = n_arms, reward_std, kind
@@ -114,10 +116,10 @@ class TestbedEnv(gymnasium.Env):
         return 0, reward, False, False, {"means": self.means.copy()}
 
 
-def _check(n_arms: int, reward_std: float, kind: str) -> None:
-    if type(n_arms) is not int or n_arms < 1:
-        raise ValueError(f"n_arms={n_arms!r} is not allowed; use a whole number of 1 or more.")
+def _checked_arms(n_arms: int, reward_std: float, kind: str) -> int:
+    """The number of arms as an int. Raises ValueError for an argument that is not allowed."""
     if not 0 <= reward_std < float("inf"):
         raise ValueError(f"reward_std={reward_std!r} is not allowed; use a finite number of 0 or more.")
     if kind not in ("gaussian", "bernoulli"):
         raise ValueError(f"kind={kind!r} is not allowed; use 'gaussian' or 'bernoulli'.")
+    return require_whole("n_arms", n_arms, 1)
