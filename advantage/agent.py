@@ -235,6 +235,11 @@ def read_saved(
     def read_from(checkpoint: Path) -> Saved:
         return _read_checkpoint(checkpoint, algorithm, template, facts, folder)
 
+    def can_be_read(checkpoint: Path) -> bool:
+        with contextlib.suppress(CheckpointError):
+            return bool(read_from(checkpoint))
+        return False
+
     wanted = path
     try:
         wanted = checkpoint_at(path, folder)
@@ -243,12 +248,10 @@ def read_saved(
         for other in reversed(list_checkpoints(folder.checkpoints)):
             if other.resolve() == wanted.resolve():
                 continue
-            with contextlib.suppress(CheckpointError):
-                step = read_from(other).metadata["step"]
+            if can_be_read(other):
                 words = shlex.join(["advantage", "resume", str(other), *word_for(config["environment"])])
                 raise CheckpointError(
-                    f"{error} The newest checkpoint that can be used is that of step {step:_}; to continue from it: "
-                    f"{words}"
+                    f"{error} The newest checkpoint that can be used is {other.name}; to continue from it: {words}"
                 ) from None
         raise
 
@@ -322,7 +325,9 @@ def config_facts(config: dict[str, Any]) -> dict[str, JSON]:
     facts = {"seed": config["seed"], "spaces": checksum(config["spaces"])}
     if not needs_import(config["environment"]):  # for a package the user gives the word, or another name
         facts["environment"] = config["environment"]
-    facts |= {name: config["training"].get(name) for name in ("num_envs", "frame_stack", "seed")}
+    facts |= {
+        f"training/{name}": config["training"].get(name) for name in ("num_envs", "frame_stack", "seed")
+    }
     return facts | {f"hyperparameters/{name}": value for name, value in config["hyperparameters"].items()}
 
 

@@ -238,6 +238,13 @@ def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JS
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; is {folder.path} a run folder?")
     config = read_json(file, "restore the file as the run wrote it, or start a new run")
+    for field in ("algorithm", "environment"):
+        name = config.get(field, "")
+        if isinstance(name, str) and not name.isprintable():
+            found, expected = repr(name)[:200], "a name without control characters"
+            raise CheckpointError.of(
+                file, field, found=found, expected=expected, remedy="restore the file as the run wrote it"
+            )
     if missing := sorted(set(required) - config.keys()):
         remedy = "restore the file as the run wrote it, or start a new run"
         raise CheckpointError.of(file, ", ".join(missing), found="nothing", expected="a value", remedy=remedy)
