@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
+import shlex
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.registry import algorithm_name, from_json, spec_of, trainable
+from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json, spec_of, trainable
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
+from advantage.environments.make import needs_import, word_for
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
-from advantage.runs.checkpoint import MANIFEST, CheckpointError, load_checkpoint
+from advantage.runs.checkpoint import (
+    JSON,
+    MANIFEST,
+    TENSORS,
+    CheckpointError,
+    list_checkpoints,
+    load_checkpoint,
+    named_leaves,
+    read_manifest,
+)
 from advantage.runs.compilation import in_single_precision
-from advantage.runs.folder import open_run_folder, read_config
+from advantage.runs.folder import RunFolder, checkpoint_at, open_run_folder, read_config
 from advantage.types import Algorithm, Key, Pytree, Spec
 
 CONFIG_FIELDS = {
@@ -34,6 +49,10 @@ CONFIG_FIELDS = {
     "training": dict,
 }
 METADATA_FIELDS = {"step": int, "iteration": int, "evaluated": int}
+KNOWN_METADATA = {
+    "algorithm", "environment", "step", "iteration", "finished", "seed", "evaluated", "best", "config", "logs", "sha256"
+}  # fmt: skip
+MAY_BE_INFINITE = ("best_return", "cost", "point_cost")  # nothing has been evaluated yet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,24 +141,16 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> A
     """
     folder = open_run_folder(Path(path))
     config = read_config(folder, CONFIG_FIELDS)
-    algorithm, spec = restore_config(config, folder.config_path, algorithm)
-    checkpoint = folder.last if (Path(path) / "config.json").is_file() else Path(path)
-    if not checkpoint.exists():
-        raise CheckpointError(
-            f"{folder.path} holds no checkpoint yet; train it further, or look into {folder.checkpoints}."
-        )
-    try:
-        template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))
-    except ValueError as error:
-        raise CheckpointError(f"{folder.config_path}: {error}") from None
-    state, _, metadata = restore_checkpoint(checkpoint, algorithm, template)
+    own = algorithm is not None
+    chosen, spec = restore_config(config, folder.config_path, algorithm)
+    saved = read_saved(Path(path), folder, config, given=own, algorithm=chosen, spec=spec)
     environment, by_name = config["environment"], config["environment_by_name"]
     return Agent(
-        algorithm,
-        state,
+        chosen,
+        saved.state,
         spec,
         environment,
-        step=metadata["step"],
+        step=saved.metadata["step"],
         by_name=by_name,
         frame_stack=config["training"].get("frame_stack", 1),
     )
@@ -170,6 +181,9 @@ def restore_config(
         for name, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more")
+        frames = config["training"].get("frame_stack", 1)
+        if type(frames) is not int or frames < 1:
+            raise ValueError(f"frame_stack={frames!r} is not allowed; use a whole number of 1 or more")
         field = "hyperparameters"
         _refuse_older_pictures(chosen, config["hyperparameters"], observation)
         return chosen, spec_of(chosen, observation, action, **sizes)
@@ -177,8 +191,8 @@ def restore_config(
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."
         ) from None
-    except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{file}: {field}: {error}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise CheckpointError(f"{file}: {field}: {error or type(error).__name__}") from None
 
 
 def _refuse_older_pictures(algorithm: Playable, written: dict, observation_space: gymnasium.Space) -> None:
@@ -192,13 +206,143 @@ def _refuse_older_pictures(algorithm: Playable, written: dict, observation_space
             )
 
 
-def restore_checkpoint(
-    path: Path, algorithm: Playable, template: Pytree
-) -> tuple[Pytree, dict[str, np.ndarray], dict[str, Any]]:
-    """State, records and metadata of a checkpoint of `algorithm`. Raises a CheckpointError that names the field."""
-    result = load_checkpoint(path, template, expect={"algorithm": algorithm_name(algorithm)})
-    _check_types(path / MANIFEST, "metadata/", result[2], METADATA_FIELDS)
-    return result
+class Saved(NamedTuple):
+    """What a checkpoint holds, and where it is: the state, the records of the environments, facts as JSON values."""
+
+    checkpoint: Path
+    state: Pytree
+    records: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+
+
+def read_saved(
+    path: Path, folder: RunFolder, config: dict, *, given: bool, algorithm: Playable, spec: Spec
+) -> Saved:
+    """The checkpoint that a path into a run means, checked whole, against config.json too.
+
+    Args:
+        path: a run folder, one of its checkpoints, its `last` or its `best`.
+        folder, config: the run and its config.json.
+        given: whether the caller gave the algorithm, whose hyperparameters then need not be the file's.
+        algorithm, spec: what the run trained.
+
+    Raises:
+        CheckpointError: anything is wrong; names the file, the field and, if there is one, the newest checkpoint that
+            can be used.
+    """
+    try:
+        template = jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))
+    except ValueError as error:
+        raise CheckpointError(f"{folder.config_path}: {error}") from None
+
+    facts = config_facts(config)
+    if given:
+        facts = {name: value for name, value in facts.items() if not name.startswith("hyperparameters/")}
+
+    def read_from(checkpoint: Path) -> Saved:
+        return _read_checkpoint(checkpoint, algorithm, template, facts, folder)
+
+    def can_be_read(checkpoint: Path) -> bool:
+        with contextlib.suppress(CheckpointError):
+            return bool(read_from(checkpoint))
+        return False
+
+    wanted = path
+    try:
+        wanted = checkpoint_at(path, folder)
+        return read_from(wanted)
+    except CheckpointError as error:
+        for other in reversed(list_checkpoints(folder.checkpoints)):
+            if other.resolve() == wanted.resolve():
+                continue
+            if can_be_read(other):
+                words = shlex.join(["advantage", "resume", str(other), *word_for(config["environment"])])
+                raise CheckpointError(
+                    f"{error} The newest checkpoint that can be used is {other.name}; to continue from it: {words}"
+                ) from None
+        raise
+
+
+def _read_checkpoint(
+    path: Path, algorithm: Playable, template: Pytree, facts: dict[str, JSON], folder: RunFolder
+) -> Saved:
+    saved = Saved(path, *load_checkpoint(path, template, expect={"algorithm": algorithm_name(algorithm)}))
+    manifest, metadata = path / MANIFEST, saved.metadata
+    _check_types(manifest, "metadata/", metadata, METADATA_FIELDS)
+    remedy = "the file is damaged or was edited; use another checkpoint of the run"
+    if metadata.get("sha256", checksum(metadata)) != checksum(metadata):
+        found, expected = checksum(metadata), metadata["sha256"]
+        raise CheckpointError.of(manifest, "metadata/sha256", found=found, expected=expected, remedy=remedy)
+    best = metadata.get("best")
+    if type(best) not in (type(None), int, float) or not np.isfinite(best or 0.0):
+        raise CheckpointError.of(
+            manifest,
+            "metadata/best",
+            found=repr(best)[:200],
+            expected="a finite number or null",
+            remedy=remedy,
+        )
+    if unknown := metadata.keys() - KNOWN_METADATA:
+        raise CheckpointError.of(
+            manifest, f"metadata/{min(unknown)}", found="a value", expected="nothing", remedy=remedy
+        )
+    seen = {"state's clock": saved.state.clock.step, "manifest": read_manifest(path)["step"]}
+    for name, step in seen.items():
+        if int(step) != metadata["step"]:
+            raise CheckpointError.of(
+                manifest,
+                "metadata/step",
+                found=metadata["step"],
+                expected=f"{step} as in the {name}",
+                remedy=remedy,
+            )
+    if algorithm_name(algorithm) in ALGORITHMS:
+        _refuse_nonfinite(path, saved.state)
+    written = metadata.get("config", {})
+    for name, value in facts.items():
+        if name in written and value != written[name]:
+            raise CheckpointError.of(
+                folder.config_path,
+                name,
+                found=repr(value)[:200],
+                expected=f"{written[name]!r:.200}, which the run had when it saved {path.name}",
+                remedy="restore the file as the run wrote it, or give the algorithm in Python (algorithm=)",
+            )
+    return saved
+
+
+def _refuse_nonfinite(path: Path, state: Pytree) -> None:
+    """Raises CheckpointError if a number of the state is not finite; costs that are not known yet are infinite."""
+    for name, leaf in named_leaves(state).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or np.isfinite(leaf).all():
+            continue
+        if name.rpartition("/")[2] in MAY_BE_INFINITE and not np.isnan(leaf).any():
+            continue
+        raise CheckpointError.of(
+            path / TENSORS,
+            name,
+            found="a number that is not finite",
+            expected="finite numbers",
+            remedy="use another checkpoint of the run",
+        )
+
+
+def config_facts(config: dict[str, Any]) -> dict[str, JSON]:
+    """What config.json says about what was learned; a checkpoint repeats it, so that a change is noticed."""
+    facts = {"seed": config["seed"], "spaces": checksum(config["spaces"])}
+    if not needs_import(config["environment"]):  # for a package the user gives the word, or another name
+        facts["environment"] = config["environment"]
+    facts |= {
+        f"training/{name}": config["training"].get(name) for name in ("num_envs", "frame_stack", "seed")
+    }
+    return facts | {f"hyperparameters/{name}": value for name, value in config["hyperparameters"].items()}
+
+
+def checksum(value: Any) -> str:
+    """The SHA-256 of a JSON value; of an object, without its own field `sha256`."""
+    if isinstance(value, dict):
+        value = {name: part for name, part in value.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _check_types(file: Path, prefix: str, values: dict[str, Any], types: dict[str, type]) -> None:

@@ -38,7 +38,7 @@ from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
 from advantage.plain_values import require_whole
-from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
+from advantage.runs.checkpoint import CheckpointError, finished_step, list_checkpoints, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
 from advantage.training.options import Options
@@ -268,8 +268,10 @@ def _run_cell(file: str, number: int, parent: int) -> int:
         try:
             if cell.finished:
                 return 0
-            if RunFolder(cell.path).last.exists():
-                resume(cell.path, environment=cell.environment, callback=lambda _: os.getppid() == parent)
+            saved = list_checkpoints(RunFolder(cell.path).checkpoints)
+            if RunFolder(cell.path).last.exists() or saved:
+                path = cell.path if RunFolder(cell.path).last.exists() else saved[-1]
+                resume(path, environment=cell.environment, callback=lambda _: os.getppid() == parent)
             else:
                 if cell.path.exists():  # killed before it had a checkpoint
                     with RunLock(cell.path):

@@ -333,7 +333,6 @@ MISTAKES = {
         1,
         "lost is a checkpoint outside its run folder.*give the run folder",
     ),
-    "a finished run": (["resume", "run"], 2, r"run has taken its 128 steps.*--total-timesteps 256"),
     "a budget already spent": (
         ["resume", "run", "--total-timesteps", "64"],
         2,

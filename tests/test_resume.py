@@ -142,8 +142,6 @@ def test_stopped_again_and_again(environment, tmp_path):
 def test_a_larger_budget(environment, tmp_path):
     train(environment, tmp_path / "whole", total_timesteps=6 * SIZE, eval_every=2 * SIZE)
     run = train(environment, tmp_path / "run", total_timesteps=2 * SIZE)
-    with pytest.raises(ValueError, match=r"has taken its 128 steps.*--total-timesteps 256"):
-        adv.resume(run.path)
     for wrong, message in (
         (SIZE, "has taken its 128 steps"),
         (129, "not a multiple of num_envs=2; |num_envs=2,"),
@@ -234,18 +232,10 @@ def test_stopped_at_every_step_of_every_checkpoint(environment, function, tmp_pa
             with pytest.raises(adv.CheckpointError, match="holds no checkpoint"):
                 adv.resume(path)
             assert deadline == 1
-        elif outcome_is_whole(path, tmp_path / "whole"):  # stopped after everything was written
-            with pytest.raises(ValueError, match="has taken its 192 steps"):
-                adv.resume(path)
         else:
-            assert adv.resume(path).finished
-            assert same(tmp_path / "whole", path), deadline
-
-
-def outcome_is_whole(path, whole):
-    with contextlib.suppress(AssertionError):
-        return same(path, whole)
-    return False
+            for _ in range(2):  # the second time nothing is left to do
+                assert adv.resume(path).finished
+                assert same(tmp_path / "whole", path), deadline
 
 
 def test_stopped_by_a_broken_evaluation(tmp_path):
@@ -368,8 +358,8 @@ def test_killed_at_any_moment(environment, world, uninterrupted, tmp_path):
 
 @pytest.mark.parametrize(
     ("environment", "number", "workers", "code"),
-    [(HOST, signal.SIGINT, 2, 130), (DEVICE, signal.SIGTERM, 0, 143)],
-    ids=["Ctrl-C", "SIGTERM"],
+    [(HOST, signal.SIGINT, 2, 130), (DEVICE, signal.SIGTERM, 0, 143), (HOST, signal.SIGHUP, 2, 129)],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP"],
 )
 def test_a_signal_saves_and_says_how_to_go_on(
     environment, number, workers, code, world, uninterrupted, tmp_path, capsys

@@ -223,7 +223,7 @@ def test_the_lock_goes_with_whoever_held_it_however_it_ends(run):
         train("CartPole-v1", "stopped", callback=lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert not Path("stopped/lock").exists() and adv.resume("stopped").finished
     with pytest.raises(ValueError, match="has taken its"):
-        adv.resume("stopped")
+        adv.resume("stopped", total_timesteps=2)
     with pytest.raises(FileExistsError, match="exists already"):
         train("CartPole-v1", "stopped")
     assert not Path("stopped/lock").exists()

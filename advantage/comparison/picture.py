@@ -65,7 +65,7 @@ def draw(curves: Sequence[Curve], path: Path, *, environment: str, threshold: fl
         axes.plot(curve.step, curve.mean, line, color=colour, linewidth=2.4, label=label)
     if threshold is not None:
         axes.axhline(threshold, color=GREY, linewidth=1, linestyle="--")
-    axes.set_title(f"{environment}\n", loc="left", fontsize=17, color=INK)
+    axes.set_title(f"{environment}\n", loc="left", fontsize=17, color=INK, parse_math=False)
     axes.text(0, 1.02, explanation(curves), transform=axes.transAxes, fontsize=12, color=GREY)
     axes.set_xlabel("environment steps", fontsize=13, color=GREY)
     axes.set_ylabel(Y_LABEL, fontsize=13, color=GREY)
@@ -77,7 +77,9 @@ def draw(curves: Sequence[Curve], path: Path, *, environment: str, threshold: fl
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     legend = {"frameon": False, "fontsize": 12, "labelcolor": INK, "handlelength": 3}
-    figure.legend(loc="outside lower center", ncols=min(columns, len(curves)), **legend)
+    names = figure.legend(loc="outside lower center", ncols=min(columns, len(curves)), **legend)
+    for text in names.get_texts():
+        text.set_parse_math(False)
     temporary = path.with_name(f".{path.name}.tmp")
     canvas.print_png(temporary)
     os.replace(temporary, path)

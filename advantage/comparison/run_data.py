@@ -14,7 +14,7 @@ import numpy as np
 
 from advantage.runs.checkpoint import CheckpointError, finished_step
 from advantage.runs.folder import RunFolder, read_config
-from advantage.runs.log import read_episodes, read_evaluations, read_progress
+from advantage.runs.log import log_faults, read_episodes, read_evaluations, read_progress
 from advantage.runs.plot import WINDOW, running_mean
 
 CONFIG_FIELDS = {"algorithm": str, "environment": str, "hyperparameters": dict, "seed": int, "training": dict}
@@ -177,6 +177,8 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
     _refuse_infinite(folder.evaluations_path, "return", evaluations)
     if not episodes["step"].size:
         raise CheckpointError("no training episode has ended; train longer, or compare by `advantage eval`")
+    if faults := log_faults(folder):
+        raise CheckpointError(f"{faults[0].removesuffix('.')}; {RESTORE}")
     total = options["total_timesteps"]
     ends = [
         int(table["step"].max())

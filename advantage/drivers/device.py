@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from advantage.drivers.draws import Draws, draw, draw_block, of_block
 from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.metric_rows import metric_rows
+from advantage.drivers.records import check_records, kind_of
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import BLOCK, iterations_per_row, plan_span, row_ends, rows_per_chunk
 from advantage.environments.spaces import translator
@@ -292,6 +293,9 @@ class DeviceDriver:
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Restore the only seed's environments from `records`. This is exact, so there are no notices."""
         states = self.start(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state), keys)
+        kinds = {f"book/{name}": kind for name, kind in self.book.kinds().items()}
+        fresh = {name: x for name, x in self.records(0).items() if name.startswith("worlds/")}
+        check_records(records, kinds | {name: kind_of(x) for name, x in fresh.items()})
         self.book.restore(
             {name.removeprefix("book/"): array for name, array in records.items() if name.startswith("book/")}
         )

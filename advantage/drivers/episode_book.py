@@ -7,7 +7,10 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
+from advantage.drivers.records import RecordKind
 from advantage.types import Episodes
+
+LARGEST_COUNT = 2**32 - 1  # the step counter's limit, which no number of steps or episodes passes
 
 NO_EPISODES = Episodes(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(4)))
 
@@ -73,10 +76,17 @@ class EpisodeBook:
         mine = slice(seed * self.num_envs, (seed + 1) * self.num_envs)
         return {"returns": self.returns[mine], "lengths": self.lengths[mine], "numbers": self.numbers[mine]}
 
+    def kinds(self) -> dict[str, RecordKind]:
+        """What the arrays of one seed must be."""
+        counted = RecordKind((self.num_envs,), np.dtype(np.int64), low=0, high=LARGEST_COUNT)
+        returns = RecordKind((self.num_envs,), np.dtype(np.float64))
+        return {"returns": returns, "lengths": counted, "numbers": counted}
+
     def restore(self, records: dict[str, np.ndarray]) -> None:
         """Restore the arrays of the only seed."""
-        for name, array in records.items():
-            setattr(self, name, array.copy())
+        self.returns, self.lengths, self.numbers = (
+            records[name].copy() for name in ("returns", "lengths", "numbers")
+        )
 
 
 def _sums(numbers: np.ndarray, bounds: np.ndarray) -> np.ndarray:

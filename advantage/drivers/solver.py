@@ -8,6 +8,7 @@ from advantage.algorithms.dynamic_programming.plan import Plan
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.drivers.episode_book import NO_EPISODES
 from advantage.drivers.only_seed import only_seed
+from advantage.drivers.records import check_records, kind_of
 from advantage.environments.tables.mdp import MDP
 from advantage.types import DriverFacts, Iterated, Key, Pytree, Span
 
@@ -71,12 +72,27 @@ class SolverDriver:
     def records(self, seed: int) -> dict[str, np.ndarray]:
         """What a checkpoint needs: the plan."""
         assert self.plan is not None
-        fields = self.plan._asdict()
+        return self._records_of(self.plan)
+
+    def _records_of(self, plan: Plan) -> dict[str, np.ndarray]:
+        fields = plan._asdict()
         extra = {f"extra/{name}": x for name, x in fields.pop("extra").items()}
         return {f"plan/{name}": np.asarray(x) for name, x in (fields | extra).items()}
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """Restore the plan."""
+        """Restore the plan. Raises RecordFault if the records are not those of a plan for this table."""
+        sizes = {self.mdp.n_states, self.mdp.n_actions}
+        later = {
+            name: kind_of(x)._replace(finite=True)  # a method's results, which its first plan lacks
+            for name, x in records.items()
+            if name.startswith("plan/extra/") and sizes.issuperset(x.shape)
+        }
+        kinds = later | {
+            name: kind_of(x) for name, x in self._records_of(self.planner.start(self.mdp)).items()
+        }
+        highest = {"plan/policy": self.mdp.n_actions - 1, "plan/error_bound": np.inf, "plan/residual": np.inf}
+        kinds |= {name: kinds[name]._replace(low=0, high=high) for name, high in highest.items()}
+        check_records(records, kinds)
         fields = {name.removeprefix("plan/"): x for name, x in records.items() if name.startswith("plan/")}
         extra = {
             name.removeprefix("extra/"): fields.pop(name) for name in [*fields] if name.startswith("extra/")

@@ -130,6 +130,11 @@ def resolve_recorded(name: str, trust: bool = False) -> Environment:
     )
 
 
+def needs_import(name: str) -> bool:
+    """Whether an environment's name asks for the import of a package."""
+    return bool(_package(name))
+
+
 def _package(name: str) -> str:
     """The package that a name needs: that of `package:Env-v0`, and ale_py for Atari; else an empty string."""
     package = name.rpartition(":")[0]

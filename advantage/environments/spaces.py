@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from gymnasium import spaces
 from advantage.types import ActionUnits, Array, Pytree
 
 Path = tuple[str | int, ...]
+LARGEST_SPACE = 2**28  # numbers in one part of a space that is read from a file
 UNBOUNDED = 1e30  # a bound at least this far from 0 means that there is no bound
 
 
@@ -187,6 +189,8 @@ def space_from_json(facts: dict[str, Any]) -> spaces.Space:
         if kind == "Tuple":
             return spaces.Tuple([space_from_json(part) for part in facts["spaces"]])
         shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
+        if math.prod(shape) > LARGEST_SPACE:
+            raise ValueError(f"more than {LARGEST_SPACE:,} numbers")
         if kind == "Box":
             low, high = (_bound(facts[end], shape, dtype) for end in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)

@@ -196,10 +196,14 @@ def list_checkpoints(directory: Path) -> list[Path]:
 def point(directory_link: Path, target: Path) -> None:
     """Make `directory_link` a relative symlink to `target`; a link that exists is replaced atomically."""
     link = Path(directory_link)
-    temporary = link.with_name(f".{link.name}.tmp")
+    temporary, copied = (link.with_name(f".{link.name}.{ending}") for ending in ("tmp", "copied"))
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(Path(target).resolve(), link.parent.resolve()))
+    if link.is_dir() and not link.is_symlink():  # a copy of the run has a folder where the run has a link
+        shutil.rmtree(copied, ignore_errors=True)
+        os.rename(link, copied)
     os.replace(temporary, link)
+    shutil.rmtree(copied, ignore_errors=True)
 
 
 def prune(directory: Path, keep: int, protect: Collection[Path] = ()) -> list[Path]:
@@ -252,6 +256,11 @@ def _named_leaves(tree: Pytree) -> tuple[dict[str, Any], Any]:
     return leaves, treedef
 
 
+def named_leaves(state: Pytree) -> dict[str, Any]:
+    """The leaves of a state by their names in a checkpoint, `state/params/actor/0/weight`."""
+    return _named_leaves(state)[0]
+
+
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
@@ -292,6 +301,8 @@ def _write_tensors(file: Path, arrays: Mapping[str, Any]) -> None:
 def _read_tensors(file: Path, manifest: Mapping[str, JSON]) -> dict[str, np.ndarray]:
     """The tensors, if their size, checksum, names, shapes and dtypes agree with the manifest."""
     try:
+        if not file.is_file():
+            raise OSError("no such file")
         found = _fingerprint(file)
         _require(file, "", found, {field: manifest[field] for field in found}, _DAMAGED)
         with safetensors.safe_open(file, "np") as tensors:

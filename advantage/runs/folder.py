@@ -4,6 +4,7 @@ runs/{env}__{algorithm}__{seed}__{time}/
   config.json   progress.csv   episodes.csv   evaluations.csv   events.out.tfevents...
   checkpoints/step_.../   last -> ...   best -> ...   curve.png   videos/
   lock, while a process writes the run
+  set_aside/1/   what came after a checkpoint from which the run was resumed
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +27,14 @@ from pathlib import Path
 
 import jax
 
-from advantage.runs.checkpoint import JSON, MANIFEST, CheckpointError, read_json
+from advantage.runs.checkpoint import (
+    JSON,
+    MANIFEST,
+    CheckpointError,
+    checkpoint_path,
+    list_checkpoints,
+    read_json,
+)
 from advantage.runs.lock import LOCK, RunLock, refuse_if_in_use
 
 
@@ -162,6 +172,56 @@ def open_run_folder(path: Path) -> RunFolder:
     raise FileNotFoundError(f"{path} does not exist{hint}.")
 
 
+def checkpoint_at(path: Path, folder: RunFolder) -> Path:
+    """The checkpoint that a path into a run means: the one at `path` itself, or the run's last.
+
+    Raises:
+        CheckpointError: there is none, or a link leads out of the run folder.
+    """
+    means_run = path.name in ("checkpoints", "config.json") or (path / "config.json").is_file()
+    chosen = folder.last if means_run else path
+    refuse_links_out(folder, chosen)
+    if not chosen.is_dir():
+        raise CheckpointError(f"{folder.path} holds no checkpoint: there is no folder {chosen}.")
+    return chosen
+
+
+def refuse_links_out(folder: RunFolder, *paths: Path) -> None:
+    """Raises CheckpointError if one of the paths is a link that leads out of the run folder."""
+    home = folder.path.resolve()
+    for path in paths:
+        if not path.resolve().is_relative_to(home):
+            raise CheckpointError(
+                f"{path} is a link that leads out of the run folder, to {path.resolve()}; what a run reads and writes "
+                "is inside its folder. Put a copy of the link's target in its place."
+            )
+
+
+def set_aside(folder: RunFolder, step: int) -> Path | None:
+    """Move checkpoints of later steps, with a copy of the logs, to a new folder in `set_aside`; None if there are none.
+
+    `best` is removed if it points to one of them.
+    """
+    later = [
+        path
+        for path in list_checkpoints(folder.checkpoints)
+        if path > checkpoint_path(folder.checkpoints, step)
+    ]
+    if not later:
+        return None
+    numbers = itertools.count(1)
+    home = next(place for n in numbers if not (place := folder.path / "set_aside" / str(n)).exists())
+    home.mkdir(parents=True)
+    for log in (folder.progress_path, folder.episodes_path, folder.evaluations_path):
+        if log.is_file():
+            shutil.copy(log, home)
+    for path in later:
+        os.rename(path, home / path.name)
+    if folder.best.is_symlink() and not folder.best.exists():
+        folder.best.unlink()
+    return home
+
+
 def write_config(folder: RunFolder, config: Mapping[str, JSON]) -> None:
     """Write config.json, sorted and indented, in one atomic step."""
     write_atomically(folder.config_path, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
@@ -178,6 +238,13 @@ def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JS
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; is {folder.path} a run folder?")
     config = read_json(file, "restore the file as the run wrote it, or start a new run")
+    for field in ("algorithm", "environment"):
+        name = config.get(field, "")
+        if isinstance(name, str) and not name.isprintable():
+            found, expected = repr(name)[:200], "a name without control characters"
+            raise CheckpointError.of(
+                file, field, found=found, expected=expected, remedy="restore the file as the run wrote it"
+            )
     if missing := sorted(set(required) - config.keys()):
         remedy = "restore the file as the run wrote it, or start a new run"
         raise CheckpointError.of(file, ", ".join(missing), found="nothing", expected="a value", remedy=remedy)
@@ -187,6 +254,7 @@ def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JS
 def write_atomically(path: Path, text: str) -> None:
     """Replace the text file `path` atomically: a reader sees the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
@@ -197,9 +265,13 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def describe_host() -> dict[str, JSON]:
-    """Where a run ran: versions, machine, devices, the commit of the working directory, the command line."""
+def describe_host(environment: str | None = None) -> dict[str, JSON]:
+    """Where a run ran: versions, machine, devices, the commit of the working directory, the command line.
+
+    `environment` is the version of the package that its environment is from, if it is known.
+    """
     return {
+        "environment": environment,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),

@@ -108,8 +108,9 @@ def _draw(path: Path, title: str, grid: Any, cells: Cells) -> None:
             axes.plot(column, row - 0.12, "o", color=ink, markersize=3)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, loc="left", fontsize=10, color="#24292f")
+    axes.set_title(title, loc="left", fontsize=10, color="#24292f", parse_math=False)
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
     canvas.print_png(temporary)
     os.replace(temporary, path)
 

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM, handled at once, even while the main thread is in native code, such as XLA's compiler.
+"""Ctrl-C, SIGTERM and SIGHUP, handled at once, even while the main thread is in native code, such as XLA's compiler.
+
+SIGHUP is what a program receives when its terminal closes.
 
 Python runs a signal's handler only when its main thread is back from native code, which may take minutes. But the
 interpreter writes the signal's number into a pipe as soon as it arrives (`signal.set_wakeup_fd`), and a thread that
@@ -15,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1.0  # seconds that the main thread has to react
 _END = b"\0"
 
@@ -57,7 +59,7 @@ class _Listener:
 
 
 class Interrupt:
-    """A context in which the first Ctrl-C or SIGTERM is stored in `signal`, and the second raises KeyboardInterrupt.
+    """A context in which the first of `SIGNALS` is stored in `signal`, and the second raises KeyboardInterrupt.
 
     If nothing would be lost, the enclosing listener, such as `leaving`, ends the process when the main thread does
     not leave this context within `PATIENCE` seconds.

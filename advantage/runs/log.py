@@ -8,10 +8,12 @@ writing. TensorBoard's files are flushed once a second and by `flush`, because e
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, SupportsFloat
 
 import numpy as np
@@ -19,7 +21,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.checkpoint import CheckpointError, read_manifest
 from advantage.runs.folder import RunFolder, write_atomically
 
 EPISODES = ["r", "l", "step", "env", "episode"]
@@ -27,6 +29,7 @@ EVALUATIONS = ["step", "episode", "return", "length", "deterministic", "seed"]
 _COUNTS = {"iteration", *EPISODES, *EVALUATIONS} - {"r", "return"}
 FLUSH_SECONDS = 1.0
 _REMEDY = "correct the line, or move the file away and run again"
+_UNKNOWN: Mapping[str, Any] = MappingProxyType({})
 
 
 class Logger:
@@ -37,6 +40,10 @@ class Logger:
         tensorboard: whether to write TensorBoard event files too.
         resume_step: the step from which a run is resumed; later rows are removed.
         evaluated: the step of the last evaluation that the run has kept; by default `resume_step`.
+        tallies: what `tallies()` gave at `resume_step`, if it is known.
+
+    Attributes:
+        faults: sentences about rows that are missing or are not as the run wrote them, by `tallies`.
 
     Raises:
         CheckpointError: an existing file is not a log of this kind.
@@ -49,6 +56,7 @@ class Logger:
         tensorboard: bool = True,
         resume_step: int | None = None,
         evaluated: int | None = None,
+        tallies: Mapping[str, Any] = _UNKNOWN,
     ):
         evaluated = resume_step if evaluated is None else evaluated
         with contextlib.ExitStack() as opened:  # closes the files opened so far if a later file is wrong
@@ -56,6 +64,14 @@ class Logger:
             self._episodes = opened.enter_context(_Table(folder.episodes_path, EPISODES, resume_step))
             self._evaluations = opened.enter_context(_Table(folder.evaluations_path, EVALUATIONS, evaluated))
             self._opened = opened.pop_all()
+        self._tables = {
+            table.path.stem: table for table in (self._progress, self._episodes, self._evaluations)
+        }
+        self.faults: list[str] = []
+        for name, table in self._tables.items():
+            if name in tallies and (fault := _fault(table.path, table.tally, tallies[name])):
+                self.faults.append(fault)
+                table.tally = None
         self._events: EventsWriter | None = None
         self._flushed = 0.0
         if tensorboard:  # the bare writer: SummaryWriter adds a thread, a queue and an event for every scalar
@@ -92,6 +108,10 @@ class Logger:
         self._scalars(
             step, {"eval/mean_reward": mean, "eval/std_reward": spread, "eval/mean_ep_length": length}
         )
+
+    def tallies(self) -> dict[str, Any]:
+        """The number of rows of each file, and a checksum of those with fixed columns; None for one with a fault."""
+        return {name: table.tally and table.tally.to_json() for name, table in self._tables.items()}
 
     def flush(self) -> None:
         """Pass everything to the operating system (for the CSV files every call has already done so)."""
@@ -142,6 +162,62 @@ def read_evaluations(folder: RunFolder) -> dict[str, np.ndarray]:
     return _read(folder.evaluations_path, EVALUATIONS)
 
 
+def log_faults(folder: RunFolder) -> list[str]:
+    """Sentences about rows that the last checkpoint counts and that are missing or not as the run wrote them.
+
+    Raises:
+        CheckpointError: a log, or the checkpoint's manifest, cannot be read.
+    """
+    if not folder.last.is_dir():
+        return []
+    metadata: Any = read_manifest(folder.last)["metadata"]
+    tallies, found = metadata.get("logs"), []
+    if not isinstance(tallies, dict):
+        return []  # of an older version
+    for path, columns, until in (
+        (folder.progress_path, [], "step"),
+        (folder.episodes_path, EPISODES, "step"),
+        (folder.evaluations_path, EVALUATIONS, "evaluated"),
+    ):
+        names, lines = _lines(path, columns)
+        tally = _Tally(bool(columns), _until(metadata[until], path, names, lines))
+        found.append(_fault(path, tally, tallies.get(path.stem)))
+    return [fault for fault in found if fault]
+
+
+def _fault(path: Path, found: _Tally | None, expected: Any) -> str:
+    """A sentence about a file that is not as it was when `expected` was written; empty if it is."""
+    if found is None or not isinstance(expected, dict):
+        return f"{path} lacks rows, or was changed, before the run was last resumed."
+    if found.to_json() == expected:
+        return ""
+    if found.rows != expected.get("rows"):
+        return f"{path} has {found.rows:,} of the {expected.get('rows')} rows that the run wrote."
+    return f"{path} is not as the run wrote it."
+
+
+def _until(last_step: int, path: Path, names: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The lines of steps up to `last_step`."""
+    steps = _parse(path, names, lines, ("step",)).get("step", ())
+    return [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
+
+
+class _Tally:
+    """The number of a file's rows and, if its columns are fixed, a checksum of them."""
+
+    def __init__(self, is_fixed: bool, lines: Sequence[str] = ()):
+        self.rows, self.sum = 0, hashlib.sha256() if is_fixed else None
+        self.add("".join(line + "\n" for line in lines).encode())
+
+    def add(self, data: bytes) -> None:
+        self.rows += data.count(b"\n")
+        if self.sum is not None:
+            self.sum.update(data)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": self.rows} | ({} if self.sum is None else {"sha256": self.sum.hexdigest()})
+
+
 class _Table:
     """A CSV file that grows by rows; one of its columns is `step`."""
 
@@ -149,8 +225,9 @@ class _Table:
         self.path = path
         self.columns, lines = _lines(path, columns)
         if last_step is not None:
-            steps = _parse(path, self.columns, lines).get("step", ())
-            lines = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
+            _parse(path, self.columns, lines)
+            lines = _until(last_step, path, self.columns, lines)
+        self.tally: _Tally | None = _Tally(bool(columns), lines)
         if path.exists() or self.columns:
             self._rewrite(lines)  # without an incomplete line that a kill may have left
         self.file = path.open("ab", buffering=0)
@@ -162,12 +239,14 @@ class _Table:
         self.file.close()
 
     def append(self, text: str) -> None:
-        data = text.encode()
+        rows = data = text.encode()
         try:
             while data:
                 data = data[self.file.write(data) :]
         except OSError as error:  # such as a full disk
             raise OSError(error.errno, error.strerror, str(self.path)) from error
+        if self.tally is not None:
+            self.tally.add(rows)
 
     def append_columns(self, rows: Mapping[str, Any]) -> None:
         columns = {name: np.asarray(rows[name]) for name in self.columns}
@@ -210,11 +289,16 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
     """The header and the complete lines of a CSV file; `columns`, if given, is the header it must have."""
     if not path.exists():
         return list(columns), []
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; {_REMEDY}.")
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as CSV: {error}; {_REMEDY}.") from error
     names = header.split(",") if header else list(columns)
+    if len(set(names)) < len(names):
+        found, once = repr(header[:200]), "each column once"
+        raise CheckpointError.of(path, "header", found=found, expected=once, remedy=_REMEDY)
     if names and ("step" not in names or names != list(columns or names)):
         expected = ",".join(columns) or "columns with `step` among them"
         raise CheckpointError.of(path, "header", found=repr(header[:200]), expected=expected, remedy=_REMEDY)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from advantage.runs.checkpoint import MANIFEST
 from advantage.runs.folder import RunFolder, read_config
-from advantage.runs.log import read_episodes, read_evaluations, read_progress
+from advantage.runs.log import log_faults, read_episodes, read_evaluations, read_progress
 
 MAX_DOTS = 5000
 WINDOW = 100
@@ -22,8 +24,13 @@ def plot_curve(folder: RunFolder) -> Path | None:
 
     For a solver's run, draw its residual and error bound by iteration instead.
 
+    What is missing in the logs is written into the picture.
+
     Returns:
         The path of the picture; None where matplotlib is not installed (`pip install "advantage[plot]"`).
+
+    Raises:
+        CheckpointError: a log cannot be read.
     """
     try:
         _draw(folder)
@@ -31,6 +38,14 @@ def plot_curve(folder: RunFolder) -> Path | None:
         return None
     gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return folder.curve_path
+
+
+def results_are_missing(folder: RunFolder) -> bool:
+    """Whether the run's last checkpoint is newer than its curve, which is the last file that a run writes."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    curve, manifest = folder.curve_path, folder.last / MANIFEST
+    return not curve.is_file() or (manifest.is_file() and curve.stat().st_mtime < manifest.stat().st_mtime)
 
 
 def _draw(folder: RunFolder) -> None:
@@ -46,13 +61,16 @@ def _draw(folder: RunFolder) -> None:
     else:
         _draw_episodes(axes, folder)
     title = f"{config['algorithm']} on {config['environment']}, seed {config['seed']}"
-    axes.set_title(title, loc="left", fontsize=17, color=_INK, pad=14)
+    axes.set_title(title, loc="left", fontsize=17, color=_INK, pad=14, parse_math=False)
+    faults = "\n".join(log_faults(folder))
+    axes.text(0, 1.01, faults, transform=axes.transAxes, fontsize=10, color=_ORANGE, parse_math=False)
     axes.tick_params(labelsize=12, labelcolor=_GREY, color="#d0d7de")
     axes.grid(True, color="#eaeef2", linewidth=1)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#d0d7de")
     temporary = folder.curve_path.with_name(".curve.png.tmp")
+    temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
     canvas.print_png(temporary)
     os.replace(temporary, folder.curve_path)
 
@@ -69,7 +87,9 @@ def _draw_convergence(axes: Any, progress: dict[str, np.ndarray]) -> None:
                 "marker": "o",
                 "markersize": 3 if known.sum() > 30 else 6,
             }
-            axes.plot(progress["iteration"][known], progress[name][known], label=label, **line)
+            axes.plot(
+                progress.get("iteration", progress["step"])[known], progress[name][known], label=label, **line
+            )
     if axes.has_data():
         axes.set_yscale("log")
         axes.legend(frameon=False, fontsize=12, labelcolor=_INK, loc="best")

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from advantage.agent import checksum
+from advantage.drivers.episode_book import LARGEST_COUNT
+from advantage.drivers.records import RecordKind
 from advantage.evaluation import Evaluation
 from advantage.runs.checkpoint import checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.folder import RunFolder
@@ -18,6 +21,13 @@ from advantage.types import Episodes, Iterated, Pytree
 RECENT_EPISODES = 100  # number of episodes that rollout/ep_rew_mean averages
 
 
+def recent_kinds(records: dict[str, np.ndarray]) -> dict[str, RecordKind]:
+    """What a journal's own records must be; the episodes of both are the same."""
+    number = records["recent/returns"].shape[0] if records.get("recent/returns", np.zeros(())).ndim else None
+    lengths = RecordKind((number,), np.dtype(np.int64), low=0, high=LARGEST_COUNT)
+    return {"recent/returns": RecordKind((None,), np.dtype(np.float64)), "recent/lengths": lengths}
+
+
 class Journal:
     """The files of one seed.
 
@@ -26,10 +36,13 @@ class Journal:
         best: the highest mean return of an evaluation.
         evaluation: the last evaluation of this process.
         evaluated: the step of the last evaluation; -1 before the first.
+        saved_step: the step of the last checkpoint.
     """
 
-    def __init__(self, folder: RunFolder, seed: int, logger: Logger):
-        self.folder, self.seed, self.logger = folder, seed, logger
+    def __init__(self, folder: RunFolder, seed: int, logger: Logger, facts: dict[str, Any]):
+        """`facts` are those of `config_facts`."""
+        self.folder, self.seed, self.logger, self.facts = folder, seed, logger, facts
+        self.saved_step = 0
         self.recent: collections.deque = collections.deque(maxlen=RECENT_EPISODES)
         self.best = -float("inf")
         self.evaluation: Evaluation | None = None
@@ -89,7 +102,10 @@ class Journal:
             "seed": self.seed,
             "evaluated": self.evaluated,
             "best": self.best if np.isfinite(self.best) else None,
+            "config": self.facts,
+            "logs": self.logger.tallies(),
         }
+        metadata["sha256"] = checksum(metadata)
         self.logger.flush()
         folder = self.folder
         path = checkpoint_path(folder.checkpoints, step)
@@ -101,16 +117,14 @@ class Journal:
         if better and not saved:
             point(folder.best, path)
         point(folder.last, path)
+        self.saved_step = step
         protected = {link.resolve() for link in (folder.last, folder.best) if link.exists()}
         prune(folder.checkpoints, keep, protected)
 
     def restore(self, records: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
         """Restore what `save` wrote."""
-        self.evaluated = metadata["evaluated"]
-        self.best = metadata["best"] if metadata["best"] is not None else -float("inf")
+        self.saved_step, self.evaluated = metadata["step"], metadata["evaluated"]
+        self.best = metadata["best"] if metadata.get("best") is not None else -float("inf")
+        if not self.folder.best.exists():  # the next evaluation is the best one that there is
+            self.best = -float("inf")
         self.recent.extend(zip(records["recent/returns"], records["recent/lengths"], strict=True))
-
-    @property
-    def saved_step(self) -> int:
-        """The step of the last checkpoint on disk."""
-        return int(self.folder.last.resolve().name.removeprefix("step_"))

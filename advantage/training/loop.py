@@ -11,21 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from advantage.agent import Agent, other_agents, restore_checkpoint
+from advantage.agent import Agent, Saved, config_facts, other_agents
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.make_driver import make_driver
-from advantage.environments.check import far_bounds
+from advantage.drivers.records import RecordFault, check_records
 from advantage.environments.environment import Environment
 from advantage.environments.make import word_for
 from advantage.environments.spaces import space_to_json
+from advantage.environments.version import version_of
 from advantage.evaluation import evaluate
-from advantage.policies.interface import describe_interface, large_layers
 from advantage.report import table_report
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import COMPILE_CLOCK
@@ -33,9 +30,11 @@ from advantage.runs.folder import RunFolder, claim_run_folder, describe_host, wr
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
 from advantage.runs.patience import saying
-from advantage.runs.plot import plot_curve
+from advantage.runs.plot import plot_curve, results_are_missing
+from advantage.training.announcements import finished_before, interface_notes, warnings_before
 from advantage.training.first_state import draw_first_state, spaces_of
-from advantage.training.journal import Journal
+from advantage.training.going_back import go_back_to
+from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
 from advantage.training.options import LARGEST, Options
 from advantage.training.reporting import Callback, Reporter, stops
@@ -74,6 +73,7 @@ class Loop:
         )
         self.iteration, self.step, self.saved_step = 0, 0, -1
         self.has_iterated, self.interrupt = False, Interrupt(self.say, self._is_saved, self._farewell)
+        self.was_finished = self.is_complete = False  # with this budget, before it was resumed
         self.journals: list[Journal] = []
         self.state: Pytree = None
         self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say)
@@ -93,7 +93,7 @@ class Loop:
         with saying("Starting the environments.", self.say):
             self.state = self.driver.start(self.first.state, self.first.world_keys)
         self.first = self.first._replace(state=None)  # it may be large
-        host, folders = describe_host(), []
+        host, folders = describe_host(version_of(self.environment)), []
         for seed in self.seeds:
             path = out if out is None or self.options.num_seeds == 1 else out / f"seed_{seed}"
             folder, lock = claim_run_folder(
@@ -102,9 +102,10 @@ class Loop:
             locks.enter_context(lock)
             folders.append(folder)
         for folder, seed in zip(folders, self.seeds, strict=True):
-            write_config(folder, self._config(seed, name, host))
+            config = self._config(seed, name, host)
+            write_config(folder, config)
             logger = Logger(folder, tensorboard=self.options.tensorboard)
-            self.journals.append(Journal(folder, seed, logger))
+            self.journals.append(Journal(folder, seed, logger, config_facts(config)))
 
     def _config(self, seed: int, name: str, host: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -121,44 +122,40 @@ class Loop:
             "host": host,
         }
 
-    def restore(self, folder: RunFolder, config: dict[str, Any]) -> None:
-        """Restore everything from the folder's last checkpoint."""
-        if not folder.last.exists():
-            raise CheckpointError(
-                f"{folder.path} holds no checkpoint; the run stopped before its first one. Train it again."
-            )
-        template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.first.state
-        )
-        state, records, metadata = restore_checkpoint(folder.last, self.algorithm, template)
+    def restore(self, folder: RunFolder, config: dict[str, Any], saved: Saved) -> None:
+        """Restore everything from a checkpoint of the folder.
+
+        Raises:
+            CheckpointError: the checkpoint's records, or a log, are damaged; nothing was changed.
+        """
+        metadata, total = saved.metadata, self.options.total_timesteps
         self.step, self.iteration = metadata["step"], metadata["iteration"]
-        total = self.options.total_timesteps
-        state = with_budget(state, total)
-        self.state, notices = self.driver.restore(state, self.first.world_keys, records)
+        own = {name: x for name, x in saved.records.items() if name.startswith("recent/")}
+        rest = {name: x for name, x in saved.records.items() if name not in own}
+        try:
+            check_records(own, recent_kinds(own))
+            state = with_budget(saved.state, total)
+            self.state, notices = self.driver.restore(state, self.first.world_keys, rest)
+        except RecordFault as error:
+            raise CheckpointError(f"{folder.path}: checkpoint of step {self.step:_}: {error}.") from None
         self.first = self.first._replace(state=None)
-        self._refuse_finished(folder, metadata["evaluated"])
-        for notice in notices:
-            self.say(notice)
+        go_back_to(folder, saved.checkpoint, self.step, self.say)
+        self.was_finished = metadata.get("finished") == total
+        evaluated = metadata["evaluated"]
+        self.is_complete = self._is_finished and not (self._evaluates and evaluated < self.step)
         config["training"]["total_timesteps"] = total
         write_config(folder, config)
         logger = Logger(
             folder,
-            tensorboard=self.options.tensorboard,
+            tensorboard=self.options.tensorboard and not self.is_complete,
             resume_step=self.step,
-            evaluated=metadata["evaluated"],
+            evaluated=evaluated,
+            tallies=metadata.get("logs", {}),
         )
-        self.journals.append(Journal(folder, self.seeds[0], logger))
-        self.journals[0].restore(records, metadata)
-
-    def _refuse_finished(self, folder: RunFolder, evaluated: int) -> None:
-        if not self._is_finished or (self._evaluates and evaluated < self.step):
-            return
-        if self.step < self.options.total_timesteps:
-            raise ValueError(f"{folder.path} has converged; to improve it, train with a smaller tolerance.")
-        raise ValueError(
-            f"{folder.path} has taken its {self.step:_} steps; to continue, give a larger budget: "
-            f"--total-timesteps {2 * self.step} (total_timesteps=)."
-        )
+        for notice in (*notices, *logger.faults):
+            self.say(notice)
+        self.journals.append(Journal(folder, self.seeds[0], logger, config_facts(config)))
+        self.journals[0].restore(own, metadata)
 
     def run(self) -> bool:
         """Iterate until the budget is spent, or a callback or a signal stops the run; returns whether it has finished.
@@ -167,6 +164,12 @@ class Loop:
             NonFiniteUpdate: an update gave a number that is not finite.
             KeyboardInterrupt, SystemExit: a signal stopped the run; everything was saved.
         """
+        if self.is_complete:
+            folder, unit = self.journals[0].folder, self.driver.facts.unit
+            self.say(finished_before(folder.path, self.step, self.options.total_timesteps, unit))
+            if results_are_missing(folder):
+                self._write_results()
+            return True
         self.training.reporter.begin(self._facts())
         if not self.step:
             self._save()  # a run that is killed early can be resumed too
@@ -174,15 +177,15 @@ class Loop:
             self._iterate()
             finished = self._is_finished
             self._save()
-            if finished and not self._is_interrupted():
+            if finished and not self._is_interrupted() and self.journals[0].evaluated < self.step:
                 self._evaluate()
                 self._save()
         self._write_results()
         self.training.reporter.end()
         if self._is_interrupted():
             self.say(self._farewell())
-            if self.interrupt.signal == signal.SIGTERM:
-                raise SystemExit(128 + signal.SIGTERM)
+            if self.interrupt.signal != signal.SIGINT:
+                raise SystemExit(128 + (self.interrupt.signal or 0))
             raise KeyboardInterrupt
         return finished
 
@@ -294,7 +297,6 @@ class Loop:
         conclusion, unit = self.driver.conclusion(self.step), self.driver.facts.unit
         for place, journal in enumerate(self.journals):
             journal.logger.flush()
-            plot_curve(journal.folder)
             report = table_report(self._agent(place), self.environment)
             if report is not None:
                 name = f"{algorithm_name(self.algorithm)} on {self.environment.name}"
@@ -302,6 +304,10 @@ class Loop:
                 report.plot(journal.folder, title)
                 if place == 0:
                     conclusion = report.lines(journal.evaluation, conclusion)
+            try:  # the curve comes last: where it is, everything is
+                plot_curve(journal.folder)
+            except CheckpointError as error:
+                self.say(f"curve.png was not drawn: {error}")
         for line in conclusion:
             self.say(line)
 
@@ -314,7 +320,7 @@ class Loop:
     @property
     def _is_finished(self) -> bool:
         """Whether the budget is spent or the driver has finished."""
-        return self.step >= self.options.total_timesteps or self.driver.finished
+        return self.step >= self.options.total_timesteps or self.driver.finished or self.was_finished
 
     @property
     def _evaluates(self) -> bool:
@@ -367,26 +373,9 @@ class Loop:
             "num_envs": self.options.num_envs,
             "driver": facts,
             "folders": [journal.folder.path for journal in self.journals],
-            "interface": self._interface(),
-            "warnings": self._warnings(),
+            "interface": interface_notes(self.algorithm, self.spec),
+            "warnings": warnings_before(self.algorithm, self.spec),
         }
-
-    def _interface(self) -> list[str]:
-        """How a policy translates the spaces; tabular methods and solvers use them unchanged."""
-        if not isinstance(self.algorithm, PolicyOptions | PolicySearch):
-            return []
-        spec = self.spec
-        return describe_interface(spec.observation_space, spec.action_space, spec.action_units)
-
-    def _warnings(self) -> list[str]:
-        """What the user should know before the run begins."""
-        algorithm, spec = self.algorithm, self.spec
-        if not isinstance(algorithm, PolicyOptions | PolicySearch):
-            return []
-        clips = algorithm.action_bounds == "clip"  # squashed actions fill any bounds, however far
-        far = far_bounds(spec.action_space, spec.action_units) if clips else []
-        large = large_layers(spec.observation_space) if algorithm.network is None else []
-        return [*map(str, far), *large]
 
 
 def _next(step: int, every: int | None) -> int:

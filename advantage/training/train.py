@@ -10,19 +10,22 @@ from typing import Any
 
 import jax
 
-from advantage.agent import CONFIG_FIELDS, Agent, load, restore_config
+from advantage.agent import CONFIG_FIELDS, Agent, load, read_saved, restore_config
 from advantage.algorithms.playable import Playable, Trainable, playable
-from advantage.algorithms.registry import trainable
+from advantage.algorithms.registry import to_json, trainable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
-from advantage.environments.environment import fitting, stacked
+from advantage.environments.environment import Environment, fitting, stacked
 from advantage.environments.make import resolve, resolve_recorded
+from advantage.environments.version import version_of
 from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
-from advantage.runs.folder import RunFolder, open_run_folder, read_config
+from advantage.runs.folder import RunFolder, describe_host, open_run_folder, read_config, refuse_links_out
 from advantage.runs.lock import RunLock
+from advantage.training.announcements import differences
+from advantage.training.first_state import spaces_of
 from advantage.training.loop import Loop, Training
 from advantage.training.options import Options, options_from
 from advantage.training.reporting import Callback, Reporter, Silent
@@ -138,10 +141,11 @@ def resume(
     reporter: Reporter | None = None,
     trust: bool = False,
 ) -> Run:
-    """Resume a run from its last checkpoint, as if it had never stopped.
+    """Resume a run from a checkpoint, as if it had never stopped; a run that had finished gets what it lacks.
 
     Args:
-        path: the run folder.
+        path: the run folder, whose last checkpoint is taken, or one of its checkpoints (`checkpoints/step_...`,
+            `best`). If it has later checkpoints they are moved to `set_aside`, with a copy of the logs.
         total_timesteps: a new budget; by default the old one.
         environment: as for `train`; by default the run's own. Needed if that was a Python object.
         algorithm: needed only if the run used your own network or schedule.
@@ -151,10 +155,12 @@ def resume(
     Raises:
         FileNotFoundError, CheckpointError: there is no run at `path`, or it has no checkpoint or a damaged one.
         RunInUse: another process is writing the run; the message says which.
-        ValueError: nothing is left to do, or the environment must be given or its import allowed.
+        ValueError: the budget is below the steps that were taken, or the environment must be given or its import
+            allowed.
     """
     folder = open_run_folder(Path(path))
     with RunLock(folder.path):
+        refuse_links_out(folder, folder.checkpoints, folder.last, folder.best)
         config = read_config(folder, CONFIG_FIELDS)
         chosen, spec = restore_config(config, folder.config_path, algorithm)
         settings = _recorded_options(folder, config, total_timesteps)
@@ -167,13 +173,28 @@ def resume(
             recorded = environment is None
             target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
             target = stacked(fitting(target, spec.observation_space), settings.frame_stack)
+            _refuse_other_spaces(target, spec, folder)
+            given = algorithm is not None
+            saved = read_saved(Path(path), folder, config, given=given, algorithm=chosen, spec=spec)
+            _refuse_smaller_budget(folder, saved.metadata["step"], total_timesteps)
             evaluated_on = target if eval_environment is None else resolve(eval_environment)
             training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
             loop = Loop(training, [settings.seed])
             with contextlib.closing(loop):
-                _refuse_other_spaces(loop, spec, folder)
-                loop.restore(folder, config)
+                for notice in differences(config.get("host"), describe_host(version_of(target))):
+                    loop.say(notice)
+                if given:
+                    config["hyperparameters"] = to_json(chosen)
+                loop.restore(folder, config, saved)
                 return _run(loop)[0]
+
+
+def _refuse_smaller_budget(folder: RunFolder, step: int, total_timesteps: int | None) -> None:
+    if total_timesteps is not None and total_timesteps < step:
+        raise ValueError(
+            f"{folder.path} has taken its {step:_} steps, and total_timesteps={total_timesteps:_} is below them; give "
+            f"a larger budget: --total-timesteps {2 * step} (total_timesteps=)."
+        )
 
 
 def _recorded_options(folder: RunFolder, config: dict[str, Any], total_timesteps: int | None) -> Options:
@@ -187,11 +208,9 @@ def _recorded_options(folder: RunFolder, config: dict[str, Any], total_timesteps
     return dataclasses.replace(settings, total_timesteps=total_timesteps)
 
 
-def _refuse_other_spaces(loop: Loop, spec: Spec, folder: RunFolder) -> None:
-    if (spec.observation_space, spec.action_space) != (loop.spec.observation_space, loop.spec.action_space):
-        raise ValueError(
-            f"{loop.environment.name} has other spaces than the run in {folder.path} was trained with."
-        )
+def _refuse_other_spaces(target: Environment, spec: Spec, folder: RunFolder) -> None:
+    if (spec.observation_space, spec.action_space) != spaces_of(target):
+        raise ValueError(f"{target.name} has other spaces than the run in {folder.path} was trained with.")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import Buffers, EpisodeStepper, first_non_finite
 from advantage.drivers.host.vector_stepper import VectorStepper
+from advantage.drivers.records import RecordKind, check_records, kind_of
 from advantage.environments.spaces import equal, leaf_spaces, read, take, translator, write
 from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
 
@@ -152,8 +153,13 @@ class Collector:
         return records
 
     def restore(self, initial_memory: Pytree, records: dict[str, np.ndarray]) -> list[str]:
-        """Replay every environment's running episode; returns a notice for each that could not be restored."""
+        """Replay every environment's running episode; returns a notice for each that could not be restored.
+
+        Raises:
+            RecordFault: the records are not those of such a run.
+        """
         self._begin_memories(initial_memory)
+        self._check(records)
         leaves, structure = jax.tree.flatten(self.memory)
         self.memory = structure.unflatten([records[f"memory/{i}"] for i in range(len(leaves))])
         self.book.restore({n.removeprefix("book/"): a for n, a in records.items() if n.startswith("book/")})
@@ -167,6 +173,23 @@ class Collector:
         notices = [notice for env in range(self.spec.num_envs) for notice in self._replay(env, records)]
         self.row = 0
         return notices
+
+    def _check(self, records: dict[str, np.ndarray]) -> None:
+        """Refuse records that this run cannot have written."""
+        kinds = {f"book/{name}": kind for name, kind in self.book.kinds().items()}
+        check_records({name: records[name] for name in kinds if name in records}, kinds)
+        lengths = records["book/lengths"]
+        kinds |= {f"memory/{i}": kind_of(leaf) for i, leaf in enumerate(jax.tree.leaves(self.memory))}
+        for path, space in leaf_spaces(self.spec.observation_space):
+            shape, dtype = (self.spec.num_envs, *(space.shape or ())), space.dtype
+            kinds["/".join(("obs", *map(str, path)))] = RecordKind(shape, np.dtype(dtype))
+        for path, space in leaf_spaces(self.spec.action_space):
+            low, high = _range_of(space)
+            for env, length in enumerate(lengths.tolist()):
+                shape = None if isinstance(self.stepper, VectorStepper) else length
+                kind = RecordKind((shape, *(space.shape or ())), np.dtype(space.dtype), low, high)
+                kinds["/".join((f"actions/{env}", *map(str, path)))] = kind
+        check_records(records, kinds)
 
     def _replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
         """Restore one environment, or begin a new episode and return a notice."""
@@ -217,6 +240,17 @@ class Collector:
 
 def _stack(trees: list[Pytree]) -> Pytree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _range_of(space: gymnasium.Space) -> tuple[float, float]:
+    """The smallest and the largest number of an action's part."""
+    if isinstance(space, gymnasium.spaces.Box):
+        return float(space.low.min(initial=np.inf)), float(space.high.max(initial=-np.inf))
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return int(space.start), int(space.start + space.n - 1)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return int(space.start.min()), int((space.start + space.nvec).max()) - 1
+    return 0, 1
 
 
 def _nest(space: gymnasium.Space, leaf: Callable[[tuple], Array], path: tuple = ()) -> Pytree:

@@ -26,7 +26,8 @@ from advantage.drivers.host.stepper import EnvironmentFailure
 from advantage.environments.defect import EnvironmentDefect
 
 START_SECONDS = 60.0  # the shortest time limit for a worker's imports and for making its environments
-STOPPING = signal.SIGINT, signal.SIGTERM
+PIECE = 1.0  # seconds; a longer pause means that this process was suspended, and its workers too
+STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 ERROR = b"error "  # begins an answer that reports an error
 # Code of a fresh interpreter: it imports this package, installed or not, and then runs one of the package's modules.
 BEGIN = """
@@ -103,7 +104,7 @@ class Crew:
         """A worker's answer; raises the error that it reports."""
         pipe = self.pipes[number]
         try:
-            if not pipe.poll(timeout):
+            if not _answers(pipe, timeout):
                 raise self.hung(number, task, timeout)
             answer = pipe.recv_bytes()
         except (EOFError, OSError) as error:
@@ -146,6 +147,12 @@ class Crew:
 
     def _name(self, number: int) -> str:
         return f"Worker {number} (process {self.processes[number].pid}, {self.holdings[number]})"
+
+
+def _answers(pipe: Connection, timeout: float) -> bool:
+    """Whether an answer comes in time; the time for which the machine is suspended does not count."""
+    pieces, rest = divmod(timeout, PIECE)
+    return any(pipe.poll(PIECE) for _ in range(int(pieces))) or pipe.poll(rest)
 
 
 def describe(error: Exception) -> list[str]:

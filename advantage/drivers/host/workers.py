@@ -23,7 +23,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from advantage.drivers.host.crew import ERROR, START_SECONDS, Crew, describe, live
+from advantage.drivers.host.crew import ERROR, PIECE, START_SECONDS, Crew, describe, live
 from advantage.drivers.host.stepper import (
     Buffers,
     MakeEnvironment,
@@ -112,10 +112,11 @@ class Workers:
         if not self.watches:
             self.crew.gather("step", self.timeout)
             return
-        begin = time.perf_counter()
+        waited, before = 0.0, time.perf_counter()
         for number in range(len(self.shares)):
             while not self.counters.answered_soon(number):
-                waited = time.perf_counter() - begin
+                now = time.perf_counter()
+                waited, before = waited + min(now - before, PIECE), now
                 if waited > self.timeout:
                     raise self.crew.hung(number, "step", self.timeout)
                 if self.crew.pipes[number].poll(

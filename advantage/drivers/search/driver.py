@@ -11,6 +11,7 @@ import numpy as np
 from advantage.drivers.episode_book import NO_EPISODES
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
+from advantage.drivers.records import check_records
 from advantage.drivers.search.games import Chance, GamePlayer, Games
 from advantage.types import Array, DriverFacts, Episodes, Iterated, Key, Played, Pytree, Search, Span
 
@@ -106,6 +107,7 @@ class SearchDriver:
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Prepare the player. A search is restored exactly, so there are no notices."""
+        check_records(records, {})
         self._start(state)
         return state, []
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from advantage.drivers.host.crew import (
     ERROR,
+    PIECE,
     START_SECONDS,
     Crew,
     describe,
@@ -196,22 +197,27 @@ class HostGames:
         for number in range(self.workers):
             crew.send(number, ("meet", actor, left), "receive the actor")
         todo = list(enumerate(zip(vectors, seeds, strict=True)))[::-1]
+        before = time.monotonic()
         while todo or playing:
             for number in range(self.workers):
                 if todo and number not in playing:
                     game, chosen = todo.pop()
                     crew.send(number, ("play", *chosen), "play")
-                    playing[number] = game, time.monotonic()
+                    playing[number] = game, 0.0
             ready = wait([crew.pipes[number] for number in playing], HEARTBEAT)
-            for number, (game, since) in list(playing.items()):
+            now = time.monotonic()
+            passed, before = min(now - before, PIECE), now
+            for number, (game, silent) in list(playing.items()):
                 if crew.pipes[number] in ready:
                     answer = crew.receive(number, "play", self.timeout)
-                    playing[number] = game, time.monotonic()
+                    playing[number] = game, 0.0
                     if answer != ALIVE:
                         del playing[number]
                         total, length, *sums = json.loads(answer)
                         yield game, (total, length, *map(np.array, sums))
-                elif time.monotonic() - since > self.timeout:
+                    continue
+                playing[number] = game, silent + passed
+                if silent + passed > self.timeout:
                     raise crew.hung(number, "take a step", self.timeout)
             if stopped():
                 break
