@@ -4,11 +4,12 @@ python benchmarks/fuzz_runs.py [--inputs 2000] [--seed 0] [--commands 40]
 
 Each input is a copy of a small finished run of one of four kinds in which one file was damaged: config.json, a
 manifest, the tensors (with records), or a log; as bytes, as JSON, as a table, or as tensors with right checksums. The
-functions behind `eval`, `compare` and `resume` read it in this process (`resume`, which is slow, if the others noticed
-nothing, and every fourth input), and `--commands` of the inputs are also given to the command line. Each input must end
-in one of two ways: an error or a notice says what is wrong; or every answer is that of the undamaged run (the damage
-was to a comment, a clock or an option that changes no answer). Anything else is a failure: another exception, another
-answer without a word, or the marker file of the code that lies in the folder.
+functions behind `eval`, `compare` and `resume` read it in this process (`evaluate` if the config is damaged, `resume`
+if the others noticed nothing and for every fourth input). The first `--commands` inputs are also given to the command
+line. Each input must end in one of two ways: an error or a notice says what is wrong; or every answer is that of the
+undamaged run (the damage was to a comment, a clock or an option that changes no answer). Anything else is a failure:
+another exception, another answer without a word, or the marker file of the code that lies in the folder. Not damaged
+are budgets, which may be changed in config.json, and not compared are clocks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -127,7 +129,10 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
 
 def damage_json(file: Path, chance: random.Random) -> str:
     content = json.loads(file.read_text())
-    *path, key = chance.choice(places(content))
+    choices = [
+        place for place in places(content) if place[-1] != "total_timesteps"
+    ]  # a budget may be changed
+    *path, key = chance.choice(choices)
     inside = content
     for step in path:
         inside = inside[step]
@@ -227,7 +232,8 @@ def loaded(run: Path) -> Any:
     agent = adv.load(run)
     leaves = [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in jax.tree.leaves(agent.state)]
     digest = hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest()
-    return digest, repr(agent.algorithm), repr(agent.spec), agent.step, agent.frame_stack
+    spec = dataclasses.replace(agent.spec, total_timesteps=1)  # a budget may be changed
+    return digest, repr(agent.algorithm), repr(spec), agent.step, agent.frame_stack
 
 
 def _is_key(leaf: Any) -> bool:
@@ -259,10 +265,14 @@ USES: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
-def answers(run: Path, with_resume: bool = True) -> dict[str, tuple[str, Any]]:
+def answers(
+    run: Path, *, with_resume: bool = True, with_evaluation: bool = True
+) -> dict[str, tuple[str, Any]]:
     """What each use gives: `named` with the message, `answer` with the answer, or `traceback` with it."""
     found: dict[str, tuple[str, Any]] = {}
     for name, use in USES.items():
+        if name == "evaluate" and not with_evaluation:
+            continue
         if name == "resume" and not with_resume and any(kind == "named" for kind, _ in found.values()):
             continue
         try:
@@ -337,9 +347,14 @@ def main() -> int:
             by_command[through_the_command_line(again, chance)] += 1
         os.chdir(run)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            verdict, why = judge(answers(run, with_resume=number % 4 == 0), right[kind])
+            verdict, why = judge(
+                answers(run, with_resume=number % 4 == 0, with_evaluation=done.startswith("config.json")),
+                right[kind],
+            )
         os.chdir(home)
         verdicts[verdict] += 1
+        if number % 100 == 99:
+            print(f"{number + 1} inputs: {dict(verdicts)}", flush=True)
         if verdict not in ("named", "no answer changed"):
             print(f"input {number}, {kind}, {done}: {verdict}: {why[-1500:]}", flush=True)
         shutil.rmtree(home / "input")
