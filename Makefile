@@ -4,6 +4,7 @@ PYTHON ?=
 VENV := .venv
 BENCH := .bench
 LOWEST := build/lowest
+NEWEST := build/newest
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -18,7 +19,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 BENCH_OPTIONS ?=
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow test-browser test-lowest lint format bench ablation docs clean
+.PHONY: help setup demo test test-slow test-browser test-lowest test-newest lint format bench ablation docs clean
 
 help:
 	@echo 'make setup        install the package and its development tools into $(VENV)'
@@ -27,6 +28,7 @@ help:
 	@echo 'make test-slow    run the tests that take minutes'
 	@echo 'make test-browser test the comparison page in chromium, which must be installed'
 	@echo 'make test-lowest  run the quick tests with the lowest versions of the dependencies'
+	@echo 'make test-newest  run the quick tests with the newest Python and the newest versions of the dependencies'
 	@echo 'make lint         check style and types'
 	@echo 'make format       write the list of names, format the code in the style that lint checks'
 	@echo 'make bench        compare speed with other libraries, in an environment of its own'
@@ -121,6 +123,14 @@ test-slow: setup
 # Warnings of old versions cannot be fixed here, so they are only shown.
 test-lowest: $(LOWEST)/.lowest
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) -o filterwarnings=default $(PYTEST_OPTIONS)
+
+# What is newest changes without any file here, so there is no stamp. A warning is an error: it says what breaks next.
+test-newest: PYTHON := $(or $(PYTHON),python3.13 python3.12)
+test-newest:
+	@$(call make_venv,$(NEWEST))
+	@echo 'Installing the newest versions of the dependencies into $(NEWEST) (a minute)'
+	@$(NEWEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable '.[test]'
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
 
 bench: $(BENCH)/.bench
 	$(BENCH)/bin/python benchmarks/run.py $(BENCH_OPTIONS)

@@ -15,6 +15,7 @@ import scipy.stats
 
 import advantage as adv
 from advantage.cli import main
+from advantage.cli.text_table import text_table
 from advantage.comparison.run_data import find_runs, group_runs, read_runs
 from advantage.comparison.seed_statistics import (
     improvement_interval,
@@ -580,3 +581,49 @@ def test_the_page_in_a_browser(runs, tmp_path, width):
             assert page.get_by_text(text).first.is_visible()
         assert not wrong
         browser.close()
+
+
+# Many groups, and terminals of every width
+
+
+def test_tables_fit_the_terminal_without_breaking_a_word():
+    header = ("runs", "mean", "95% interval")
+    rows = [("ppo clip_range=0.2 gamma=0.99", "100.0", "[90.0, 110.0]"), ("a2c", "3.25", "not meaningful")]
+    numeric = [False, True, True]
+    words = {word.strip(",") for word in " ".join([*header[1:], *map(" ".join, rows)]).split()}
+    for width in (20, 32, 60, 200):
+        lines = text_table(header, rows, numeric, width)
+        assert max(map(len, lines)) <= max(width, max(map(len, words)) + 2)
+        assert words <= {part.strip(":,") for part in " ".join(lines).split()}
+    assert text_table(header, rows, numeric, 60)[0].split() == ["runs", "mean", "95%", "interval"]
+    assert text_table(header, rows, numeric, 32)[0] == "runs"
+    assert text_table(header, [], numeric, 60) == []
+
+
+@pytest.fixture
+def many_runs(tmp_path):
+    for place in range(10):
+        write_run(tmp_path / "many" / f"{place}", 0, 100.0 + (7 * place) % 10, clip_range=place / 4)
+    return tmp_path / "many"
+
+
+def test_many_groups_are_summarised_and_chosen(many_runs, tmp_path, capsys):
+    assert main(["compare", str(many_runs), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ppo clip_range=") < 45
+    assert "and 33 more rows, which the page and --json have" in out
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<input type=.checkbox. data-group=", page)) == 10
+    assert len(re.findall(r"<input type=.checkbox. data-group=.\d. checked", page)) == 6
+    first = page[page.index("<table>") : page.index("</table>")]
+    labels = re.findall(r"ppo clip_range=([\d.]+)<", first)
+    assert labels == [f"{place / 4:g}" for place in range(10)]
+    assert "<details><summary>Probability" in page
+    assert '"hovermode": "closest"' in page and '"showlegend": false' in page
+
+
+def test_few_groups_have_a_legend(runs, tmp_path):
+    adv.compare(runs).write(tmp_path / "out")
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert '"hovermode": "x unified"' in page and '"showlegend": true' in page
+    assert '<input type="checkbox"' not in page and "<details>" not in page

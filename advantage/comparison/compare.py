@@ -34,6 +34,7 @@ from advantage.runs.folder import write_atomically
 from advantage.runs.plot import WINDOW
 
 POINTS = 200  # in a curve
+LEFT_OUT = "Left out"  # the title of the table of runs that could not be used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Comparison:
             tables.append(TextTable(title, ("runs", "seeds that reached it", "steps", "seconds"), rows))
         if self.left_out:
             rows = [(str(path), reason) for path, reason in self.left_out]
-            tables.append(TextTable("Left out", ("run", "why, and what to do"), rows))
+            tables.append(TextTable(LEFT_OUT, ("run", "why, and what to do"), rows))
         return tables
 
     def to_json(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from string import Template
@@ -14,7 +15,11 @@ import numpy as np
 from advantage.comparison.picture import GREY, INK, RULE, Y_LABEL, explanation, style
 from advantage.comparison.seed_statistics import Curve
 
-_PAGE = Template("""<!doctype html>
+MANY = 8  # curves; more are chosen from a table, and named one at a time
+SHOWN_FIRST = 6  # the best of many
+LONG = 30  # rows; a longer table is folded
+
+_PAGE = Template(r"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -35,6 +40,10 @@ _PAGE = Template("""<!doctype html>
   th { font-weight: 600; color: $grey; }
   td { overflow-wrap: anywhere; min-width: 4.5rem; }
   .number { text-align: right; white-space: nowrap; }
+  th { cursor: pointer; }
+  label { cursor: pointer; }
+  .line { display: inline-block; width: 1.4em; margin-right: .4em; vertical-align: middle; }
+  details > summary { cursor: pointer; color: ${grey}; margin: 2rem 0 .5rem; }
   pre { background: #f6f8fa; padding: .75rem; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
   @media (max-width: 640px) {
     #curves { height: ${phone}px; }
@@ -51,14 +60,33 @@ _PAGE = Template("""<!doctype html>
 </head>
 <body>
 <h1>$title</h1>
-<p>$explanation Point at a curve for its numbers; a click on a name hides it.</p>
+<p>$explanation Point at a curve for its numbers; $choosing A click on a column sorts by it.</p>
 $notes
 <div id="curves"></div>
 $tables
 <h2>Made by</h2>
 <pre>$command</pre>
 <script>$plotly</script>
-<script>Plotly.newPlot("curves", $data, $layout, {responsive: true, displayModeBar: false});</script>
+<script>
+  Plotly.newPlot("curves", $data, $layout, {responsive: true, displayModeBar: false});
+  const value = (row, column) => row.cells[column].innerText.trim();
+  const ordered = new Intl.Collator("en", {numeric: true}).compare;
+  const number = text => parseFloat(text.replace(/[\[,]/g, ""));
+  document.querySelectorAll("th").forEach(head => head.addEventListener("click", () => {
+    const body = head.closest("table").tBodies[0], column = head.cellIndex, falls = head.dataset.falls !== "yes";
+    head.dataset.falls = falls ? "yes" : "no";
+    const compared = head.className === "number"
+      ? (a, b) => (number(b) || 0) - (number(a) || 0) : (a, b) => ordered(a, b);
+    const rows = [...body.rows].sort((a, b) => compared(value(a, column), value(b, column)) * (falls ? 1 : -1));
+    body.append(...rows);
+  }));
+  const boxes = [...document.querySelectorAll("input[data-group]")];
+  boxes.forEach(box => box.addEventListener("change", () => {
+    const traces = document.getElementById("curves").data;
+    const places = [...traces.keys()].filter(place => traces[place].legendgroup === box.dataset.group);
+    Plotly.restyle("curves", {visible: box.checked}, places);
+  }));
+</script>
 </body>
 </html>
 """)
@@ -102,18 +130,26 @@ def page(
     """
     from plotly.offline import get_plotlyjs
 
+    are_many = len(curves) > MANY
     traces = _traces(curves)
+    if are_many:
+        shown = {str(place) for place in range(SHOWN_FIRST)}
+        traces = [trace | {"visible": trace["legendgroup"] in shown} for trace in traces]
     names = "<br>".join(trace["name"] for trace in traces if "name" in trace)
     return _PAGE.substitute(
         title=html.escape(f"Comparison on {environment}"),
         explanation=html.escape(explanation(curves)),
         notes="\n".join(f'<p class="note">{html.escape(note)}</p>' for note in notes),
-        tables="\n".join(map(_table, tables)),
+        choosing="choose curves in the first table." if are_many else "a click on a name hides it.",
+        tables="\n".join(
+            _table(table, selects=are_many and place == 0) for place, table in enumerate(tables)
+        ),
         command=html.escape(command),
         plotly=get_plotlyjs(),
         data=json.dumps(traces),
-        phone=400 + 22 * (names.count("<br>") + 1),  # pixels; 22 for each line of the legend
-        layout=json.dumps(_layout(threshold)),
+        phone=400
+        + (0 if are_many else 22 * (names.count("<br>") + 1)),  # pixels; 22 for each line of the legend
+        layout=json.dumps(_layout(threshold, are_many)),
         ink=INK,
         grey=GREY,
         rule=RULE,
@@ -150,7 +186,7 @@ def _traces(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     return below + lines
 
 
-def _layout(threshold: float | None) -> dict[str, Any]:
+def _layout(threshold: float | None, are_many: bool) -> dict[str, Any]:
     axis = {
         "gridcolor": "#eaeef2",
         "linecolor": RULE,
@@ -172,7 +208,8 @@ def _layout(threshold: float | None) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "color": INK, "size": 13},
         "plot_bgcolor": "white",
         "paper_bgcolor": "white",
-        "hovermode": "x unified",
+        "hovermode": "closest" if are_many else "x unified",  # one box with many lines would cover the plot
+        "showlegend": not are_many,
         "hoverlabel": {"font": {"size": 11}},
         "dragmode": False,
         "legend": {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
@@ -183,24 +220,54 @@ def _layout(threshold: float | None) -> dict[str, Any]:
     }
 
 
-def _table(table: TextTable) -> str:
+def _table(table: TextTable, selects: bool = False) -> str:
+    """The table in HTML; `selects` puts a box, which shows or hides a curve, before each row of the scores.
+
+    A table that selects is sorted by its first column, whose numbers count as numbers. A long table is folded.
+    """
     kinds = [' class="number"' if number else "" for number in table.numeric]
     head = "".join(
         f"<th{kind}>{html.escape(name)}</th>" for name, kind in zip(table.header, kinds, strict=True)
     )
+    firsts = [_choice(place) if selects else "" for place in range(len(table.rows))]
+    order = range(len(table.rows))
+    if selects:
+        order = sorted(order, key=lambda place: _natural(table.rows[place][0]))
+    listed = [(table.rows[place], firsts[place]) for place in order]
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td{kind} data-label="{html.escape(name)}"><span>{html.escape(cell)}</span></td>'
-            for cell, name, kind in zip(row, table.header, kinds, strict=True)
+            f'<td{kind} data-label="{html.escape(name)}"><label>{"" if column else first}'
+            f"<span>{html.escape(cell)}</span></label></td>"
+            for column, (cell, name, kind) in enumerate(zip(row, table.header, kinds, strict=True))
         )
         + "</tr>\n"
-        for row in table.rows
+        for row, first in listed
     )
+    title = html.escape(table.title)
+    text = f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
+    if len(table.rows) > LONG and not selects:
+        return f"<details><summary>{title}: {len(table.rows)} rows</summary>\n{text}</details>"
+    return f"<h2>{title}</h2>\n{text}"
+
+
+def _choice(place: int) -> str:
+    """A box that shows or hides the curve at `place`, and a sample of its line."""
+    colour, dash = style(place)
+    border = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "double"}[dash]
+    checked = " checked" if place < SHOWN_FIRST else ""
     return (
-        f'<h2>{html.escape(table.title)}</h2>\n<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div>"
+        f'<input type="checkbox" data-group="{place}"{checked}>'
+        f'<span class="line" style="border-top: 3px {border} {colour}"></span>'
     )
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that sorts the numbers in texts as numbers: `n=9` before `n=10`."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [
+        (float(part) if place % 2 else 0.0, "" if place % 2 else part) for place, part in enumerate(parts)
+    ]
 
 
 def _wrapped(text: str, width: int) -> str:

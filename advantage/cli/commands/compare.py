@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from advantage.cli.parse import parse
-from advantage.comparison.compare import Comparison, compare
+from advantage.cli.text_table import text_table
+from advantage.comparison.compare import LEFT_OUT, Comparison, compare
+
+MOST_ROWS = 12  # of a table; a comparison of 30 groups has 435 pairs
+NO_TERMINAL = 100  # characters of a line in a file or a pipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +43,20 @@ def command(arguments: Sequence[str]) -> int:
     if flags.json:
         print(json.dumps(result.to_json() | {"files": [str(file) for file in files]}))
         return 0
-    _show(result)
+    _show(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else NO_TERMINAL)
     notes = [f"Note: {note}" for note in result.notes]
     for line in (*notes, *missing, f"Wrote {', '.join(map(str, files))}"):
         print(line)
     return 0
 
 
-def _show(comparison: Comparison) -> None:
-    console = Console()
-    console.print(f"Comparison on {comparison.environment}", highlight=False, markup=False)
+def _show(comparison: Comparison, width: int) -> None:
+    """Print the tables; long ones in part, the best first."""
+    print(f"Comparison on {comparison.environment}")
     for table in comparison.tables():
-        shown = Table(
-            box=SIMPLE_HEAD, title=Text(table.title), title_justify="left", title_style="bold", pad_edge=False
-        )
-        for name, numeric in zip(table.header, table.numeric, strict=True):
-            shown.add_column(Text(name), overflow="fold", justify="right" if numeric else "left")
-        for row in table.rows:
-            shown.add_row(*map(Text, row))
-        console.print(shown)
+        shown = table.rows if table.title == LEFT_OUT else table.rows[:MOST_ROWS]
+        print(f"\n{table.title}")
+        print("\n".join(text_table(table.header, shown, table.numeric, width)))
+        if len(shown) < len(table.rows):
+            print(f"and {len(table.rows) - len(shown)} more rows, which the page and --json have")
+    print()

@@ -63,6 +63,11 @@ def pack(tree: Pytree) -> dict[str, Any]:
     return {dtype: jnp.concatenate(parts) for dtype, parts in rows.items()}
 
 
+def dtype_in_jax(value: Any) -> np.dtype:
+    """The dtype that JAX gives a value: single precision for a float of Python or a float64 array."""
+    return jax.dtypes.canonicalize_dtype(np.asarray(value).dtype)
+
+
 def unpack(packed: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> list[np.ndarray]:
     """The leaves of a packed tree, as NumPy views."""
     rows, places = {dtype: np.asarray(row) for dtype, row in packed.items()}, dict.fromkeys(packed, 0)
@@ -116,7 +121,7 @@ class HostActor:
 
     def _stage(self, function: Callable, *inputs: Pytree) -> Staged | None:
         leaves, structure = jax.tree.flatten((self.constants, *inputs))
-        return _staged(function, structure, tuple((np.shape(x), np.asarray(x).dtype) for x in leaves))
+        return _staged(function, structure, tuple((np.shape(x), dtype_in_jax(x)) for x in leaves))
 
     def renewable(self, obs: Pytree, memory: Pytree, noise: Pytree) -> Callable[[list[np.ndarray]], Callable]:
         """A function that makes `act`, for inputs of these shapes, from the leaves of an updated actor."""
