@@ -64,7 +64,7 @@ REPEATS = (
     "test_impala.py::test_both_drivers_and_every_seed_learn_the_same",
     "test_impala.py::test_the_actor_is_the_one_of_so_many_updates_ago_with_the_statistics_of_then[0",
     "test_impala.py::test_updates_equal_those_of_a_second_implementation[{'correction': 'ignored'",
-    "test_learning_by_step.py::test_promise_2_host_and_device_learn_the_same[3",
+    "test_learning_by_step.py::test_promise_2_host_and_device_learn_the_same[one environment",
     "test_monte_carlo_control.py::test_gymnasiums_blackjack",
     "test_monte_carlo_control.py::test_no_option_is_dead",
     "test_monte_carlo_control.py::test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too[control",

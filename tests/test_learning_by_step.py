@@ -27,7 +27,8 @@ def outcomes(state, action):
 
 ROW = adv.MDP.from_function(8, 2, outcomes, start=np.eye(8)[2], max_episode_steps=40)
 QUIET = {"checkpoint_every": 10_000, "eval_episodes": 0, "tensorboard": False}
-LEARNER = adv.QLearning(learning_rate=0.3, learning_rate_power=0.5, epsilon=adv.Linear(0.9, 0.1), gamma=0.9)
+OPTIONS = dict(learning_rate=0.3, learning_rate_power=0.5, epsilon=adv.Linear(0.9, 0.1), gamma=0.9)
+LEARNER = adv.QLearning(**OPTIONS)
 WORLD = TabularWorld(ROW)
 
 
@@ -40,9 +41,9 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
-def train(environment, path, **options):
+def train(environment, path, algorithm=LEARNER, **options):
     options = {"total_timesteps": 1500, "eval_episodes": 0, "tensorboard": False} | options
-    return adv.train(LEARNER, environment, out=path, **options)
+    return adv.train(algorithm, environment, out=path, **options)
 
 
 def table(run):
@@ -54,10 +55,16 @@ def rows(path, name="progress"):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_promise_2_host_and_device_learn_the_same(tmp_path, num_envs):
-    host = train(on_host, tmp_path / "host", num_envs=num_envs)
-    device = train(WORLD, tmp_path / "device", num_envs=num_envs)
+@pytest.mark.parametrize(
+    ("algorithm", "num_envs"),
+    [
+        pytest.param(adv.DoubleQLearning(**OPTIONS), 3, id="an update that draws"),
+        pytest.param(LEARNER, 1, id="one environment"),
+    ],
+)
+def test_promise_2_host_and_device_learn_the_same(tmp_path, algorithm, num_envs):
+    host = train(on_host, tmp_path / "host", algorithm, num_envs=num_envs)
+    device = train(WORLD, tmp_path / "device", algorithm, num_envs=num_envs)
     for here, there in zip(table(host), table(device), strict=True):
         np.testing.assert_array_equal(here, there)
     assert np.abs(table(host)[0]).max() > 1

@@ -401,6 +401,35 @@ def test_every_step_of_every_game_has_its_own_chance():
     assert len(np.unique(sides.T, axis=0)) == 20, "two steps with the same coin"
 
 
+class Lottery(gymnasium.Env):
+    """Episodes of one step, which earns a number that was drawn at the reset."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.prize = self.np_random.normal()
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), self.prize, True, False, {}
+
+
+def test_every_game_on_the_host_has_its_own_chance():
+    algorithm, spec = tiny(), spec_of(Walk())
+    state = algorithm.init(jax.random.key(0), spec)
+    games = HostGames(algorithm, Lottery, spec)
+    games.start(8)
+    try:
+        chances = [Chance(np.arange(8), jax.random.key(0), *which) for which in ((0, 0), (0, 1), (1, 0))]
+        vectors = np.zeros((8, 6), np.float32)
+        prizes = [played(games, algorithm.actor(state), vectors, chance).returns for chance in chances]
+    finally:
+        games.close()
+    assert len(np.unique(prizes)) == 24
+
+
 def test_the_best_play_again():
     (first, again), state, _, episodes = one_generation(reevaluate=3, episodes=2)
     best = np.sort(first[0][::2, 0])[::-1][:3]
