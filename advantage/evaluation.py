@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.environment import Environment, fitting, stacked
+from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
 from advantage.policies.deterministic import flatten
@@ -143,8 +145,10 @@ def play(
     """
     actor, memory = agent.actor, agent.actor.initial_memory()
     translate = translator(agent.spec.action_space, agent.spec.action_units)
+    space = agent.spec.observation_space
+    is_step, extremes = step_test(space), Extremes(space)
     result = env.reset(seed=seed)
-    check_reset(agent.spec.observation_space, result, f"evaluation, reset(seed={seed})")
+    check_reset(space, result, f"evaluation, reset(seed={seed})")
     obs, noise = result[0], None
     total, length, done = 0.0, 0, False
     longest = None if env.spec is not None and env.spec.max_episode_steps else LONGEST
@@ -158,12 +162,14 @@ def play(
                 noise = actor.noise(jax.random.fold_in(key, length // NOISE_ROWS), (NOISE_ROWS, 1))
             action, memory, _ = actor.act(batch, memory, read(noise, row))
         result = env.step(read(translate(action), 0))
-        if length < 2:
-            check_step(agent.spec.observation_space, result, f"evaluation, step {length}")
+        if length < 2 or not is_step(result) or not math.isfinite(result[1]):
+            check_step(space, result, f"evaluation, step {length} after reset(seed={seed})")
         obs, reward, terminated, truncated, _ = result
-        total, length, done = total + float(reward), length + 1, terminated or truncated
+        extremes.add(obs)
+        total, length, done = total + float(reward), length + 1, bool(terminated or truncated)
         if on_step is not None:
             on_step(env)
+    extremes.check(f"evaluation, a step after reset(seed={seed})")
     return total, length, done
 
 

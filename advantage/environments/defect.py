@@ -44,6 +44,8 @@ ERRORS = {  # kind: remedy
 }
 WARNINGS = {  # kind: remedy, for defects that do not prevent training
     "cast": "return the space's dtype; until then the value is cast",
+    "rounding": "clip what you return to the bounds, or leave it: so small a difference is taken for rounding, and the "
+    "value for one within the bounds",
     "unbounded action": "give the action finite bounds if it has any; a Gaussian policy does not need them",
     "far bound": "give it bounds on both sides and use action_units='bounds', so that the policy acts in units of the "
     "bounds, or rescale the action; until then a new policy acts with numbers of 0 ± 1",
@@ -51,6 +53,10 @@ WARNINGS = {  # kind: remedy, for defects that do not prevent training
     "random": "begin reset() with `super().reset(seed=seed)`, set all state there and draw from "
     "self.np_random alone; until then no run can be repeated, and resuming is approximate",
 }
+
+
+class EnvironmentWarning(UserWarning):
+    """An environment does something that training can use, but that its author should know."""
 
 
 class EnvironmentDefect(ValueError):
