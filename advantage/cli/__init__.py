@@ -6,8 +6,10 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 HELP = """advantage: policy optimization on JAX
 
@@ -62,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(
             f"There is no command {name!r}; there are: {', '.join(COMMANDS)}. See advantage --help.", 2
         )
-    before = list(sys.path)
+    before, show = list(sys.path), warnings.showwarning
     sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
+    warnings.showwarning = partial(_show_warning, show)
     try:
         return importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
     except SystemExit as stop:
@@ -78,7 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error)
     finally:
-        sys.path[:] = before
+        sys.path[:], warnings.showwarning = before, show
+
+
+def _show_warning(
+    show: Callable[..., None], message: Warning, category: type[Warning], *place: Any, **also: Any
+) -> None:
+    """Print a warning of ours as a sentence, without a line of our source; those of others as Python does."""
+    if category.__module__.partition(".")[0] == "advantage":
+        print(f"Warning: {message}", file=sys.stderr)
+    else:
+        show(message, category, *place, **also)
 
 
 def _explain(error: Exception) -> int:

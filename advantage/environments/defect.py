@@ -37,6 +37,10 @@ ERRORS = {  # kind: remedy
     "finite": "look for a division by zero, a logarithm of zero, an overflow or a diverging simulation",
     "bounds": "clip or rescale what you return, or widen the space's bounds",
     "reward": "return one number: float(reward)",
+    "vector reward": "return an array with one number for each environment",
+    "vector flag": "return a bool array with one entry for each environment",
+    "final observation": "return the last observations of the episodes that ended as infos['final_obs'], or declare "
+    "another metadata['autoreset_mode']",
     "flag": "return a plain bool: bool(flag)",
     "info": "return a dict, {} if there is no information",
     "mutated action": "copy the action before changing it: action = np.array(action)",

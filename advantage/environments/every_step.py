@@ -21,7 +21,9 @@ from advantage.types import Array, Pytree
 
 Test = Callable[[Any], bool]
 Declared = tuple[spaces.Space, spaces.Space]
-NUMBERS = frozenset({bool, int, float, *(np.dtype(code).type for code in np.typecodes["AllInteger"] + "?efd")})
+NUMBERS = frozenset(
+    {bool, int, float, *(np.dtype(code).type for code in np.typecodes["AllInteger"] + "?efd")}
+)
 FLAGS = frozenset({bool, np.bool_})
 _LARGEST = float(np.finfo(np.float32).max)
 _PIECE = 1_000_000  # numbers that are compared at once
@@ -111,10 +113,14 @@ class Extremes:
     def __init__(self, space: spaces.Space):
         self.leaves, self.added = [], False
         for path, leaf in leaf_spaces(space):
-            if not isinstance(leaf, spaces.Discrete) and not _always_inside(leaf):  # a choice has been compared
+            if not isinstance(leaf, spaces.Discrete) and not _always_inside(
+                leaf
+            ):  # a choice has been compared
                 shape, dtype = leaf.shape or (), np.dtype(leaf.dtype)
-                info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-                self.leaves.append((path, leaf, np.full(shape, info.max, dtype), np.full(shape, info.min, dtype)))
+                ends: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype.type)
+                self.leaves.append(
+                    (path, leaf, np.full(shape, ends.max, dtype), np.full(shape, ends.min, dtype))
+                )
 
     def add(self, obs: Pytree) -> None:
         """Take in an observation."""
@@ -139,7 +145,9 @@ class RolloutChecks:
     """
 
     def __init__(self, space: spaces.Space):
-        self.leaves = [("reward", None, _REWARD, -_LARGEST, _LARGEST)]
+        self.leaves: list[tuple[str, Any, spaces.Space, Any, Any]] = [
+            ("reward", None, _REWARD, -_LARGEST, _LARGEST)
+        ]
         for path, leaf in leaf_spaces(space):
             bounds = leaf_bounds(leaf)
             if bounds is not None and not _always_inside(leaf):
@@ -191,7 +199,7 @@ def _always_inside(leaf: spaces.Space) -> bool:
     bounds, dtype = leaf_bounds(leaf), np.dtype(leaf.dtype)
     if bounds is None or dtype.kind not in "iu":
         return bounds is None
-    info = np.iinfo(dtype)
+    info = np.iinfo(dtype.type)
     return bool((bounds[0] == info.min).all() and (bounds[1] == info.max).all())
 
 

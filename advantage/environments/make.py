@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from advantage.environments.environment import Environment, Maker
 from advantage.environments.masks import ActionMask
-from advantage.environments.vector_masks import masked_vector
+from advantage.environments.vector_masks import masked_vector, refuse_unlike_vectors
 from advantage.types import World
 
 WORLDS = {  # name: file, and class or function
@@ -73,6 +73,7 @@ def resolve(environment: Any) -> Environment:
         named = NamedEnvironment(environment, _find(environment))
         return Environment(environment, "host", Maker(named), True)
     if isinstance(environment, gymnasium.vector.VectorEnv):
+        refuse_unlike_vectors(environment)
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
         return Environment(name, "vector", masked_vector(environment), False)
     if isinstance(environment, gymnasium.Env):

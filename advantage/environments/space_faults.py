@@ -154,12 +154,15 @@ def outside(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.nd
         return np.zeros_like(beyond), beyond
     coarse = value.dtype if value.dtype.itemsize < 4 else np.dtype(np.float32)
     with np.errstate(all="ignore"):
-        width = np.minimum(high.astype(np.float64) - low, 1)
-        least, most = (
-            bound + sign * ROUNDING * np.spacing(np.maximum(abs(bound), width).astype(coarse)).astype(np.float64)
-            for bound, sign in ((low.astype(np.float64), -1), (high.astype(np.float64), 1))
-        )
-        far = beyond & ~((value >= least) & (value <= most))
+        low, high = low.astype(np.float64), high.astype(np.float64)
+        width = np.minimum(high - low, 1)
+        slack = [
+            np.nan_to_num(
+                ROUNDING * np.spacing(np.maximum(abs(bound), width).astype(coarse)).astype(np.float64)
+            )
+            for bound in (low, high)
+        ]
+        far = beyond & ((value < low - slack[0]) | (value > high + slack[1]))
     return beyond & ~far, far
 
 

@@ -35,7 +35,7 @@ class Collector:
         self.book = EpisodeBook(spec.num_envs)
         self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
         self.row = 0
-        self.checks, self.noted = RolloutChecks(spec.observation_space), set()
+        self.checks, self.noted = RolloutChecks(spec.observation_space), False
         self._begin_memories(())
 
     @property
@@ -93,10 +93,10 @@ class Collector:
         """
         self.row, buffers = row, self.buffers
         rows = read(buffers.next_obs, slice(row)), read(buffers.obs, slice(1, row + 1)), buffers.reward[:row]
-        for note in self.checks(*rows):
-            if note.where not in self.noted:
-                self.noted.add(note.where)
-                warnings.warn(str(note), EnvironmentWarning, stacklevel=2)
+        notes = self.checks(*rows)
+        if notes and not self.noted:
+            self.noted = True
+            warnings.warn(str(notes[0]), EnvironmentWarning, stacklevel=2)
         return self._enter(first_step)
 
     def rollout(self, actions: Pytree, extras: Pytree, memory: Pytree, rows: slice) -> Rollout:
