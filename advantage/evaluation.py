@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 from advantage.agent import Agent, load
 from advantage.algorithms.search.policy_search import PolicySearch
-from advantage.drivers.host.stepper import episode_seed
+from advantage.drivers.host.stepper import episode_seed, failure
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.environment import Environment, fitting, stacked
+from advantage.environments.dressed import Dress, DressedMake, dressed
+from advantage.environments.environment import Environment, Maker, close, fitting, stacked
 from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
@@ -114,8 +116,22 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
             f"The agent was trained on the Python object {agent.environment}, which has no name; give the environment "
             "again: adv.evaluate(agent, environment)."
         )
-    target = resolve_recorded(agent.environment, trust) if environment is None else resolve(environment)
+    if environment is None:
+        target = resolve_recorded(agent.environment, trust, agent.dress)
+    else:
+        target = _without_ignored(resolve(environment), agent)
     return stacked(fitting(target, agent.spec.observation_space), agent.frame_stack)
+
+
+def _without_ignored(environment: Environment, agent: Agent) -> Environment:
+    """An environment that the user has given, without the observations that the agent was trained without."""
+    source, ignored = environment.source, agent.dress.ignored
+    worn = (
+        isinstance(source, Maker)
+        and isinstance(source.make, DressedMake)
+        and source.make.dress.ignored == ignored
+    )
+    return environment if worn or not ignored else dressed(environment, Dress(ignored=ignored))
 
 
 def play_episodes(
@@ -147,7 +163,7 @@ def play(
     translate = translator(agent.spec.action_space, agent.spec.action_units)
     space = agent.spec.observation_space
     is_step, extremes = step_test(space), Extremes(space)
-    result = env.reset(seed=seed)
+    result = _called(env.reset, f"reset(seed={seed})", seed=seed)
     check_reset(space, result, f"evaluation, reset(seed={seed})")
     obs, noise = result[0], None
     total, length, done = 0.0, 0, False
@@ -161,7 +177,8 @@ def play(
             if row == 0:
                 noise = actor.noise(jax.random.fold_in(key, length // NOISE_ROWS), (NOISE_ROWS, 1))
             action, memory, _ = actor.act(batch, memory, read(noise, row))
-        result = env.step(read(translate(action), 0))
+        given = read(translate(action), 0)
+        result = _called(env.step, f"step({given!r})", given)
         if length < 2 or not is_step(result) or not math.isfinite(result[1]):
             check_step(space, result, f"evaluation, step {length} after reset(seed={seed})")
         obs, reward, terminated, truncated, _ = result
@@ -173,15 +190,25 @@ def play(
     return total, length, done
 
 
+def _called(function: Callable[..., Any], call: str, *arguments: Any, **keywords: Any) -> Any:
+    """Call an environment; its own error becomes an EnvironmentFailure, but for that about a missing package."""
+    try:
+        return function(*arguments, **keywords)
+    except (DependencyNotInstalled, ImportError):
+        raise
+    except Exception as error:
+        raise failure("evaluation", call, error) from error
+
+
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    env = target.source()
+    env = _called(target.source, "making the environment")
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
         played = list(play_episodes(agent, env, target.name, **options))
     finally:
-        env.close()
+        close(env)
     returns, lengths, ended = zip(*played, strict=True)
     return np.array(returns), np.array(lengths), ended.count(False)
 

@@ -308,8 +308,9 @@ def check_environment(
                     defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", moment))
     finally:
         for instance in instances:
-            with contextlib.suppress(Exception):
-                instance.close()
+            _, faults = _call("close raises", "the environment to close", instance.close)
+            for fault in faults:
+                defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", "close()"))
     return sorted(defects.values(), key=lambda defect: defect.severity != "error")
 
 

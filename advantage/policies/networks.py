@@ -63,7 +63,9 @@ def _orthonormal(normals: Array) -> Array:
     if rows < columns:
         return _orthonormal(normals.T).T
     if rows >= TALL and rows >= 4 * columns:
-        return orthonormal_columns(orthonormal_columns(normals))  # the second time removes what float32 has left
+        return orthonormal_columns(
+            orthonormal_columns(normals)
+        )  # the second time removes what float32 has left
     q, r = qr(normals)
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
 

@@ -59,7 +59,10 @@ def draw_first_state(
     size = _bytes_to_learn(begin.eval_shape(*arguments).state)
     remedy = "use a smaller network (hidden=), or make the observations smaller"
     refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())
-    with saying("Drawing the initial weights.", say):
+    drawing = (
+        "Drawing the initial weights. Smaller layers (--hidden), or --initialisation normal, take less time."
+    )
+    with saying(drawing, say):
         return jax.block_until_ready(begin(*arguments))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
+from advantage.environments.environment import close
 from advantage.environments.every_step import refuse_other_spaces, reset_test, step_test
 from advantage.environments.spaces import map_leaves, read, write
 from advantage.types import Array, Pytree
@@ -178,7 +179,7 @@ class Stepper:
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            close(env)
 
     def _begin(self, place: int, episode: int, row: int) -> None:
         """Begin an episode; its first observation goes to a row of the buffer."""

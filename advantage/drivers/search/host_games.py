@@ -25,6 +25,7 @@ from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episode_seed, failure
 from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
+from advantage.environments.environment import close
 from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.spaces import read, translator
 from advantage.machine import available_cores
@@ -94,7 +95,7 @@ class Player:
         return total, length, sums, squares
 
     def close(self) -> None:
-        self.env.close()
+        close(self.env)
 
 
 def _batch(obs: Pytree) -> Pytree:
