@@ -24,6 +24,7 @@ from advantage.environments.environment import Environment, Maker, close, fittin
 from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
+from advantage.environments.watchdog import Watchdog
 from advantage.policies.deterministic import flatten
 from advantage.types import ActionUnits, Algorithm, Array, Key, Pytree, World
 
@@ -159,11 +160,19 @@ def play(
 
     `on_step(env)` is called after each step. Without a time limit the episode is cut after `LONGEST` steps.
     """
+    called = [-1]  # the step that is being taken
+    with Watchdog(lambda: f"Evaluation, step {called[0]} after reset(seed={seed})"):
+        return _play(agent, env, key, seed, deterministic, on_step, called)
+
+
+def _play(
+    agent: Agent, env: Any, key: Key, seed: int, deterministic: bool, on_step: Any, called: list[int]
+) -> tuple[float, int, bool]:
     actor, memory = agent.actor, agent.actor.initial_memory()
     translate = translator(agent.spec.action_space, agent.spec.action_units)
     space = agent.spec.observation_space
     is_step, extremes = step_test(space), Extremes(space)
-    result = _called(env.reset, f"reset(seed={seed})", seed=seed)
+    result = _called(env.reset, "reset", seed=seed)
     check_reset(space, result, f"evaluation, reset(seed={seed})")
     obs, noise = result[0], None
     total, length, done = 0.0, 0, False
@@ -178,7 +187,8 @@ def play(
                 noise = actor.noise(jax.random.fold_in(key, length // NOISE_ROWS), (NOISE_ROWS, 1))
             action, memory, _ = actor.act(batch, memory, read(noise, row))
         given = read(translate(action), 0)
-        result = _called(env.step, f"step({given!r})", given)
+        called[0] = length
+        result = _called(env.step, "step", given)
         if length < 2 or not is_step(result) or not math.isfinite(result[1]):
             check_step(space, result, f"evaluation, step {length} after reset(seed={seed})")
         obs, reward, terminated, truncated, _ = result
@@ -190,20 +200,21 @@ def play(
     return total, length, done
 
 
-def _called(function: Callable[..., Any], call: str, *arguments: Any, **keywords: Any) -> Any:
+def _called(function: Callable[..., Any], name: str, *arguments: Any, **keywords: Any) -> Any:
     """Call an environment; its own error becomes an EnvironmentFailure, but for that about a missing package."""
     try:
         return function(*arguments, **keywords)
     except (DependencyNotInstalled, ImportError):
         raise
-    except Exception as error:
-        raise failure("evaluation", call, error) from error
+    except (Exception, SystemExit) as error:
+        given = [*map(repr, arguments), *(f"{key}={value!r}" for key, value in keywords.items())]
+        raise failure("evaluation", f"{name}({', '.join(given)})", error) from error
 
 
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    env = _called(target.source, "making the environment")
+    env = _called(target.source, "make")
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
         played = list(play_episodes(agent, env, target.name, **options))

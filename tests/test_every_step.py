@@ -1,5 +1,6 @@
 """What an environment returns late is checked as strictly as what it returns first."""
 
+import time
 import warnings
 
 import gymnasium
@@ -11,10 +12,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrap
 import advantage as adv
 from advantage.drivers.host.stepper import CHECKED_STEPS, Stepper, allocate, buffer_shapes
 from advantage.drivers.host.vector_stepper import VectorStepper
+from advantage.environments.check import check_environment
 from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning
 from advantage.environments.every_step import Extremes, RolloutChecks, form_test
 from advantage.environments.make import resolve
 from advantage.environments.space_faults import value_faults
+from advantage.environments.watchdog import Watchdog
 
 LATE = 3 * CHECKED_STEPS
 KINDS = spaces.Dict(
@@ -292,3 +295,35 @@ class TakesNoOptions(VectorWrapper):
 def test_a_wrapper_that_cannot_reset_in_part_is_refused_before_the_first_step(wrapper):
     with pytest.raises(ValueError, match="SAME_STEP"):
         vector_step(wrapper(SyncVectorEnv([Edge] * 2)))
+
+
+class Leaves(Edge):
+    """Its third step ends the process."""
+
+    def step(self, action):
+        if self.t == 2:
+            raise SystemExit(3)
+        return super().step(action)
+
+
+@pytest.mark.filterwarnings("ignore::advantage.environments.defect.EnvironmentWarning")
+def test_an_environment_that_ends_the_process_is_named():
+    with pytest.raises(adv.EnvironmentFailure, match=r"environment 0, step 2.*tried to end the process"):
+        stepping(Leaves, steps=8)
+    defects = check_environment(Leaves, steps=8)
+    assert any("SystemExit: 3" in defect.found for defect in defects)
+
+
+def hang():
+    with Watchdog(lambda: "step 7", seconds=0.1):
+        time.sleep(0.5)
+
+
+def test_a_call_that_hangs_is_named_once_with_its_line():
+    with pytest.warns(
+        EnvironmentWarning, match=r"step 7 has not returned .*test_every_step.py:\d+, in hang"
+    ) as said:
+        hang()
+    assert len(said) == 1
+    with Watchdog(lambda: None, seconds=0.01):
+        time.sleep(0.1)

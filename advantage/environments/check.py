@@ -123,7 +123,7 @@ def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, l
         return function(), []
     except EnvironmentDefect as defect:  # raised by one of our wrappers
         return None, [Fault(kind, defect.where, defect.expected, defect.found, cause=defect)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
 
 

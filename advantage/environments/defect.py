@@ -99,7 +99,7 @@ class Fault(NamedTuple):
     expected: str
     found: str
     element: str = ""
-    cause: Exception | None = None
+    cause: BaseException | None = None
 
     @property
     def severity(self) -> str:

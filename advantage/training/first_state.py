@@ -16,6 +16,7 @@ from advantage.drivers.host.stepper import failure
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.environment import Environment
 from advantage.environments.make import MissingExtra
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.matrices import for_each
 from advantage.runs.patience import saying
@@ -80,8 +81,9 @@ def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
         EnvironmentDefect: the made object is not an environment.
     """
     try:
-        return target.spaces
+        with Watchdog(lambda: f"Making {target.name}"):
+            return target.spaces
     except (MissingExtra, EnvironmentDefect):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failure("environment 0", "making it", error) from error

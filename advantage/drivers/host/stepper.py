@@ -127,9 +127,10 @@ class Stepper:
         for index in self.indices:
             try:
                 self.envs.append(make())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.close()
                 raise failure(f"environment {index}", "making it", error) from error
+        self.calling: int | None = None  # the place of the environment that is being called
         self.episodes = [-1] * len(self.envs)
         self.counts = [0] * len(self.envs)
         self.declared = [(env.observation_space, env.action_space) for env in self.envs]
@@ -185,10 +186,12 @@ class Stepper:
         """Begin an episode; its first observation goes to a row of the buffer."""
         self.episodes[place] = episode
         seed = episode_seed(self.seed, self.indices[place], episode)
+        self.calling = place
         try:
             result = self.envs[place].reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(place, f"reset(seed={seed})", error) from error
+        self.calling = None
         declared = self.declared[place]
         if episode < CHECKED_EPISODES or not self.is_reset[place](result):
             check_reset(declared[0], result, f"{self._where(place)}, reset(seed={seed})")
@@ -196,26 +199,38 @@ class Stepper:
         write(self.buffers.obs, (row, self.indices[place]), result[0])
 
     def _step(self, place: int, action: Pytree) -> tuple:
+        self.calling = place
         try:
             result = self.envs[place].step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(place, f"step({action!r})", error) from error
+        self.calling = None
         count = self.counts[place] = self.counts[place] + 1
         if count <= CHECKED_STEPS or not self.is_step[place](result):
             check_step(self.declared[place][0], result, self._where(place))
         return result
 
+    def call_now(self) -> str | None:
+        """Which call of an environment has not returned yet."""
+        place = self.calling
+        return None if place is None else f"{self._where(place)} (episode {self.episodes[place]})"
+
     def _where(self, place: int) -> str:
         return f"environment {self.indices[place]}, step {self.counts[place]}"
 
-    def _failure(self, place: int, call: str, error: Exception) -> Exception:
+    def _failure(self, place: int, call: str, error: BaseException) -> Exception:
         return failure(f"{self._where(place)}, episode {self.episodes[place]}", call, error)
 
 
-def failure(where: str, call: str, error: Exception) -> EnvironmentFailure | EnvironmentDefect:
+def failure(where: str, call: str, error: BaseException) -> EnvironmentFailure | EnvironmentDefect:
     """The exception for an environment's own error; a defect found by one of our wrappers gets its place added."""
     if isinstance(error, EnvironmentDefect):
         return error.at(where)
+    if isinstance(error, SystemExit):
+        return EnvironmentFailure(
+            f"{where}: {call} tried to end the process: sys.exit({error.code!r}). Raise an exception, or end the "
+            "episode. The traceback above is the environment's own."
+        )
     return EnvironmentFailure(
         f"{where}: {call} raised {type(error).__name__}: {error}. The traceback above is the environment's own."
     )
