@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
+from advantage.algorithms.registry import algorithm_class
 from advantage.cli import main
 from advantage.cli.parse import _gathered, _read_keywords
 from advantage.environments.defect import EnvironmentWarning
@@ -243,3 +244,10 @@ def test_an_error_of_close_is_said_and_passed_over():
 
     with pytest.warns(EnvironmentWarning, match="close.. of Raises raised RuntimeError: lost connection"):
         close(Raises(None))
+
+
+@pytest.mark.parametrize("name", ["dqn", "SAC", "td3", "recurrent_ppo"])
+def test_a_method_that_is_not_offered_is_not_answered_with_an_unrelated_one(name):
+    with pytest.raises(ValueError, match="not offered; ") as error:
+        algorithm_class(name)
+    assert "did you mean" not in str(error.value)

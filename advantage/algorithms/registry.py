@@ -67,6 +67,17 @@ ALGORITHMS = {
 """
 
 
+NOT_OFFERED = {  # what to use instead of well-known methods
+    "for discrete actions use ppo, or q-learning in a finite world": (
+        "dqn", "ddqn", "double-dqn", "dueling-dqn", "rainbow", "c51", "qr-dqn", "qrdqn", "iqn", "r2d2", "dreamer",
+        "muzero", "alphazero", "sql", "acer",
+    ),
+    "for continuous actions use ppo or trpo, or off-policy-ac or q-prop to learn from a replay buffer": (
+        "sac", "td3", "ddpg", "tqc", "redq", "crossq", "droq", "mpo", "naf", "awr",
+    ),
+    "a close relative is offered: ppo with --network gru, trpo, a2c, impala": ("a3c", "ppg", "acktr", "recurrent-ppo"),
+}  # fmt: skip
+
 # Values of these options in runs that were saved before the options existed.
 MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None}
 
@@ -75,8 +86,11 @@ def algorithm_class(name: str) -> type:
     """The dataclass of an algorithm. Raises ValueError with the nearest names."""
     if name in ALGORITHMS:
         return named_class(ALGORITHMS[name])
-    near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}? The" if near else "the"
+    for use, methods in NOT_OFFERED.items():
+        if name.lower().replace("_", "-") in methods:
+            hint = f"this method is not offered; {use}. The"
     raise ValueError(f"There is no algorithm {name!r}; {hint} algorithms are: {', '.join(ALGORITHMS)}.")
 
 
