@@ -221,7 +221,7 @@ def _find(name: str) -> EnvSpec | Callable[..., gymnasium.Env]:
     try:
         return gymnasium.spec(registered)
     except gymnasium_error.Error:
-        made = getattr(sys.modules.get(package), registered, None)
+        made: Any = getattr(sys.modules.get(package), registered, None)
         if made is None and package:
             raise ValueError(_nothing_in(package, registered)) from None
         if callable(made):

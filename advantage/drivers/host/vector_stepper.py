@@ -123,7 +123,7 @@ class VectorStepper:
             self.episodes += done
             if self.mode is AutoresetMode.SAME_STEP:
                 for index in np.flatnonzero(done):
-                    write(buffers.next_obs, (t, index), self._final(infos, index))
+                    write(buffers.next_obs, (t, index), self._final(infos, int(index)))
             elif self.resets_by_mask:
                 fresh, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
                 self._check_obs(fresh, "reset() of those that ended")
