@@ -22,6 +22,7 @@ from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json,
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
+from advantage.environments.dressed import PLAIN, Dress
 from advantage.environments.make import needs_import, word_for
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
@@ -67,6 +68,7 @@ class Agent:
         step: environment steps that it was trained for.
         by_name: whether the environment can be made from its name alone.
         frame_stack: number of observations stacked into one, `[n, ...]`, the oldest first; 1 for no stacking.
+        dress: keywords, wrappers and left out observations of the environment.
     """
 
     algorithm: Playable
@@ -76,6 +78,7 @@ class Agent:
     step: int
     by_name: bool = True
     frame_stack: int = 1
+    dress: Dress = PLAIN
 
     @cached_property
     def actor(self) -> HostActor:
@@ -153,7 +156,23 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> A
         step=saved.metadata["step"],
         by_name=by_name,
         frame_stack=config["training"].get("frame_stack", 1),
+        dress=_dress(config["training"], folder.config_path),
     )
+
+
+def _dress(training: dict[str, Any], file: Path) -> Dress:
+    """How the run's environment is made besides its name. Raises a CheckpointError that names the field."""
+    kinds = {"env_options": dict, "wrappers": list, "ignore_observation": list}
+    values = {name: training.get(name, kind()) for name, kind in kinds.items()}
+    _check_types(file, "training/", values, kinds)
+    for name in ("wrappers", "ignore_observation"):
+        _check_types(
+            file,
+            f"training/{name}/",
+            dict(enumerate(values[name])),
+            dict.fromkeys(range(len(values[name])), str),
+        )
+    return Dress(values["env_options"], tuple(values["wrappers"]), tuple(values["ignore_observation"]))
 
 
 def other_agents(agent: Agent) -> dict[str, Agent]:
@@ -345,14 +364,14 @@ def checksum(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _check_types(file: Path, prefix: str, values: dict[str, Any], types: dict[str, type]) -> None:
+def _check_types(file: Path, prefix: str, values: dict[Any, Any], types: dict[Any, type]) -> None:
     for field, expected in types.items():
         if type(values.get(field)) is not expected:
             found = repr(values[field])[:200] if field in values else "nothing"
             remedy = "restore the file as the run wrote it"
             raise CheckpointError.of(
                 file,
-                prefix + field,
+                f"{prefix}{field}",
                 found=found,
                 expected=f"a value of type {expected.__name__}",
                 remedy=remedy,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 from advantage.agent import Agent, load
 from advantage.algorithms.search.policy_search import PolicySearch
-from advantage.drivers.host.stepper import episode_seed
+from advantage.drivers.host.stepper import episode_seed, failure
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.environment import Environment, fitting, stacked
+from advantage.environments.dressed import Dress, DressedMake, dressed
+from advantage.environments.environment import Environment, Maker, close, fitting, stacked
+from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.spaces import environment_action, read, translator
+from advantage.environments.watchdog import Watchdog
 from advantage.plain_values import require_whole, whole_number
 from advantage.policies.deterministic import flatten
 from advantage.precise_sum import PreciseSum, precise_add, precise_value, precise_zero
@@ -116,8 +121,22 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
             f"The agent was trained on the Python object {agent.environment}, which has no name; give the environment "
             "again: adv.evaluate(agent, environment)."
         )
-    target = resolve_recorded(agent.environment, trust) if environment is None else resolve(environment)
+    if environment is None:
+        target = resolve_recorded(agent.environment, trust, agent.dress)
+    else:
+        target = _without_ignored(resolve(environment), agent)
     return stacked(fitting(target, agent.spec.observation_space), agent.frame_stack)
+
+
+def _without_ignored(environment: Environment, agent: Agent) -> Environment:
+    """An environment that the user has given, without the observations that the agent was trained without."""
+    source, ignored = environment.source, agent.dress.ignored
+    worn = (
+        isinstance(source, Maker)
+        and isinstance(source.make, DressedMake)
+        and source.make.dress.ignored == ignored
+    )
+    return environment if worn or not ignored else dressed(environment, Dress(ignored=ignored))
 
 
 def play_episodes(
@@ -145,10 +164,20 @@ def play(
 
     `on_step(env)` is called after each step. Without a time limit the episode is cut after `LONGEST` steps.
     """
+    called = [-1]  # the step that is being taken
+    with Watchdog(lambda: f"Evaluation, step {called[0]} after reset(seed={seed})"):
+        return _play(agent, env, key, seed, deterministic, on_step, called)
+
+
+def _play(
+    agent: Agent, env: Any, key: Key, seed: int, deterministic: bool, on_step: Any, called: list[int]
+) -> tuple[float, int, bool]:
     actor, memory = agent.actor, agent.actor.initial_memory()
     translate = translator(agent.spec.action_space, agent.spec.action_units)
-    result = env.reset(seed=seed)
-    check_reset(agent.spec.observation_space, result, f"evaluation, reset(seed={seed})")
+    space = agent.spec.observation_space
+    is_step, extremes = step_test(space), Extremes(space)
+    result = _called(env.reset, "reset", seed=seed)
+    check_reset(space, result, f"evaluation, reset(seed={seed})")
     obs, noise = result[0], None
     total, length, done = 0.0, 0, False
     longest = None if env.spec is not None and env.spec.max_episode_steps else LONGEST
@@ -161,25 +190,40 @@ def play(
             if row == 0:
                 noise = actor.noise(jax.random.fold_in(key, length // NOISE_ROWS), (NOISE_ROWS, 1))
             action, memory, _ = actor.act(batch, memory, read(noise, row))
-        result = env.step(read(translate(action), 0))
-        if length < 2:
-            check_step(agent.spec.observation_space, result, f"evaluation, step {length}")
+        given = read(translate(action), 0)
+        called[0] = length
+        result = _called(env.step, "step", given)
+        if length < 2 or not is_step(result) or not math.isfinite(result[1]):
+            check_step(space, result, f"evaluation, step {length} after reset(seed={seed})")
         obs, reward, terminated, truncated, _ = result
-        total, length, done = total + float(reward), length + 1, terminated or truncated
+        extremes.add(obs)
+        total, length, done = total + float(reward), length + 1, bool(terminated or truncated)
         if on_step is not None:
             on_step(env)
+    extremes.check(f"evaluation, a step after reset(seed={seed})")
     return total, length, done
+
+
+def _called(function: Callable[..., Any], name: str, *arguments: Any, **keywords: Any) -> Any:
+    """Call an environment; its own error becomes an EnvironmentFailure, but for that about a missing package."""
+    try:
+        return function(*arguments, **keywords)
+    except (DependencyNotInstalled, ImportError):
+        raise
+    except (Exception, SystemExit) as error:
+        given = [*map(repr, arguments), *(f"{key}={value!r}" for key, value in keywords.items())]
+        raise failure("evaluation", f"{name}({', '.join(given)})", error) from error
 
 
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    env = target.source()
+    env = _called(target.source, "make")
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
         played = list(play_episodes(agent, env, target.name, **options))
     finally:
-        env.close()
+        close(env)
     returns, lengths, ended = zip(*played, strict=True)
     return np.array(returns), np.array(lengths), ended.count(False)
 

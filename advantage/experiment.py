@@ -41,7 +41,7 @@ from advantage.plain_values import require_whole
 from advantage.runs.checkpoint import CheckpointError, finished_step, list_checkpoints, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
-from advantage.training.options import Options
+from advantage.training.options import Options, recorded
 from advantage.training.train import resume, train
 
 _FIELDS = {"environments": list, "seeds": list, "algorithms": list, "training": dict, "out": str}
@@ -186,7 +186,7 @@ def _refuse_others(cell: Cell, file: Path) -> None:
     if not folder.config_path.exists():
         return
     config = read_config(folder, ("hyperparameters", "environment", "training"))
-    wanted = to_json(cell.algorithm) | dataclasses.asdict(cell.options) | {"environment": cell.environment}
+    wanted = to_json(cell.algorithm) | recorded(cell.options) | {"environment": cell.environment}
     found = config["hyperparameters"] | config["training"] | {"environment": config["environment"]}
     other = sorted(name for name in wanted if wanted[name] != found.get(name))
     if other:
@@ -271,7 +271,11 @@ def _run_cell(file: str, number: int, parent: int) -> int:
             saved = list_checkpoints(RunFolder(cell.path).checkpoints)
             if RunFolder(cell.path).last.exists() or saved:
                 path = cell.path if RunFolder(cell.path).last.exists() else saved[-1]
-                resume(path, environment=cell.environment, callback=lambda _: os.getppid() == parent)
+                resume(
+                    path, environment=cell.environment,
+                    env_options=cell.options.env_options, wrappers=cell.options.wrappers,
+                    callback=lambda _: os.getppid() == parent,
+                )  # fmt: skip
             else:
                 if cell.path.exists():  # killed before it had a checkpoint
                     with RunLock(cell.path):

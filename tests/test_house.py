@@ -20,6 +20,7 @@ MANY_PARAMETERS = {
     "algorithms/search/minimize.py:minimize",
     "environments/tables/mdp.py:from_samples",
     "estimators/off_policy_corrections.py:vtrace",
+    "training/train.py:resume",
 }
 # Objects of Gymnasium, NumPy and other libraries, and of users, of which it is not known what they have.
 FOREIGN_OBJECTS = {

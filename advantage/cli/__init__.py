@@ -6,8 +6,10 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 HELP = """advantage: policy optimization on JAX
 
@@ -73,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(
             "The current folder has been deleted; change to another one and repeat the command.", 2
         )
-    before = list(sys.path)
+    before, show = list(sys.path), warnings.showwarning
     sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
+    warnings.showwarning = partial(_show_warning, show)
     try:
         code = importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
         sys.stdout.flush()
@@ -90,7 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(error)
     finally:
-        sys.path[:] = before
+        sys.path[:], warnings.showwarning = before, show
+
+
+def _show_warning(
+    show: Callable[..., None], message: Warning, category: type[Warning], *place: Any, **also: Any
+) -> None:
+    """Print a warning of ours as a sentence, without a line of our source; those of others as Python does."""
+    if category.__module__.partition(".")[0] == "advantage":
+        print(f"Warning: {message}", file=sys.stderr)
+    else:
+        show(message, category, *place, **also)
 
 
 def _explain(error: Exception) -> int:

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import json
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import tyro
 
@@ -37,7 +38,7 @@ def parse(
     """
     command, *names = usage.split()
     leading = leading_words(arguments, len(arguments) if usage.endswith("...") else len(names))
-    flags = list(arguments[len(leading) :])
+    flags = _gathered(arguments[len(leading) :])
     program = " ".join(["advantage", command, *(leading or names)])
     options: dict[str, Any] = {
         "default": tyro.MISSING_NONPROP if default is None else default,
@@ -68,6 +69,23 @@ def flag_names(cls: type, default: object | None = None) -> set[str]:
     return names
 
 
+REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation", "--log-info")
+
+
+def _gathered(flags: Sequence[str]) -> list[str]:
+    """The flags with the values of each repeatable one together: `--wrapper a --wrapper b` is `--wrapper a b`."""
+    values: dict[str, list[str]] = {}
+    rest: list[str] = []
+    words = iter(flags)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in REPEATABLE:
+            values.setdefault(flag, []).extend([value] if equals else itertools.islice(words, 1))
+        else:
+            rest.append(word)
+    return rest + [word for flag, given in values.items() for word in (flag, *given)]
+
+
 def leading_words(arguments: Sequence[str], most: int) -> list[str]:
     """The words before the first flag, at most `most` of them."""
     return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))[:most]
@@ -87,6 +105,7 @@ def _sentences(box: str) -> str:
 def _registry() -> tyro.constructors.ConstructorRegistry:
     """How the flags of schedules (`3e-4`, `linear:3e-4`, `linear:3e-4:1e-5`) and networks (`gru`) are written."""
     registry = tyro.constructors.ConstructorRegistry()
+    _add_repeatable(registry)
 
     @registry.primitive_rule
     def schedule(
@@ -157,6 +176,54 @@ def _read_float(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _add_repeatable(registry: tyro.constructors.ConstructorRegistry) -> None:
+    """Add how flags of several values are written: keywords (`size=8`), and texts."""
+
+    @registry.primitive_rule
+    def keywords(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if get_origin(info.type) is not dict:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="KEY=VALUE",
+            instance_from_str=_read_keywords,
+            is_instance=lambda value: isinstance(value, dict),
+            str_from_instance=lambda value: [
+                f"{key}={json.dumps(each, default=str)}" for key, each in value.items()
+            ],
+        )
+
+    @registry.primitive_rule
+    def words(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if get_origin(info.type) is not tuple or get_args(info.type)[0] not in (Any, str):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="TEXT",
+            instance_from_str=tuple,
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: list(map(str, value)),
+        )
+
+
+def _read_keywords(texts: list[str]) -> dict[str, Any]:
+    """`size=8` as `{"size": 8}`: a value is JSON, or else the text itself."""
+    keywords = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"{text!r} is not a keyword; write KEY=VALUE, such as size=8")
+        try:
+            keywords[key] = json.loads(value)
+        except json.JSONDecodeError:
+            keywords[key] = {"True": True, "False": False, "None": None}.get(value, value)
+    return keywords
 
 
 def _read_network(texts: list[str]) -> Gated | None:

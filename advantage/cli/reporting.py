@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.environments.make import word_for
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.terminal import Quiet, Terminal
+from advantage.training.options import dress_of, options_from
 from advantage.training.train import Run
 
 
@@ -32,7 +34,9 @@ def summarise(runs: Sequence[Run]) -> None:
         )
     first = RunFolder(runs[0].path)
     path, video = shlex.quote(str(first.path)), shlex.quote(str(first.videos / "play.mp4"))
-    word = "".join(f" {shlex.quote(text)}" for text in word_for(str(read_config(first)["environment"])))
+    config: dict[str, Any] = read_config(first)
+    dress = dress_of(options_from(config["training"]))
+    word = "".join(f" {shlex.quote(text)}" for text in word_for(str(config["environment"]), dress))
     print(
         f"\nNext: advantage eval {path} --episodes 100{word}\n      advantage enjoy {path} --video {video}{word}"
     )

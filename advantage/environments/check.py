@@ -124,7 +124,7 @@ def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, l
         return function(), []
     except EnvironmentDefect as defect:  # raised by one of our wrappers
         return None, [Fault(kind, defect.where, defect.expected, defect.found, cause=defect)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
 
 
@@ -313,8 +313,9 @@ def check_environment(
                     defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", moment))
     finally:
         for instance in instances:
-            with contextlib.suppress(Exception):
-                instance.close()
+            _, faults = _call("close raises", "the environment to close", instance.close)
+            for fault in faults:
+                defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", "close()"))
     return sorted(defects.values(), key=lambda defect: defect.severity != "error")
 
 

@@ -14,9 +14,11 @@ import numpy as np
 ERRORS = {  # kind: remedy
     "make": "let the constructor run without arguments; the environment's own exception is chained to this one",
     "instance": "build a subclass of gymnasium.Env (environments of the older gym package and vector environments "
-    "are no such subclasses)",
+    "are no such subclasses); several agents have to be wrapped as one, for example each of them as a gymnasium.Env "
+    "in which the others act by a fixed policy",
     "space": "set it in __init__ to a space from gymnasium.spaces, such as Box or Discrete",
-    "unsupported": "encode it with Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple",
+    "unsupported": "encode it with Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple, or leave that part of an "
+    "observation out by its name: --ignore-observation NAME (ignore_observation=['NAME'])",
     "empty": "give the space at least one part",
     "no numbers": "leave this part out: it has no information and nothing to choose",
     "whole-number action": "make it a Box of floats, and round in step(), or a MultiDiscrete with a choice for each "
@@ -39,7 +41,12 @@ ERRORS = {  # kind: remedy
     "dtype": "return the space's kind of number, or give the space the dtype that you return",
     "finite": "look for a division by zero, a logarithm of zero, an overflow or a diverging simulation",
     "bounds": "clip or rescale what you return, or widen the space's bounds",
-    "reward": "return one number: float(reward)",
+    "reward": "return one number: float(reward); of several objectives, a weighted sum, for example by "
+    "--wrapper 'mo_gymnasium.wrappers:LinearReward'",
+    "vector reward": "return an array with one number for each environment",
+    "vector flag": "return a bool array with one entry for each environment",
+    "final observation": "return the last observations of the episodes that ended as infos['final_obs'], or declare "
+    "another metadata['autoreset_mode']",
     "flag": "return a plain bool: bool(flag)",
     "info": "return a dict, {} if there is no information",
     "mutated action": "copy the action before changing it: action = np.array(action)",
@@ -47,13 +54,20 @@ ERRORS = {  # kind: remedy
 }
 WARNINGS = {  # kind: remedy, for defects that do not prevent training
     "cast": "return the space's dtype; until then the value is cast",
+    "rounding": "clip what you return to the bounds, or leave it: so small a difference is taken for rounding, and the "
+    "value for one within the bounds",
     "unbounded action": "give the action finite bounds if it has any; a Gaussian policy does not need them",
     "far bound": "give it bounds on both sides and use action_units='bounds', so that the policy acts in units of the "
     "bounds, or rescale the action; until then a new policy acts with numbers of 0 ± 1",
     "fixed action": "leave this element out of the action: there is nothing to choose",
+    "close raises": "let close() work at any time, also twice; until then its error is reported and passed over",
     "random": "begin reset() with `super().reset(seed=seed)`, set all state there and draw from "
     "self.np_random alone; until then no run can be repeated, and resuming is approximate",
 }
+
+
+class EnvironmentWarning(UserWarning):
+    """An environment does something that training can use, but that its author should know."""
 
 
 class EnvironmentDefect(ValueError):
@@ -88,7 +102,7 @@ class Fault(NamedTuple):
     expected: str
     found: str
     element: str = ""
-    cause: Exception | None = None
+    cause: BaseException | None = None
 
     @property
     def severity(self) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
 
 from advantage.environments.check import check_instance
-from advantage.environments.defect import EnvironmentDefect
+from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning, raise_first_error
 from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked_space
 from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
+from advantage.environments.space_faults import space_changes
 from advantage.plain_values import require_whole
 
 
@@ -46,6 +48,28 @@ class Environment:
             return source.single_observation_space, source.single_action_space
         check_mask(source.observation_space, source.action_space)
         return source.observation_space, source.action_space
+
+
+def close(env: gymnasium.Env) -> None:
+    """Close an environment. If that raises, a warning says so: what has been learned or played is not lost."""
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(
+            f"close() of {type(env.unwrapped).__name__} raised {type(error).__name__}: {error}. Nothing else is lost; "
+            "to stop this message, let close() work at any time, also twice.",
+            EnvironmentWarning,
+            stacklevel=2,
+        )
+
+
+@contextlib.contextmanager
+def closing(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """A context that closes an environment at its end, as `close` does."""
+    try:
+        yield env
+    finally:
+        close(env)
 
 
 class Facts(NamedTuple):
@@ -84,6 +108,9 @@ class Maker:
         if not isinstance(env, gymnasium.Env):
             return env
         if self.with_masks:
+            if not keywords:
+                now = env.observation_space, env.action_space
+                raise_first_error("an environment that is made again", space_changes(self.facts[:2], now))
             try:
                 offer = find_offer(env) if keywords else self.facts.offer
             except EnvironmentDefect:
@@ -96,7 +123,7 @@ class Maker:
         """What one environment declares. Raises EnvironmentDefect if it is not an environment or has wrong spaces."""
         env = self.make()
         check_instance(env)
-        with contextlib.closing(env):
+        with closing(env):
             offer = find_offer(env) if self.with_masks else None
             return Facts(env.observation_space, env.action_space, offer)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
 import importlib.util
 import re
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +17,10 @@ import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium.envs.registration import EnvSpec
 
-from advantage.environments.environment import Environment, Maker
+from advantage.environments.dressed import PLAIN, Dress, dressed
+from advantage.environments.environment import Environment, Maker, closing
 from advantage.environments.masks import ActionMask
-from advantage.environments.vector_masks import masked_vector
+from advantage.environments.vector_masks import masked_vector, refuse_unlike_vectors
 from advantage.types import World
 
 WORLDS = {  # name: file, and class or function
@@ -70,9 +72,11 @@ def resolve(environment: Any) -> Environment:
     if isinstance(environment, str):
         if environment.startswith("jax/"):
             return Environment(environment, "device", _world(environment), True)
-        named = NamedEnvironment(environment, _find(environment))
+        found = _find(environment)
+        named: Any = NamedEnvironment(environment, found) if isinstance(found, EnvSpec) else found
         return Environment(environment, "host", Maker(named), True)
     if isinstance(environment, gymnasium.vector.VectorEnv):
+        refuse_unlike_vectors(environment)
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
         return Environment(name, "vector", masked_vector(environment), False)
     if isinstance(environment, gymnasium.Env):
@@ -101,12 +105,14 @@ def resolve(environment: Any) -> Environment:
     )
 
 
-def word_for(name: str) -> list[str]:
-    """The option `--env` that a command needs if a run's environment is in a package that the user has to allow."""
+def word_for(name: str, dress: Dress = PLAIN) -> list[str]:
+    """The option that a command needs if the user has to allow a run's environment: `--env`, or `--trust`."""
+    if dress.runs_code:
+        return ["--trust"]
     return ["--env", name] if ":" in name else []
 
 
-def resolve_recorded(name: str, trust: bool = False) -> Environment:
+def resolve_recorded(name: str, trust: bool = False, dress: Dress = PLAIN) -> Environment:
     """The environment that a run's config.json names. The file may be a stranger's and must not decide about imports.
 
     Without `trust`, a run can make a registered environment, one of ours (`jax/...`, `advantage/...`), one of Atari
@@ -114,15 +120,23 @@ def resolve_recorded(name: str, trust: bool = False) -> Environment:
 
     Args:
         name: the name in config.json.
-        trust: whether the user allows the import of the package that the name contains.
+        trust: whether the user allows the import of the package that the name contains, and the dress.
+        dress: the keywords and wrappers that config.json records for it.
 
     Raises:
         ValueError: the name is unknown, or needs an import that is not allowed; says how to allow it.
     """
     package = _package(name)
     installed = name.startswith("ALE/") and package == "ale_py" and not _lies_here(package)
+    if dress.runs_code and not trust:
+        words = shlex.join(["--env", name[:200], *dress.flags()])[:600]
+        raise ValueError(
+            "The run was trained with keywords or wrappers of its environment, which its config.json records and which "
+            "decide what code runs. If you trust the file, allow them with --trust (trust=True), or name all yourself: "
+            f"{words}; in Python with environment=..., a function that makes it."
+        )
     if trust or not package or package in sys.modules or installed:
-        return resolve(name)
+        return dressed(resolve(name), dress)
     raise ValueError(
         f"The run needs the environment {name[:200]!r}. To make it, the package {package[:200]!r} must be imported, "
         "which runs the code in it. If you trust it, allow this with --trust, or name the environment yourself with "
@@ -192,8 +206,8 @@ def _world(name: str) -> World:
     return getattr(importlib.import_module(f"advantage.environments.worlds.{module}"), cls)()
 
 
-def _find(name: str) -> EnvSpec:
-    """The registration of a name, after importing `package` from `package:Env-v0`."""
+def _find(name: str) -> EnvSpec | Callable[..., gymnasium.Env]:
+    """The registration of a name, after importing `package` from `package:Env-v0`; or what `package:Class` names."""
     package, registered = _package(name), name.rpartition(":")[2]
     if name.startswith("advantage/"):
         importlib.import_module("advantage.environments.tables.names")
@@ -206,12 +220,39 @@ def _find(name: str) -> EnvSpec:
             raise missing_extra(name, error) from error
         raise ValueError(
             f"The package of {name!r} cannot be imported ({error}); a name has the form package:Env-v0, where "
-            "importing the package registers the environment. Run from the folder with the package, or install it."
+            "importing the package registers the environment, or package.module:ClassName. Run from the folder with "
+            "the package, or install it."
         ) from None
     try:
         return gymnasium.spec(registered)
     except gymnasium_error.Error:
+        made: Any = getattr(sys.modules.get(package), registered, None)
+        if made is None and package:
+            raise ValueError(_nothing_in(package, registered)) from None
+        if callable(made):
+            return made
         raise ValueError(_unknown(name, environment_names())) from None
+
+
+def _nothing_in(package: str, wanted: str) -> str:
+    """What a package has in place of an environment that it does not have."""
+    there = [
+        spec.id
+        for spec in gymnasium.registry.values()
+        if str(spec.entry_point).partition(":")[0].partition(".")[0] == package.partition(".")[0]
+    ]
+    there += [
+        key
+        for key, value in vars(sys.modules[package]).items()
+        if isinstance(value, type) and issubclass(value, gymnasium.Env)
+    ]
+    near = difflib.get_close_matches(wanted, there, n=4, cutoff=0.3) or there[:4]
+    hint = (
+        f"the nearest that it has are {', '.join(near)}"
+        if near
+        else "it registers none and has no gymnasium.Env"
+    )
+    return f"The package {package!r} has no environment {wanted!r}; {hint}."
 
 
 def _register_tetris(name: str) -> str | None:
@@ -267,7 +308,7 @@ def table_of(environment: Environment) -> Any:
 
     source = environment.source
     if environment.kind == "host":
-        with contextlib.closing(source()) as env:
+        with closing(source()) as env:
             inner = env.unwrapped
             hidden, mdp = getattr(inner, "pomdp", None), getattr(inner, "mdp", None)
             if hidden is None and not isinstance(mdp, MDP) and getattr(inner, "P", None) is not None:

@@ -13,6 +13,7 @@ from advantage.environments.spaces import UNBOUNDED, in_units_of_bounds, leaf_sp
 from advantage.types import ActionUnits
 
 FAR = 10  # distance from 0: a new policy acts with numbers of 0 ± 1 and hardly ever reaches a bound beyond it
+ROUNDING = 4  # units in the last place by which rounding may carry a number beyond its bound
 RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}  # kinds of number: a value may be cast upwards, never downwards
 
 
@@ -135,13 +136,38 @@ def _array_faults(space: spaces.Space, value: Any, place: str) -> Iterator[Fault
         yield Fault("cast", place, f"dtype {dtype}", f"dtype {array.dtype}")
     with np.errstate(over="ignore"):
         held = array.astype(dtype) if dtype.kind == "f" else array
-    outside = ((held < low) | (held > high)) & (low <= high)
-    for kind, mask in (("finite", ~np.isfinite(held)), ("bounds", outside)):
+    near, far = outside(held, low, high)
+    for kind, mask in (("finite", ~np.isfinite(held)), ("bounds", far), ("rounding", near)):
         if np.any(mask):
             index, element, again = first_true(mask)
-            expected = {"finite": "a finite number", "bounds": f"{number} from {low[index]} to {high[index]}"}
-            yield Fault(kind, place, expected[kind], f"{array[index]}{again}", element)
+            within = f"{number} from {low[index]} to {high[index]}"
+            expected = "a finite number" if kind == "finite" else within
+            yield Fault(kind, place, expected, f"{array[index]}{again}", element)
             return
+
+
+def outside(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which numbers lie outside their bounds: only by rounding, and further; two masks in the shape of `value`.
+
+    Networks compute in float32. So rounding is `ROUNDING` units in the last place of a float32 (of a coarser type, if
+    the value has one) as large as the bound, or as the width between the bounds up to 1: near a bound of 0, rounding
+    comes from the larger numbers that were added. Crossed bounds are not looked at.
+    """
+    beyond = ((value < low) | (value > high)) & (low <= high)
+    if value.dtype.kind != "f" or not beyond.any():
+        return np.zeros_like(beyond), beyond
+    coarse = value.dtype if value.dtype.itemsize < 4 else np.dtype(np.float32)
+    with np.errstate(all="ignore"):
+        low, high = low.astype(np.float64), high.astype(np.float64)
+        width = np.minimum(high - low, 1)
+        slack = [
+            np.nan_to_num(
+                ROUNDING * np.spacing(np.maximum(abs(bound), width).astype(coarse)).astype(np.float64)
+            )
+            for bound in (low, high)
+        ]
+        far = beyond & ((value < low - slack[0]) | (value > high + slack[1]))
+    return beyond & ~far, far
 
 
 def value_changes(

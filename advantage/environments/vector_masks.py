@@ -22,6 +22,23 @@ from advantage.environments.masks import (
 )
 
 
+def refuse_unlike_vectors(envs: gymnasium.vector.VectorEnv) -> None:
+    """Raise ValueError if a vector environment lacks what Gymnasium's have."""
+    wanted = {
+        "single_observation_space": gymnasium.Space,
+        "single_action_space": gymnasium.Space,
+        "num_envs": int,
+    }
+    lacking = [name for name, kind in wanted.items() if not isinstance(getattr(envs, name, None), kind)]
+    if lacking:
+        raise ValueError(
+            f"The vector environment {type(envs.unwrapped).__name__} has no {' and no '.join(lacking)}, as Gymnasium's "
+            "have since version 1.0. Give a class or function that makes a single environment (adv.train makes as many "
+            "as num_envs says), or a gymnasium.vector.SyncVectorEnv or AsyncVectorEnv of such environments; for "
+            "several agents, wrap them as one."
+        )
+
+
 def masked_vector(envs: gymnasium.vector.VectorEnv) -> gymnasium.vector.VectorEnv:
     """The vector environment with its masks in its observations, checked; the same object if it has none.
 

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.matrices import qr
+from advantage.matrices import orthonormal_columns, qr
 from advantage.types import Array, Key, Pytree
+
+TALL = 1024  # rows from which a matrix is made orthonormal by products, which take a fraction of the time
 
 Activation = Literal["tanh", "relu", "elu", "silu"]
 
@@ -57,8 +59,13 @@ def linear_init(
 
 def _orthonormal(normals: Array) -> Array:
     """Uniformly distributed columns, or rows if they are fewer (Mezzadri 2007, "How to generate random matrices")."""
-    if normals.shape[0] < normals.shape[1]:
+    rows, columns = normals.shape
+    if rows < columns:
         return _orthonormal(normals.T).T
+    if rows >= TALL and rows >= 4 * columns:
+        return orthonormal_columns(
+            orthonormal_columns(normals)
+        )  # the second time removes what float32 has left
     q, r = qr(normals)
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
 

@@ -7,8 +7,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
+
+from advantage.environments.defect import show
 
 FORMATS = (".gif", ".mp4")
+
+
+class CannotDraw(ValueError):
+    """An environment gives no picture; the message says why."""
+
+
+def frame_of(env: Any) -> np.ndarray:
+    """What `env.render()` draws, uint8 `[height, width, 3]`.
+
+    Raises:
+        CannotDraw: render() raises, or returns no picture.
+        ImportError, DependencyNotInstalled: a package that it needs is not installed.
+    """
+    try:
+        drawn = env.render()
+    except (DependencyNotInstalled, ImportError):
+        raise
+    except Exception as error:
+        raise CannotDraw(f"render() raised {type(error).__name__}: {error}".rstrip(": ")) from error
+    frame = drawn if isinstance(drawn, np.ndarray) else np.zeros(0)
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    if frame.ndim != 3 or frame.shape[-1] not in (1, 3, 4) or frame.dtype.kind not in "iu" or not frame.size:
+        raise CannotDraw(f"render() returned {show(drawn)}, which is no picture")
+    frame = frame[..., :3].astype(np.uint8)
+    return np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame
 
 
 class Video:
@@ -16,6 +45,7 @@ class Video:
 
     Raises:
         ValueError: the file's name ends in neither .gif nor .mp4.
+        CannotDraw: from `add`, the environment gives no picture, or one of another size than the first.
         ImportError: imageio, or for MP4 imageio-ffmpeg, is not installed.
     """
 
@@ -24,6 +54,7 @@ class Video:
             raise ValueError(f"The video {path} must end in {' or '.join(FORMATS)}.")
         self.path, self.fps, self.frames = path, fps, 0
         self.writer: Any = None
+        self.size: tuple[int, int] | None = None
         if path.suffix.lower() == ".mp4":
             import imageio_ffmpeg
 
@@ -36,9 +67,14 @@ class Video:
 
     def add(self, env: Any) -> None:
         """Append a frame of the environment."""
-        frame = np.asarray(env.render(), np.uint8)
+        frame = frame_of(env)
         height, width = (size - size % 2 for size in frame.shape[:2])  # MP4 needs even sizes
         frame = np.ascontiguousarray(frame[:height, :width])
+        if self.size not in (None, (height, width)):
+            raise CannotDraw(
+                f"render() returned a picture of {height} x {width} pixels after one of {self.size}"
+            )
+        self.size = height, width
         if self.path.suffix.lower() == ".mp4":
             if self.writer is None:
                 self.writer = self._encoder(height, width)

@@ -17,6 +17,7 @@ from advantage.environments.check import check_spaces
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.environment import Environment
 from advantage.environments.make import MissingExtra
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.matrices import for_each
 from advantage.runs.patience import saying
@@ -60,7 +61,10 @@ def draw_first_state(
     size = _bytes_to_learn(begin.eval_shape(*arguments).state)
     remedy = "use a smaller network (hidden=), or make the observations smaller"
     refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())
-    with saying("Drawing the initial weights.", say):
+    drawing = (
+        "Drawing the initial weights. Smaller layers (--hidden), or --initialisation normal, take less time."
+    )
+    with saying(drawing, say):
         return jax.block_until_ready(begin(*arguments))
 
 
@@ -78,10 +82,11 @@ def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
         EnvironmentDefect: the made object is not an environment, or has spaces that no policy covers.
     """
     try:
-        spaces = target.spaces
+        with Watchdog(lambda: f"Making {target.name}"):
+            spaces = target.spaces
     except (MissingExtra, EnvironmentDefect):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failure("environment 0", "making it", error) from error
     if target.kind != "device":
         check_spaces(*spaces)

@@ -36,7 +36,7 @@ from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.going_back import go_back_to
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
-from advantage.training.options import LARGEST, Options
+from advantage.training.options import LARGEST, Options, dress_of, recorded
 from advantage.training.reporting import Callback, Reporter, stops
 from advantage.types import Iterated, Pytree
 
@@ -118,7 +118,7 @@ class Loop:
                 "observation": space_to_json(self.spec.observation_space),
                 "action": space_to_json(self.spec.action_space),
             },
-            "training": dataclasses.asdict(dataclasses.replace(self.options, seed=seed, num_seeds=1)),
+            "training": recorded(dataclasses.replace(self.options, seed=seed, num_seeds=1)),
             "host": host,
         }
 
@@ -275,6 +275,7 @@ class Loop:
             self.environment.name,
             self.step,
             frame_stack=self.options.frame_stack,
+            dress=dress_of(self.options),
         )
 
     def _save(self) -> None:
@@ -334,7 +335,7 @@ class Loop:
         return self.interrupt.signal is not None
 
     def _farewell(self) -> str:
-        named = word_for(self.environment.name) if self.environment.by_name else []
+        named = word_for(self.environment.name, dress_of(self.options)) if self.environment.by_name else []
         commands = "; ".join(
             shlex.join(["advantage", "resume", str(journal.folder.path), *named]) for journal in self.journals
         )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
-from typing import Any, Literal
+from types import FunctionType
+from typing import Annotated, Any, Literal
 
+import tyro
+
+from advantage.environments.dressed import Dress
 from advantage.plain_values import plain_bool, plain_number, whole_number
 
 LARGEST = 2**32 - 1  # seeds and the step counter are uint32
@@ -34,6 +39,14 @@ class Options:
     """Number of environments stepped together."""
     frame_stack: int = 1
     """Number of latest observations stacked into one, so that a policy without memory sees motion; 1: no stack."""
+    env_options: Annotated[dict[str, Any], tyro.conf.arg(name="env-option")] = dataclasses.field(
+        default_factory=dict
+    )
+    """Keyword of the environment's constructor, KEY=VALUE with a JSON value; can be repeated."""
+    wrappers: Annotated[tuple[Any, ...], tyro.conf.arg(name="wrapper")] = ()
+    """Wrapper to put around the environment, module:Wrapper or module:Wrapper(8, key="value"); can be repeated."""
+    ignore_observation: tuple[str, ...] = ()
+    """Part of a Dict observation to leave out, such as a text; can be repeated."""
     eval_every: int | None = None
     """Environment steps between evaluations; None evaluates once, at the end."""
     eval_episodes: int = 10
@@ -52,6 +65,7 @@ class Options:
     """Write TensorBoard files."""
 
     def __post_init__(self):
+        _check_dress(self)
         for name, low in _LOWEST.items():
             self._set(name, whole_number, lambda n, low=low: n >= low, f"use a whole number of {low} or more")
         for name in ("eval_every", "checkpoint_every"):
@@ -88,6 +102,44 @@ class Options:
         if value is None or not allows(value):
             raise ValueError(f"{name}={given!r} is not allowed; {remedy}.")
         object.__setattr__(self, name, value)
+
+
+def _check_dress(options: Options) -> None:
+    """Refuse what is no dress of an environment; lists become tuples."""
+    if not isinstance(options.env_options, dict) or not all(
+        isinstance(name, str) for name in options.env_options
+    ):
+        raise ValueError(
+            f"env_options={options.env_options!r} is not allowed; use a dict of keywords for the environment's "
+            'constructor, such as {"size": 8}.'
+        )
+    for name, example in (("wrappers", "module:Wrapper"), ("ignore_observation", "mission")):
+        value = getattr(options, name)
+        texts = isinstance(value, list | tuple) and all(
+            isinstance(each, str) or (name == "wrappers" and callable(each)) for each in value
+        )
+        if not texts:
+            raise ValueError(f"{name}={value!r} is not allowed; use a list such as [{example!r}].")
+        object.__setattr__(options, name, tuple(value))
+
+
+def recorded(options: Options) -> dict[str, Any]:
+    """The options as config.json records them: what has no form in JSON is named, and has to be given again."""
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    wrappers = [
+        each.__qualname__ if isinstance(each, type | FunctionType) else str(each) for each in options.wrappers
+    ]
+    keywords = json.loads(json.dumps(options.env_options, default=repr))
+    return fields | {
+        "wrappers": wrappers,
+        "env_options": keywords,
+        "ignore_observation": list(options.ignore_observation),
+    }
+
+
+def dress_of(options: Options) -> Dress:
+    """How the environment of a run is made besides its name."""
+    return Dress(options.env_options, options.wrappers, options.ignore_observation)
 
 
 def options_from(options: dict[str, Any]) -> Options:

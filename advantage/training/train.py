@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.registry import to_json, trainable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
+from advantage.environments.dressed import Dress, Wrapper, dressed
 from advantage.environments.environment import Environment, fitting, stacked
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.version import version_of
@@ -27,7 +28,7 @@ from advantage.runs.lock import RunLock
 from advantage.training.announcements import differences
 from advantage.training.first_state import spaces_of
 from advantage.training.loop import Loop, Training
-from advantage.training.options import Options, options_from
+from advantage.training.options import Options, dress_of, options_from
 from advantage.training.reporting import Callback, Reporter, Silent
 from advantage.types import Spec
 
@@ -95,7 +96,8 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, chosen = options_from(options), playable(trainable(algorithm))
-    target = stacked(resolve(environment), settings.frame_stack)
+    dress = dress_of(settings)
+    target = stacked(dressed(resolve(environment), dress), settings.frame_stack)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
     seeds = [settings.seed + n for n in range(settings.num_seeds)]
@@ -136,6 +138,8 @@ def resume(
     total_timesteps: int | None = None,
     environment: Any = None,
     algorithm: Trainable | type | str | None = None,
+    env_options: dict[str, Any] | None = None,
+    wrappers: Sequence[Wrapper] = (),
     eval_environment: Any = None,
     callback: Callback | None = None,
     reporter: Reporter | None = None,
@@ -149,8 +153,9 @@ def resume(
         total_timesteps: a new budget; by default the old one.
         environment: as for `train`; by default the run's own. Needed if that was a Python object.
         algorithm: needed only if the run used your own network or schedule.
+        env_options, wrappers: as for `train`, for an `environment` that is given; the run's own come with `trust`.
         eval_environment, callback, reporter: as for `train`.
-        trust: whether the package of the run's own environment may be imported.
+        trust: whether the package, keywords and wrappers of the run's own environment may be used.
 
     Raises:
         FileNotFoundError, CheckpointError: there is no run at `path`, or it has no checkpoint or a damaged one.
@@ -171,7 +176,13 @@ def resume(
             )
         with _device(settings.device):
             recorded = environment is None
-            target = resolve_recorded(config["environment"], trust) if recorded else resolve(environment)
+            dress = dress_of(settings)
+            if recorded:
+                target = resolve_recorded(config["environment"], trust, dress)
+            else:
+                target = dressed(
+                    resolve(environment), Dress(env_options or {}, tuple(wrappers), dress.ignored)
+                )
             target = stacked(fitting(target, spec.observation_space), settings.frame_stack)
             _refuse_other_spaces(target, spec, folder)
             given = algorithm is not None

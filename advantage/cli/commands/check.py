@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
 
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import parse
 from advantage.environments.check import check_environment, describe
+from advantage.environments.dressed import Dress, dressed
+from advantage.environments.environment import close
 from advantage.environments.make import resolve
 from advantage.policies.interface import describe_interface, large_layers
 
@@ -20,13 +25,21 @@ class Check:
     """Random steps to take."""
     seed: int = 0
     """Seed of the resets and the actions."""
+    env_options: Annotated[dict[str, Any], tyro.conf.arg(name="env-option")] = dataclasses.field(
+        default_factory=dict
+    )
+    """Keyword of the environment's constructor, KEY=VALUE with a JSON value; can be repeated."""
+    wrappers: Annotated[tuple[Any, ...], tyro.conf.arg(name="wrapper")] = ()
+    """Wrapper to put around the environment, module:Wrapper or module:Wrapper(8); can be repeated."""
+    ignore_observation: tuple[str, ...] = ()
+    """Part of a Dict observation to leave out, such as a text; can be repeated."""
 
 
 def command(arguments: Sequence[str]) -> int:
     """Check an environment; returns the exit code, 1 if it has an error."""
     (name,), flags = parse(arguments, "check ENVIRONMENT", Check)
-    find_packages_here(name)
-    environment = resolve(name)
+    find_packages_here(name, wrappers=flags.wrappers)
+    environment = dressed(resolve(name), Dress(flags.env_options, flags.wrappers, flags.ignore_observation))
     if environment.kind == "device":
         raise ValueError(f"{name} is an on-device world; check is for Gymnasium environments.")
     defects = check_environment(environment.source, steps=flags.steps, seed=flags.seed)
@@ -43,6 +56,6 @@ def command(arguments: Sequence[str]) -> int:
     facts += [("note", text) for text in large_layers(env.observation_space)]
     for label, fact in facts:
         print(f"{label:>16}: {fact}")
-    env.close()
+    close(env)
     print(f"{name} is ready to train on" + (f", with {len(defects)} warnings." if defects else "."))
     return 0

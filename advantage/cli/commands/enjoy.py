@@ -8,15 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import gymnasium
 from gymnasium.error import DependencyNotInstalled
 
 from advantage.agent import Agent
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
-from advantage.environments.environment import Environment
-from advantage.environments.make import missing_extra
+from advantage.environments.environment import Environment, close
+from advantage.environments.make import MissingExtra, missing_extra
 from advantage.evaluation import check_request, environment_of, play_episodes
-from advantage.runs.video import Video
+from advantage.runs.video import CannotDraw, Video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ def command(arguments: Sequence[str]) -> int:
     agent, environment = agent_and_environment(path, flags)
     environment = _with_picture(agent, environment)
     _prepare_display(to_file=flags.video is not None)
-    env = environment.source(render_mode="human" if flags.video is None else "rgb_array")
+    env = _drawing(environment, "human" if flags.video is None else "rgb_array")
     video = None
     try:
         if flags.video is not None:
@@ -45,8 +46,10 @@ def command(arguments: Sequence[str]) -> int:
             print(f"episode {number}: return {total:.2f}, length {length}")
     except (DependencyNotInstalled, ImportError) as error:
         raise missing_extra(f"Watching {environment.name}", error) from error
+    except CannotDraw as error:
+        raise _no_picture(environment, str(error)) from None
     finally:
-        env.close()
+        close(env)
         if video is not None:
             video.close()
     if video is not None:
@@ -63,6 +66,31 @@ def _with_picture(agent: Agent, environment: Environment) -> Environment:
             f"{environment.name} cannot be rendered; use --env with a Gymnasium environment of the same spaces."
         )
     return environment_of(agent, environment.source.gymnasium_id)
+
+
+def _drawing(environment: Environment, mode: str) -> gymnasium.Env:
+    """The environment with a render mode. Raises ValueError if it does not have that mode."""
+    try:
+        return environment.source(render_mode=mode)
+    except (MissingExtra, DependencyNotInstalled, ImportError):
+        raise
+    except Exception as error:
+        env = environment.source()  # its own error, if it cannot be made at all
+        modes = env.metadata.get("render_modes") or ()
+        close(env)
+        said = f"it was made with render_mode={mode!r} and raised {type(error).__name__}: {error}".rstrip(
+            ": "
+        )
+        there = f"its metadata['render_modes'] are {list(modes)}, without {mode!r}"
+        raise _no_picture(environment, said if mode in modes else there) from None
+
+
+def _no_picture(environment: Environment, reason: str) -> ValueError:
+    return ValueError(
+        f"{environment.name} cannot be watched: {' '.join(reason.split())}. A film needs an environment that is made "
+        "with render_mode='rgb_array' and whose render() returns an array of height, width and 3 colours; a window, "
+        "render_mode='human'. Use --env with such an environment of the same spaces, or advantage eval for the returns."
+    )
 
 
 def _prepare_display(to_file: bool) -> None:

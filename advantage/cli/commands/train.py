@@ -44,7 +44,7 @@ def command(arguments: Sequence[str]) -> int:
         (_, environment), flags = parse(arguments, "train ALGORITHM ENVIRONMENT", flags_class, default)
     except ValueError as error:
         raise ValueError(f"{error}{_who_has(arguments, default, name)}") from None
-    find_packages_here(environment)
+    find_packages_here(environment, wrappers=flags.run.wrappers)
     notice = (
         f"Defaults from the preset for {tuned_for} (--preset none for {name}'s own)." if tuned_for else ""
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 
 import gymnasium
@@ -10,9 +11,11 @@ import numpy as np
 
 from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.host.host_actor import HostActor
-from advantage.drivers.host.stepper import Buffers, EpisodeStepper, first_non_finite
+from advantage.drivers.host.stepper import Buffers, EpisodeStepper
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.records import RecordKind, check_records, kind_of
+from advantage.environments.defect import EnvironmentWarning
+from advantage.environments.every_step import RolloutChecks
 from advantage.environments.spaces import equal, leaf_spaces, read, take, translator, write
 from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
 
@@ -33,6 +36,7 @@ class Collector:
         self.book = EpisodeBook(spec.num_envs)
         self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
         self.row = 0
+        self.checks, self.noted = RolloutChecks(spec.observation_space), False
         self._begin_memories(())
 
     @property
@@ -86,12 +90,14 @@ class Collector:
         """End a call that began at `first_step`, before this row; returns the episodes that ended.
 
         Raises:
-            EnvironmentDefect: something in the rows is not finite.
+            EnvironmentDefect: something in the rows is not finite, or outside its bounds.
         """
-        self.row = row
-        defect = first_non_finite(self.buffers, self.spec.observation_space, row)
-        if defect is not None:
-            raise defect
+        self.row, buffers = row, self.buffers
+        rows = read(buffers.next_obs, slice(row)), read(buffers.obs, slice(1, row + 1)), buffers.reward[:row]
+        notes = self.checks(*rows)
+        if notes and not self.noted:
+            self.noted = True
+            warnings.warn(str(notes[0]), EnvironmentWarning, stacklevel=2)
         return self._enter(first_step)
 
     def rollout(self, actions: Pytree, extras: Pytree, memory: Pytree, rows: slice) -> Rollout:

@@ -31,6 +31,7 @@ from advantage.drivers.only_seed import only_seed
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import iterations_per_row, plan_span, row_ends
 from advantage.environments.check import check_spaces
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import free_host_bytes
 from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span, Spec
 
@@ -98,7 +99,8 @@ class HostDriver:
         num_envs, shared = self.spec.num_envs, workers == "auto"
         self.workers = min(choose_workers(make, num_envs) if workers == "auto" else workers, num_envs)
         if not self.workers:
-            return Stepper(make, range(num_envs), seed, allocate(shapes))
+            with Watchdog(lambda: "Making the environments"):
+                return Stepper(make, range(num_envs), seed, allocate(shapes))
         first = num_envs // (self.workers + 1) if shared else 0
         processes = Workers(
             make,
@@ -122,10 +124,16 @@ class HostDriver:
 
     finished = False
 
+    def _call_now(self) -> str | None:
+        """The call of an environment in this process that has not returned yet."""
+        stepper = self.stepper.stepper if isinstance(self.stepper, SharedStepper) else self.stepper
+        return stepper.call_now() if isinstance(stepper, Stepper) else None
+
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
-        self.collector.start(_initial_memory(self.algorithm, state))
+        with Watchdog(self._call_now):
+            self.collector.start(_initial_memory(self.algorithm, state))
         return state
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
@@ -145,7 +153,8 @@ class HostDriver:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
-        state, metrics, episodes = self.iterations(state, run_keys[0], span)
+        with Watchdog(self._call_now):
+            state, metrics, episodes = self.iterations(state, run_keys[0], span)
         row = {name: value.reshape(1, 1) for name, value in metric_rows(metrics).items()}
         return Iterated(state, row, [episodes], *row_ends(span, self.per_row, self.spec.num_envs))
 

@@ -13,11 +13,13 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
-from advantage.environments.spaces import leaf_spaces, map_leaves, read, take, write
+from advantage.environments.environment import close
+from advantage.environments.every_step import refuse_other_spaces, reset_test, step_test
+from advantage.environments.spaces import map_leaves, read, write
 from advantage.types import Array, Pytree
 
 MakeEnvironment = Callable[[], gymnasium.Env]
-CHECKED_STEPS = 16  # checked fully, in each environment; of later steps only shapes are compared
+CHECKED_STEPS = 16  # whose numbers are compared with their bounds at once; later ones, a rollout at a time
 CHECKED_EPISODES = 2
 
 
@@ -125,14 +127,18 @@ class Stepper:
         for index in self.indices:
             try:
                 self.envs.append(make())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.close()
                 raise failure(f"environment {index}", "making it", error) from error
+        self.calling: int | None = None  # the place of the environment that is being called
         self.episodes = [-1] * len(self.envs)
         self.counts = [0] * len(self.envs)
-        space = self.envs[0].observation_space
-        self.shape = space.shape if isinstance(space, spaces.Box) else None
-        self.single_action = not isinstance(self.envs[0].action_space, spaces.Dict | spaces.Tuple)
+        self.declared = [(env.observation_space, env.action_space) for env in self.envs]
+        self.is_step = [step_test(space) for space, _ in self.declared]
+        self.is_reset = [reset_test(space) for space, _ in self.declared]
+        self.single_obs, self.single_action = (
+            not isinstance(space, spaces.Dict | spaces.Tuple) for space in self.declared[0]
+        )
 
     def reset(self) -> None:
         """Begin every environment's first episode; observations go to row 0."""
@@ -141,31 +147,25 @@ class Stepper:
 
     def step(self, t: int) -> None:
         """Take row t's actions; write row t, and the observation to act on next to row t + 1."""
-        shape = self.shape
+        single_obs = self.single_obs
         all_obs, actions, all_next_obs, rewards, terminations, truncations = self.buffers
         for place, index in enumerate(self.indices):
             at = t, index
             result = self._step(place, actions[at] if self.single_action else read(actions, at))
-            try:
-                obs, reward, terminated, truncated, _ = result
-                if shape is None:
-                    write(all_next_obs, at, obs)
-                elif np.shape(obs) == shape:
-                    all_next_obs[at] = obs
-                else:
-                    raise ValueError
-                rewards[at] = reward
-                terminations[at] = terminated
-                truncations[at] = truncated
-            except (TypeError, ValueError, LookupError):
-                self._check(place, result)  # says what is wrong
-                raise
+            obs, reward, terminated, truncated, _ = result
+            if single_obs:
+                all_next_obs[at] = obs
+            else:
+                write(all_next_obs, at, obs)
+            rewards[at] = reward
+            terminations[at] = terminated
+            truncations[at] = truncated
             if terminated or truncated:
                 self._begin(place, self.episodes[place] + 1, row=t + 1)
-            elif shape is None:
-                write(all_obs, (t + 1, index), obs)
-            else:
+            elif single_obs:
                 all_obs[t + 1, index] = obs
+            else:
+                write(all_obs, (t + 1, index), obs)
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay the first `length` steps of an episode; the observation reached goes to row 0."""
@@ -180,78 +180,57 @@ class Stepper:
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            close(env)
 
     def _begin(self, place: int, episode: int, row: int) -> None:
         """Begin an episode; its first observation goes to a row of the buffer."""
         self.episodes[place] = episode
         seed = episode_seed(self.seed, self.indices[place], episode)
+        self.calling = place
         try:
             result = self.envs[place].reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(place, f"reset(seed={seed})", error) from error
-        space = self.envs[place].observation_space
-        if episode < CHECKED_EPISODES:
-            check_reset(space, result, self._where(place))
-        try:
-            write(self.buffers.obs, (row, self.indices[place]), result[0])
-        except (TypeError, ValueError, LookupError):
-            check_reset(space, result, self._where(place))  # says what is wrong
-            raise
+        self.calling = None
+        declared = self.declared[place]
+        if episode < CHECKED_EPISODES or not self.is_reset[place](result):
+            check_reset(declared[0], result, f"{self._where(place)}, reset(seed={seed})")
+        refuse_other_spaces(self.envs[place], declared, self._where(place))
+        write(self.buffers.obs, (row, self.indices[place]), result[0])
 
     def _step(self, place: int, action: Pytree) -> tuple:
+        self.calling = place
         try:
             result = self.envs[place].step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure(place, f"step({action!r})", error) from error
+        self.calling = None
         count = self.counts[place] = self.counts[place] + 1
-        if count <= CHECKED_STEPS:
-            self._check(place, result)
+        if count <= CHECKED_STEPS or not self.is_step[place](result):
+            check_step(self.declared[place][0], result, self._where(place))
         return result
 
-    def _check(self, place: int, result: object) -> None:
-        check_step(self.envs[place].observation_space, result, self._where(place))
+    def call_now(self) -> str | None:
+        """Which call of an environment has not returned yet."""
+        place = self.calling
+        return None if place is None else f"{self._where(place)} (episode {self.episodes[place]})"
 
     def _where(self, place: int) -> str:
         return f"environment {self.indices[place]}, step {self.counts[place]}"
 
-    def _failure(self, place: int, call: str, error: Exception) -> Exception:
+    def _failure(self, place: int, call: str, error: BaseException) -> Exception:
         return failure(f"{self._where(place)}, episode {self.episodes[place]}", call, error)
 
 
-def failure(where: str, call: str, error: Exception) -> EnvironmentFailure | EnvironmentDefect:
+def failure(where: str, call: str, error: BaseException) -> EnvironmentFailure | EnvironmentDefect:
     """The exception for an environment's own error; a defect found by one of our wrappers gets its place added."""
     if isinstance(error, EnvironmentDefect):
         return error.at(where)
+    if isinstance(error, SystemExit):
+        return EnvironmentFailure(
+            f"{where}: {call} tried to end the process: sys.exit({error.code!r}). Raise an exception, or end the "
+            "episode. The traceback above is the environment's own."
+        )
     return EnvironmentFailure(
         f"{where}: {call} raised {type(error).__name__}: {error}. The traceback above is the environment's own."
-    )
-
-
-def first_non_finite(
-    buffers: Buffers, observation_space: spaces.Space, n_steps: int
-) -> EnvironmentDefect | None:
-    """The first NaN or infinity that the environments produced in this rollout, as a defect; None if there is none."""
-    arrays = [("reward", "", buffers.reward)]
-    for path, space in leaf_spaces(observation_space):
-        if space.dtype is not None and space.dtype.kind == "f":
-            name = "observation" + "".join(f"[{key!r}]" for key in path)
-            arrays.append((name, "", take(buffers.next_obs, path)))
-            arrays.append((name, " after the reset", take(buffers.obs, path)[1:]))
-    found = []
-    for name, when, array in arrays:
-        finite = np.isfinite(array[:n_steps])
-        if not finite.all():
-            index = tuple(map(int, np.argwhere(~finite)[0]))
-            element = str(list(index[2:])) if index[2:] else ""
-            found.append((index[:2], name + element + when, array[index]))
-    if not found:
-        return None
-    (t, env), what, value = min(found, key=lambda first: first[0])
-    return EnvironmentDefect(
-        where=f"environment {env}, step {t} of this rollout, {what}",
-        expected="a finite number",
-        found=str(value),
-        remedy="look for a division by zero, a logarithm of zero or an unstable simulation, and end the episode "
-        "(terminated=True) before it happens",
     )

@@ -9,9 +9,13 @@ import gymnasium
 import jax
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import batch_space
 
 from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import Buffers, episode_seed
+from advantage.environments.defect import Fault, raise_first_error, show
+from advantage.environments.every_step import form_test
+from advantage.environments.space_faults import value_faults
 from advantage.environments.spaces import read, write
 from advantage.types import Array, Pytree
 
@@ -59,6 +63,7 @@ class VectorStepper:
         self.episodes = np.zeros(envs.num_envs, np.int64)
         self.resetting = np.zeros(envs.num_envs, bool)
         self.surplus: list[Surplus] = []
+        self.steps, self.fits = 0, form_test(envs.single_observation_space, (envs.num_envs,))
 
     def reset(self) -> None:
         """Begin every environment's first episode; observations go to row 0."""
@@ -68,13 +73,49 @@ class VectorStepper:
         """Begin the episodes with these numbers; observations go to row 0."""
         self.episodes = episodes.copy()
         self.resetting[:] = False
-        obs, _ = self.envs.reset(seed=self._seeds())
+        if self.resets_by_mask:
+            obs = self._reset_all_by_mask()
+        else:
+            obs, _ = self.envs.reset(seed=self._seeds())
+        self._check_obs(obs, "reset()")
         write(self.buffers.obs, 0, obs)
+
+    def _reset_all_by_mask(self) -> Pytree:
+        """Begin all episodes with a mask that is true everywhere, and see whether the mask arrives.
+
+        Raises:
+            ValueError: a wrapper does not pass the mask on; later it would reset environments in mid-episode.
+        """
+        inner, arrived = self.envs.unwrapped, []
+
+        def reset(*arguments: Any, **keywords: Any) -> Any:
+            arrived.append("reset_mask" in (keywords.get("options") or {}))
+            return type(inner).reset(inner, *arguments, **keywords)
+
+        mask = np.ones(self.envs.num_envs, bool)
+        vars(inner)["reset"] = reset
+        try:
+            obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": mask})
+        except TypeError as error:
+            raise self._no_partial_reset(str(error)) from error
+        finally:
+            del vars(inner)["reset"]
+        if arrived and not all(arrived):
+            raise self._no_partial_reset("a wrapper does not pass on the options of reset()")
+        return obs
+
+    def _no_partial_reset(self, reason: str) -> ValueError:
+        return ValueError(
+            f"The vector environment cannot reset some of its environments and leave the others alone ({reason}), "
+            f"which autoreset mode {self.mode.value} needs. Give reset(self, *, seed=None, options=None) to its "
+            "wrappers and pass the options on, or use "
+            "SyncVectorEnv(..., autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)."
+        )
 
     def step(self, t: int) -> None:
         """Take row t's actions; write row t, and the observation to act on next to row t + 1."""
         buffers = self.buffers
-        obs, reward, terminated, truncated, infos = self.envs.step(read(buffers.action, t))
+        obs, reward, terminated, truncated, infos = self._step(read(buffers.action, t))
         done = terminated | truncated
         write(buffers.next_obs, t, obs)
         buffers.reward[t], buffers.terminated[t], buffers.truncated[t] = reward, terminated, truncated
@@ -82,9 +123,10 @@ class VectorStepper:
             self.episodes += done
             if self.mode is AutoresetMode.SAME_STEP:
                 for index in np.flatnonzero(done):
-                    write(buffers.next_obs, (t, index), infos["final_obs"][index])
+                    write(buffers.next_obs, (t, index), self._final(infos, int(index)))
             elif self.resets_by_mask:
                 fresh, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
+                self._check_obs(fresh, "reset() of those that ended")
                 rows = np.flatnonzero(done)
                 write(buffers.obs, t + 1, read(buffers.next_obs, t))
                 write(buffers.obs, (t + 1, rows), read(fresh, rows))
@@ -112,7 +154,7 @@ class VectorStepper:
             if chosen is None:
                 chosen = jax.tree.map(lambda x: np.zeros((n_steps, *x.shape), x.dtype), (action, extra))
             given = translate(action)
-            obs, reward, terminated, truncated, _ = self.envs.step(given)
+            obs, reward, terminated, truncated, _ = self._step(given)
             done, full = terminated | truncated, filled == n_steps
             if full.any():
                 over = full & ~self.resetting
@@ -133,6 +175,56 @@ class VectorStepper:
         write(buffers.obs, n_steps, current)
         assert chosen is not None
         return *chosen, memory
+
+    def _step(self, action: Pytree) -> tuple[Pytree, np.ndarray, np.ndarray, np.ndarray, Any]:
+        """A step of all environments, checked: `-> obs, reward, terminated, truncated, infos`, arrays `[B, ...]`."""
+        result = self.envs.step(action)
+        self.steps += 1
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise_first_error(
+                self._where("step()"),
+                [Fault("step returns", "return value", "a tuple of 5", show(result))],
+            )
+        obs, reward, terminated, truncated, infos = result
+        self._check_obs(obs, f"step {self.steps}")
+        reward, terminated, truncated = map(np.asarray, (reward, terminated, truncated))
+        shape = (self.envs.num_envs,)
+        if reward.shape != shape or reward.dtype.kind not in "biuf":
+            self._refuse("vector reward", "reward", f"an array of shape {shape}", result[1])
+        return obs, reward, self._flags("terminated", terminated), self._flags("truncated", truncated), infos
+
+    def _flags(self, name: str, flags: np.ndarray) -> np.ndarray:
+        """Ends of episodes as a bool array `[B]`; older vector environments give them as 0 and 1."""
+        if flags.shape == (self.envs.num_envs,):
+            if flags.dtype.kind == "b":
+                return flags
+            if flags.dtype.kind in "iu" and ((flags == 0) | (flags == 1)).all():
+                return flags.astype(bool)
+        self._refuse("vector flag", name, f"a bool array of shape {(self.envs.num_envs,)}", flags)
+        raise AssertionError
+
+    def _final(self, infos: Any, index: int) -> Pytree:
+        """The last observation of an environment's episode, which ended in this step; under its older name, too."""
+        single = self.envs.single_observation_space
+        for name in ("final_obs", "final_observation"):
+            if isinstance(infos, dict) and name in infos:
+                obs = infos[name][index]
+                place = f"infos[{name!r}][{index}]"
+                raise_first_error(self._where(f"step {self.steps}"), value_faults(single, obs, place))
+                return obs
+        self._refuse("final observation", "infos", "a dict with the key 'final_obs'", infos)
+        raise AssertionError
+
+    def _check_obs(self, obs: Any, call: str) -> None:
+        if not self.fits(obs):
+            space = batch_space(self.envs.single_observation_space, self.envs.num_envs)
+            raise_first_error(self._where(call), value_faults(space, obs, "observation"))
+
+    def _refuse(self, kind: str, place: str, expected: str, found: Any) -> None:
+        raise_first_error(self._where(f"step {self.steps}"), [Fault(kind, place, expected, show(found))])
+
+    def _where(self, call: str) -> str:
+        return f"the vector environment, {call}"
 
     def close(self) -> None:
         """The environment stays open: it belongs to the caller."""

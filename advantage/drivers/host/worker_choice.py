@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from advantage.drivers.host.stepper import MakeEnvironment
 from advantage.drivers.host.workers import watching_pays
+from advantage.environments.environment import closing
 from advantage.environments.masks import allowed_action
 from advantage.machine import available_cores
 
@@ -33,7 +33,7 @@ def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
 def _step_seconds(make: MakeEnvironment) -> float:
     """The median time of a step, over 64 random ones or a quarter of a second."""
     seconds, begin = [], time.perf_counter()
-    with contextlib.closing(make()) as env:
+    with closing(make()) as env:
         env.action_space.seed(0)
         obs, _ = env.reset(seed=0)
         for seed in range(1, 65):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episode_seed, failure
 from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
+from advantage.environments.environment import close
+from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.spaces import read, translator
 from advantage.machine import available_cores
 from advantage.types import Array, Pytree, Search, Spec
@@ -39,6 +42,7 @@ class Player:
     def __init__(self, make: MakeEnvironment, algorithm: Search, spec: Spec):
         self.algorithm, self.spec, self.checked = algorithm, spec, 0
         self.translate = translator(spec.action_space, spec.action_units)
+        self.is_step = step_test(spec.observation_space)
         try:
             self.env = make()
         except Exception as error:
@@ -57,7 +61,9 @@ class Player:
             result = self.env.reset(seed=seed)
         except Exception as error:
             raise failure("a candidate's episode", f"reset(seed={seed})", error) from error
-        check_reset(self.spec.observation_space, result, f"reset(seed={seed})")
+        space = self.spec.observation_space
+        check_reset(space, result, f"reset(seed={seed})")
+        extremes = Extremes(space)
         obs, total, length, done = result[0], 0.0, 0, False
         batch = _batch(obs)
         choose = HostActor(algorithm, actor).program(batch, ())
@@ -73,20 +79,24 @@ class Player:
                 raise failure(
                     f"step {length} of a candidate's episode", f"step({action!r})", error
                 ) from error
-            obs, reward = result[:2] if isinstance(result, tuple) else (obs, 0.0)
+            if not self.is_step(result):
+                check_step(space, result, f"step {length} of a candidate's episode")
+            obs, reward, terminated, truncated, _ = result
             batch = _batch(obs)
-            broke = not (_is_finite(batch) and _is_finite(np.asarray(reward)))
-            self.checked += 1
-            if self.checked <= CHECKED_STEPS and not broke:
-                check_step(self.spec.observation_space, result, f"step {length} of a candidate's episode")
-            _, _, terminated, truncated, _ = result
+            broke = not (_is_finite(batch) and math.isfinite(reward))
+            if not broke:
+                self.checked += 1
+                if self.checked <= CHECKED_STEPS:
+                    check_step(space, result, f"step {length} of a candidate's episode")
+                extremes.add(obs)
             total, length = total + float("nan" if broke else reward), length + 1
             truncated |= broke
             done = terminated or truncated
+        extremes.check(f"a step of a candidate's episode after reset(seed={seed})")
         return total, length, sums, squares
 
     def close(self) -> None:
-        self.env.close()
+        close(self.env)
 
 
 def _batch(obs: Pytree) -> Pytree:

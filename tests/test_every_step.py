@@ -1,0 +1,329 @@
+"""What an environment returns late is checked as strictly as what it returns first."""
+
+import time
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+
+import advantage as adv
+from advantage.drivers.host.stepper import CHECKED_STEPS, Stepper, allocate, buffer_shapes
+from advantage.drivers.host.vector_stepper import VectorStepper
+from advantage.environments.check import check_environment
+from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning
+from advantage.environments.every_step import Extremes, RolloutChecks, form_test
+from advantage.environments.make import resolve
+from advantage.environments.space_faults import value_faults
+from advantage.environments.watchdog import Watchdog
+
+LATE = 3 * CHECKED_STEPS
+KINDS = spaces.Dict(
+    {
+        "box": spaces.Box(0.0, 1.0, (2,), np.float32),
+        "choice": spaces.Discrete(3, start=1),
+        "pair": spaces.Tuple([spaces.MultiBinary(2), spaces.Box(-5, 5, (), np.int16)]),
+    }
+)
+ONE = {"box": np.zeros(2, np.float32), "choice": 2, "pair": (np.ones(2, np.int8), np.int16(3))}
+
+
+class Turning(gymnasium.Env):
+    """Correct until the step `LATE` or the episode after it; then it returns what it is given."""
+
+    def __init__(self, step=None, reset=None, obs=ONE, space=KINDS, other_space=None):
+        self.observation_space, self.action_space = space, spaces.Discrete(2)
+        self.turned, self.first, self.obs, self.other_space = step, reset, obs, other_space
+        self.clock = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.clock > LATE:
+            self.observation_space = self.other_space or self.observation_space
+            return self.first if self.first is not None else (self.obs, {})
+        return self.obs, {}
+
+    def step(self, action):
+        self.clock += 1
+        if self.clock == LATE and self.turned is not None:
+            return self.turned
+        return self.obs, 1.0, False, self.clock % (LATE + 5) == 0, {}
+
+
+def stepping(make, steps=2 * LATE):
+    env = make()
+    buffers = allocate(buffer_shapes(env.observation_space, env.action_space, steps, 1))
+    stepper = Stepper(make, [0], 0, buffers)
+    stepper.reset()
+    for t in range(steps):
+        stepper.step(t)
+    return buffers
+
+
+WRONG_OBSERVATIONS = {
+    "another shape": ({**ONE, "box": np.zeros(3, np.float32)}, "['box']"),
+    "that could be spread": ({**ONE, "box": np.zeros(1, np.float32)}, "['box']"),
+    "a number for an array": ({**ONE, "box": 0.5}, "['box']"),
+    "a list": ({**ONE, "box": [0.5, 0.5]}, "['box']"),
+    "a key more": ({**ONE, "extra": 1}, "keys"),
+    "a key less": ({name: ONE[name] for name in ("box", "choice")}, "keys"),
+    "a float for a choice": ({**ONE, "choice": 2.0}, "['choice']"),
+    "a choice too high": ({**ONE, "choice": 4}, "['choice']"),
+    "a list for a tuple": ({**ONE, "pair": list(ONE["pair"])}, "['pair']"),
+    "an integer that would wrap": ({**ONE, "pair": (ONE["pair"][0], np.int64(2**20))}, "['pair'][1]"),
+    "None": (None, "observation"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OBSERVATIONS)
+def test_a_late_observation(name):
+    obs, words = WRONG_OBSERVATIONS[name]
+    with pytest.raises(EnvironmentDefect) as error:
+        stepping(lambda: Turning(step=(obs, 1.0, False, False, {})))
+    assert words in str(error.value)
+    assert f"step {LATE}" in str(error.value)
+    with pytest.raises(EnvironmentDefect, match="reset"):
+        stepping(lambda: Turning(reset=(obs, {})))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        (None, False, False, {}),
+        (np.ones(1), False, False, {}),
+        ("1", False, False, {}),
+        (1.0, 1, False, {}),
+        (1.0, None, False, {}),
+        (1.0, False, np.array([False]), {}),
+        (1.0, False, False, None),
+        (1.0, False, {}),
+    ],
+    ids=str,
+)
+def test_a_late_outcome(outcome):
+    with pytest.raises(EnvironmentDefect, match=f"step {LATE}"):
+        stepping(lambda: Turning(step=(ONE, *outcome)))
+
+
+def test_a_space_that_changes_late():
+    other = spaces.Dict({**KINDS.spaces, "choice": spaces.Discrete(4, start=1)})
+    with pytest.raises(EnvironmentDefect, match="observation_space: expected"):
+        stepping(lambda: Turning(other_space=other))
+
+
+@pytest.mark.parametrize(
+    "value", [*ONE.values(), np.zeros(2), np.int8(1), True, 3, None, "x", (np.zeros(2, bool), 3), [0.0, 1.0]]
+)
+@pytest.mark.parametrize("space", [KINDS, *KINDS.spaces.values()], ids=str)
+def test_the_quick_test_accepts_nothing_that_the_check_refuses(space, value):
+    if form_test(space)(value):
+        assert all(fault.severity == "warning" for fault in value_faults(space, value, ""))
+
+
+def test_numbers_outside_their_bounds_are_found_in_a_rollout():
+    space = spaces.Box(np.array([0, -np.inf], np.float32), np.array([1, 5], np.float32))
+    obs, reward = np.full((50, 3, 2), 0.5, np.float32), np.zeros((50, 3))
+    check = RolloutChecks(space)
+    assert check(obs, obs, reward) == []
+    for value, words in ((1.01, "from 0.0 to 1.0"), (np.nan, "a finite number"), (-1.0, "from 0.0 to 1.0")):
+        wrong = obs.copy()
+        wrong[40, 2, 0] = value
+        with pytest.raises(
+            EnvironmentDefect, match=r"environment 2, step 40 of this rollout, observation\[0\]"
+        ) as error:
+            check(wrong, obs, reward)
+        assert words in error.value.expected
+        with pytest.raises(EnvironmentDefect, match=r"observation\[0\] after the reset"):
+            check(obs, wrong, reward)
+    for large in (np.nan, np.inf, 1e39):
+        reward[7, 1] = large
+        with pytest.raises(EnvironmentDefect, match="environment 1, step 7 of this rollout, reward"):
+            check(obs, obs, reward)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "value", "counts"),
+    [
+        (0.0, 1.0, np.nextafter(1.0, 2.0), True),
+        (0.0, 1.0, -1e-16, True),
+        (0.0, 1.0, np.float64(np.nextafter(np.float32(1), np.float32(2))), True),
+        (0.0, 1.0, 1.00001, False),
+        (0.0, 1.0, -0.00001, False),
+        (0.0, 1e9, -0.01, False),
+        (-1e30, 1e30, 1.1e30, False),
+        (0.0, np.inf, -1e-9, True),
+        (0.0, np.inf, -1e-3, False),
+        (1e-9, 2e-9, 2.1e-9, False),
+    ],
+)
+def test_rounding_is_no_defect(low, high, value, counts):
+    [fault] = value_faults(spaces.Box(low, high, (1,), np.float64), np.array([value]), "observation")
+    assert (fault.kind, fault.severity) == (("rounding", "warning") if counts else ("bounds", "error"))
+
+
+def test_integers_are_not_rounded():
+    [fault] = value_faults(spaces.Box(0, 2**30, (1,), np.int64), np.array([2**30 + 1]), "observation")
+    assert fault.kind == "bounds"
+
+
+class Edge(gymnasium.Env):
+    """Its observations lie outside their bounds by `excess`, from the second step of an episode on."""
+
+    observation_space, action_space = spaces.Box(0.0, 1.0, (3,), np.float64), spaces.Discrete(2)
+
+    def __init__(self, excess=2.2e-16):
+        self.excess = excess
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.full(3, 0.5), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full(3, 1 + self.excess * (self.t > 25)), 1.0, False, self.t >= 30, {}
+
+
+PPO = adv.PPO(n_steps=64, batch_size=64, n_epochs=1, hidden=(4,))
+
+
+def test_a_training_says_once_that_it_rounds(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = adv.train(PPO, Edge, total_timesteps=256, eval_episodes=2, workers=0, out=tmp_path / "run")
+    assert run.step == 256
+    notes = [str(warning.message) for warning in caught if warning.category is EnvironmentWarning]
+    assert len(notes) == 1
+    assert "rounding" in notes[0]
+
+
+@pytest.mark.filterwarnings("ignore::advantage.environments.defect.EnvironmentWarning")
+def test_what_is_truly_outside_stops_training_evaluation_and_search(tmp_path):
+    def outside():
+        return Edge(0.01)
+
+    with pytest.raises(EnvironmentDefect, match="from 0.0 to 1.0"):
+        adv.train(PPO, outside, total_timesteps=256, eval_episodes=0, workers=0, out=tmp_path / "run")
+    run = adv.train(PPO, Edge, total_timesteps=64, eval_episodes=0, workers=0, out=tmp_path / "edge")
+    with pytest.raises(EnvironmentDefect, match=r"evaluation, a step after reset\(seed="):
+        adv.evaluate(run.agent, outside, episodes=1)
+    with pytest.raises(EnvironmentDefect, match="a step of a candidate's episode"):
+        adv.train(
+            adv.PolicySearch(adv.CEM(), hidden=()), outside,
+            total_timesteps=256, eval_episodes=0, workers=0, out=tmp_path / "search",
+        )  # fmt: skip
+
+
+def test_extremes_of_nothing_are_right():
+    Extremes(KINDS).check("here")
+
+
+class Loose(VectorEnv):
+    """A vector environment of two, in the manner of SuperSuit and older libraries: flags are 0 and 1."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    num_envs = 2
+    single_observation_space, single_action_space = spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(2)
+    infos: dict = {"final_observation": [np.full(3, 0.5, np.float32)] * 2}
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros((2, 3), np.float32), {}
+
+    def step(self, actions):
+        ends = np.ones(2, np.uint8)
+        return np.zeros((2, 3), np.float32), np.ones(2, np.float32), ends, 0 * ends, self.infos
+
+
+def vector_step(envs):
+    shapes = buffer_shapes(envs.single_observation_space, envs.single_action_space, 3, envs.num_envs)
+    stepper = VectorStepper(envs, 0, allocate(shapes))
+    stepper.reset()
+    stepper.step(0)
+    return stepper.buffers
+
+
+def test_older_names_and_numbers_for_flags_work_in_a_vector_environment():
+    buffers = vector_step(Loose())
+    assert buffers.terminated[0].tolist() == [True, True]
+    assert buffers.next_obs[0].tolist() == [[0.5] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (0, np.zeros(3, np.float32), "observation"),
+        (1, None, "reward"),
+        (1, 1.0, "reward"),
+        (2, np.array([0, 2]), "terminated"),
+        (3, False, "truncated"),
+        (4, [{}, {}], "final_obs"),
+    ],
+)
+def test_what_a_vector_environment_returns_is_checked(place, value, words):
+    class Wrong(Loose):
+        def step(self, actions):
+            result = list(super().step(actions))
+            result[place] = value
+            return tuple(result)
+
+    with pytest.raises(EnvironmentDefect, match=words):
+        vector_step(Wrong())
+
+
+def test_a_vector_environment_without_single_spaces_is_refused_when_it_is_given():
+    class Older(VectorEnv):
+        num_envs = 2
+        observation_space, action_space = spaces.Box(0, 1, (3,)), spaces.Discrete(2)
+
+    with pytest.raises(ValueError, match="no single_observation_space and no single_action_space"):
+        resolve(Older())
+
+
+class DropsTheOptions(VectorWrapper):
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed)
+
+
+class TakesNoOptions(VectorWrapper):
+    def reset(self, seed=None):
+        return self.env.reset(seed=seed)
+
+
+@pytest.mark.parametrize("wrapper", [DropsTheOptions, TakesNoOptions])
+def test_a_wrapper_that_cannot_reset_in_part_is_refused_before_the_first_step(wrapper):
+    with pytest.raises(ValueError, match="SAME_STEP"):
+        vector_step(wrapper(SyncVectorEnv([Edge] * 2)))
+
+
+class Leaves(Edge):
+    """Its third step ends the process."""
+
+    def step(self, action):
+        if self.t == 2:
+            raise SystemExit(3)
+        return super().step(action)
+
+
+@pytest.mark.filterwarnings("ignore::advantage.environments.defect.EnvironmentWarning")
+def test_an_environment_that_ends_the_process_is_named():
+    with pytest.raises(adv.EnvironmentFailure, match=r"environment 0, step 2.*tried to end the process"):
+        stepping(Leaves, steps=8)
+    defects = check_environment(Leaves, steps=8)
+    assert any("SystemExit: 3" in defect.found for defect in defects)
+
+
+def hang():
+    with Watchdog(lambda: "step 7", seconds=0.1):
+        time.sleep(0.5)
+
+
+def test_a_call_that_hangs_is_named_once_with_its_line():
+    with pytest.warns(
+        EnvironmentWarning, match=r"step 7 has not returned .*test_every_step.py:\d+, in hang"
+    ) as said:
+        hang()
+    assert len(said) == 1
+    with Watchdog(lambda: None, seconds=0.01):
+        time.sleep(0.1)
