@@ -11,6 +11,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import jax
+from jax.core import Tracer
 
 from advantage.plain_values import plain_bool, plain_number, plain_tuple, whole_number
 from advantage.types import Array
@@ -110,7 +111,7 @@ def check(algorithm: DataclassInstance) -> None:
 def _allowed(name: str, value: Any, hint: Any, interval: str | None) -> Any:
     """The value of a field, as Python's own. Raises ValueError if it is not allowed."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    is_traced = isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and value.ndim > 0)
+    is_traced = isinstance(value, Tracer) or (isinstance(value, jax.Array) and value.ndim > 0)
     if is_traced or (value is None and type(None) in options):
         return value
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)

@@ -135,7 +135,7 @@ def page(
     if are_many:
         shown = {str(place) for place in range(SHOWN_FIRST)}
         traces = [trace | {"visible": trace["legendgroup"] in shown} for trace in traces]
-    names = "<br>".join(trace["name"] for trace in traces if "name" in trace)
+    names = "<br>".join(str(trace["name"]) for trace in traces if "name" in trace)
     return _PAGE.substitute(
         title=html.escape(f"Comparison on {environment}"),
         explanation=html.escape(explanation(curves)),
