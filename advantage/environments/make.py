@@ -230,7 +230,7 @@ def _find(name: str) -> EnvSpec | Callable[..., gymnasium.Env]:
         if made is None and package:
             raise ValueError(_nothing_in(package, registered)) from None
         if callable(made):
-            return made
+            return cast(Callable[..., gymnasium.Env], made)
         raise ValueError(_unknown(name, environment_names())) from None
 
 
