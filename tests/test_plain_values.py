@@ -31,7 +31,7 @@ NO_NUMBERS = (
     np.array([3]),
     3j,
     np.complex64(3),
-    object(),
+    np.ndarray,
     fractions.Fraction(3),
 )
 
