@@ -18,6 +18,7 @@ from advantage.policies.distributions import (
     SquashedGaussian,
     masked,
 )
+from advantage.policies.heads import CategoricalHead, ProductHead
 
 LOW, HIGH = np.array([-1.0, 2.0]), np.array([1.0, 5.0])
 MASK = np.array([True, True, False, True])
@@ -596,3 +597,9 @@ def test_product_sums_over_its_parts_and_keeps_its_structure():
     assert jax.tree.structure(action) == jax.tree.structure(noise) == jax.tree.structure(p.mode())
     with pytest.raises(ValueError, match="shorter"):
         p.sample(noise[:-1])
+
+
+def test_parts_of_a_head_have_their_own_noise():
+    head = ProductHead((CategoricalHead(3), CategoricalHead(3)))
+    first, second = head.noise(jax.random.key(0), (5, 2))
+    assert len(np.unique(np.concatenate([first, second]))) == first.size + second.size
