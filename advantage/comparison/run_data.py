@@ -207,7 +207,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
 
 
 def _refuse_other_than_saved(folder: RunFolder, config: dict[str, Any]) -> None:
-    """Raises CheckpointError if config.json or a log is not what the last checkpoint, where there is one, says of it."""
+    """Raises CheckpointError if config.json or a log is not what the last checkpoint, if there is one, says of it."""
     if not folder.last.is_dir():
         return
     metadata = read_manifest(folder.last)["metadata"]
