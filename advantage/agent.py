@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import shlex
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +21,7 @@ from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
 from advantage.environments.dressed import PLAIN, Dress
-from advantage.environments.make import needs_import, word_for
+from advantage.environments.make import word_for
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
 from advantage.runs.checkpoint import (
@@ -38,6 +36,7 @@ from advantage.runs.checkpoint import (
 )
 from advantage.runs.compilation import in_single_precision
 from advantage.runs.folder import RunFolder, checkpoint_at, open_run_folder, read_config
+from advantage.runs.recorded import checksum, config_facts, refuse_other_config
 from advantage.types import Algorithm, Key, Pytree, Spec
 
 CONFIG_FIELDS = {
@@ -317,16 +316,7 @@ def _read_checkpoint(
             )
     if algorithm_name(algorithm) in ALGORITHMS:
         _refuse_nonfinite(path, saved.state)
-    written = metadata.get("config", {})
-    for name, value in facts.items():
-        if name in written and value != written[name]:
-            raise CheckpointError.of(
-                folder.config_path,
-                name,
-                found=repr(value)[:200],
-                expected=f"{written[name]!r:.200}, which the run had when it saved {path.name}",
-                remedy="restore the file as the run wrote it, or give the algorithm in Python (algorithm=)",
-            )
+    refuse_other_config(folder, facts, metadata, path.name)
     return saved
 
 
@@ -344,24 +334,6 @@ def _refuse_nonfinite(path: Path, state: Pytree) -> None:
             expected="finite numbers",
             remedy="use another checkpoint of the run",
         )
-
-
-def config_facts(config: dict[str, Any]) -> dict[str, JSON]:
-    """What config.json says about what was learned; a checkpoint repeats it, so that a change is noticed."""
-    facts = {"seed": config["seed"], "spaces": checksum(config["spaces"])}
-    if not needs_import(config["environment"]):  # for a package the user gives the word, or another name
-        facts["environment"] = config["environment"]
-    facts |= {
-        f"training/{name}": config["training"].get(name) for name in ("num_envs", "frame_stack", "seed")
-    }
-    return facts | {f"hyperparameters/{name}": value for name, value in config["hyperparameters"].items()}
-
-
-def checksum(value: Any) -> str:
-    """The SHA-256 of a JSON value; of an object, without its own field `sha256`."""
-    if isinstance(value, dict):
-        value = {name: part for name, part in value.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _check_types(file: Path, prefix: str, values: dict[Any, Any], types: dict[Any, type]) -> None:

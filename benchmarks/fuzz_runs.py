@@ -40,7 +40,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import advantage as adv
-from advantage.agent import checksum
+from advantage.runs.recorded import checksum
 from advantage.training.reporting import Silent
 
 SMALL = adv.PPO(n_steps=32, batch_size=32, n_epochs=1, hidden=(8,))

@@ -12,12 +12,12 @@ from probe_runs import SIZE, stop_at, train
 from safetensors.numpy import load_file, save_file
 
 import advantage as adv
-from advantage.agent import checksum
 from advantage.cli import main
 from advantage.drivers.host import crew
 from advantage.runs.checkpoint import list_checkpoints
 from advantage.runs.folder import RunFolder
 from advantage.runs.plot import plot_curve
+from advantage.runs.recorded import checksum
 from advantage.training import loop, reporting
 
 
@@ -234,6 +234,14 @@ def test_a_missing_record_is_named(run):
         adv.resume(run)
 
 
+def test_comparing_needs_a_step_in_the_metadata(run):
+    manifest = json.loads((run / "last" / "manifest.json").read_text())
+    del manifest["metadata"]["step"]
+    (run / "last" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest\.json: metadata/step: found None, expected an integer"):
+        adv.compare(run)
+
+
 def test_metadata_that_was_edited_is_noticed(run):
     text = (run / "last" / "manifest.json").read_text()
     (run / "last" / "manifest.json").write_text(text.replace('"iteration": 4', '"iteration": 5'))
@@ -250,8 +258,11 @@ def test_a_config_that_was_edited_is_noticed(field, value, run):
     part = config["hyperparameters"] if "/" in field else config
     part[field.rpartition("/")[2]] = value
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(adv.CheckpointError, match=rf"config\.json: {field}: found .* which the run had when"):
+    message = rf"config\.json: {field}: found .* which the run had when"
+    with pytest.raises(adv.CheckpointError, match=message):
         adv.load(run)
+    with pytest.raises(ValueError, match=message):
+        adv.compare(run)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "last"])
@@ -277,6 +288,7 @@ def test_a_link_in_a_strangers_folder_is_not_written_through(run, tmp_path):
 
 
 def test_names_are_shown_as_they_are(run, tmp_path):
+    shutil.rmtree(run / "checkpoints")  # with which a name must agree
     config = json.loads((run / "config.json").read_text())
     for name in ("$\\frac{$", "<b>", "_^{"):
         (run / "config.json").write_text(json.dumps(config | {"environment": name}))

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantage.runs.checkpoint import CheckpointError, finished_step
+from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import log_faults, read_episodes, read_evaluations, read_progress
 from advantage.runs.plot import WINDOW, running_mean
+from advantage.runs.recorded import config_facts, refuse_other_config
 
 CONFIG_FIELDS = {"algorithm": str, "environment": str, "hyperparameters": dict, "seed": int, "training": dict}
 LEARNING_OPTIONS = ("num_envs", "total_timesteps")  # the options of a training that change what it learns
@@ -177,8 +178,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
     _refuse_infinite(folder.evaluations_path, "return", evaluations)
     if not episodes["step"].size:
         raise CheckpointError("no training episode has ended; train longer, or compare by `advantage eval`")
-    if faults := log_faults(folder):
-        raise CheckpointError(f"{faults[0].removesuffix('.')}; {RESTORE}")
+    _refuse_other_than_saved(folder, config)
     total = options["total_timesteps"]
     ends = [
         int(table["step"].max())
@@ -204,6 +204,19 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
         clock_step=progress.get("step", np.zeros(0))[: len(elapsed)],
         clock=_without_restarts(elapsed),
     )
+
+
+def _refuse_other_than_saved(folder: RunFolder, config: dict[str, Any]) -> None:
+    """Raises CheckpointError if config.json or a log is not what the last checkpoint, if there is one, says of it."""
+    if not folder.last.is_dir():
+        return
+    metadata = read_manifest(folder.last)["metadata"]
+    facts = config_facts(config) | {"algorithm": config["algorithm"]}
+    written = metadata.get("config")
+    known = written | {"algorithm": metadata.get("algorithm")} if isinstance(written, dict) else None
+    refuse_other_config(folder, facts, {"config": known}, folder.last.name)
+    if faults := log_faults(folder):
+        raise CheckpointError(f"{faults[0].removesuffix('.')}; {RESTORE}")
 
 
 def _end(folder: RunFolder, total: int, last_row: int) -> int | None:

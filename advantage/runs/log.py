@@ -21,7 +21,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-from advantage.runs.checkpoint import CheckpointError, read_manifest
+from advantage.runs.checkpoint import MANIFEST, CheckpointError, read_manifest
 from advantage.runs.folder import RunFolder, write_atomically
 
 EPISODES = ["r", "l", "step", "env", "episode"]
@@ -174,6 +174,16 @@ def log_faults(folder: RunFolder) -> list[str]:
     tallies, found = metadata.get("logs"), []
     if not isinstance(tallies, dict):
         return []  # of an older version
+    for name in ("step", "evaluated"):
+        if type(metadata.get(name)) is not int:
+            file, remedy = folder.last / MANIFEST, "use another checkpoint of the run"
+            raise CheckpointError.of(
+                file,
+                f"metadata/{name}",
+                found=repr(metadata.get(name))[:200],
+                expected="an integer",
+                remedy=remedy,
+            )
     for path, columns, until in (
         (folder.progress_path, [], "step"),
         (folder.episodes_path, EPISODES, "step"),

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from advantage.agent import checksum
 from advantage.drivers.episode_book import LARGEST_COUNT
 from advantage.drivers.records import RecordKind
 from advantage.evaluation import Evaluation
 from advantage.runs.checkpoint import checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import Logger
+from advantage.runs.recorded import checksum
 from advantage.training.reporting import Progress
 from advantage.types import Episodes, Iterated, Pytree
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from advantage.agent import Agent, Saved, config_facts, other_agents
+from advantage.agent import Agent, Saved, other_agents
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.registry import algorithm_name, spec_of, to_json
@@ -31,6 +31,7 @@ from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
 from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve, results_are_missing
+from advantage.runs.recorded import config_facts
 from advantage.training.announcements import finished_before, interface_notes, warnings_before
 from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.going_back import go_back_to
