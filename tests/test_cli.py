@@ -173,9 +173,10 @@ def test_train_help_shows_everything(arguments, capsys):
     assert captured.err == "" and "usage: advantage train" in shown
     for cls in (Options, adv.PPO):
         for field in dataclasses.fields(cls):
-            default = field.default
-            value = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            flag = "--" + field.name.replace("_", "-")
+            default = {} if field.name == "env_options" else field.default
+            value = " ".join(map(str, default)) if isinstance(default, tuple | dict) else default
+            one_by_one = {"env_options": "env-option", "wrappers": "wrapper"}  # flags that can be repeated
+            flag = "--" + one_by_one.get(field.name, field.name.replace("_", "-"))
             described = rf"{flag}\b[^()]*?[A-Z][^()]*(\([^()]*\)[^()]*)*\(default: {re.escape(str(value))}\)"
             assert re.search(described, shown), (flag, value)
     assert all(flag in shown for flag in ("--out", "--root", "--quiet"))

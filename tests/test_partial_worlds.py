@@ -111,7 +111,7 @@ def test_t_mazes_of_other_sizes():
     np.testing.assert_array_equal(pomdp.mdp.expected_reward[0], [-0.5, 0, -0.5, -0.5])
     np.testing.assert_array_equal(pomdp.mdp.expected_reward[1], [1, -0.5, -0.5, -0.5])
     np.testing.assert_array_equal(pomdp.mdp.expected_reward[3], [-0.5, -0.5, 1, -0.5])
-    for length in (0, 2.0, True):
+    for length in (0, 2.5, True):
         with pytest.raises(ValueError, match="is not allowed; use a whole number of 1 or more"):
             t_maze(length)
 

@@ -93,7 +93,7 @@ def algorithm_class(name: str) -> type:
     near = (
         [spelt[bare]]
         if bare in spelt
-        else difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.7)
+        else difflib.get_close_matches(name.lower(), ALGORITHMS, n=3, cutoff=0.6)
     )
     hint = f"; use {instead}." if instead else f"; did you mean {' or '.join(near)}?" if near else "."
     raise ValueError(

@@ -29,8 +29,8 @@ class SolverDriver:
 
     @property
     def finished(self) -> bool:
-        """Whether the plan has converged to the solver's tolerance."""
-        return self.plan is not None and bool(self.plan.converged)
+        """Whether the plan has converged to the solver's tolerance, or is a fixed point, which no iteration changes."""
+        return self.plan is not None and (bool(self.plan.converged) or self.plan.residual == 0)
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Make the first plan; returns the state of the only seed, without its axis."""
@@ -67,6 +67,8 @@ class SolverDriver:
         known = {"gain": "average reward", "start_value": "value of the start"}[name]
         finite = self.plan.error_bound < np.inf
         bound = f"off by at most {self.plan.error_bound:.2g}" if finite else "no bound"
+        if not self.plan.converged and self.finished:
+            bound += "; no iteration changes the plan any more, so a smaller tolerance cannot be reached"
         return [f"{known} {value:.6g}, {bound}"]
 
     def records(self, seed: int) -> dict[str, np.ndarray]:

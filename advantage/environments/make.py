@@ -239,7 +239,7 @@ def _nothing_in(package: str, wanted: str) -> str:
     there = [
         spec.id
         for spec in gymnasium.registry.values()
-        if str(spec.entry_point).partition(":")[0].partition(".")[0] == package.partition(".")[0]
+        if _module_of(spec.entry_point).partition(".")[0] == package.partition(".")[0]
     ]
     there += [
         key
@@ -253,6 +253,11 @@ def _nothing_in(package: str, wanted: str) -> str:
         else "it registers none and has no gymnasium.Env"
     )
     return f"The package {package!r} has no environment {wanted!r}; {hint}."
+
+
+def _module_of(entry_point: Any) -> str:
+    """The module of an environment's constructor: Gymnasium takes `module:Class`, or the class itself."""
+    return entry_point.partition(":")[0] if isinstance(entry_point, str) else str(entry_point.__module__)
 
 
 def _register_tetris(name: str) -> str | None:

@@ -32,10 +32,12 @@ def in_single_precision(function: Callable[Parameters, Result]) -> Callable[Para
 
 def require_platform() -> None:
     """Raises ValueError if JAX has no device of the platform that the user has chosen."""
+    chosen = jax.config.values["jax_platforms"]
+    if chosen in (None, "", "cpu"):  # asking for devices would start JAX, and fix how many devices a CPU has
+        return
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts where it lacks a platform's plugin
-        chosen = jax.config.values["jax_platforms"]
         reason = " ".join(str(error).split()) or "JAX is installed without it"
         raise ValueError(
             f"JAX cannot compute on {chosen!r}, which JAX_PLATFORMS or jax.config asks for ({reason}); unset "

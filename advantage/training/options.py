@@ -27,7 +27,7 @@ _LOWEST = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of a run. Besides the seed, only `num_envs`, `frame_stack` and the budget change what it learns."""
+    """Options of a run. What it learns depends on its seed, budget, `num_envs` and environment, and on nothing else."""
 
     total_timesteps: int = 1_000_000
     """Exact number of environment steps to take."""
