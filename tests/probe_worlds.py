@@ -195,6 +195,8 @@ class Failing(gymnasium.Env):
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "exit":
                 sys.exit(3)
+            if how == "exit at once":
+                os._exit(3)
             if how == "nan observation":
                 obs[1] = np.nan
             if how == "infinite reward":

@@ -390,7 +390,7 @@ def test_an_environment_that_cannot_be_repeated_starts_afresh(workers):
         assert len(notices) == 3
         for env, notice in enumerate(notices):
             assert f"Environment {env} is not deterministic" in notice
-            assert f"the {lengths[env]} steps of episode {numbers[env]}" in notice
+            assert f"replaying episode {numbers[env]} ({lengths[env]} steps)" in notice
         np.testing.assert_array_equal(driver.collector.book.numbers, numbers + 1)
         played = play(driver, 1, first=2)
     who = played.rollout.obs["who"][0]
@@ -431,13 +431,20 @@ def test_promise_12_an_environment_that_raises(workers, at, call, handing):
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("kill", "was killed by SIGKILL"), ("exit", "exited with code 3")]
+    ("how", "words"), [("kill", "was killed by SIGKILL"), ("exit at once", "exited with code 3")]
 )
 def test_promise_12_a_worker_that_dies(how, words, handing):
     message, seconds = failure(how, 4, 2, EnvironmentFailure)
     assert "Worker 1" in message and "environments 3, 4" in message
     assert words in message and "workers=0" in message
     assert seconds < 10
+
+
+@IN_BOTH
+def test_promise_12_an_environment_that_ends_the_process_is_named(workers, handing):
+    message, _ = failure("exit", 4, workers, EnvironmentFailure)
+    assert "environment 3" in message and "episode 1" in message
+    assert "sys.exit(3)" in message and "Raise an exception, or end the episode" in message
 
 
 def test_promise_12_a_worker_that_hangs(handing):
