@@ -26,6 +26,7 @@ from probe_runs import ENVS, SIZE, stop_at, tiny
 
 import advantage as adv
 from advantage.cli import main
+from advantage.drivers.host.stepper import EnvironmentFailure
 from advantage.runs.folder import RunFolder
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import read_evaluations, read_progress
@@ -249,7 +250,7 @@ def test_stopped_by_a_broken_evaluation(tmp_path):
             raise OSError("no renderer")
 
     train(HOST, tmp_path / "whole")
-    with pytest.raises(OSError, match="no renderer"):
+    with pytest.raises(EnvironmentFailure, match="evaluation: reset.*raised OSError: no renderer"):
         train(HOST, tmp_path / "run", eval_environment=Broken)
     assert outcome(tmp_path / "run")["tensors"] == outcome(tmp_path / "whole")["tensors"]
     assert read_evaluations(RunFolder(tmp_path / "run"))["step"].size == 0
