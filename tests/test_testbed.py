@@ -118,7 +118,7 @@ def test_names_spaces_and_clock():
     ("fields", "words"),
     [
         ({"n_arms": 0}, "n_arms=0 is not allowed"),
-        ({"n_arms": 2.0}, "n_arms=2.0 is not allowed"),
+        ({"n_arms": 2.5}, "n_arms=2.5 is not allowed"),
         ({"reward_std": -1.0}, "reward_std=-1.0 is not allowed"),
         ({"reward_std": float("nan")}, "reward_std=nan is not allowed"),
         ({"kind": "poisson"}, "kind='poisson' is not allowed; use 'gaussian' or 'bernoulli'"),
