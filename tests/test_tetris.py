@@ -332,7 +332,7 @@ def test_names():
         ("jax/Tetris-10x3", "height=3 is not possible; use 4 to 28"),
         ("jax/Tetris-10x29", "height=29 is not possible; use 4 to 28"),
         ("advantage/Tetris-10x29-v0", "height=29 is not possible; use 4 to 28"),
-        ("jax/Tetris-10x20-fahey", "no features 'fahey'; there are bertsekas, dellacherie, thiery"),
+        ("jax/Tetris-10x20-fahey", "no features 'fahey'; use one of bertsekas, dellacherie, thiery"),
         ("jax/Tetris", "nearest are jax/Tetris-10x20, jax/Tetris-10x10"),
         ("advantage/Tetris-10x20", "nearest are advantage/Tetris-10x20-v0"),
     ],
@@ -343,8 +343,8 @@ def test_what_is_not_possible_is_refused_with_what_is(name, message):
 
 
 def test_sizes_are_whole_numbers():
-    with pytest.raises(ValueError, match=r"width=10\.0 is not possible"):
-        Tetris(10.0)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"width=10\.5 is not possible"):
+        Tetris(10.5)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_twin_in_gymnasium_is_sound_and_its_seed_decides():
