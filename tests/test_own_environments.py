@@ -111,6 +111,24 @@ def test_python_gives_the_same(package, tmp_path, monkeypatch):
         adv.evaluate(run.path, episodes=1)
 
 
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ("CartPole-v1", r"CartPole-v1 has no keyword 'gaol' .*it takes sutton_barto_reward"),
+        (lambda goal=5: gymnasium.make("CartPole-v1"), r"has no keyword 'gaol' .*did you mean goal\?"),
+    ],
+)
+def test_a_keyword_that_the_constructor_lacks_is_named_before_anything_is_made(environment, words):
+    with pytest.raises(ValueError, match=words):
+        dressed(resolve(environment), Dress({"gaol": 4}))
+
+
+def test_keywords_of_gymnasium_make_and_of_a_constructor_that_takes_any_are_passed_on():
+    env = dressed(resolve("CartPole-v1"), Dress({"max_episode_steps": 7})).source()
+    assert env.spec.max_episode_steps == 7
+    dressed(resolve(lambda **keywords: gymnasium.make("CartPole-v1")), Dress({"gaol": 4}))
+
+
 def test_keywords_in_a_file_are_a_strangers_word():
     dress = Dress({"size": 8}, (), ())
     with pytest.raises(ValueError, match="--trust"):

@@ -58,6 +58,17 @@ def test_every_solver_is_trained_like_an_agent(name, tmp_path):
     assert "has converged after" in reporter.said[-1] and "smaller tolerance" in reporter.said[-1]
 
 
+def test_a_fixed_point_ends_a_run_whose_tolerance_rounding_does_not_allow(tmp_path):
+    """The residual is exactly 0; the bound that rounding leaves is said, and a resumed run has nothing to do."""
+    reporter, solver = Messages(), adv.ValueIteration(gamma=0.9, tolerance=1e-15)
+    run = adv.train(solver, "jax/GridWorld5x5-v0", out=tmp_path / "run", reporter=reporter, eval_episodes=0)
+    progress = read_progress(RunFolder(run.path))
+    assert progress["train/residual"][-1] == 0 < progress["train/residual"][-2]
+    assert run.step < 1000 and 1e-15 < progress["train/error_bound"][-1] < 1e-10
+    assert "no iteration changes the plan any more" in "\n".join(reporter.said)
+    assert adv.resume(run.path, total_timesteps=10**7).step == run.step
+
+
 @pytest.mark.parametrize(
     "solver",
     [

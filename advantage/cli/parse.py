@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast, get_args, get_origin
 
 import tyro
@@ -181,35 +181,28 @@ def _read_float(text: str) -> float | None:
 def _add_repeatable(registry: tyro.constructors.ConstructorRegistry) -> None:
     """Add how flags of several values are written: keywords (`size=8`), and texts."""
 
-    @registry.primitive_rule
-    def keywords(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        if get_origin(info.type) is not dict:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="KEY=VALUE",
-            instance_from_str=_read_keywords,
-            is_instance=lambda value: isinstance(value, dict),
-            str_from_instance=lambda value: [
-                f"{key}={json.dumps(each, default=str)}" for key, each in value.items()
-            ],
-        )
+    def add(
+        kind: type, metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], list[str]]
+    ) -> None:
+        @registry.primitive_rule
+        def several(
+            info: tyro.constructors.PrimitiveTypeInfo,
+        ) -> tyro.constructors.PrimitiveConstructorSpec | None:
+            if get_origin(info.type) is not kind or get_args(info.type)[0] not in (Any, str):
+                return None
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*",
+                metavar=metavar,
+                instance_from_str=read,
+                is_instance=lambda value: isinstance(value, kind),
+                str_from_instance=write,
+            )
 
-    @registry.primitive_rule
-    def words(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        if get_origin(info.type) is not tuple or get_args(info.type)[0] not in (Any, str):
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="TEXT",
-            instance_from_str=tuple,
-            is_instance=lambda value: isinstance(value, tuple),
-            str_from_instance=lambda value: list(map(str, value)),
-        )
+    def written(keywords: dict[str, Any]) -> list[str]:
+        return [f"{key}={json.dumps(each, default=str)}" for key, each in keywords.items()]
+
+    add(dict, "KEY=VALUE", _read_keywords, written)
+    add(tuple, "TEXT", tuple, lambda texts: list(map(str, texts)))
 
 
 def _read_keywords(texts: list[str]) -> dict[str, Any]:

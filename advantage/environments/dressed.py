@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -62,7 +64,7 @@ def dressed(environment: Environment, dress: Dress) -> Environment:
     """The environment with these keywords, wrappers and observations. One that has them already stays as it is.
 
     Raises:
-        ValueError: it is not made here, or a wrapper's name is wrong.
+        ValueError: it is not made here, its constructor has no such keyword, or a wrapper's name is wrong.
     """
     if dress == PLAIN:
         return environment
@@ -75,10 +77,24 @@ def dressed(environment: Environment, dress: Dress) -> Environment:
     source = environment.source
     if isinstance(source.make, DressedMake) and source.make.dress == dress:
         return environment
+    _refuse_unknown_keywords(environment.name, source.make, dress.options)
     wrappers = tuple(wrapper_of(name) if isinstance(name, str) else name for name in dress.wrappers)
     make = DressedMake(source.make, dress, wrappers)
     by_name = environment.by_name and dress.by_name
     return dataclasses.replace(environment, source=dataclasses.replace(source, make=make), by_name=by_name)
+
+
+def _refuse_unknown_keywords(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    try:
+        allowed = inspect.signature(make).parameters
+    except (TypeError, ValueError):  # one that does not say
+        return
+    if any(word.kind is inspect.Parameter.VAR_KEYWORD for word in allowed.values()):
+        return
+    for unknown in [word for word in options if word not in allowed]:
+        near = difflib.get_close_matches(unknown, allowed, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it takes {', '.join(allowed) or 'none'}."
+        raise ValueError(f"{name} has no keyword {unknown!r} (env_options, --env-option); {hint}")
 
 
 @dataclasses.dataclass(frozen=True)

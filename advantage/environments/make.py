@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 import sys
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import gymnasium
 from gymnasium import error as gymnasium_error
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from advantage.environments.dressed import PLAIN, Dress, dressed
 from advantage.environments.environment import Environment, Maker, closing
@@ -177,6 +178,24 @@ class NamedEnvironment:
             return gymnasium.make(self.spec, disable_env_checker=True, **keywords)
         except (gymnasium_error.DependencyNotInstalled, ImportError) as error:
             raise missing_extra(self.name, error) from error
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The keywords of the environment's constructor and of `gymnasium.make`; any, if it cannot be imported."""
+        try:
+            made = self.spec.entry_point
+            own = inspect.signature(load_env_creator(made) if isinstance(made, str) else cast(Any, made))
+        except Exception:  # making the environment says why
+            return inspect.signature(gymnasium.make)
+        words = {**own.parameters, **inspect.signature(gymnasium.make).parameters}
+        several = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+        allowed = [word for word in words.values() if word.kind not in several]
+        rest = [word for word in own.parameters.values() if word.kind is inspect.Parameter.VAR_KEYWORD]
+        given = "id", "disable_env_checker"  # by `__call__`
+        only = [
+            word.replace(kind=inspect.Parameter.KEYWORD_ONLY) for word in allowed if word.name not in given
+        ]
+        return inspect.Signature(only + rest)
 
 
 def missing_extra(name: str, error: Exception) -> MissingExtra:
