@@ -20,8 +20,8 @@ from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json,
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
-from advantage.environments.dressed import PLAIN, Dress
 from advantage.environments.make import word_for
+from advantage.environments.modifications import UNMODIFIED, Modifications
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
 from advantage.runs.checkpoint import (
@@ -67,7 +67,7 @@ class Agent:
         step: environment steps that it was trained for.
         by_name: whether the environment can be made from its name alone.
         frame_stack: number of observations stacked into one, `[n, ...]`, the oldest first; 1 for no stacking.
-        dress: keywords, wrappers and left out observations of the environment.
+        modifications: keywords, wrappers and left out observations of the environment.
     """
 
     algorithm: Playable
@@ -77,7 +77,7 @@ class Agent:
     step: int
     by_name: bool = True
     frame_stack: int = 1
-    dress: Dress = PLAIN
+    modifications: Modifications = UNMODIFIED
 
     @cached_property
     def actor(self) -> HostActor:
@@ -155,11 +155,11 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> A
         step=saved.metadata["step"],
         by_name=by_name,
         frame_stack=config["training"].get("frame_stack", 1),
-        dress=_dress(config["training"], folder.config_path),
+        modifications=_modifications(config["training"], folder.config_path),
     )
 
 
-def _dress(training: dict[str, Any], file: Path) -> Dress:
+def _modifications(training: dict[str, Any], file: Path) -> Modifications:
     """How the run's environment is made besides its name. Raises a CheckpointError that names the field."""
     kinds = {"env_options": dict, "wrappers": list, "ignore_observation": list}
     values = {name: training.get(name, kind()) for name, kind in kinds.items()}
@@ -171,7 +171,9 @@ def _dress(training: dict[str, Any], file: Path) -> Dress:
             dict(enumerate(values[name])),
             dict.fromkeys(range(len(values[name])), str),
         )
-    return Dress(values["env_options"], tuple(values["wrappers"]), tuple(values["ignore_observation"]))
+    return Modifications(
+        values["env_options"], tuple(values["wrappers"]), tuple(values["ignore_observation"])
+    )
 
 
 def other_agents(agent: Agent) -> dict[str, Agent]:

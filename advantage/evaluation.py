@@ -19,11 +19,11 @@ from advantage.drivers.host.stepper import episode_seed, failure
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.dressed import Dress, DressedMake, dressed
 from advantage.environments.environment import Environment, Maker, close, fitting, stacked
-from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.make import resolve, resolve_recorded
+from advantage.environments.modifications import Modifications, ModifiedMaker, modified
 from advantage.environments.spaces import environment_action, read, translator
+from advantage.environments.step_checks import Extremes, step_test
 from advantage.environments.watchdog import Watchdog
 from advantage.plain_values import require_whole, whole_number
 from advantage.policies.deterministic import flatten
@@ -122,7 +122,7 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
             "again: adv.evaluate(agent, environment)."
         )
     if environment is None:
-        target = resolve_recorded(agent.environment, trust, agent.dress)
+        target = resolve_recorded(agent.environment, trust, agent.modifications)
     else:
         target = _without_ignored(resolve(environment), agent)
     return stacked(fitting(target, agent.spec.observation_space), agent.frame_stack)
@@ -130,13 +130,15 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
 
 def _without_ignored(environment: Environment, agent: Agent) -> Environment:
     """An environment that the user has given, without the observations that the agent was trained without."""
-    source, ignored = environment.source, agent.dress.ignored
-    worn = (
+    source, ignored = environment.source, agent.modifications.ignored
+    is_left_out = (
         isinstance(source, Maker)
-        and isinstance(source.make, DressedMake)
-        and source.make.dress.ignored == ignored
+        and isinstance(source.make, ModifiedMaker)
+        and source.make.modifications.ignored == ignored
     )
-    return environment if worn or not ignored else dressed(environment, Dress(ignored=ignored))
+    return (
+        environment if is_left_out or not ignored else modified(environment, Modifications(ignored=ignored))
+    )
 
 
 def play_episodes(

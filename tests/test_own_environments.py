@@ -13,9 +13,9 @@ from advantage.algorithms.registry import algorithm_class
 from advantage.cli import main
 from advantage.cli.parse import _gathered, _read_keywords
 from advantage.environments.defect import EnvironmentWarning
-from advantage.environments.dressed import Dress, IgnoreObservation, dressed, wrapper_of
 from advantage.environments.environment import close
 from advantage.environments.make import resolve, resolve_recorded
+from advantage.environments.modifications import IgnoreObservation, Modifications, modified, wrapper_of
 from advantage.runs.video import CannotDraw, frame_of
 
 MODULE = """
@@ -120,22 +120,22 @@ def test_python_gives_the_same(package, tmp_path, monkeypatch):
 )
 def test_a_keyword_that_the_constructor_lacks_is_named_before_anything_is_made(environment, words):
     with pytest.raises(ValueError, match=words):
-        dressed(resolve(environment), Dress({"gaol": 4}))
+        modified(resolve(environment), Modifications({"gaol": 4}))
 
 
 def test_keywords_of_gymnasium_make_and_of_a_constructor_that_takes_any_are_passed_on():
-    env = dressed(resolve("CartPole-v1"), Dress({"max_episode_steps": 7})).source()
+    env = modified(resolve("CartPole-v1"), Modifications({"max_episode_steps": 7})).source()
     assert env.spec.max_episode_steps == 7
-    dressed(resolve(lambda **keywords: gymnasium.make("CartPole-v1")), Dress({"gaol": 4}))
+    modified(resolve(lambda **keywords: gymnasium.make("CartPole-v1")), Modifications({"gaol": 4}))
 
 
 def test_keywords_in_a_file_are_a_strangers_word():
-    dress = Dress({"size": 8}, (), ())
+    modifications = Modifications({"size": 8}, (), ())
     with pytest.raises(ValueError, match="--trust"):
-        resolve_recorded("CartPole-v1", dress=dress)
-    assert resolve_recorded("CartPole-v1", dress=Dress(ignored=("mission",))).kind == "host"
-    assert not Dress({"f": len}).by_name
-    assert not Dress(wrappers=(len,)).by_name
+        resolve_recorded("CartPole-v1", modifications=modifications)
+    assert resolve_recorded("CartPole-v1", modifications=Modifications(ignored=("mission",))).kind == "host"
+    assert not Modifications({"f": len}).by_name
+    assert not Modifications(wrappers=(len,)).by_name
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_a_class_that_is_not_there(package, tmp_path, monkeypatch):
 
 def test_nothing_is_put_on_a_world_or_twice():
     with pytest.raises(ValueError, match="on-device world"):
-        dressed(resolve("jax/CartPole-v1"), Dress({"size": 8}))
-    once = dressed(resolve("CartPole-v1"), Dress({"sutton_barto_reward": True}))
-    assert dressed(once, Dress({"sutton_barto_reward": True})) is once
+        modified(resolve("jax/CartPole-v1"), Modifications({"size": 8}))
+    once = modified(resolve("CartPole-v1"), Modifications({"sutton_barto_reward": True}))
+    assert modified(once, Modifications({"sutton_barto_reward": True})) is once
 
 
 def test_parts_of_parts_are_left_out():

@@ -69,7 +69,7 @@ def flag_names(cls: type, default: object | None = None) -> set[str]:
     return names
 
 
-REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation", "--log-info")
+REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation")
 
 
 def _gathered(flags: Sequence[str]) -> list[str]:

@@ -10,9 +10,9 @@ import tyro
 
 from advantage.agent import Agent, load
 from advantage.cli.import_path import find_packages_here
-from advantage.environments.dressed import Dress, dressed
 from advantage.environments.environment import Environment
 from advantage.environments.make import resolve
+from advantage.environments.modifications import Modifications, modified
 from advantage.evaluation import environment_of
 from advantage.runs.compilation import enable_compilation_cache
 
@@ -66,4 +66,4 @@ def named_environment(
         raise ValueError(
             "--env-option and --wrapper belong to an environment that is named beside them: --env NAME."
         )
-    return None if name is None else dressed(resolve(name), Dress(options, tuple(wrappers)))
+    return None if name is None else modified(resolve(name), Modifications(options, tuple(wrappers)))

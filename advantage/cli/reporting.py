@@ -10,7 +10,7 @@ from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.environments.make import word_for
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.terminal import Quiet, Terminal
-from advantage.training.options import dress_of, options_from
+from advantage.training.options import modifications_of, options_from
 from advantage.training.train import Run
 
 
@@ -35,8 +35,8 @@ def summarise(runs: Sequence[Run]) -> None:
     first = RunFolder(runs[0].path)
     path, video = shlex.quote(str(first.path)), shlex.quote(str(first.videos / "play.mp4"))
     config: dict[str, Any] = read_config(first)
-    dress = dress_of(options_from(config["training"]))
-    word = "".join(f" {shlex.quote(text)}" for text in word_for(str(config["environment"]), dress))
+    modifications = modifications_of(options_from(config["training"]))
+    word = "".join(f" {shlex.quote(text)}" for text in word_for(str(config["environment"]), modifications))
     print(
         f"\nNext: advantage eval {path} --episodes 100{word}\n      advantage enjoy {path} --video {video}{word}"
     )

@@ -18,9 +18,9 @@ import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from advantage.environments.dressed import PLAIN, Dress, dressed
 from advantage.environments.environment import Environment, Maker, closing
 from advantage.environments.masks import ActionMask
+from advantage.environments.modifications import UNMODIFIED, Modifications, modified
 from advantage.environments.vector_masks import masked_vector, refuse_unlike_vectors
 from advantage.types import World
 
@@ -106,14 +106,16 @@ def resolve(environment: Any) -> Environment:
     )
 
 
-def word_for(name: str, dress: Dress = PLAIN) -> list[str]:
+def word_for(name: str, modifications: Modifications = UNMODIFIED) -> list[str]:
     """The option that a command needs if the user has to allow a run's environment: `--env`, or `--trust`."""
-    if dress.runs_code:
+    if modifications.runs_code:
         return ["--trust"]
     return ["--env", name] if ":" in name else []
 
 
-def resolve_recorded(name: str, trust: bool = False, dress: Dress = PLAIN) -> Environment:
+def resolve_recorded(
+    name: str, trust: bool = False, modifications: Modifications = UNMODIFIED
+) -> Environment:
     """The environment that a run's config.json names. The file may be a stranger's and must not decide about imports.
 
     Without `trust`, a run can make a registered environment, one of ours (`jax/...`, `advantage/...`), one of Atari
@@ -121,23 +123,23 @@ def resolve_recorded(name: str, trust: bool = False, dress: Dress = PLAIN) -> En
 
     Args:
         name: the name in config.json.
-        trust: whether the user allows the import of the package that the name contains, and the dress.
-        dress: the keywords and wrappers that config.json records for it.
+        trust: whether the user allows the import of the package that the name contains, and the modifications.
+        modifications: the keywords and wrappers that config.json records for it.
 
     Raises:
         ValueError: the name is unknown, or needs an import that is not allowed; says how to allow it.
     """
     package = _package(name)
     installed = name.startswith("ALE/") and package == "ale_py" and not _lies_here(package)
-    if dress.runs_code and not trust:
-        words = shlex.join(["--env", name[:200], *dress.flags()])[:600]
+    if modifications.runs_code and not trust:
+        words = shlex.join(["--env", name[:200], *modifications.flags()])[:600]
         raise ValueError(
             "The run was trained with keywords or wrappers of its environment, which its config.json records and which "
             "decide what code runs. If you trust the file, allow them with --trust (trust=True), or name all yourself: "
             f"{words}; in Python with environment=..., a function that makes it."
         )
     if trust or not package or package in sys.modules or installed:
-        return dressed(resolve(name), dress)
+        return modified(resolve(name), modifications)
     raise ValueError(
         f"The run needs the environment {name[:200]!r}. To make it, the package {package[:200]!r} must be imported, "
         "which runs the code in it. If you trust it, allow this with --trust, or name the environment yourself with "

@@ -34,11 +34,11 @@ from advantage.runs.plot import plot_curve, results_are_missing
 from advantage.runs.recorded import config_facts
 from advantage.training.announcements import finished_before, interface_notes, warnings_before
 from advantage.training.first_state import draw_first_state, spaces_of
-from advantage.training.going_back import go_back_to
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
-from advantage.training.options import LARGEST, Options, dress_of, recorded
+from advantage.training.options import LARGEST, Options, modifications_of, recorded
 from advantage.training.reporting import Callback, Reporter, stops
+from advantage.training.rewind import rewind_to
 from advantage.types import Iterated, Pytree
 
 
@@ -140,7 +140,7 @@ class Loop:
         except RecordFault as error:
             raise CheckpointError(f"{folder.path}: checkpoint of step {self.step:_}: {error}.") from None
         self.first = self.first._replace(state=None)
-        go_back_to(folder, saved.checkpoint, self.step, self.say)
+        rewind_to(folder, saved.checkpoint, self.step, self.say)
         self.was_finished = metadata.get("finished") == total
         evaluated = metadata["evaluated"]
         self.is_complete = self._is_finished and not (self._evaluates and evaluated < self.step)
@@ -276,7 +276,7 @@ class Loop:
             self.environment.name,
             self.step,
             frame_stack=self.options.frame_stack,
-            dress=dress_of(self.options),
+            modifications=modifications_of(self.options),
         )
 
     def _save(self) -> None:
@@ -336,7 +336,11 @@ class Loop:
         return self.interrupt.signal is not None
 
     def _farewell(self) -> str:
-        named = word_for(self.environment.name, dress_of(self.options)) if self.environment.by_name else []
+        named = (
+            word_for(self.environment.name, modifications_of(self.options))
+            if self.environment.by_name
+            else []
+        )
         commands = "; ".join(
             shlex.join(["advantage", "resume", str(journal.folder.path), *named]) for journal in self.journals
         )

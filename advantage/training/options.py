@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from advantage.environments.dressed import Dress
+from advantage.environments.modifications import Modifications
 from advantage.plain_values import plain_bool, plain_number, whole_number
 
 LARGEST = 2**32 - 1  # seeds and the step counter are uint32
@@ -65,7 +65,7 @@ class Options:
     """Write TensorBoard files."""
 
     def __post_init__(self):
-        _check_dress(self)
+        _check_modifications(self)
         for name, low in _LOWEST.items():
             self._set(name, whole_number, lambda n, low=low: n >= low, f"use a whole number of {low} or more")
         for name in ("eval_every", "checkpoint_every"):
@@ -104,8 +104,8 @@ class Options:
         object.__setattr__(self, name, value)
 
 
-def _check_dress(options: Options) -> None:
-    """Refuse what is no dress of an environment; lists become tuples."""
+def _check_modifications(options: Options) -> None:
+    """Raise ValueError for keywords, wrappers or names of another form; lists become tuples."""
     if not isinstance(options.env_options, dict) or not all(
         isinstance(name, str) for name in options.env_options
     ):
@@ -137,9 +137,9 @@ def recorded(options: Options) -> dict[str, Any]:
     }
 
 
-def dress_of(options: Options) -> Dress:
+def modifications_of(options: Options) -> Modifications:
     """How the environment of a run is made besides its name."""
-    return Dress(options.env_options, options.wrappers, options.ignore_observation)
+    return Modifications(options.env_options, options.wrappers, options.ignore_observation)
 
 
 def options_from(options: dict[str, Any]) -> Options:

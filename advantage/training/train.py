@@ -15,9 +15,9 @@ from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.registry import to_json, trainable
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
-from advantage.environments.dressed import Dress, Wrapper, dressed
 from advantage.environments.environment import Environment, fitting, stacked
 from advantage.environments.make import resolve, resolve_recorded
+from advantage.environments.modifications import Modifications, Wrapper, modified
 from advantage.environments.version import version_of
 from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
@@ -28,7 +28,7 @@ from advantage.runs.lock import RunLock
 from advantage.training.announcements import differences
 from advantage.training.first_state import spaces_of
 from advantage.training.loop import Loop, Training
-from advantage.training.options import Options, dress_of, options_from
+from advantage.training.options import Options, modifications_of, options_from
 from advantage.training.reporting import Callback, Reporter, Silent
 from advantage.types import Spec
 
@@ -96,8 +96,8 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, chosen = options_from(options), playable(trainable(algorithm))
-    dress = dress_of(settings)
-    target = stacked(dressed(resolve(environment), dress), settings.frame_stack)
+    modifications = modifications_of(settings)
+    target = stacked(modified(resolve(environment), modifications), settings.frame_stack)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
     seeds = [settings.seed + n for n in range(settings.num_seeds)]
@@ -176,12 +176,13 @@ def resume(
             )
         with _device(settings.device):
             recorded = environment is None
-            dress = dress_of(settings)
+            modifications = modifications_of(settings)
             if recorded:
-                target = resolve_recorded(config["environment"], trust, dress)
+                target = resolve_recorded(config["environment"], trust, modifications)
             else:
-                target = dressed(
-                    resolve(environment), Dress(env_options or {}, tuple(wrappers), dress.ignored)
+                target = modified(
+                    resolve(environment),
+                    Modifications(env_options or {}, tuple(wrappers), modifications.ignored),
                 )
             target = stacked(fitting(target, spec.observation_space), settings.frame_stack)
             _refuse_other_spaces(target, spec, folder)

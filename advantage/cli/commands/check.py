@@ -11,9 +11,9 @@ import tyro
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import parse
 from advantage.environments.check import check_environment, describe
-from advantage.environments.dressed import Dress, dressed
 from advantage.environments.environment import close
 from advantage.environments.make import resolve
+from advantage.environments.modifications import Modifications, modified
 from advantage.policies.interface import describe_interface, large_layers
 
 
@@ -39,7 +39,9 @@ def command(arguments: Sequence[str]) -> int:
     """Check an environment; returns the exit code, 1 if it has an error."""
     (name,), flags = parse(arguments, "check ENVIRONMENT", Check)
     find_packages_here(name, wrappers=flags.wrappers)
-    environment = dressed(resolve(name), Dress(flags.env_options, flags.wrappers, flags.ignore_observation))
+    environment = modified(
+        resolve(name), Modifications(flags.env_options, flags.wrappers, flags.ignore_observation)
+    )
     if environment.kind == "device":
         raise ValueError(f"{name} is an on-device world; check is for Gymnasium environments.")
     defects = check_environment(environment.source, steps=flags.steps, seed=flags.seed)

@@ -15,8 +15,8 @@ from advantage.drivers.host.stepper import Buffers, EpisodeStepper
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.records import RecordKind, check_records, kind_of
 from advantage.environments.defect import EnvironmentWarning
-from advantage.environments.every_step import RolloutChecks
 from advantage.environments.spaces import equal, leaf_spaces, read, take, translator, write
+from advantage.environments.step_checks import RolloutChecks
 from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
 
 

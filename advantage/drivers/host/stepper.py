@@ -14,8 +14,8 @@ from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
 from advantage.environments.environment import close
-from advantage.environments.every_step import refuse_other_spaces, reset_test, step_test
 from advantage.environments.spaces import map_leaves, read, write
+from advantage.environments.step_checks import refuse_other_spaces, reset_test, step_test
 from advantage.types import Array, Pytree
 
 MakeEnvironment = Callable[[], gymnasium.Env]

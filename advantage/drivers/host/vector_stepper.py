@@ -14,9 +14,9 @@ from gymnasium.vector.utils import batch_space
 from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import Buffers, episode_seed
 from advantage.environments.defect import Fault, raise_first_error, show
-from advantage.environments.every_step import form_test
 from advantage.environments.space_faults import value_faults
 from advantage.environments.spaces import read, write
+from advantage.environments.step_checks import form_test
 from advantage.types import Array, Pytree
 
 

@@ -27,8 +27,8 @@ from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episo
 from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.environment import close
-from advantage.environments.every_step import Extremes, step_test
 from advantage.environments.spaces import read, translator
+from advantage.environments.step_checks import Extremes, step_test
 from advantage.machine import available_cores
 from advantage.types import Array, Pytree, Search, Spec
 

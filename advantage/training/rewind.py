@@ -11,7 +11,7 @@ from advantage.runs.checkpoint import checkpoint_path, point
 from advantage.runs.folder import RunFolder, set_aside
 
 
-def go_back_to(folder: RunFolder, checkpoint: Path, step: int, say: Callable[[str], None]) -> None:
+def rewind_to(folder: RunFolder, checkpoint: Path, step: int, say: Callable[[str], None]) -> None:
     """Make `checkpoint` the run's last one; later ones are moved to `set_aside`, with a copy of the logs."""
     if checkpoint.resolve() == folder.last.resolve():
         return

@@ -14,9 +14,9 @@ from advantage.drivers.host.stepper import CHECKED_STEPS, Stepper, allocate, buf
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.environments.check import check_environment
 from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning
-from advantage.environments.every_step import Extremes, RolloutChecks, form_test
 from advantage.environments.make import resolve
 from advantage.environments.space_faults import value_faults
+from advantage.environments.step_checks import Extremes, RolloutChecks, form_test
 from advantage.environments.watchdog import Watchdog
 
 LATE = 3 * CHECKED_STEPS
@@ -321,7 +321,7 @@ def hang():
 
 def test_a_call_that_hangs_is_named_once_with_its_line():
     with pytest.warns(
-        EnvironmentWarning, match=r"step 7 has not returned .*test_every_step.py:\d+, in hang"
+        EnvironmentWarning, match=r"step 7 has not returned .*test_step_checks.py:\d+, in hang"
     ) as said:
         hang()
     assert len(said) == 1

@@ -20,8 +20,8 @@ Wrapper = str | Callable[[gymnasium.Env], gymnasium.Env]
 
 
 @dataclasses.dataclass(frozen=True)
-class Dress:
-    """What is put on an environment, from the inside out.
+class Modifications:
+    """What is changed about an environment, from the inside out.
 
     Attributes:
         options: keywords for the environment's constructor.
@@ -57,16 +57,16 @@ class Dress:
         return [word for pair in words for word in pair]
 
 
-PLAIN = Dress()
+UNMODIFIED = Modifications()
 
 
-def dressed(environment: Environment, dress: Dress) -> Environment:
+def modified(environment: Environment, modifications: Modifications) -> Environment:
     """The environment with these keywords, wrappers and observations. One that has them already stays as it is.
 
     Raises:
         ValueError: it is not made here, its constructor has no such keyword, or a wrapper's name is wrong.
     """
-    if dress == PLAIN:
+    if modifications == UNMODIFIED:
         return environment
     if environment.kind != "host":
         what = "an on-device world" if environment.kind == "device" else "a vector environment"
@@ -75,12 +75,12 @@ def dressed(environment: Environment, dress: Dress) -> Environment:
             "--wrapper, --ignore-observation) are not possible; give an object that is made as you want it."
         )
     source = environment.source
-    if isinstance(source.make, DressedMake) and source.make.dress == dress:
+    if isinstance(source.make, ModifiedMaker) and source.make.modifications == modifications:
         return environment
-    _refuse_unknown_keywords(environment.name, source.make, dress.options)
-    wrappers = tuple(wrapper_of(name) if isinstance(name, str) else name for name in dress.wrappers)
-    make = DressedMake(source.make, dress, wrappers)
-    by_name = environment.by_name and dress.by_name
+    _refuse_unknown_keywords(environment.name, source.make, modifications.options)
+    wrappers = tuple(wrapper_of(name) if isinstance(name, str) else name for name in modifications.wrappers)
+    make = ModifiedMaker(source.make, modifications, wrappers)
+    by_name = environment.by_name and modifications.by_name
     return dataclasses.replace(environment, source=dataclasses.replace(source, make=make), by_name=by_name)
 
 
@@ -98,18 +98,18 @@ def _refuse_unknown_keywords(name: str, make: Callable[..., Any], options: Mappi
 
 
 @dataclasses.dataclass(frozen=True)
-class DressedMake:
-    """Makes an environment and puts its dress on."""
+class ModifiedMaker:
+    """Makes an environment and applies the modifications."""
 
     make: Callable[..., gymnasium.Env]
-    dress: Dress
+    modifications: Modifications
     wrappers: tuple[Callable[[gymnasium.Env], gymnasium.Env], ...]
 
     def __call__(self, **keywords: Any) -> gymnasium.Env:
-        env = self.make(**{**self.dress.options, **keywords})
+        env = self.make(**{**self.modifications.options, **keywords})
         for wrapper in self.wrappers:
             env = wrapper(env)
-        return IgnoreObservation(env, self.dress.ignored) if self.dress.ignored else env
+        return IgnoreObservation(env, self.modifications.ignored) if self.modifications.ignored else env
 
 
 @dataclasses.dataclass(frozen=True)
