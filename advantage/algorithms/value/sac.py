@@ -142,20 +142,18 @@ class SAC(ReplayOptions, PolicyOptions):
                 return (alpha * log_prob - value).mean(), {"entropy": -log_prob.mean()}
 
             actor, actor_moments, more = adam_step(actor_loss, params["actor"], optimiser["actor"], rate)
-            aim = self._target_entropy(policy.head)
-
-            def temperature_loss(log_alpha: Array) -> tuple[Array, dict[str, Array]]:
-                return log_alpha * (more["entropy"] - aim), {"alpha": jnp.asarray(alpha, jnp.float32)}
-
-            log_alpha, alpha_moments, alphas = adam_step(
-                temperature_loss, params["log_alpha"], optimiser["log_alpha"], rate
-            )
+            log_alpha, alpha_moments = params["log_alpha"], optimiser["log_alpha"]
+            if self.alpha is None:
+                surplus = more["entropy"] - self._target_entropy(policy.head)
+                log_alpha, alpha_moments, _ = adam_step(
+                    lambda log_alpha: (log_alpha * surplus, {}), log_alpha, alpha_moments, rate
+                )
             learned = Learned(
                 {"actor": actor, "action_value": critics, "log_alpha": log_alpha},
                 {"actor": actor_moments, "action_value": moments, "log_alpha": alpha_moments},
                 polyak(target, critics, self.tau),
             )
-            return learned, metrics | more | alphas
+            return learned, metrics | more | {"alpha": jnp.asarray(alpha, jnp.float32)}
 
         before = Learned(state.params, state.optimiser, state.target)
         (params, optimiser, target), metrics = repeat(step, before, count, key)
