@@ -64,6 +64,7 @@ from advantage.algorithms.tabular.td import TD as TD
 from advantage.algorithms.tabular.td_lambda import TDLambda as TDLambda
 from advantage.algorithms.tabular.tree_backup import TreeBackup as TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
+from advantage.algorithms.value.sac import SAC as SAC
 from advantage.comparison.compare import Comparison as Comparison
 from advantage.comparison.compare import compare as compare
 from advantage.drivers.host.stepper import EnvironmentFailure as EnvironmentFailure

@@ -1,6 +1,5 @@
-"""The ring: what it holds after any number of rollouts is what a list of the last C transitions holds."""
+"""The replay buffer: what it holds after any number of rollouts is what lists of the last steps hold."""
 
-import collections
 import functools
 
 import jax
@@ -8,124 +7,168 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advantage.replay.ring import Transition, replay_add, replay_init, replay_sample
+from advantage.replay.ring import Transition, replay_add, replay_init, replay_sample, transitions_at
 from advantage.types import Rollout
 
-ENVS = 2
-EXAMPLE = Transition(
-    obs={"pixels": jax.ShapeDtypeStruct((2, 3), np.uint8), "speed": jax.ShapeDtypeStruct((), np.float32)},
-    action=(jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.float32)),
-    reward=jax.ShapeDtypeStruct((), np.float32),
-    next_obs={
-        "pixels": jax.ShapeDtypeStruct((2, 3), np.uint8),
-        "speed": jax.ShapeDtypeStruct((), np.float32),
-    },
-    terminated=jax.ShapeDtypeStruct((), np.bool_),
-)
+OBS = {"pixels": jax.ShapeDtypeStruct((2, 3), np.uint8), "speed": jax.ShapeDtypeStruct((), np.float32)}
+ACTION = (jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.float32))
+GAMMA = 0.9
 
 
-def rollout(steps, seed):
-    rng = np.random.default_rng(seed)
+class Play:
+    """Rollouts that follow each other: an observation is the successor of the one before, but for ends of episodes."""
 
-    def leaf(like):
-        numbers = rng.integers(0, 256, (steps, ENVS, *like.shape))
-        return (numbers % 2 if like.dtype == bool else numbers).astype(like.dtype)
+    def __init__(self, num_envs, seed=0, rate=0.3):
+        self.rng, self.num_envs, self.rate = np.random.default_rng(seed), num_envs, rate
+        self.obs = self.draw(OBS)
+        self.steps = []  # every transition so far: row by row, then by environment
 
-    facts = jax.tree.map(leaf, EXAMPLE)
-    truncated = rng.uniform(size=(steps, ENVS)) < 0.5
-    return Rollout(facts.obs, facts.action, facts.reward, facts.next_obs, facts.terminated, truncated)
+    def draw(self, like):
+        def leaf(x):
+            return self.rng.integers(0, 256, (self.num_envs, *x.shape)).astype(x.dtype)
+
+        return jax.tree.map(leaf, like)
+
+    def rollout(self, steps):
+        rows = []
+        for _ in range(steps):
+            next_obs, action, reward = self.draw(OBS), self.draw(ACTION), self.rng.normal(size=self.num_envs)
+            terminated, truncated = self.rng.uniform(size=(2, self.num_envs)) < self.rate / 2
+            row = (self.obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
+            rows.append(row)
+            self.steps.append([jax.tree.map(lambda x, b=b: x[b], row) for b in range(self.num_envs)])
+            reset, ended = self.draw(OBS), terminated | truncated
+
+            def go_on(new, old, ended=ended):
+                return np.where(ended.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+            self.obs = jax.tree.map(go_on, reset, next_obs)
+        return Rollout(*jax.tree.map(lambda *x: np.stack(x), *rows))
+
+    def window(self, row, env, n):
+        """The definition, one step after the other."""
+        total, discount = 0.0, 1.0
+        for step in self.steps[row : row + n]:
+            _, _, reward, next_obs, terminated, truncated = step[env]
+            total, discount = total + discount * np.float64(reward), discount * GAMMA
+            if terminated or truncated:
+                break
+        obs, action = self.steps[row][env][:2]
+        return Transition(obs, action, np.float32(total), np.float32(discount * (not terminated)), next_obs)
 
 
-def transitions(rollout):
-    """One by one: time first, then environments."""
-    stored = Transition(rollout.obs, rollout.action, rollout.reward, rollout.next_obs, rollout.terminated)
-    return [
-        jax.tree.map(lambda leaf, t=t, b=b: leaf[t, b], stored)
-        for t in range(len(rollout.reward))
-        for b in range(ENVS)
-    ]
+add = jax.jit(replay_add)
+at = jax.jit(functools.partial(transitions_at, gamma=GAMMA), static_argnames="n")
 
 
-def held(replay):
-    """What the ring holds, oldest first."""
-    capacity, stored = len(replay.rows.reward), int(replay.stored)
-    order = (int(replay.place) - stored + np.arange(stored)) % capacity
-    return [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), replay.rows) for i in order]
+def begin(capacity, num_envs):
+    return replay_init(OBS, ACTION, capacity=capacity, num_envs=num_envs)
+
+
+def held(replay, n=1):
+    """Every transition that can be drawn, oldest first."""
+    rows = at(replay, np.arange(int(replay.stored)), n=n)
+    return [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), rows) for i in range(int(replay.stored))]
 
 
 def assert_same(left, right):
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-            assert x.dtype == y.dtype
-            np.testing.assert_array_equal(x, y)
+            assert x.dtype == np.asarray(y).dtype
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-add = jax.jit(replay_add)
+SIZES = [
+    (2, 12, [3, 3, 3]),
+    (2, 7, [2, 2, 2, 2]),
+    (2, 6, [3, 3]),
+    (3, 20, [4, 1, 4, 5]),
+    (1, 3, [7, 1, 5]),
+    (1, 1, [2, 1]),
+]
 
 
-@pytest.mark.parametrize(
-    ("capacity", "steps"),
-    [(12, [3, 3, 3]), (7, [2, 2, 2, 2]), (6, [3, 3]), (5, [4, 1, 4]), (3, [7, 1, 5]), (1, [2, 1]), (8, [4])],
-    ids=str,
-)
-def test_the_ring_holds_the_last_transitions_in_order(capacity, steps):
-    """Rollouts smaller than the ring, as large, and larger; ends that fall on its edge and beside it."""
-    replay, expected = replay_init(EXAMPLE, capacity), collections.deque(maxlen=capacity)
-    assert_same(held(replay), [])
-    for seed, number in enumerate(steps):
-        new = rollout(number, seed)
-        replay = add(replay, new)
-        expected.extend(transitions(new))
-        assert_same(held(replay), list(expected))
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9], ids=lambda rate: f"ends {rate}")
+@pytest.mark.parametrize(("num_envs", "capacity", "steps"), SIZES, ids=str)
+def test_it_holds_the_last_transitions(num_envs, capacity, steps, rate, n):
+    """Rollouts smaller than the buffer, as large, and larger; windows that meet ends and the newest row."""
+    replay, play = begin(capacity, num_envs), Play(num_envs, rate=rate)
+    assert int(replay.stored) == 0
+    for number in steps:
+        replay = add(replay, play.rollout(number))
+        rows = min(len(play.steps), capacity // num_envs)
+        assert int(replay.stored) == rows * num_envs
+        first = len(play.steps) - rows
+        expected = [play.window(first + r, env, n) for r in range(rows) for env in range(num_envs)]
+        assert_same(held(replay, n), expected)
+
+
+def test_ends_that_do_not_fit_shorten_the_buffer():
+    """Room for 256 ends: where every step ends an episode, 256 steps are left."""
+    replay, play = begin(1000, 1), Play(1, rate=2.0)
+    for number in (200, 1, 100, 700, 1100):
+        replay = add(replay, play.rollout(number))
+        assert int(replay.stored) == min(256, len(play.steps))
+        first = len(play.steps) - int(replay.stored)
+        assert_same(
+            held(replay)[::50], [play.window(first + r, 0, 1) for r in range(0, int(replay.stored), 50)]
+        )
+    play.rate = 0.0
+    replay = add(replay, play.rollout(1000))
+    assert int(replay.stored) == 1000
 
 
 def test_what_is_drawn_is_uniform_over_what_is_stored():
-    replay = add(replay_init(EXAMPLE, 10), rollout(3, 0))  # 6 of 10 rows
-    replay = replay._replace(rows=replay.rows._replace(reward=jnp.arange(10.0)))
-    rows = jax.jit(replay_sample, static_argnums=2)(replay, jax.random.key(0), 60_000)
-    counts = np.bincount(rows.reward.astype(int), minlength=10)
+    replay = add(begin(10, 2), Play(2, rate=0.0).rollout(3))  # 6 of 10
+    replay = replay._replace(reward=jnp.arange(10.0).reshape(5, 2))
+    sample = jax.jit(functools.partial(replay_sample, gamma=GAMMA), static_argnums=2)
+    counts = np.bincount(sample(replay, jax.random.key(0), 60_000).reward.astype(int), minlength=10)
     assert counts[6:].sum() == 0
     # chi-squared with 5 degrees of freedom: 20.5 is exceeded once in a thousand
     assert ((counts[:6] - 10_000) ** 2 / 10_000).sum() < 20.5
 
 
-def test_a_row_is_drawn_whole():
-    replay = add(replay_init(EXAMPLE, 64), rollout(32, 1))
-    every = {row.obs["pixels"].tobytes(): row for row in held(replay)}
-    rows = replay_sample(replay, jax.random.key(1), 50)
-    for i in range(50):
-        row = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), rows)
-        assert_same([row], [every[row.obs["pixels"].tobytes()]])
+def test_an_empty_buffer_gives_zeros():
+    rows = replay_sample(begin(4, 1), jax.random.key(2), 3, gamma=GAMMA)
+    assert all(len(leaf) == 3 for leaf in jax.tree.leaves(rows))
+    assert not any(
+        leaf.any() for leaf in jax.tree.leaves((rows.obs, rows.action, rows.reward, rows.next_obs))
+    )
 
 
-def test_an_empty_ring_gives_zeros():
-    rows = replay_sample(replay_init(EXAMPLE, 4), jax.random.key(2), 3)
-    assert all(not leaf.any() and len(leaf) == 3 for leaf in jax.tree.leaves(rows))
-
-
-def test_rings_side_by_side_are_each_alone():
-    rings = jax.vmap(lambda _: replay_init(EXAMPLE, 5))(jnp.arange(2))
-    first, second = rollout(2, 3), rollout(2, 4)
+def test_buffers_side_by_side_are_each_alone():
+    rings = jax.vmap(lambda _: begin(10, 2))(jnp.arange(2))
+    first, second = Play(2, seed=3).rollout(2), Play(2, seed=4).rollout(2)
     rings = jax.vmap(replay_add)(rings, jax.tree.map(lambda *leaves: np.stack(leaves), first, second))
     for i, alone in enumerate((first, second)):
-        one = add(replay_init(EXAMPLE, 5), alone)
+        one = add(begin(10, 2), alone)
         assert_same(held(jax.tree.map(lambda leaf, i=i: leaf[i], rings)), held(one))
 
 
-def test_written_in_place_where_the_old_ring_is_given_away():
-    """Else every update of a run would copy the ring."""
-    replay = jax.tree.map(jnp.copy, replay_init(EXAMPLE, 1000))
-    before = replay.rows.obs["pixels"].unsafe_buffer_pointer()
-    after = jax.jit(replay_add, donate_argnums=0)(replay, rollout(4, 5))
-    assert after.rows.obs["pixels"].unsafe_buffer_pointer() == before
+def test_written_in_place_where_the_old_buffer_is_given_away():
+    """Else every update of a run would copy the buffer."""
+    replay = jax.tree.map(jnp.copy, begin(1000, 2))
+    before = replay.obs["pixels"].unsafe_buffer_pointer()
+    after = jax.jit(replay_add, donate_argnums=0)(replay, Play(2).rollout(4))
+    assert after.obs["pixels"].unsafe_buffer_pointer() == before
 
 
-def test_a_ring_that_cannot_be():
-    with pytest.raises(ValueError, match=r"ring of 0 transitions is not allowed; use 1 or more"):
-        replay_init(EXAMPLE, 0)
-    begin = functools.partial(replay_init, EXAMPLE)
+def test_it_takes_what_its_numbers_take():
+    """An observation once, an action, a reward, two flags and the place of the end; room for ends besides."""
+    replay = begin(100_000, 4)
+    nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(replay))
+    one = (6 + 4) + (4 + 8) + 4 + 1 + 1
+    assert nbytes < 1.25 * 100_000 * one
+
+
+def test_a_buffer_that_cannot_be():
     with pytest.raises(
-        ValueError, match=r"ring of 10_000_000_000_000 transitions of 37 bytes each takes .* smaller"
+        ValueError, match=r"buffer of 3 transitions is not allowed with 4 environments; use 4"
     ):
-        jax.jit(begin, static_argnums=0)(10_000_000_000_000)
+        begin(3, 4)
+    with pytest.raises(
+        ValueError, match=r"buffer of 10_000_000_000_000 transitions of .* bytes each takes .* smaller"
+    ):
+        jax.jit(lambda: begin(10_000_000_000_000, 1))()

@@ -33,6 +33,7 @@ ALGORITHMS = {
     "off-policy-ac": "policy_gradient.off_policy_actor_critic:OffPolicyActorCritic",
     "q-prop": "policy_gradient.q_prop:QProp",
     "impala": "policy_gradient.impala:Impala",
+    "sac": "value.sac:SAC",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
     "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",

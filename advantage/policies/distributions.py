@@ -138,6 +138,11 @@ class Gaussian(NamedTuple):
     def mode(self) -> Array:
         return self.mean
 
+    def sample_and_log_prob(self, noise: Array) -> tuple[Array, Array]:
+        """A sample and its log-probability, both differentiable in the parameters."""
+        action = self.sample(noise)
+        return action, self.log_prob(action)
+
     def log_prob(self, action: Array) -> Array:
         """-Σ (z²/2 + log_std + log(2π)/2) with z = (action - mean) / std."""
         xp = self.mean.__array_namespace__()
@@ -200,6 +205,16 @@ class SquashedGaussian(NamedTuple):
 
     def sample(self, noise: Array) -> Array:
         return self._squash(self.latent.sample(noise))
+
+    def sample_and_log_prob(self, noise: Array) -> tuple[Array, Array]:
+        """A sample and its log-probability, both differentiable in the parameters.
+
+        It is `log_prob` of the sample without the inversion, and stays accurate where tanh(u) is rounded to 1.
+        """
+        xp = self.mean.__array_namespace__()
+        u = self.latent.sample(noise)
+        log_slope = _log_tanh_slope(u) + xp.log(0.5 * (self.high - self.low))
+        return self._squash(u), self.latent.log_prob(u) - log_slope.sum(-1)
 
     def mode(self) -> Array:
         """The image of the mean of u: the action's median. The density may peak nearer to a bound."""

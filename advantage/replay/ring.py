@@ -1,4 +1,9 @@
-"""The replay buffer, a ring of past transitions. It is part of an algorithm's state; its functions are pure."""
+"""A replay buffer of past transitions: part of an algorithm's state, pure functions of arrays.
+
+Rows are time steps, columns are environments, and each observation is stored once: the successor of a transition is
+the observation of the next row, except where an episode ended. There the next row begins another episode, and the true
+successor lies apart, in `finals`.
+"""
 
 from __future__ import annotations
 
@@ -11,83 +16,234 @@ import jax.numpy as jnp
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.types import Array, Key, Pytree, Rollout
 
+STEPS_PER_END = 16  # there is room for the ends of episodes of at least this average length
+FEWEST_ENDS = 256  # and for so many ends in any case
+
 
 class Transition(NamedTuple):
-    """One step, or many `[N, ...]`. There is no truncation flag, because `next_obs` is the true successor."""
+    """One transition over one or several steps, or many `[N, ...]`.
+
+    Attributes:
+        obs, action: where it begins, and the action taken there.
+        reward: the discounted sum of its rewards.
+        discount: of the value of `next_obs`: `gamma^k` after k steps, and 0 where the episode terminated.
+        next_obs: the true successor of its last step.
+    """
 
     obs: Pytree
     action: Pytree
     reward: Array
+    discount: Array
     next_obs: Pytree
-    terminated: Array
 
 
 class Replay(NamedTuple):
-    """The last `C` transitions.
+    """The last rows of all environments.
 
     Attributes:
-        rows: a `Transition` of `[C, ...]`; unused rows are zero.
-        place: int32, the row for the next transition; in a full ring, that of the oldest one.
-        stored: int32, number of used rows, at most C.
+        obs, action, reward: `[R, B, ...]`, a row a step, a column an environment.
+        terminated, truncated: bool `[R, B]`.
+        final: int32 `[R, B]`, the place in `finals` of the true successor of a step that ended an episode.
+        finals: `[F, ...]`, the last observations of episodes, a ring of its own.
+        final_rows: uint32 `[F]`, one more than the number of the row that each of `finals` belongs to; 0 if unused.
+        ends: uint32, how many finals were written in all.
+        newest: `[B, ...]`, the successors of the newest row.
+        head: uint32, how many rows were written in all; row r lies at place `r mod R`.
+        oldest: uint32, the number of the oldest row that can be drawn.
     """
 
-    rows: Transition
-    place: Array
-    stored: Array
+    obs: Pytree
+    action: Pytree
+    reward: Array
+    terminated: Array
+    truncated: Array
+    final: Array
+    finals: Pytree
+    final_rows: Array
+    ends: Array
+    newest: Pytree
+    head: Array
+    oldest: Array
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return self.reward.shape[0]
+
+    @property
+    def num_envs(self) -> int:
+        """B."""
+        return self.reward.shape[1]
+
+    @property
+    def stored(self) -> Array:
+        """How many transitions can be drawn, int32."""
+        return (self.head - self.oldest).astype(jnp.int32) * self.num_envs
 
 
-def replay_init(example: Transition, capacity: int) -> Replay:
-    """An empty ring.
+def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int) -> Replay:
+    """An empty buffer.
 
     Args:
-        example: one transition without batch axes, arrays or `jax.ShapeDtypeStruct`; every leaf keeps its dtype.
-        capacity: C, 1 or more.
+        obs, action: of one transition, without batch axes, arrays or `jax.ShapeDtypeStruct`; every leaf keeps its
+            dtype.
+        capacity: transitions; the buffer holds a whole number of rows, at most this many transitions.
+        num_envs: B.
 
     Raises:
-        ValueError: a capacity below 1, or one that does not fit into memory.
+        ValueError: a capacity below one row, or one that does not fit into memory.
     """
-    if capacity < 1:
-        raise ValueError(f"A replay ring of {capacity} transitions is not allowed; use 1 or more.")
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(example))
-    what = f"A replay ring of {capacity:_} transitions of {size} bytes each"
-    with jax.ensure_compile_time_eval():  # rings are made inside compiled programs too
-        refuse_large(what, capacity * size, "make it smaller", free_device_bytes())
-    rows: Any = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), example)
-    return Replay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    rows = capacity // num_envs
+    if rows < 1:
+        raise ValueError(
+            f"A replay buffer of {capacity} transitions is not allowed with {num_envs} environments; use {num_envs} "
+            "or more."
+        )
+    transitions = rows * num_envs
+    ends = min(transitions, max(-(-transitions // STEPS_PER_END), FEWEST_ENDS, 4 * num_envs))
+    size, flags = (
+        sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(part)) for part in (obs, action)
+    )
+    size, flags = size, flags + 4 + 1 + 1 + 4
+    nbytes = transitions * (size + flags) + (ends + num_envs) * size
+    with jax.ensure_compile_time_eval():  # buffers are made inside compiled programs too
+        what = f"A replay buffer of {transitions:_} transitions of {size + flags} bytes each"
+        refuse_large(what, nbytes, "make it smaller", free_device_bytes())
 
+    def empty(*axes: int) -> Any:
+        return lambda leaf: jnp.zeros((*axes, *leaf.shape), leaf.dtype)
 
-def replay_add(replay: Replay, rollout: Rollout) -> Replay:
-    """Store a rollout `[T, B, ...]`, earlier steps first; it replaces the oldest transitions.
-
-    Only the last C transitions of a rollout are stored.
-    """
-    facts = Transition(rollout.obs, rollout.action, rollout.reward, rollout.next_obs, rollout.terminated)
-    capacity, size = _length(replay.rows), rollout.reward.size
-    kept = min(size, capacity)
-    place = (replay.place + (size - kept) + jnp.arange(kept, dtype=jnp.int32)) % capacity
-
-    def write(ring: Array, new: Array) -> Array:
-        new = jnp.asarray(new).reshape(size, *ring.shape[1:])[size - kept :]
-        return ring.at[place].set(new.astype(ring.dtype), unique_indices=True)
+    def column(dtype: Any) -> Array:
+        return jnp.zeros((rows, num_envs), dtype)
 
     return Replay(
-        jax.tree.map(write, replay.rows, facts),
-        (replay.place + size) % capacity,
-        jnp.minimum(replay.stored + size, capacity),
+        obs=jax.tree.map(empty(rows, num_envs), obs),
+        action=jax.tree.map(empty(rows, num_envs), action),
+        reward=column(jnp.float32),
+        terminated=column(bool),
+        truncated=column(bool),
+        final=column(jnp.int32),
+        finals=jax.tree.map(empty(ends), obs),
+        final_rows=jnp.zeros(ends, jnp.uint32),
+        ends=jnp.uint32(0),
+        newest=jax.tree.map(empty(num_envs), obs),
+        head=jnp.uint32(0),
+        oldest=jnp.uint32(0),
     )
 
 
-def replay_sample(replay: Replay, key: Key, n: int) -> Transition:
-    """`n` transitions `[n, ...]`, each drawn uniformly from all that are stored, with replacement.
+def replay_add(replay: Replay, rollout: Rollout) -> Replay:
+    """Store a rollout `[T, B, ...]`; the oldest rows make room.
 
-    An empty ring gives zeros.
+    Of a rollout with more rows than the buffer the last R stay. If episodes are so short that their last observations
+    do not all fit, the oldest rows make room for them too.
+    """
+    steps = rollout.reward.shape[0]
+    kept = min(steps, replay.num_rows)
+    facts = jax.tree.map(lambda x: jnp.asarray(x)[steps - kept :], rollout._replace(memory=(), extras=()))
+    first = replay.head + jnp.uint32(steps - kept)
+    numbers = first + jnp.arange(kept, dtype=jnp.uint32)
+    head = replay.head + jnp.uint32(steps)
+    replay, final, oldest = _add_finals(replay, facts, numbers)
+    place = (numbers % jnp.uint32(replay.num_rows)).astype(jnp.int32)
+
+    def write(ring: Array, new: Array) -> Array:
+        return ring.at[place].set(new.astype(ring.dtype), unique_indices=True)
+
+    return replay._replace(
+        obs=jax.tree.map(write, replay.obs, facts.obs),
+        action=jax.tree.map(write, replay.action, facts.action),
+        reward=write(replay.reward, facts.reward),
+        terminated=write(replay.terminated, facts.terminated),
+        truncated=write(replay.truncated, facts.truncated),
+        final=write(replay.final, final),
+        newest=jax.tree.map(lambda old, x: x[-1].astype(old.dtype), replay.newest, facts.next_obs),
+        head=head,
+        oldest=jnp.maximum(oldest, head - jnp.minimum(head, jnp.uint32(replay.num_rows))),
+    )
+
+
+def _add_finals(replay: Replay, facts: Rollout, numbers: Array) -> tuple[Replay, Array, Array]:
+    """Store the true successors of steps that ended episodes: `-> replay, their places [T, B], the oldest row`."""
+    size, done = len(replay.final_rows), jnp.logical_or(facts.terminated, facts.truncated)
+    count = jnp.cumsum(done.ravel(), dtype=jnp.uint32)
+    total, rank = count[-1], count - done.ravel()
+    lost = done.ravel() & (total - rank > size)  # more ends than there is room for
+    place = ((replay.ends + rank) % jnp.uint32(size)).astype(jnp.int32)
+    target = jnp.where(done.ravel() & ~lost, place, size)  # out of bounds: dropped
+    row = jnp.repeat(numbers, replay.num_envs) + 1
+
+    def write(ring: Array, new: Array) -> Array:
+        return ring.at[target].set(new.reshape(-1, *ring.shape[1:]).astype(ring.dtype), mode="drop")
+
+    replaced = replay.final_rows.at[target].get(mode="fill", fill_value=0)
+    oldest = jnp.maximum(replay.oldest, jnp.maximum(replaced.max(), jnp.where(lost, row, 0).max()))
+    stored = replay._replace(
+        finals=jax.tree.map(write, replay.finals, facts.next_obs),
+        final_rows=replay.final_rows.at[target].set(row, mode="drop"),
+        ends=replay.ends + total,
+    )
+    return stored, place.reshape(done.shape), oldest
+
+
+def replay_sample(replay: Replay, key: Key, size: int, *, gamma: Array | float, n: int = 1) -> Transition:
+    """`size` transitions over n steps, each begun at a step drawn uniformly from all that are stored, with replacement.
+
+    See `transitions_at`. From an empty buffer they are zeros.
 
     Source: Lin 1992, "Self-improving reactive agents based on reinforcement learning, planning and teaching"; Mnih et
     al. 2015, "Human-level control through deep reinforcement learning", algorithm 1.
     """
-    drawn = jax.random.randint(key, (n,), 0, jnp.maximum(replay.stored, 1))
-    return jax.tree.map(lambda ring: ring[drawn], replay.rows)
+    drawn = jax.random.randint(key, (size,), 0, jnp.maximum(replay.stored, 1))
+    return transitions_at(replay, drawn, gamma=gamma, n=n)
 
 
-def _length(rows: Transition) -> int:
-    return len(rows.reward)
+def transitions_at(replay: Replay, index: Array, *, gamma: Array | float, n: int = 1) -> Transition:
+    """The transitions that begin at steps `index`, `[N]`, counted from the oldest, row by row.
+
+        reward    sum over k < m of gamma^k r_{t+k}
+        discount  gamma^m (1 - terminated_{t+m-1})
+        next_obs  the true successor of step t+m-1
+
+    with m = n, or fewer steps if the episode ends before or the newest row is reached.
+    """
+    num_envs, row = replay.num_envs, replay.oldest + (index // replay.num_envs).astype(jnp.uint32)
+    env = index % num_envs
+    rows = row[:, None] + jnp.arange(n, dtype=jnp.uint32)
+    place = _place(replay, rows)
+    reward, terminated, truncated = (
+        x[place, env[:, None]] for x in (replay.reward, replay.terminated, replay.truncated)
+    )
+    done = jnp.logical_or(terminated, truncated)
+    ended = jnp.cumsum(done, axis=1) - done
+    counts = (ended == 0) & (rows < jnp.maximum(replay.head, 1))
+    steps = counts.sum(1)
+    power = jnp.asarray(gamma, jnp.float32) ** jnp.arange(n)
+    last = row + (steps - 1).astype(jnp.uint32)
+    here = _place(replay, row), env
+    stopped = replay.terminated[_place(replay, last), env]
+    return Transition(
+        obs=jax.tree.map(lambda x: x[here], replay.obs),
+        action=jax.tree.map(lambda x: x[here], replay.action),
+        reward=jnp.where(counts, power * reward, 0).sum(1),
+        discount=jnp.asarray(gamma, jnp.float32) ** steps * (1 - stopped),
+        next_obs=successors(replay, last, env),
+    )
+
+
+def successors(replay: Replay, row: Array, env: Array) -> Pytree:
+    """The true successor of each of the steps `(row, env)`, `[N]`."""
+    place, following = _place(replay, row), _place(replay, row + 1)
+    ended = jnp.logical_or(replay.terminated[place, env], replay.truncated[place, env])
+    newest, final = row + 1 == replay.head, replay.final[place, env]
+
+    def leaf(ring: Array, finals: Array, last: Array) -> Array:
+        shape = (-1,) + (1,) * (ring.ndim - 2)
+        usual = jnp.where(newest.reshape(shape), last[env], ring[following, env])
+        return jnp.where(ended.reshape(shape), finals[final], usual)
+
+    return jax.tree.map(leaf, replay.obs, replay.finals, replay.newest)
+
+
+def _place(replay: Replay, row: Array) -> Array:
+    return (row % jnp.uint32(replay.num_rows)).astype(jnp.int32)

@@ -142,7 +142,7 @@ class OffPolicyActorCritic(PolicyOptions):
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
             key_batch, key_target, key_actor = jax.random.split(key, 3)
-            batch = replayed_batch(self, state, replay, key_batch, self.batch_size)
+            batch = replayed_batch(self, state, replay, key_batch, size=self.batch_size)
             params, optimiser, target = learned
             q = Learned(params["action_value"], optimiser["action_value"], target)
             critic = fit_action_value(state.policy, params["actor"], q, batch, key_target, critic_rate)

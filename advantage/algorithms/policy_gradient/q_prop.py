@@ -181,7 +181,7 @@ class QProp(TrustRegionOptions):
 
         def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
             key_batch, key_target = jax.random.split(key)
-            batch = replayed_batch(self, state, replay, key_batch, self.batch_size)
+            batch = replayed_batch(self, state, replay, key_batch, size=self.batch_size)
             fitted = fit_action_value(state.policy, actor, learned, batch, key_target, rate)
             slow = polyak(learned.target, fitted.params, self.tau)
             return Learned(fitted.params, fitted.optimiser, slow), {

@@ -24,7 +24,7 @@ from advantage.environments.spaces import map_leaves
 from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
-from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
+from advantage.replay.ring import Replay, replay_init, replay_sample
 from advantage.types import Array, Key, Mean, Pytree, Spec
 
 
@@ -46,7 +46,7 @@ class Learned(NamedTuple):
 
 
 class ReplayBatch(NamedTuple):
-    """Transitions from the buffer as the networks' current input, `[N, ...]`; `discount = gamma (1 - terminated)`."""
+    """Transitions from the buffer as the networks' current input, `[N, ...]`; `discount` as in `Transition`."""
 
     x: Pytree
     action: Pytree
@@ -71,12 +71,16 @@ def replayed_state(
         params=state.params | {"action_value": critic},
         optimiser={**(state.optimiser or {}), "action_value": critic_optimiser(critic)},
         target=critic,
-        replay=replay_init(_example(options, state, spec), buffer_size),
+        replay=empty_replay(options, state, spec, buffer_size),
     )
 
 
-def _example(options: PolicyOptions, state: PolicyState, spec: Spec) -> Transition:
-    """The shapes and dtypes of one transition."""
+def empty_replay(options: PolicyOptions, state: PolicyState, spec: Spec, buffer_size: int) -> Replay:
+    """A replay buffer for the observations of the spec and the actions of the policy, without transitions.
+
+    Raises:
+        ValueError: one that does not fit into memory.
+    """
 
     def leaf(space: spaces.Space) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(space.shape or (), jax.dtypes.canonicalize_dtype(space.dtype))
@@ -89,21 +93,22 @@ def _example(options: PolicyOptions, state: PolicyState, spec: Spec) -> Transiti
     obs = map_leaves(leaf, spec.observation_space)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), obs)
     action = jax.eval_shape(act, jax.random.key(0), one)
-    number, flag = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.bool_))
-    return Transition(obs, action, number, obs, flag)
+    return replay_init(obs, action, capacity=buffer_size, num_envs=spec.num_envs)
 
 
 def replayed_batch(
-    options: PolicyOptions, state: PolicyState, replay: Replay, key: Key, size: int
+    options: PolicyOptions, state: PolicyState, replay: Replay, key: Key, *, size: int, n: int = 1
 ) -> ReplayBatch:
-    """Draw transitions and scale them by the state's current statistics."""
-    rows, normalise = replay_sample(replay, key, size), statistics_of(options, state)
+    """Draw transitions over n steps and scale them by the state's current statistics."""
+    rows, normalise = (
+        replay_sample(replay, key, size, gamma=options.gamma, n=n),
+        statistics_of(options, state),
+    )
     reward = rows.reward
     if options.normalize_reward:
         reward = scale_reward(state.rewards, reward, options.clip_reward)
-    discount = options.gamma * (1 - rows.terminated)
     x, next_x = (encode(state.policy, normalise, obs) for obs in (rows.obs, rows.next_obs))
-    return ReplayBatch(x, rows.action, reward, discount, next_x)
+    return ReplayBatch(x, rows.action, reward, rows.discount, next_x)
 
 
 def fit_action_value(

@@ -1,0 +1,1 @@
+"""Methods that learn action values from replayed experience."""

@@ -1,0 +1,193 @@
+"""Soft actor-critic (Haarnoja et al. 2018), for continuous and for Discrete actions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.clock import progress
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.acting import (
+    act_by_policy,
+    greedy_by_policy,
+    policy_actor,
+    policy_memory,
+    policy_noise,
+)
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.replayed_critic import (
+    Learned,
+    ReplayedState,
+    empty_replay,
+    polyak,
+    repeat,
+    replayed_batch,
+)
+from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
+from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step, number_of_gradient_steps
+from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.objectives.surrogates import squared_error
+from advantage.policies.action_value import ActionValue, action_value
+from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Head, Spread
+from advantage.replay.ring import replay_add
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class SAC(ReplayOptions, PolicyOptions):
+    """Soft actor-critic: maximise rewards and the policy's entropy, with two critics from replayed experience.
+
+    After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
+    (s, a, r, s') drawn from the replay buffer:
+
+        y          <- r + gamma (1 - terminated) (min_i Q'_i(s', a') - alpha log pi(a'|s')),  a' ~ pi(.|s')
+        Q_i        <- Adam on mean (Q_i(s, a) - y)^2 / 2                                      i = 1, 2
+        theta      <- Adam on mean (alpha log pi(a|s) - min_i Q_i(s, a)),  a ~ pi(.|s) moves with theta
+        log alpha  <- Adam on -log alpha (mean log pi(a|s) + target_entropy)
+        Q'_i       <- (1 - tau) Q'_i + tau Q_i
+
+    For Discrete actions the expectations over a and a' are exact sums. With n above 1, y has the rewards of n steps and
+    bootstraps after them.
+
+    Source: Haarnoja et al. 2018, "Soft actor-critic algorithms and applications", algorithm 1, eq. 5, 9 and 18, with
+    Discrete actions as in Christodoulou 2019, "Soft actor-critic for discrete action settings", eq. 10 to 12.
+    """
+
+    alpha: float | None = ranged(None, "[0, inf)")
+    """The temperature, in rewards per nat; None learns it, from 1 on."""
+    target_entropy: float | None = ranged(None, "(-inf, inf)")
+    """Entropy in nats that a learned temperature aims at. None: -1 for each continuous action, in units of its bounds,
+    or half of log |A| for Discrete ones."""
+    action_bounds: Bounds = "squash"
+    """Bounded continuous actions: squash a Gaussian's samples by tanh, or clip them."""
+    action_spread: Spread = "state-dependent"
+    """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> ReplayedState:
+        """Draw the initial training state.
+
+        Raises:
+            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, or a replay buffer
+                that does not fit into memory.
+        """
+        key_policy, key_critics = jax.random.split(key)
+        state = without_critic(policy_state_init(self, key_policy, spec))
+        if not isinstance(state.policy.head, CategoricalHead | GaussianHead):
+            raise ValueError(
+                f"SAC needs Discrete actions or a Box of floats, and the action space is {spec.action_space}; use PPO."
+            )
+        encoder, keys = state.policy.encoder, jax.random.split(key_critics)
+        x = encoder.encode(encoder.example())
+        critics = jax.vmap(action_value(state.policy).init, (0, None))(keys, x)
+        params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
+        return extended(
+            state,
+            ReplayedState,
+            params=params,
+            optimiser={name: adam_init(part) for name, part in params.items()},
+            target=critics,
+            replay=empty_replay(self, state, spec, self.buffer_size),
+        )
+
+    actor = policy_actor
+    initial_memory = policy_memory
+    noise = policy_noise
+    act = act_by_policy
+    greedy = greedy_by_policy
+
+    def update(
+        self, state: ReplayedState, rollout: Rollout, key: Key
+    ) -> tuple[ReplayedState, dict[str, Array]]:
+        """Store the rollout and take its gradient steps: `-> state, metrics`."""
+        policy, q = state.policy, action_value(state.policy)
+        replay, rate = (
+            replay_add(state.replay, rollout),
+            schedule_value(self.learning_rate, progress(state.clock)),
+        )
+        count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
+
+        def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
+            key_batch, key_next, key_now = jax.random.split(key, 3)
+            params, optimiser, target = learned
+            batch = replayed_batch(self, state, replay, key_batch, size=self.batch_size, n=self.n)
+            alpha = jnp.exp(params["log_alpha"]) if self.alpha is None else self.alpha
+
+            following = policy.distribution(params["actor"], batch.next_x)
+            noise = policy.head.noise(key_next, (self.batch_size,))
+            value, log_prob = lowest_value(q, target, batch.next_x, following, noise)
+            y = batch.reward + batch.discount * (value - alpha * log_prob)
+
+            def critics_loss(critics: Pytree) -> tuple[Array, dict[str, Array]]:
+                predicted = jax.vmap(q.value, (0, None, None))(critics, batch.x, batch.action)
+                loss = squared_error(predicted, y).mean(1)
+                return loss.sum(), {"action_value_loss": loss.mean(), "action_value": predicted.mean()}
+
+            critics, moments, metrics = adam_step(
+                critics_loss, params["action_value"], optimiser["action_value"], rate
+            )
+            noise = policy.head.noise(key_now, (self.batch_size,))
+
+            def actor_loss(actor: Pytree) -> tuple[Array, dict[str, Array]]:
+                distribution = policy.distribution(actor, batch.x)
+                value, log_prob = lowest_value(q, critics, batch.x, distribution, noise)
+                return (alpha * log_prob - value).mean(), {"entropy": -log_prob.mean()}
+
+            actor, actor_moments, more = adam_step(actor_loss, params["actor"], optimiser["actor"], rate)
+            log_alpha, alpha_moments = params["log_alpha"], optimiser["log_alpha"]
+            if self.alpha is None:
+                surplus = more["entropy"] - self._target_entropy(policy.head)
+                log_alpha, alpha_moments, _ = adam_step(
+                    lambda log_alpha: (log_alpha * surplus, {}), log_alpha, alpha_moments, rate
+                )
+            learned = Learned(
+                {"actor": actor, "action_value": critics, "log_alpha": log_alpha},
+                {"actor": actor_moments, "action_value": moments, "log_alpha": alpha_moments},
+                polyak(target, critics, self.tau),
+            )
+            return learned, metrics | more | {"alpha": jnp.asarray(alpha, jnp.float32)}
+
+        before = Learned(state.params, state.optimiser, state.target)
+        (params, optimiser, target), metrics = repeat(step, before, count, key)
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout),
+            params=params,
+            optimiser=optimiser,
+            target=target,
+            replay=replay,
+        )
+        return learned, metrics | {"gradient_steps": count}
+
+    def _target_entropy(self, head: Head) -> float:
+        if self.target_entropy is not None:
+            return self.target_entropy
+        return -float(head.size) if isinstance(head, GaussianHead) else 0.5 * np.log(head.num_outputs)
+
+
+def lowest_value(
+    q: ActionValue, critics: Pytree, x: Pytree, distribution: Any, noise: Pytree
+) -> tuple[Array, Array]:
+    """The lower of two critics' values of a policy's action, and `log pi` of the action: `-> [N], [N]`.
+
+    Of Discrete actions both are exact expectations over the policy, the second is minus the entropy; else they are
+    those of one sample, which moves with the policy's parameters.
+
+    Args:
+        q, critics: the network, and parameters with an axis of critics in front.
+        x: the networks' input, `[N, ...]`.
+        distribution: pi(. | s) of the same states.
+        noise: what a sample consumes, `[N, ...]`.
+    """
+    if q.is_discrete:
+        value = jax.vmap(q.all, (0, None))(critics, x).min(0)
+        return (jax.nn.softmax(distribution.logits) * value).sum(-1), -distribution.entropy()
+    action, log_prob = distribution.sample_and_log_prob(noise)
+    return jax.vmap(q.value, (0, None, None))(critics, x, action).min(0), log_prob

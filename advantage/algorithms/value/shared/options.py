@@ -1,0 +1,38 @@
+"""Options that methods with a replay buffer share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from advantage.algorithms.hyperparameters import Schedule, ranged
+from advantage.policies.networks import Activation
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayOptions:
+    """Fields of every method that learns from a replay buffer."""
+
+    learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
+    """Adam's step size; a number or a schedule of progress."""
+    n_steps: int = ranged(1, "[1, inf)")
+    """Steps taken in each environment between updates."""
+    gradient_steps: int = ranged(1, "[1, inf)")
+    """Gradient steps for each n_steps of one environment."""
+    n: int = ranged(1, "[1, inf)")
+    """Number of rewards in a target before it bootstraps."""
+    batch_size: int = ranged(256, "[1, inf)")
+    """Transitions in a gradient step."""
+    buffer_size: int = ranged(1_000_000, "[1, inf)")
+    """Number of transitions that the replay buffer holds."""
+    learning_starts: int = ranged(1000, "[0, inf)")
+    """Environment steps before the first gradient step; they count as part of the budget."""
+    tau: float = ranged(0.005, "(0, 1]")
+    """Fraction by which the target networks move towards the trained ones in each gradient step."""
+    normalize_observation: bool = False
+    """Scale observations by running mean and standard deviation."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    hidden: tuple[int, ...] = ranged((256, 256), "[1, inf)")
+    """Widths of the hidden layers; observations with images have convolutions instead."""
+    activation: Activation = "relu"
+    """Activation after each hidden layer."""

@@ -1,0 +1,190 @@
+"""Soft actor-critic: its targets and losses against definitions, the promises, and what it learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+from probe_learners import (
+    CONTINUOUS,
+    DISCRETE,
+    WORLD,
+    a_stopped_run_goes_on_bit_for_bit,
+    begin,
+    both_drivers_and_every_seed_learn_the_same,
+    differs,
+    learn,
+    on_host,
+    play,
+    same_bits,
+    seeds_side_by_side_are_each_alone,
+    update,
+)
+
+import advantage as adv
+from advantage.algorithms.value.sac import SAC, lowest_value
+from advantage.policies.action_value import action_value
+from advantage.policies.distributions import SquashedGaussian
+from advantage.types import Rollout
+
+BASE = dict(
+    n_steps=4, hidden=(8,), gradient_steps=3, batch_size=4, buffer_size=64, learning_starts=0, tau=0.1
+)
+
+
+def tiny(**changes):
+    return SAC(**{**BASE, "learning_rate": 3e-3, **changes})
+
+
+@functools.cache
+def course(algorithm, box=True, updates=3):
+    """The state after some updates, and what they reported."""
+    states, _, reports = learn(algorithm, begin(algorithm, CONTINUOUS if box else DISCRETE), updates)
+    return states[-1], reports
+
+
+def test_a_sample_comes_with_its_log_probability():
+    rng = np.random.default_rng(0)
+    mean, log_std, noise = rng.normal(size=(3, 500, 2)).astype(np.float32)
+    low, high = np.float32([-1, 0]), np.float32([1, 3])
+    distribution = SquashedGaussian(jnp.asarray(mean), jnp.asarray(log_std), low, high)
+    action, log_prob = distribution.sample_and_log_prob(jnp.asarray(noise))
+    np.testing.assert_array_equal(action, distribution.sample(jnp.asarray(noise)))
+    inside = (abs(2 * (np.asarray(action) - low) / (high - low) - 1) < 0.999).all(-1)
+    assert inside.mean() > 0.8
+    np.testing.assert_allclose(log_prob[inside], distribution.log_prob(action)[inside], rtol=1e-3, atol=1e-3)
+
+
+def test_the_value_of_discrete_actions_is_an_expectation_and_of_others_a_sample():
+    for box in (False, True):
+        state = begin(tiny(), CONTINUOUS if box else DISCRETE)
+        policy, q, critics = state.policy, action_value(state.policy), state.params["action_value"]
+        x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+        distribution = policy.distribution(state.params["actor"], x)
+        noise = policy.head.noise(jax.random.key(0), (5,))
+        value, log_prob = lowest_value(q, critics, x, distribution, noise)
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], critics) for i in (0, 1)]
+        if box:
+            action = distribution.sample(noise)
+            expected = np.minimum(*(q.value(critic, x, action) for critic in each))
+            np.testing.assert_allclose(log_prob, distribution.log_prob(action), rtol=1e-4)
+        else:
+            p = jax.nn.softmax(distribution.logits)
+            expected = (p * np.minimum(*(q.all(critic, x) for critic in each))).sum(-1)
+            np.testing.assert_allclose(log_prob, (p * jnp.log(p)).sum(-1), rtol=1e-4)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_the_critics_loss_is_that_of_the_definition(terminated):
+    """One transition in the buffer, which the clock may have cut: it bootstraps unless it terminated."""
+    algorithm = tiny(n_steps=1, gradient_steps=1, gamma=0.5, alpha=0.3, learning_rate=0.0, tau=1.0)
+    state, rng = begin(algorithm, DISCRETE, num_envs=1), np.random.default_rng(0)
+    obs, next_obs = rng.normal(size=(2, 1, 1, 3)).astype(np.float32)
+    flags = np.array([[terminated]]), np.array([[not terminated]])
+    rollout = Rollout(obs, np.int32([[2]]), np.float32([[1.7]]), next_obs, *flags)
+    _, metrics = update(algorithm, state, rollout, jax.random.key(0))
+    q, critics = action_value(state.policy), state.params["action_value"]
+    logits = np.asarray(state.policy.distribution(state.params["actor"], next_obs[0, 0]).logits, np.float64)
+    p = np.exp(logits) / np.exp(logits).sum()
+    all_next, here = (
+        np.asarray(jax.vmap(q.all, (0, None))(critics, x[0, 0]), np.float64) for x in (next_obs, obs)
+    )
+    soft = p @ all_next.min(0) - 0.3 * p @ np.log(p)
+    y = 1.7 + (0.0 if terminated else 0.5 * soft)
+    total, count = metrics["action_value_loss"]
+    assert total / count == pytest.approx(((here[:, 2] - y) ** 2 / 2).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("aim", "rises"), [(-50.0, False), (50.0, True)])
+def test_the_temperature_follows_the_entropy(aim, rises):
+    state, _ = course(tiny(target_entropy=aim))
+    assert (float(state.params["log_alpha"]) > 0) == rises
+
+
+def test_a_given_temperature_stays():
+    state, reports = course(tiny(alpha=0.25))
+    assert float(state.params["log_alpha"]) == 0
+    assert reports[-1]["alpha"] == pytest.approx(0.25)
+
+
+def test_the_actor_climbs_the_critics_of_this_step_and_not_those_before():
+    """One gradient step: were the actor's critics the old ones, their new target would not move it."""
+    changed = []
+    for reward in (0.0, 100.0):
+        algorithm = tiny(gradient_steps=1, n_steps=1, learning_rate=0.05)
+        state = begin(algorithm, CONTINUOUS)
+        rollout = play(algorithm, state, 0)._replace(reward=np.full((1, 2), reward, np.float32))
+        changed.append(update(algorithm, state, rollout, jax.random.key(0))[0].params["actor"])
+    assert differs(*changed)
+
+
+def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environments():
+    counts = []
+    for num_envs in (1, 4):
+        state = begin(tiny(), CONTINUOUS, num_envs=num_envs)
+        _, metrics = update(tiny(), state, play(tiny(), state, 0), jax.random.key(0))
+        counts.append(float(metrics["gradient_steps"]))
+    assert counts == [3, 12], "three for each four transitions"
+
+
+def test_nothing_is_learned_before_learning_starts():
+    algorithm = tiny(learning_starts=24)
+    state, _ = course(algorithm, updates=2)
+    first = begin(algorithm, CONTINUOUS)
+    same_bits((state.params, state.target), (first.params, first.target))
+    state, _ = course(algorithm, updates=3)
+    assert differs(state.params, first.params)
+
+
+OPTIONS = dict(
+    learning_rate=1e-2,
+    n=3,
+    batch_size=5,
+    gradient_steps=2,
+    buffer_size=9,
+    learning_starts=24,
+    tau=0.5,
+    gamma=0.5,
+    alpha=0.1,
+    target_entropy=3.0,
+    normalize_observation=True,
+    normalize_reward=True,
+)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_of_learning_makes_a_difference(name):
+    assert differs(course(tiny(**{name: OPTIONS[name]}))[0].params, course(tiny())[0].params, 1e-6)
+
+
+def test_actions_that_have_no_form_are_refused():
+    several = spaces.MultiDiscrete([2, 3])
+    with pytest.raises(ValueError, match=r"SAC needs Discrete actions or a Box of floats.*use PPO"):
+        begin(tiny(), several)
+    unbounded = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    with pytest.raises(ValueError, match="needs finite bounds"):
+        begin(tiny(), unbounded)
+
+
+def test_seeds_side_by_side_are_each_alone():
+    seeds_side_by_side_are_each_alone(tiny(), CONTINUOUS)
+
+
+def test_both_drivers_and_every_seed_learn_the_same(tmp_path):
+    both_drivers_and_every_seed_learn_the_same(tiny(learning_rate=1e-2), tmp_path)
+
+
+@pytest.mark.parametrize("environment", [on_host, WORLD], ids=["host", "device"])
+def test_a_stopped_run_goes_on_to_the_same_numbers_its_buffer_included(tmp_path, environment):
+    a_stopped_run_goes_on_bit_for_bit(tiny(), environment, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("environment", "score"), [("jax/Pendulum-v1", -170.0), ("jax/CartPole-v1", 475.0)])
+def test_it_learns(tmp_path, environment, score):
+    algorithm = SAC(learning_rate=1e-3, hidden=(64, 64))
+    options = {"total_timesteps": 20_000, "eval_episodes": 50, "tensorboard": False}
+    assert adv.train(algorithm, environment, out=tmp_path / "run", **options).evaluation.mean > score
