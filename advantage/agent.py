@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.playable import Playable, Trainable, playable
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json, spec_of, trainable
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
@@ -217,7 +217,7 @@ def restore_config(
 
 def _refuse_older_pictures(algorithm: Playable, written: dict, observation_space: gymnasium.Space) -> None:
     """Runs older than the option `action_units` divided every picture by 255, and took no stack for a picture."""
-    if "action_units" in written or not isinstance(algorithm, PolicyOptions | PolicySearch):
+    if "action_units" in written or not isinstance(algorithm, NetworkOptions | PolicySearch):
         return
     for leaf in encoder(observation_space).images:
         if (leaf.low, leaf.high) != ((0.0,), (255.0,)) or len(leaf.shape) > 3:

@@ -14,7 +14,7 @@ from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.named_class import named_class, place_of
 from advantage.algorithms.playable import Playable, Trainable
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
 from advantage.algorithms.search.policy_search import PolicySearch
@@ -33,6 +33,9 @@ ALGORITHMS = {
     "off-policy-ac": "policy_gradient.off_policy_actor_critic:OffPolicyActorCritic",
     "q-prop": "policy_gradient.q_prop:QProp",
     "impala": "policy_gradient.impala:Impala",
+    "dqn": "value.dqn:DQN",
+    "ddpg": "value.ddpg:DDPG",
+    "td3": "value.td3:TD3",
     "sac": "value.sac:SAC",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
@@ -71,8 +74,13 @@ ALGORITHMS = {
 
 # Methods that users know from other libraries, without hyphens, and what is here for their tasks.
 _NOT_OFFERED = {
-    "dqn doubledqn duelingdqn qrdqn c51 rainbow iqn": "ppo, or in finite worlds q-learning or double-q-learning",
-    "ddpg td3 sac tqc redq crossq droq": "ppo, or with a replay buffer off-policy-ac or q-prop",
+    "doubledqn ddqn": "dqn with --double",
+    "duelingdqn": "dqn with --dueling",
+    "c51": "dqn with --returns categorical",
+    "qrdqn iqn": "dqn with --returns quantile",
+    "rainbow": "dqn with --double --dueling --noisy --returns categorical --n 3",
+    "sacdiscrete discretesac": "sac, which takes Discrete actions too",
+    "tqc redq crossq droq": "sac or td3",
     "a3c": "a2c, or impala for policies that lag behind",
     "acer": "impala, or off-policy-ac for a replay buffer",
     "acktr": "npg or trpo",
@@ -167,7 +175,7 @@ def spec_of(
 ) -> Spec:
     """The spec of a run; an algorithm without the option `action_units` acts in units of the bounds."""
     acting: Any = algorithm
-    has_units = isinstance(algorithm, PolicyOptions | PolicySearch)
+    has_units = isinstance(algorithm, UnitsOption | PolicySearch)
     units: ActionUnits = acting.action_units if has_units else "bounds"
     return Spec(observation_space, action_space, num_envs, total_timesteps, units)
 

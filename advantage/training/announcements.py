@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from advantage.algorithms.playable import Playable
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, PolicyOptions
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.environments.check import far_bounds
 from advantage.policies.interface import describe_interface, large_layers
@@ -15,16 +15,17 @@ from advantage.types import Spec
 
 def interface_notes(algorithm: Playable, spec: Spec) -> list[str]:
     """How a policy translates the spaces; tabular methods and solvers use them unchanged."""
-    if not isinstance(algorithm, PolicyOptions | PolicySearch):
+    if not isinstance(algorithm, NetworkOptions | PolicySearch):
         return []
     return describe_interface(spec.observation_space, spec.action_space, spec.action_units)
 
 
 def warnings_before(algorithm: Playable, spec: Spec) -> list[str]:
     """What the user should know before the run begins."""
-    if not isinstance(algorithm, PolicyOptions | PolicySearch):
+    if not isinstance(algorithm, NetworkOptions | PolicySearch):
         return []
-    clips = algorithm.action_bounds == "clip"  # squashed actions fill any bounds, however far
+    acts = isinstance(algorithm, PolicyOptions | PolicySearch)
+    clips = acts and algorithm.action_bounds == "clip"  # squashed actions fill any bounds, however far
     far = far_bounds(spec.action_space, spec.action_units) if clips else []
     large = large_layers(spec.observation_space) if algorithm.network is None else []
     return [*map(str, far), *large]

@@ -120,7 +120,7 @@ class OffPolicyActorCritic(PolicyOptions):
         state = without_critic(state)
         moments = self._optimiser().init(ravel_pytree(state.params["actor"])[0])
         state = dataclasses.replace(state, optimiser={"actor": moments})
-        return replayed_state(self, key_critic, state, spec, self.buffer_size)
+        return replayed_state(key_critic, state, spec, self.buffer_size)
 
     actor = policy_actor
     initial_memory = policy_memory

@@ -113,7 +113,7 @@ class QProp(TrustRegionOptions):
                 "of floats. Use trpo, or flatten the actions with gymnasium.wrappers.TransformAction."
             )
         state = dataclasses.replace(state, optimiser={"critic": critic_optimiser(state.params["critic"])})
-        return replayed_state(self, key_critic, state, spec, self.buffer_size)
+        return replayed_state(key_critic, state, spec, self.buffer_size)
 
     actor = policy_actor
     initial_memory = policy_memory

@@ -21,17 +21,21 @@ from advantage.algorithms.policy_gradient.shared.acting import (
 from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
-    Learned,
-    ReplayedState,
     empty_replay,
     polyak,
     repeat,
     replayed_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
-from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step, number_of_gradient_steps
+from advantage.algorithms.value.shared.gradient_steps import (
+    Learning,
+    LearningState,
+    adam_init,
+    critics_step,
+    number_of_gradient_steps,
+    part_step,
+)
 from advantage.algorithms.value.shared.options import ReplayOptions
-from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import ActionValue, action_value
 from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Head, Spread
 from advantage.replay.ring import replay_add
@@ -72,7 +76,7 @@ class SAC(ReplayOptions, PolicyOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> ReplayedState:
+    def init(self, key: Key, spec: Spec) -> LearningState:
         """Draw the initial training state.
 
         Raises:
@@ -91,11 +95,12 @@ class SAC(ReplayOptions, PolicyOptions):
         params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
         return extended(
             state,
-            ReplayedState,
+            LearningState,
             params=params,
             optimiser={name: adam_init(part) for name, part in params.items()},
             target=critics,
-            replay=empty_replay(self, state, spec, self.buffer_size),
+            replay=empty_replay(state.policy, spec, self.buffer_size),
+            gradient_steps=jnp.uint32(0),
         )
 
     actor = policy_actor
@@ -105,8 +110,8 @@ class SAC(ReplayOptions, PolicyOptions):
     greedy = greedy_by_policy
 
     def update(
-        self, state: ReplayedState, rollout: Rollout, key: Key
-    ) -> tuple[ReplayedState, dict[str, Array]]:
+        self, state: LearningState, rollout: Rollout, key: Key
+    ) -> tuple[LearningState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
         policy, q = state.policy, action_value(state.policy)
         replay, rate = (
@@ -115,54 +120,38 @@ class SAC(ReplayOptions, PolicyOptions):
         )
         count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
 
-        def step(learned: Learned, key: Key) -> tuple[Learned, dict[str, Array]]:
+        def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             key_batch, key_next, key_now = jax.random.split(key, 3)
-            params, optimiser, target = learned
             batch = replayed_batch(self, state, replay, key_batch, size=self.batch_size, n=self.n)
-            alpha = jnp.exp(params["log_alpha"]) if self.alpha is None else self.alpha
+            log_alpha = learning.params["log_alpha"]
+            alpha = jnp.exp(log_alpha) if self.alpha is None else self.alpha
 
-            following = policy.distribution(params["actor"], batch.next_x)
+            following = policy.distribution(learning.params["actor"], batch.next_x)
             noise = policy.head.noise(key_next, (self.batch_size,))
-            value, log_prob = lowest_value(q, target, batch.next_x, following, noise)
+            value, log_prob = lowest_value(q, learning.target, batch.next_x, following, noise)
             y = batch.reward + batch.discount * (value - alpha * log_prob)
+            learning, metrics = critics_step(q, learning, batch, y, rate)
 
-            def critics_loss(critics: Pytree) -> tuple[Array, dict[str, Array]]:
-                predicted = jax.vmap(q.value, (0, None, None))(critics, batch.x, batch.action)
-                loss = squared_error(predicted, y).mean(1)
-                return loss.sum(), {"action_value_loss": loss.mean(), "action_value": predicted.mean()}
-
-            critics, moments, metrics = adam_step(
-                critics_loss, params["action_value"], optimiser["action_value"], rate
-            )
-            noise = policy.head.noise(key_now, (self.batch_size,))
+            critics, noise = learning.params["action_value"], policy.head.noise(key_now, (self.batch_size,))
 
             def actor_loss(actor: Pytree) -> tuple[Array, dict[str, Array]]:
                 distribution = policy.distribution(actor, batch.x)
                 value, log_prob = lowest_value(q, critics, batch.x, distribution, noise)
                 return (alpha * log_prob - value).mean(), {"entropy": -log_prob.mean()}
 
-            actor, actor_moments, more = adam_step(actor_loss, params["actor"], optimiser["actor"], rate)
-            log_alpha, alpha_moments = params["log_alpha"], optimiser["log_alpha"]
+            learning, more = part_step("actor", actor_loss, learning, rate)
             if self.alpha is None:
                 surplus = more["entropy"] - self._target_entropy(policy.head)
-                log_alpha, alpha_moments, _ = adam_step(
-                    lambda log_alpha: (log_alpha * surplus, {}), log_alpha, alpha_moments, rate
+                learning, _ = part_step(
+                    "log_alpha", lambda log_alpha: (log_alpha * surplus, {}), learning, rate
                 )
-            learned = Learned(
-                {"actor": actor, "action_value": critics, "log_alpha": log_alpha},
-                {"actor": actor_moments, "action_value": moments, "log_alpha": alpha_moments},
-                polyak(target, critics, self.tau),
-            )
-            return learned, metrics | more | {"alpha": jnp.asarray(alpha, jnp.float32)}
+            learning = learning._replace(target=polyak(learning.target, critics, self.tau))
+            return learning, metrics | more | {"alpha": jnp.asarray(alpha, jnp.float32)}
 
-        before = Learned(state.params, state.optimiser, state.target)
-        (params, optimiser, target), metrics = repeat(step, before, count, key)
+        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
+        learning, metrics = repeat(step, before, count, key)
         learned = dataclasses.replace(
-            advance_statistics(self, state, rollout),
-            params=params,
-            optimiser=optimiser,
-            target=target,
-            replay=replay,
+            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
         )
         return learned, metrics | {"gradient_steps": count}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
 from advantage.policies.actor_critic import ActorCritic
 from advantage.running_moments import Normaliser, normaliser
@@ -32,23 +32,23 @@ def encode(policy: ActorCritic, normalise: Normaliser | None, obs: Pytree) -> Py
     return policy.encoder.policy_input(obs, normalise)
 
 
-def policy_actor(options: PolicyOptions, state: PolicyState) -> Actor:
+def policy_actor(options: NetworkOptions, state: PolicyState) -> Actor:
     """The actor's parameters and its observation statistics; used as a method's `actor`."""
     return Actor(state.policy, state.params["actor"], statistics_of(options, state))
 
 
-def policy_memory(options: PolicyOptions, actor: Actor) -> Pytree:
+def policy_memory(options: NetworkOptions, actor: Actor) -> Pytree:
     """The policy's memory when an episode begins; used as a method's `initial_memory`."""
     return actor.policy.initial_memory()
 
 
-def policy_noise(options: PolicyOptions, actor: Actor, key: Key, shape: tuple[int, ...]) -> Pytree:
+def policy_noise(options: NetworkOptions, actor: Actor, key: Key, shape: tuple[int, ...]) -> Pytree:
     """The random numbers for `act`, `[*shape, ...]`; used as a method's `noise`."""
     return actor.policy.head.noise(key, shape)
 
 
 def act_by_policy(
-    options: PolicyOptions, actor: Actor, obs: Pytree, memory: Pytree, noise: Pytree
+    options: NetworkOptions, actor: Actor, obs: Pytree, memory: Pytree, noise: Pytree
 ) -> tuple[Pytree, Pytree, Pytree]:
     """Sample: `-> action, memory, extras`; used as a method's `act`."""
     distribution, memory = actor.step(obs, memory)
@@ -56,18 +56,18 @@ def act_by_policy(
 
 
 def greedy_by_policy(
-    options: PolicyOptions, actor: Actor, obs: Pytree, memory: Pytree
+    options: NetworkOptions, actor: Actor, obs: Pytree, memory: Pytree
 ) -> tuple[Pytree, Pytree]:
     """The mode: `-> action, memory`; used as a method's `greedy`."""
     distribution, memory = actor.step(obs, memory)
     return distribution.mode(), memory
 
 
-def normalises(options: PolicyOptions, state: PolicyState) -> bool:
+def normalises(options: NetworkOptions, state: PolicyState) -> bool:
     """Whether observations have numbers to scale, and the options ask for it."""
     return bool(options.normalize_observation and state.policy.encoder.num_continuous)
 
 
-def statistics_of(options: PolicyOptions, state: PolicyState) -> Normaliser | None:
+def statistics_of(options: NetworkOptions, state: PolicyState) -> Normaliser | None:
     """The statistics that observations are scaled by; None if they are not scaled."""
     return normaliser(state.observations, options.clip_observation) if normalises(options, state) else None

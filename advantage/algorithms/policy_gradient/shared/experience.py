@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from advantage.algorithms.chunks import map_chunks
 from advantage.algorithms.clock import advance_clock
 from advantage.algorithms.policy_gradient.shared.acting import encode, normalises, statistics_of
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, PolicyOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, State
 from advantage.estimators.reward_scale import reward_scale_update, scale_reward
 from advantage.policies.recurrent import Memories, Sequences, choose
@@ -191,7 +191,7 @@ def merge_time_and_envs(tree: Pytree, length: int | None = None) -> Pytree:
 
 
 def advance_statistics(
-    options: PolicyOptions, state: State, rollout: Rollout, critic_memory: Pytree = ()
+    options: NetworkOptions, state: State, rollout: Rollout, critic_memory: Pytree = ()
 ) -> State:
     """The state with its clock advanced and the rollout merged into its statistics, for the next rollout."""
     observations, rewards = state.observations, state.rewards

@@ -15,8 +15,8 @@ Optimiser = Literal["rmsprop", "adam"]
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyOptions:
-    """Fields of every method with a policy network."""
+class NetworkOptions:
+    """Fields of every method with a network: of a policy, or of action values."""
 
     n_steps: int = ranged(2048, "[1, inf)")
     """Steps taken in each environment for one update."""
@@ -36,17 +36,29 @@ class PolicyOptions:
     """Activation after each hidden layer."""
     initialisation: Initialisation = "orthogonal"
     """Initial weights: orthogonal with gains, or independent normals."""
-    action_bounds: Bounds = "clip"
-    """Bounded continuous actions: clip a Gaussian's samples, or squash them by tanh."""
+    network: NetworkChoice = None
+    """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
+    triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None builds layers or convolutions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitsOption:
+    """The field of every method that acts in a Box."""
+
     action_units: ActionUnits = "bounds"
     """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper bound, or raw environment units."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOptions(UnitsOption, NetworkOptions):
+    """Fields of every method with a stochastic policy."""
+
+    action_bounds: Bounds = "clip"
+    """Bounded continuous actions: clip a Gaussian's samples, or squash them by tanh."""
     action_spread: Spread = "state-independent"
     """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
     log_std_init: float = ranged(0.0, "[-5, 2]")
     """Logarithm of the initial standard deviation, in the units of the actions."""
-    network: NetworkChoice = None
-    """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
-    triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None builds layers or convolutions."""
     sequence_length: int | None = ranged(None, "[1, inf)")
     """Length of the sequences that a recurrent network learns from; it must divide n_steps and the samples of a
     minibatch. None takes the largest possible length."""

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
 from advantage.algorithms.policy_gradient.shared.acting import (
-    act_by_policy,
     encode,
-    policy_actor,
-    policy_noise,
     statistics_of,
 )
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended
 from advantage.algorithms.policy_gradient.shared.value_fit import Critic, Fitted, critic_optimiser, fit
 from advantage.environments.spaces import map_leaves
 from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
-from advantage.replay.ring import Replay, replay_init, replay_sample
+from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
 from advantage.types import Array, Key, Mean, Pytree, Spec
 
 
@@ -35,6 +32,9 @@ class ReplayedState(PolicyState):
 
     target: Pytree
     replay: Replay
+
+
+T = TypeVar("T")
 
 
 class Learned(NamedTuple):
@@ -55,9 +55,7 @@ class ReplayBatch(NamedTuple):
     next_x: Pytree
 
 
-def replayed_state(
-    options: PolicyOptions, key: Key, state: PolicyState, spec: Spec, buffer_size: int
-) -> ReplayedState:
+def replayed_state(key: Key, state: PolicyState, spec: Spec, buffer_size: int) -> ReplayedState:
     """The state with an action-value critic, `params["action_value"]`, its optimiser, target and an empty buffer.
 
     Raises:
@@ -71,11 +69,11 @@ def replayed_state(
         params=state.params | {"action_value": critic},
         optimiser={**(state.optimiser or {}), "action_value": critic_optimiser(critic)},
         target=critic,
-        replay=empty_replay(options, state, spec, buffer_size),
+        replay=empty_replay(state.policy, spec, buffer_size),
     )
 
 
-def empty_replay(options: PolicyOptions, state: PolicyState, spec: Spec, buffer_size: int) -> Replay:
+def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int) -> Replay:
     """A replay buffer for the observations of the spec and the actions of the policy, without transitions.
 
     Raises:
@@ -85,26 +83,26 @@ def empty_replay(options: PolicyOptions, state: PolicyState, spec: Spec, buffer_
     def leaf(space: spaces.Space) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(space.shape or (), jax.dtypes.canonicalize_dtype(space.dtype))
 
-    def act(key: Key, obs: Pytree) -> Pytree:
-        actor = policy_actor(options, state)
-        noise = policy_noise(options, actor, key, (1,))
-        return jax.tree.map(lambda x: x[0], act_by_policy(options, actor, obs, (), noise)[0])
+    def action(key: Key) -> Pytree:
+        outputs, log_std = jnp.zeros(policy.head.num_outputs), jnp.zeros(policy.head.num_log_std)
+        return policy.head.distribution(outputs, log_std).sample(policy.head.noise(key, ()))
 
     obs = map_leaves(leaf, spec.observation_space)
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), obs)
-    action = jax.eval_shape(act, jax.random.key(0), one)
-    return replay_init(obs, action, capacity=buffer_size, num_envs=spec.num_envs)
+    return replay_init(
+        obs, jax.eval_shape(action, jax.random.key(0)), capacity=buffer_size, num_envs=spec.num_envs
+    )
 
 
 def replayed_batch(
-    options: PolicyOptions, state: PolicyState, replay: Replay, key: Key, *, size: int, n: int = 1
+    options: NetworkOptions, state: PolicyState, replay: Replay, key: Key, *, size: int, n: int = 1
 ) -> ReplayBatch:
     """Draw transitions over n steps and scale them by the state's current statistics."""
-    rows, normalise = (
-        replay_sample(replay, key, size, gamma=options.gamma, n=n),
-        statistics_of(options, state),
-    )
-    reward = rows.reward
+    return scaled_batch(options, state, replay_sample(replay, key, size, gamma=options.gamma, n=n))
+
+
+def scaled_batch(options: NetworkOptions, state: PolicyState, rows: Transition) -> ReplayBatch:
+    """Transitions scaled by the state's current statistics."""
+    normalise, reward = statistics_of(options, state), rows.reward
     if options.normalize_reward:
         reward = scale_reward(state.rewards, reward, options.clip_reward)
     x, next_x = (encode(state.policy, normalise, obs) for obs in (rows.obs, rows.next_obs))
@@ -156,8 +154,8 @@ def polyak(target: Pytree, params: Pytree, tau: Array | float) -> Pytree:
 
 
 def repeat(
-    step: Callable[[Learned, Key], tuple[Learned, dict[str, Array]]], learned: Learned, count: Array, key: Key
-) -> tuple[Learned, dict[str, Mean]]:
+    step: Callable[[T, Key], tuple[T, dict[str, Array]]], learned: T, count: Array, key: Key
+) -> tuple[T, dict[str, Mean]]:
     """`count` steps with different keys: `-> learned, the mean of each metric`."""
     shapes: Any = jax.eval_shape(step, learned, key)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.clock import clock_init
-from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, PolicyOptions
 from advantage.estimators.reward_scale import RewardScale, reward_scale_init
 from advantage.policies.actor_critic import ActorCritic, actor_critic, choose_network
+from advantage.policies.heads import Bounds, Spread
 from advantage.running_moments import Moments, moments_init
 from advantage.types import Array, Clock, Key, Pytree, Spec
 
@@ -67,6 +68,30 @@ def policy_state_init(
     Raises:
         ValueError: a space that no policy covers, or a sequence_length that does not fit.
     """
+    state = network_state_init(
+        options,
+        key,
+        spec,
+        shared=shared,
+        bounds=options.action_bounds,
+        spread=options.action_spread,
+        log_std=options.log_std_init,
+    )
+    _check_sequence_length(options, batch_size, state.policy.is_recurrent)
+    return state
+
+
+def network_state_init(
+    options: NetworkOptions,
+    key: Key,
+    spec: Spec,
+    *,
+    shared: bool = False,
+    bounds: Bounds = "squash",
+    spread: Spread = "state-independent",
+    log_std: Array | float = 0.0,
+) -> PolicyState:
+    """`policy_state_init` of a method whose head is not among its options. Raises ValueError as it does."""
     network = choose_network(
         options.network, spec.observation_space, options.hidden, options.activation, options.initialisation
     )
@@ -76,15 +101,14 @@ def policy_state_init(
         network,
         shared=shared,
         initialisation=options.initialisation,
-        bounds=options.action_bounds,
-        spread=options.action_spread,
+        bounds=bounds,
+        spread=spread,
         units=spec.action_units,
     )
-    _check_sequence_length(options, batch_size, policy.is_recurrent)
     memory = () if shared else policy.initial_memory()
     return PolicyState(
         policy=policy,
-        params=policy.init(key, options.log_std_init),
+        params=policy.init(key, log_std),
         optimiser=(),
         observations=moments_init((policy.encoder.num_continuous,)),
         rewards=reward_scale_init(spec.num_envs),

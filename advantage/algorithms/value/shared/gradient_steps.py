@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from advantage.algorithms.policy_gradient.shared.optimisers import clipped
+from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBatch, ReplayedState, polyak
 from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.objectives.surrogates import squared_error
+from advantage.policies.action_value import ActionValue
 from advantage.types import Array, Clock, Pytree
 
 Loss = Callable[[Pytree], tuple[Array, dict[str, Array]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearningState(ReplayedState):
+    """A training state that counts its gradient steps, uint32."""
+
+    gradient_steps: Array
+
+
+class Learning(NamedTuple):
+    """What a gradient step updates, and how many there were, uint32."""
+
+    params: Pytree
+    optimiser: Pytree
+    target: Pytree
+    gradient_steps: Array
 
 
 def number_of_gradient_steps(options: ReplayOptions, clock: Clock, steps: int) -> Array:
@@ -25,13 +47,18 @@ def number_of_gradient_steps(options: ReplayOptions, clock: Clock, steps: int) -
     return jnp.where(begun, options.gradient_steps * steps // options.n_steps, 0)
 
 
-def adam_init(params: Pytree) -> optax.OptState:
+def adam_init(params: Pytree, max_grad_norm: Array | float | None = None) -> optax.OptState:
     """Adam's initial state."""
-    return optax.scale_by_adam().init(ravel_pytree(params)[0])
+    return clipped(optax.scale_by_adam(), max_grad_norm).init(ravel_pytree(params)[0])
 
 
 def adam_step(
-    loss: Loss, params: Pytree, optimiser: optax.OptState, learning_rate: Array | float
+    loss: Loss,
+    params: Pytree,
+    optimiser: optax.OptState,
+    learning_rate: Array | float,
+    *,
+    max_grad_norm: Array | float | None = None,
 ) -> tuple[Pytree, optax.OptState, dict[str, Array]]:
     """One step of Adam down `loss(params) -> loss, metrics`: `-> parameters, optimiser, metrics`.
 
@@ -40,5 +67,57 @@ def adam_step(
     start, unflatten = ravel_pytree(params)
     gradient, metrics = jax.grad(lambda flat: loss(unflatten(flat)), has_aux=True)(start)
     updates: Any
-    updates, optimiser = optax.scale_by_adam().update(gradient, optimiser)
+    updates, optimiser = clipped(optax.scale_by_adam(), max_grad_norm).update(gradient, optimiser)
     return unflatten(start - learning_rate * cast(Array, updates)), optimiser, metrics
+
+
+def part_step(
+    name: str, loss: Loss, learning: Learning, learning_rate: Array | float
+) -> tuple[Learning, dict[str, Array]]:
+    """`adam_step` of the parameters of this name: `-> learning, metrics`."""
+    params, optimiser = learning.params, learning.optimiser
+    part, moments, metrics = adam_step(loss, params[name], optimiser[name], learning_rate)
+    learning = learning._replace(params=params | {name: part}, optimiser=optimiser | {name: moments})
+    return learning, metrics
+
+
+def target_step(
+    target: Pytree, params: Pytree, gradient_steps: Array, interval: int, tau: Array | float
+) -> Pytree:
+    """The target network after a gradient step: `(1 - tau) target + tau params` at every `interval`-th one."""
+
+    def move() -> Pytree:
+        return jax.tree.map(lambda old, new: (1 - tau) * old + tau * new, target, params)
+
+    return jax.lax.cond(gradient_steps % jnp.uint32(interval) == 0, move, lambda: target)
+
+
+def critics_step(
+    q: ActionValue, learning: Learning, batch: ReplayBatch, y: Array, learning_rate: Array | float
+) -> tuple[Learning, dict[str, Array]]:
+    """One step of Adam on `mean (Q_i(s, a) - y)^2 / 2` of each critic: `-> learning, metrics`."""
+
+    def loss(critics: Pytree) -> tuple[Array, dict[str, Array]]:
+        predicted = jax.vmap(q.value, (0, None, None))(critics, batch.x, batch.action)
+        losses = squared_error(predicted, y).mean(1)
+        return losses.sum(), {"action_value_loss": losses.mean(), "action_value": predicted.mean()}
+
+    learning, metrics = part_step("action_value", loss, learning, learning_rate)
+    return learning._replace(gradient_steps=learning.gradient_steps + 1), metrics
+
+
+def actor_step(
+    options: ReplayOptions,
+    value_of: Callable[[Pytree], Array],
+    learning: Learning,
+    learning_rate: Array | float,
+    *,
+    delay: int = 1,
+) -> Learning:
+    """One step of Adam up `mean value_of(actor)`, and of all targets by `tau`, at every `delay`-th gradient step."""
+
+    def move() -> Learning:
+        moved, _ = part_step("actor", lambda actor: (-value_of(actor).mean(), {}), learning, learning_rate)
+        return moved._replace(target=polyak(moved.target, moved.params, options.tau))
+
+    return jax.lax.cond(learning.gradient_steps % jnp.uint32(delay) == 0, move, lambda: learning)

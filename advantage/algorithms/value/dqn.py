@@ -1,0 +1,281 @@
+"""Deep Q-learning (Mnih et al. 2015) and its improvements, each of them a switch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advantage.algorithms.clock import progress
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
+from advantage.algorithms.policy_gradient.shared.replayed_critic import (
+    ReplayBatch,
+    empty_replay,
+    repeat,
+    replayed_batch,
+)
+from advantage.algorithms.policy_gradient.shared.state import extended, network_state_init
+from advantage.algorithms.value.shared.gradient_steps import (
+    Learning,
+    LearningState,
+    adam_init,
+    adam_step,
+    number_of_gradient_steps,
+    target_step,
+)
+from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.objectives.distributional import (
+    categorical_projection,
+    cross_entropy,
+    huber,
+    quantile_huber_loss,
+    support,
+)
+from advantage.policies.actor_critic import ActorCritic, feed_forward
+from advantage.policies.encoder import split_input
+from advantage.policies.heads import CategoricalHead
+from advantage.policies.q_network import QNetwork
+from advantage.replay.ring import replay_add
+from advantage.running_moments import Normaliser
+from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
+
+Returns = Literal["mean", "categorical", "quantile"]
+
+
+class QActor(NamedTuple):
+    """The acting network, the statistics that scale its observations, and epsilon (0 of a noisy network)."""
+
+    policy: ActorCritic
+    network: QNetwork
+    params: Pytree
+    normaliser: Normaliser | None
+    epsilon: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class DQN(ReplayOptions, NetworkOptions):
+    """Deep Q-network: Q-learning with a network, replayed experience and a target network.
+
+    After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
+    (s, a, r, s') drawn from the replay buffer:
+
+        b       <- argmax_b Q'(s', b)                  double: argmax_b Q(s', b)
+        y       <- r + gamma (1 - terminated) Q'(s', b)
+        theta   <- Adam on mean huber(y - Q(s, a))
+        Q'      <- (1 - tau) Q' + tau Q                every target_update_interval gradient steps
+
+    It acts by an epsilon-greedy policy of Q. With n above 1, y has the rewards of n steps and bootstraps after them.
+    With returns "categorical" or "quantile" the network gives a distribution of returns for each action, Q is its mean,
+    and the loss compares distributions:
+
+        categorical   mean of the cross-entropy from the projection of r + gamma Z'(s', b) on the atoms
+        quantile      mean of the quantile Huber loss
+
+    Source: Mnih et al. 2015, "Human-level control through deep reinforcement learning", algorithm 1; van Hasselt, Guez
+    & Silver 2016, "Deep reinforcement learning with double Q-learning", eq. 4; Wang et al. 2016, "Dueling network
+    architectures"; Fortunato et al. 2018, "Noisy networks for exploration"; Bellemare, Dabney & Munos 2017, "A
+    distributional perspective on reinforcement learning", algorithm 1; Dabney et al. 2018, "Distributional
+    reinforcement learning with quantile regression", algorithm 1.
+    """
+
+    double: bool = False
+    """The trained network chooses the action whose value the target network gives."""
+    dueling: bool = False
+    """The network adds a value of the state and advantages of the actions."""
+    noisy: bool = False
+    """Explore by noise on the weights of the last layers, instead of epsilon."""
+    returns: Returns = "mean"
+    """What the network gives for each action: the mean return, or a distribution by categories (C51) or quantiles."""
+    atoms: int = ranged(51, "[2, inf)")
+    """Number of categories or quantiles."""
+    min_return: float = ranged(-10.0, "(-inf, inf)")
+    """The lowest category."""
+    max_return: float = ranged(10.0, "(-inf, inf)")
+    """The highest category."""
+    epsilon: float = ranged(0.05, "[0, 1]")
+    """Probability of a random action, at the end of its decay."""
+    epsilon_start: float = ranged(1.0, "[0, 1]")
+    """Probability of a random action, at the beginning."""
+    epsilon_fraction: float = ranged(0.1, "(0, 1]")
+    """Share of the budget over which epsilon falls."""
+    target_update_interval: int = ranged(250, "[1, inf)")
+    """Gradient steps between updates of the target network."""
+    tau: float = ranged(1.0, "(0, 1]")
+    """Fraction by which the target network moves towards the trained one in an update; 1 copies it."""
+    max_grad_norm: float | None = ranged(10.0, "(0, inf)")
+    """Largest global norm of a gradient; None does not clip."""
+    n_steps: int = ranged(4, "[1, inf)")
+    """Steps taken in each environment between updates."""
+    batch_size: int = ranged(64, "[1, inf)")
+    """Transitions in a gradient step."""
+
+    def __post_init__(self):
+        check(self)
+        if self.returns == "categorical" and not self.min_return < self.max_return:
+            raise ValueError(
+                f"min_return={self.min_return} is not below max_return={self.max_return}; give the range of returns."
+            )
+
+    def init(self, key: Key, spec: Spec) -> LearningState:
+        """Draw the initial training state.
+
+        Raises:
+            ValueError: actions that are not Discrete, a recurrent network, or a replay buffer that does not fit into
+                memory.
+        """
+        key_policy, key_network = jax.random.split(key)
+        state = network_state_init(self, key_policy, spec, bounds="clip")
+        if not isinstance(state.policy.head, CategoricalHead):
+            raise ValueError(
+                f"DQN needs Discrete actions, and the action space is {spec.action_space}; use sac, td3 or ppo."
+            )
+        encoder = state.policy.encoder
+        params = self._network(state.policy).init(key_network, encoder.encode(encoder.example()))
+        return extended(
+            state,
+            LearningState,
+            params=params,
+            optimiser=adam_init(params, self.max_grad_norm),
+            target=params,
+            replay=empty_replay(state.policy, spec, self.buffer_size),
+            gradient_steps=jnp.uint32(0),
+            critic_memory=(),
+        )
+
+    initial_memory = no_memory
+
+    def actor(self, state: LearningState) -> QActor:
+        """The network and the current epsilon."""
+        fallen = jnp.minimum(progress(state.clock) / self.epsilon_fraction, 1.0)
+        epsilon = self.epsilon_start + (self.epsilon - self.epsilon_start) * fallen
+        network = self._network(state.policy)
+        return QActor(
+            state.policy,
+            network,
+            state.params,
+            statistics_of(self, state),
+            0 * epsilon if self.noisy else epsilon,
+        )
+
+    def noise(self, actor: QActor, key: Key, shape: tuple[int, ...]) -> Pytree:
+        """A number in [0, 1) that decides whether to explore, Gumbel noise for the action then, and for the weights."""
+        key_explore, key_action, key_weights = jax.random.split(key, 3)
+        return (
+            jax.random.uniform(key_explore, shape),
+            actor.policy.head.noise(key_action, shape),
+            actor.network.noise(actor.params, key_weights, shape),
+        )
+
+    def act(self, actor: QActor, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Array, Pytree, Pytree]:
+        """Choose by the epsilon-greedy policy: `-> action, memory, extras`."""
+        explore, random, weights = noise
+        x = encode(actor.policy, actor.normaliser, obs)
+        xp = explore.__array_namespace__()
+        values = xp.where((explore < actor.epsilon)[..., None], random, self._values(actor, x, weights))
+        return _best(values, x), memory, ()
+
+    def greedy(self, actor: QActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        """The action with the largest value: `-> action, memory`."""
+        x = encode(actor.policy, actor.normaliser, obs)
+        return _best(self._values(actor, x, ()), x), memory
+
+    def update(
+        self, state: LearningState, rollout: Rollout, key: Key
+    ) -> tuple[LearningState, dict[str, Array]]:
+        """Store the rollout and take its gradient steps: `-> state, metrics`."""
+        network, replay = self._network(state.policy), replay_add(state.replay, rollout)
+        rate = schedule_value(self.learning_rate, progress(state.clock))
+        count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
+
+        def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
+            key_batch, key_noise = jax.random.split(key)
+            batch = replayed_batch(self, state, replay, key_batch, size=self.batch_size, n=self.n)
+            noises = [network.noise(learning.params, key, (1,)) for key in jax.random.split(key_noise, 3)]
+            target = self._target(network, learning, batch, noises[:2])
+
+            def loss(params: Pytree) -> tuple[Array, dict[str, Array]]:
+                z = _of(network.outputs(params, batch.x, noises[2]), batch.action)
+                losses = self._losses(z, target)
+                metrics = {"action_value_loss": losses.mean(), "action_value": self._mean(z).mean()}
+                return losses.mean(), metrics
+
+            params, optimiser, metrics = adam_step(
+                loss, learning.params, learning.optimiser, rate, max_grad_norm=self.max_grad_norm
+            )
+            taken = learning.gradient_steps + 1
+            moved = target_step(learning.target, params, taken, self.target_update_interval, self.tau)
+            return Learning(params, optimiser, moved, taken), metrics
+
+        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
+        learning, metrics = repeat(step, before, count, key)
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
+        )
+        return learned, metrics | {"epsilon": self.actor(state).epsilon, "gradient_steps": count}
+
+    def _network(self, policy: ActorCritic) -> QNetwork:
+        assert isinstance(policy.head, CategoricalHead)
+        return QNetwork(
+            feed_forward(policy.network),
+            policy.head.size,
+            policy.initialisation,
+            dueling=self.dueling,
+            noisy=self.noisy,
+            atoms=1 if self.returns == "mean" else self.atoms,
+        )
+
+    def _values(self, actor: QActor, x: Pytree, noise: Pytree) -> Array:
+        return self._mean(actor.network.outputs(actor.params, x, noise))
+
+    def _mean(self, z: Array) -> Array:
+        """Q from a network's outputs, `[..., K] -> [...]`."""
+        if self.returns != "categorical":
+            return z.mean(-1)
+        xp = z.__array_namespace__()
+        weight = xp.exp(z - z.max(-1, keepdims=True))
+        atoms = self.min_return + (self.max_return - self.min_return) * np.linspace(
+            0, 1, self.atoms, dtype=np.float32
+        )
+        return (weight * atoms).sum(-1) / weight.sum(-1)
+
+    def _target(
+        self, network: QNetwork, learning: Learning, batch: ReplayBatch, noises: list[Pytree]
+    ) -> Array:
+        """What the outputs of `Q(s, a)` are compared with, `[N, K]`: values, or probabilities of the categories."""
+        z = network.outputs(learning.target, batch.next_x, noises[0])
+        chooser = network.outputs(learning.params, batch.next_x, noises[1]) if self.double else z
+        z = _of(z, _best(self._mean(chooser), batch.next_x))
+        if self.returns == "categorical":
+            atoms = support(self.min_return, self.max_return, self.atoms)
+            return categorical_projection(jax.nn.softmax(z), batch.reward, batch.discount, atoms)
+        return batch.reward[:, None] + batch.discount[:, None] * z
+
+    def _losses(self, z: Array, target: Array) -> Array:
+        """The loss of each transition, `[N]`."""
+        if self.returns == "categorical":
+            return cross_entropy(target, z)
+        if self.returns == "quantile":
+            return quantile_huber_loss(z, target)
+        return huber(target[:, 0] - z[:, 0])
+
+
+def _of(z: Array, action: Array) -> Array:
+    """The outputs of one action, `[N, A, K] -> [N, K]`."""
+    return jnp.take_along_axis(z, action[:, None, None], axis=1)[:, 0]
+
+
+def _best(values: Array, x: Pytree) -> Array:
+    """The allowed action with the largest value, int32."""
+    mask = split_input(x)[1]
+    if mask is not None:
+        xp, allowed = values.__array_namespace__(), mask.astype(bool)
+        allowed = allowed | ~allowed.any(-1, keepdims=True)
+        values = xp.where(allowed, values, np.float32(-np.inf))
+    return values.argmax(-1).astype(np.int32)

@@ -1,0 +1,111 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from advantage.algorithms.clock import progress
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
+from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replayed_batch
+from advantage.algorithms.value.shared.deterministic import (
+    DeterministicOptions,
+    deterministic_state,
+    exploration_memory,
+    exploration_noise,
+    explore,
+    exploring_actor,
+    first_critic,
+    greedy_by_mu,
+    smoothed_action,
+)
+from advantage.algorithms.value.shared.gradient_steps import (
+    Learning,
+    LearningState,
+    actor_step,
+    critics_step,
+    number_of_gradient_steps,
+)
+from advantage.policies.action_value import action_value
+from advantage.replay.ring import replay_add
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class TD3(DeterministicOptions):
+    """Twin delayed deep deterministic policy gradient.
+
+    After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
+    (s, a, r, s') drawn from the replay buffer:
+
+        a'      <- clip(mu'(s') + clip(target_std e, -target_clip, target_clip)),  e standard normal
+        y       <- r + gamma (1 - terminated) min_i Q'_i(s', a')
+        Q_i     <- Adam on mean (Q_i(s, a) - y)^2 / 2                              i = 1, ..., critics
+        every policy_delay gradient steps:
+            theta   <- Adam along mean ∇_theta Q_1(s, mu(s))
+            Q'_i    <- (1 - tau) Q'_i + tau Q_i,  mu' <- (1 - tau) mu' + tau mu
+
+    Actions carry noise (exploration); until learning_starts they are uniform. With n above 1, y has the rewards of n
+    steps and bootstraps after them.
+
+    Source: Fujimoto, van Hoof & Meger 2018, "Addressing function approximation error in actor-critic methods",
+    algorithm 1.
+    """
+
+    critics: int = ranged(2, "[1, inf)")
+    """Number of critics; the target takes the lowest of their values."""
+    policy_delay: int = ranged(2, "[1, inf)")
+    """Gradient steps of the critics for each one of the policy and of the target networks."""
+    target_std: float = ranged(0.2, "[0, inf)")
+    """Standard deviation of the noise on the target's actions, as a share of half the range of the action."""
+    target_clip: float = ranged(0.5, "[0, inf)")
+    """Limit of that noise, in the same units."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> LearningState:
+        """Draw the initial training state. Raises ValueError as `deterministic_state` does."""
+        return deterministic_state(self, key, spec, critics=self.critics)
+
+    actor = exploring_actor
+    initial_memory = exploration_memory
+    noise = exploration_noise
+    act = explore
+    greedy = greedy_by_mu
+
+    def update(
+        self, state: LearningState, rollout: Rollout, key: Key
+    ) -> tuple[LearningState, dict[str, Array]]:
+        """Store the rollout and take its gradient steps: `-> state, metrics`."""
+        policy, q = state.policy, action_value(state.policy)
+        replay = replay_add(state.replay, rollout)
+        rate = schedule_value(self.learning_rate, progress(state.clock))
+        count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
+
+        def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
+            batch = replayed_batch(self, state, replay, key, size=self.batch_size, n=self.n)
+            normal = policy.head.noise(jax.random.fold_in(key, 1), (self.batch_size,))
+            target = learning.target
+            following = smoothed_action(
+                policy, target["actor"], batch.next_x, normal, self.target_std, self.target_clip
+            )
+            values = jax.vmap(q.value, (0, None, None))(target["action_value"], batch.next_x, following)
+            y = batch.reward + batch.discount * values.min(0)
+            learning, metrics = critics_step(q, learning, batch, y, rate)
+
+            def value_of(actor: Pytree) -> Array:
+                action = policy.distribution(actor, batch.x).mode()
+                return q.value(first_critic(learning), batch.x, action)
+
+            return actor_step(self, value_of, learning, rate, delay=self.policy_delay), metrics
+
+        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
+        learning, metrics = repeat(step, before, count, key)
+        learned = dataclasses.replace(
+            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
+        )
+        return learned, metrics | {"gradient_steps": count}
