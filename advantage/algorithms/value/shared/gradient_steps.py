@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped
 from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBatch, ReplayedState, polyak
@@ -49,7 +48,7 @@ def number_of_gradient_steps(options: ReplayOptions, clock: Clock, steps: int) -
 
 def adam_init(params: Pytree, max_grad_norm: Array | float | None = None) -> optax.OptState:
     """Adam's initial state."""
-    return clipped(optax.scale_by_adam(), max_grad_norm).init(ravel_pytree(params)[0])
+    return clipped(optax.scale_by_adam(), max_grad_norm).init(params)
 
 
 def adam_step(
@@ -60,15 +59,10 @@ def adam_step(
     *,
     max_grad_norm: Array | float | None = None,
 ) -> tuple[Pytree, optax.OptState, dict[str, Array]]:
-    """One step of Adam down `loss(params) -> loss, metrics`: `-> parameters, optimiser, metrics`.
-
-    The parameters are one vector, so that the step is one loop over memory.
-    """
-    start, unflatten = ravel_pytree(params)
-    gradient, metrics = jax.grad(lambda flat: loss(unflatten(flat)), has_aux=True)(start)
-    updates: Any
+    """One step of Adam down `loss(params) -> loss, metrics`: `-> parameters, optimiser, metrics`."""
+    gradient, metrics = jax.grad(loss, has_aux=True)(params)
     updates, optimiser = clipped(optax.scale_by_adam(), max_grad_norm).update(gradient, optimiser)
-    return unflatten(start - learning_rate * cast(Array, updates)), optimiser, metrics
+    return jax.tree.map(lambda x, step: x - learning_rate * step, params, updates), optimiser, metrics
 
 
 def part_step(
