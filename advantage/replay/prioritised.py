@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.replay.ring import Replay, place_of
@@ -19,9 +20,9 @@ from advantage.replay.sum_tree import (
     sum_tree_draw,
     sum_tree_init,
     sum_tree_largest,
+    sum_tree_leaves,
     sum_tree_set,
     sum_tree_total,
-    sum_tree_values,
     sum_tree_width,
 )
 from advantage.types import Array, Key
@@ -91,18 +92,32 @@ def priorities_add(priorities: Priorities, before: Replay, after: Replay, *, ste
     def leaves(row: Array) -> Array:
         return (place_of(after, row)[..., None] * num_envs + jnp.arange(num_envs)).ravel()
 
-    def forget(at: tuple[Array, Array]) -> tuple[Array, Array]:
-        tree, row = at
-        return sum_tree_set(tree, leaves(row), jnp.zeros(num_envs)), row + 1
-
     overwritten = after.head - jnp.minimum(after.head, jnp.uint32(rows))
     first, until = jnp.maximum(before.oldest, overwritten), jnp.minimum(after.oldest, before.head)
-    tree, _ = jax.lax.while_loop(lambda at: at[1] < until, forget, (priorities.tree, first))
+
+    def forget(i: Array, tree: Array) -> Array:
+        row = first + i
+        kept = jnp.where(row < until, 0.0, sum_tree_leaves(tree, leaves(row)))
+        return sum_tree_set(tree, leaves(row), kept[:, 0], ranked=kept[:, 1])
+
+    count = _largest_of_a_batch(jnp.maximum(until, first) - first)
+    tree = jax.lax.fori_loop(jnp.uint32(0), count, forget, priorities.tree)
     assumed = Priorities(tree).assumed  # read before the loop, it would make the loop copy the tree
     kept = min(steps, rows)
     new = after.head - jnp.uint32(kept) + jnp.arange(kept, dtype=jnp.uint32)
     value = jnp.repeat(jnp.where(new >= after.oldest, assumed, 0.0), num_envs)
     return Priorities(sum_tree_set(tree, leaves(new), value, ranked=jnp.zeros_like(value)))
+
+
+@custom_vmap
+def _largest_of_a_batch(count: Array) -> Array:
+    """The same number of turns for all seeds: else `vmap` of the loop would copy the tree at each turn."""
+    return count
+
+
+@_largest_of_a_batch.def_vmap
+def _(size: int, batched: list[bool], count: Array) -> tuple[Array, bool]:
+    return _largest_of_a_batch(count.max()), False
 
 
 def priorities_sample(
@@ -125,7 +140,7 @@ def priorities_sample(
     """
     part = jnp.arange(size, dtype=jnp.float32) / size
     places = sum_tree_draw(priorities.tree, part, jax.random.uniform(key, (size,)) / size)
-    value = sum_tree_values(priorities.tree, places)
+    value = sum_tree_leaves(priorities.tree, places)[:, 0]
     weights = jnp.where(value > 0, (value.min() / value) ** beta, 1.0)
     row, env = places // replay.num_envs, places % replay.num_envs
     row = (row - place_of(replay, replay.oldest)) % replay.num_rows
@@ -154,5 +169,5 @@ def priorities_update(
     Source: Schaul et al. 2016, section 3.3 and eq. 1; the tree holds `p^alpha`.
     """
     value = (jnp.abs(td_error) + epsilon) ** alpha
-    value = jnp.where(sum_tree_values(priorities.tree, places) > 0, value, 0.0)
+    value = jnp.where(sum_tree_leaves(priorities.tree, places)[:, 0] > 0, value, 0.0)
     return Priorities(sum_tree_set(priorities.tree, places, value))

@@ -80,9 +80,9 @@ def sum_tree_draw(tree: Array, u: Array, rest: Array | float = 0.0) -> Array:
     return jax.lax.fori_loop(0, _levels(tree), descend, (root, mass))[0] - len(tree) // 2
 
 
-def sum_tree_values(tree: Array, index: Array) -> Array:
-    """The values of leaves, `[N]`."""
-    return tree[len(tree) // 2 + index, 0]
+def sum_tree_leaves(tree: Array, index: Array) -> Array:
+    """Leaves as they were set: value and `ranked`, `[N, 2]`."""
+    return tree[len(tree) // 2 + index]
 
 
 def sum_tree_total(tree: Array) -> Array:
