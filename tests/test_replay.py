@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from advantage.replay.ring import Transition, replay_add, replay_init, replay_sample, transitions_at
+from advantage.replay.sequences import replay_sequences, sequences_at
 from advantage.types import Rollout
 
 OBS = {"pixels": jax.ShapeDtypeStruct((2, 3), np.uint8), "speed": jax.ShapeDtypeStruct((), np.float32)}
 ACTION = (jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((2,), np.float32))
 GAMMA = 0.9
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 class Play:
@@ -30,12 +35,13 @@ class Play:
         return jax.tree.map(leaf, like)
 
     def rollout(self, steps):
-        rows = []
+        rows, extras = [], []
         for _ in range(steps):
             next_obs, action, reward = self.draw(OBS), self.draw(ACTION), self.rng.normal(size=self.num_envs)
             terminated, truncated = self.rng.uniform(size=(2, self.num_envs)) < self.rate / 2
             row = (self.obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
             rows.append(row)
+            extras.append({"log_prob": np.sin(np.arange(self.num_envs) + len(self.steps), dtype=np.float32)})
             self.steps.append([jax.tree.map(lambda x, b=b: x[b], row) for b in range(self.num_envs)])
             reset, ended = self.draw(OBS), terminated | truncated
 
@@ -43,7 +49,7 @@ class Play:
                 return np.where(ended.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
             self.obs = jax.tree.map(go_on, reset, next_obs)
-        return Rollout(*jax.tree.map(lambda *x: np.stack(x), *rows))
+        return Rollout(*stacked(rows), extras=stacked(extras))
 
     def window(self, row, env, n):
         """The definition, one step after the other."""
@@ -172,3 +178,47 @@ def test_a_buffer_that_cannot_be():
         ValueError, match=r"buffer of 10_000_000_000_000 transitions of .* bytes each takes .* smaller"
     ):
         jax.jit(lambda: begin(10_000_000_000_000, 1))()
+
+
+def sequence(play, row, env, length, head):
+    """The definition: `length` steps from `row` on, and beyond the newest row the newest again."""
+    rows = [min(row + k, head - 1) for k in range(length)]
+    obs, action, reward, next_obs, terminated, truncated = stacked([play.steps[r][env] for r in rows])
+    extras = {"log_prob": np.sin(env + np.asarray(rows), dtype=np.float32)}
+    mask = np.arange(row, row + length) < head
+    return obs, action, reward, terminated, truncated, next_obs, extras, mask
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize(("num_envs", "capacity", "steps"), SIZES, ids=str)
+def test_sequences_are_successive_steps_of_one_environment(num_envs, capacity, steps, length):
+    """With ends inside, a full buffer, the write head anywhere, and the newest row inside."""
+    extras = {"log_prob": jax.ShapeDtypeStruct((), np.float32)}
+    replay = replay_init(OBS, ACTION, capacity=capacity, num_envs=num_envs, extras=extras)
+    play, sequences = Play(num_envs), jax.jit(functools.partial(sequences_at, length=length))
+    for number in steps:
+        replay = add(replay, play.rollout(number))
+        count, head = int(replay.stored), len(play.steps)
+        first = head - count // num_envs
+        found = jax.tree.map(np.asarray, sequences(replay, np.arange(capacity) % count))
+        for i in range(count):
+            expected = sequence(play, first + i // num_envs, i % num_envs, length, head)
+            jax.tree.map(
+                np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[:, i], tuple(found)), expected
+            )
+
+
+def test_sequences_are_drawn_from_what_is_stored():
+    replay = add(begin(10, 2), Play(2, rate=0.0).rollout(3))  # 6 of 10
+    rows = replay_sequences(replay, jax.random.key(0), 600, length=2)
+    begun = [np.flatnonzero((np.asarray(replay.reward) == reward).ravel())[0] for reward in rows.reward[0]]
+    assert set(begun) == set(range(6))
+    assert (np.asarray(rows.mask.sum(0)) == np.where(np.asarray(begun) < 4, 2, 1)).all()
+    empty = replay_sequences(begin(4, 1), jax.random.key(1), 3, length=2)
+    assert not empty.mask.any() and empty.extras == ()
+
+
+def test_what_a_method_keeps_besides_counts_in_the_size():
+    one, many = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((49,), np.float32)
+    with pytest.raises(ValueError, match=r"transitions of 214 bytes each"):
+        replay_init(one, one, capacity=10**13, num_envs=1, extras={"memory": many})

@@ -50,6 +50,7 @@ class Replay(NamedTuple):
         newest: `[B, ...]`, the successors of the newest row.
         head: uint32, how many rows were written in all; row r lies at place `r mod R`.
         oldest: uint32, the number of the oldest row that can be drawn.
+        extras: `[R, B, ...]`, what else a method keeps of each step, such as the acting policy's log-probability.
     """
 
     obs: Pytree
@@ -64,6 +65,7 @@ class Replay(NamedTuple):
     newest: Pytree
     head: Array
     oldest: Array
+    extras: Pytree = ()
 
     @property
     def num_rows(self) -> int:
@@ -81,12 +83,12 @@ class Replay(NamedTuple):
         return (self.head - self.oldest).astype(jnp.int32) * self.num_envs
 
 
-def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int) -> Replay:
+def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int, extras: Pytree = ()) -> Replay:
     """An empty buffer.
 
     Args:
-        obs, action: of one transition, without batch axes, arrays or `jax.ShapeDtypeStruct`; every leaf keeps its
-            dtype.
+        obs, action, extras: of one transition, without batch axes, arrays or `jax.ShapeDtypeStruct`; every leaf keeps
+            its dtype. Without `extras`, those of rollouts are not stored.
         capacity: transitions; the buffer holds a whole number of rows, at most this many transitions.
         num_envs: B.
 
@@ -102,7 +104,8 @@ def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int) ->
     transitions = rows * num_envs
     ends = min(transitions, max(-(-transitions // STEPS_PER_END), FEWEST_ENDS, 4 * num_envs))
     size, flags = (
-        sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(part)) for part in (obs, action)
+        sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(part))
+        for part in (obs, (action, extras))
     )
     size, flags = size, flags + 4 + 1 + 1 + 4
     nbytes = transitions * (size + flags) + (ends + num_envs) * size
@@ -129,6 +132,7 @@ def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int) ->
         newest=jax.tree.map(empty(num_envs), obs),
         head=jnp.uint32(0),
         oldest=jnp.uint32(0),
+        extras=jax.tree.map(empty(rows, num_envs), extras),
     )
 
 
@@ -136,11 +140,13 @@ def replay_add(replay: Replay, rollout: Rollout) -> Replay:
     """Store a rollout `[T, B, ...]`; the oldest rows make room.
 
     Of a rollout with more rows than the buffer the last R stay. If episodes are so short that their last observations
-    do not all fit, the oldest rows make room for them too.
+    do not all fit, the oldest rows make room for them too. If the buffer keeps `extras`, the rollout's must
+    have the same structure.
     """
     steps = rollout.reward.shape[0]
     kept = min(steps, replay.num_rows)
-    facts = jax.tree.map(lambda x: jnp.asarray(x)[steps - kept :], rollout._replace(memory=(), extras=()))
+    extras = rollout.extras if jax.tree.leaves(replay.extras) else replay.extras
+    facts = jax.tree.map(lambda x: jnp.asarray(x)[steps - kept :], rollout._replace(memory=(), extras=extras))
     first = replay.head + jnp.uint32(steps - kept)
     numbers = first + jnp.arange(kept, dtype=jnp.uint32)
     head = replay.head + jnp.uint32(steps)
@@ -157,6 +163,7 @@ def replay_add(replay: Replay, rollout: Rollout) -> Replay:
         terminated=write(replay.terminated, facts.terminated),
         truncated=write(replay.truncated, facts.truncated),
         final=write(replay.final, final),
+        extras=jax.tree.map(write, replay.extras, facts.extras),
         newest=jax.tree.map(lambda old, x: x[-1].astype(old.dtype), replay.newest, facts.next_obs),
         head=head,
         oldest=jnp.maximum(oldest, head - jnp.minimum(head, jnp.uint32(replay.num_rows))),
@@ -210,7 +217,7 @@ def transitions_at(replay: Replay, index: Array, *, gamma: Array | float, n: int
     num_envs, row = replay.num_envs, replay.oldest + (index // replay.num_envs).astype(jnp.uint32)
     env = index % num_envs
     rows = row[:, None] + jnp.arange(n, dtype=jnp.uint32)
-    place = _place(replay, rows)
+    place = place_of(replay, rows)
     reward, terminated, truncated = (
         x[place, env[:, None]] for x in (replay.reward, replay.terminated, replay.truncated)
     )
@@ -220,8 +227,8 @@ def transitions_at(replay: Replay, index: Array, *, gamma: Array | float, n: int
     steps = counts.sum(1)
     power = jnp.asarray(gamma, jnp.float32) ** jnp.arange(n)
     last = row + (steps - 1).astype(jnp.uint32)
-    here = _place(replay, row), env
-    stopped = replay.terminated[_place(replay, last), env]
+    here = place_of(replay, row), env
+    stopped = replay.terminated[place_of(replay, last), env]
     return Transition(
         obs=jax.tree.map(lambda x: x[here], replay.obs),
         action=jax.tree.map(lambda x: x[here], replay.action),
@@ -233,7 +240,7 @@ def transitions_at(replay: Replay, index: Array, *, gamma: Array | float, n: int
 
 def successors(replay: Replay, row: Array, env: Array) -> Pytree:
     """The true successor of each of the steps `(row, env)`, `[N]`."""
-    place, following = _place(replay, row), _place(replay, row + 1)
+    place, following = place_of(replay, row), place_of(replay, row + 1)
     ended = jnp.logical_or(replay.terminated[place, env], replay.truncated[place, env])
     newest, final = row + 1 == replay.head, replay.final[place, env]
 
@@ -245,5 +252,6 @@ def successors(replay: Replay, row: Array, env: Array) -> Pytree:
     return jax.tree.map(leaf, replay.obs, replay.finals, replay.newest)
 
 
-def _place(replay: Replay, row: Array) -> Array:
+def place_of(replay: Replay, row: Array) -> Array:
+    """Where rows lie, by their numbers."""
     return (row % jnp.uint32(replay.num_rows)).astype(jnp.int32)
