@@ -201,8 +201,12 @@ def replay_sample(replay: Replay, key: Key, size: int, *, gamma: Array | float, 
     Source: Lin 1992, "Self-improving reactive agents based on reinforcement learning, planning and teaching"; Mnih et
     al. 2015, "Human-level control through deep reinforcement learning", algorithm 1.
     """
-    drawn = jax.random.randint(key, (size,), 0, jnp.maximum(replay.stored, 1))
-    return transitions_at(replay, drawn, gamma=gamma, n=n)
+    return transitions_at(replay, uniform_draw(replay, key, size), gamma=gamma, n=n)
+
+
+def uniform_draw(replay: Replay, key: Key, size: int) -> Array:
+    """Steps drawn uniformly from all that are stored, with replacement, int32 `[size]`, counted from the oldest."""
+    return jax.random.randint(key, (size,), 0, jnp.maximum(replay.stored, 1))
 
 
 def transitions_at(replay: Replay, index: Array, *, gamma: Array | float, n: int = 1) -> Transition:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.replay.ring import Replay, place_of, successors
+from advantage.replay.ring import Replay, place_of, successors, uniform_draw
 from advantage.types import Array, Key, Pytree
 
 
@@ -36,8 +36,7 @@ def replay_sequences(replay: Replay, key: Key, size: int, *, length: int) -> Rep
 
     See `sequences_at`.
     """
-    drawn = jax.random.randint(key, (size,), 0, jnp.maximum(replay.stored, 1))
-    return sequences_at(replay, drawn, length=length)
+    return sequences_at(replay, uniform_draw(replay, key, size), length=length)
 
 
 def sequences_at(replay: Replay, index: Array, *, length: int) -> ReplayedSequences:

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.clock import progress
-from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.hyperparameters import (
+    Linear,
+    Schedule,
+    check,
+    hyperparameters,
+    ranged,
+    schedule_value,
+)
 from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
 from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
@@ -18,7 +25,7 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     ReplayBatch,
     empty_replay,
     repeat,
-    replayed_batch,
+    scaled_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended, network_state_init
 from advantage.algorithms.value.shared.gradient_steps import (
@@ -41,11 +48,26 @@ from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.encoder import split_input
 from advantage.policies.heads import CategoricalHead
 from advantage.policies.q_network import QNetwork
-from advantage.replay.ring import replay_add
+from advantage.replay.prioritised import (
+    Priorities,
+    priorities_add,
+    priorities_init,
+    priorities_sample,
+    priorities_update,
+)
+from advantage.replay.ring import replay_add, transitions_at, uniform_draw
 from advantage.running_moments import Normaliser
 from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
 Returns = Literal["mean", "categorical", "quantile"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DQNState(LearningState):
+    """A state with the priorities of the transitions in the replay buffer; None if replay is uniform."""
+
+    priorities: Priorities | None
 
 
 class QActor(NamedTuple):
@@ -109,6 +131,12 @@ class DQN(ReplayOptions, NetworkOptions):
     """Gradient steps between updates of the target network."""
     tau: float = ranged(1.0, "(0, 1]")
     """Fraction by which the target network moves towards the trained one in an update; 1 copies it."""
+    prioritised: bool = False
+    """Replay transitions with large errors more often, and weight their losses less."""
+    priority_exponent: float = ranged(0.6, "[0, 1]")
+    """Power of the error in a priority; 0 is uniform replay."""
+    importance_exponent: float | Schedule = ranged(Linear(0.4, 1.0), "[0, 1]")
+    """Power of the importance weights, a number or a schedule of progress; 1 corrects for the priorities in full."""
     max_grad_norm: float | None = ranged(10.0, "(0, inf)")
     """Largest global norm of a gradient; None does not clip."""
     n_steps: int = ranged(4, "[1, inf)")
@@ -123,7 +151,7 @@ class DQN(ReplayOptions, NetworkOptions):
                 f"min_return={self.min_return} is not below max_return={self.max_return}; give the range of returns."
             )
 
-    def init(self, key: Key, spec: Spec) -> LearningState:
+    def init(self, key: Key, spec: Spec) -> DQNState:
         """Draw the initial training state.
 
         Raises:
@@ -138,20 +166,22 @@ class DQN(ReplayOptions, NetworkOptions):
             )
         encoder = state.policy.encoder
         params = self._network(state.policy).init(key_network, encoder.encode(encoder.example()))
+        replay = empty_replay(state.policy, spec, self.buffer_size)
         return extended(
             state,
-            LearningState,
+            DQNState,
             params=params,
             optimiser=adam_init(params, self.max_grad_norm),
             target=params,
-            replay=empty_replay(state.policy, spec, self.buffer_size),
+            replay=replay,
+            priorities=priorities_init(replay) if self.prioritised else None,
             gradient_steps=jnp.uint32(0),
             critic_memory=(),
         )
 
     initial_memory = no_memory
 
-    def actor(self, state: LearningState) -> QActor:
+    def actor(self, state: DQNState) -> QActor:
         """The network and the current epsilon."""
         fallen = jnp.minimum(progress(state.clock) / self.epsilon_fraction, 1.0)
         epsilon = self.epsilon_start + (self.epsilon - self.epsilon_start) * fallen
@@ -186,37 +216,56 @@ class DQN(ReplayOptions, NetworkOptions):
         x = encode(actor.policy, actor.normaliser, obs)
         return _best(self._values(actor, x, ()), x), memory
 
-    def update(
-        self, state: LearningState, rollout: Rollout, key: Key
-    ) -> tuple[LearningState, dict[str, Array]]:
+    def update(self, state: DQNState, rollout: Rollout, key: Key) -> tuple[DQNState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
         network, replay = self._network(state.policy), replay_add(state.replay, rollout)
-        rate = schedule_value(self.learning_rate, progress(state.clock))
+        rate, beta = (
+            schedule_value(x, progress(state.clock)) for x in (self.learning_rate, self.importance_exponent)
+        )
         count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
 
-        def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
+        def step(
+            learned: tuple[Learning, Priorities | None], key: Key
+        ) -> tuple[tuple[Learning, Priorities | None], dict[str, Array]]:
+            learning, priorities = learned
             key_batch, key_noise = jax.random.split(key)
-            batch = replayed_batch(self, state, replay, key_batch, size=self.batch_size, n=self.n)
+            if priorities is None:
+                drawn, weights = uniform_draw(replay, key_batch, self.batch_size), 1.0
+            else:
+                drawn, places, weights = priorities_sample(
+                    priorities, replay, key_batch, self.batch_size, beta=beta
+                )
+            rows = transitions_at(replay, drawn, gamma=self.gamma, n=self.n)
+            batch = scaled_batch(self, state, rows)
             noises = [network.noise(learning.params, key, (1,)) for key in jax.random.split(key_noise, 3)]
             target = self._target(network, learning, batch, noises[:2])
 
             def loss(params: Pytree) -> tuple[Array, dict[str, Array]]:
                 z = _of(network.outputs(params, batch.x, noises[2]), batch.action)
-                losses = self._losses(z, target)
+                losses, error = self._losses(z, target)
                 metrics = {"action_value_loss": losses.mean(), "action_value": self._mean(z).mean()}
-                return losses.mean(), metrics
+                return (weights * losses).mean(), metrics | {"error": error}
 
             params, optimiser, metrics = adam_step(
                 loss, learning.params, learning.optimiser, rate, max_grad_norm=self.max_grad_norm
             )
+            error = metrics.pop("error")
+            if priorities is not None:
+                priorities = priorities_update(priorities, places, error, alpha=self.priority_exponent)
             taken = learning.gradient_steps + 1
             moved = target_step(learning.target, params, taken, self.target_update_interval, self.tau)
-            return Learning(params, optimiser, moved, taken), metrics
+            return (Learning(params, optimiser, moved, taken), priorities), metrics
 
+        priorities = state.priorities
+        if priorities is not None:
+            priorities = priorities_add(priorities, state.replay, replay, steps=len(rollout.reward))
         before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
-        learning, metrics = repeat(step, before, count, key)
+        (learning, priorities), metrics = repeat(step, (before, priorities), count, key)
         learned = dataclasses.replace(
-            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
+            advance_statistics(self, state, rollout),
+            replay=replay,
+            priorities=priorities,
+            **learning._asdict(),
         )
         return learned, metrics | {"epsilon": self.actor(state).epsilon, "gradient_steps": count}
 
@@ -257,13 +306,13 @@ class DQN(ReplayOptions, NetworkOptions):
             return categorical_projection(jax.nn.softmax(z), batch.reward, batch.discount, atoms)
         return batch.reward[:, None] + batch.discount[:, None] * z
 
-    def _losses(self, z: Array, target: Array) -> Array:
-        """The loss of each transition, `[N]`."""
-        if self.returns == "categorical":
-            return cross_entropy(target, z)
-        if self.returns == "quantile":
-            return quantile_huber_loss(z, target)
-        return huber(target[:, 0] - z[:, 0])
+    def _losses(self, z: Array, target: Array) -> tuple[Array, Array]:
+        """The loss of each transition, and its error for priorities: of the mean, or the loss itself; `[N]` each."""
+        if self.returns == "mean":
+            error = target[:, 0] - z[:, 0]
+            return huber(error), error
+        losses = cross_entropy(target, z) if self.returns == "categorical" else quantile_huber_loss(z, target)
+        return losses, losses
 
 
 def _of(z: Array, action: Array) -> Array:
