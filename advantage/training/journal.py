@@ -59,7 +59,7 @@ class Journal:
             self.recent.extend(zip(episodes.returns[begin:end], episodes.lengths[begin:end], strict=True))
             begin = end
             row = {
-                f"train/{name}": float(value[place, n])
+                name if name.startswith("info/") else f"train/{name}": float(value[place, n])
                 for name, value in result.metrics.items()
                 if value[place, n] is not np.ma.masked
             }

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import Buffers, episode_seed
 from advantage.environments.defect import Fault, raise_first_error, show
+from advantage.environments.logged_info import names_in_batch, numbers_in_batch
 from advantage.environments.space_faults import value_faults
 from advantage.environments.spaces import read, write
 from advantage.environments.step_checks import form_test
@@ -63,6 +64,7 @@ class VectorStepper:
         self.episodes = np.zeros(envs.num_envs, np.int64)
         self.resetting = np.zeros(envs.num_envs, bool)
         self.surplus: list[Surplus] = []
+        self.heard: set[str] = set()
         self.steps, self.fits = 0, form_test(envs.single_observation_space, (envs.num_envs,))
 
     def reset(self) -> None:
@@ -119,6 +121,8 @@ class VectorStepper:
         done = terminated | truncated
         write(buffers.next_obs, t, obs)
         buffers.reward[t], buffers.terminated[t], buffers.truncated[t] = reward, terminated, truncated
+        for name, numbers in self._logged(infos, done).items():
+            buffers.info[name][t] = numbers
         if done.any():
             self.episodes += done
             if self.mode is AutoresetMode.SAME_STEP:
@@ -154,7 +158,7 @@ class VectorStepper:
             if chosen is None:
                 chosen = jax.tree.map(lambda x: np.zeros((n_steps, *x.shape), x.dtype), (action, extra))
             given = translate(action)
-            obs, reward, terminated, truncated, _ = self._step(given)
+            obs, reward, terminated, truncated, infos = self._step(given)
             done, full = terminated | truncated, filled == n_steps
             if full.any():
                 over = full & ~self.resetting
@@ -167,6 +171,8 @@ class VectorStepper:
             write(buffers.next_obs, at, read(obs, live))
             buffers.reward[at], buffers.terminated[at] = reward[live], terminated[live]
             buffers.truncated[at] = truncated[live]
+            for name, numbers in self._logged(infos, done).items():
+                buffers.info[name][at] = numbers[live]
             filled[live] += 1
             memory = forget(done | self.resetting, memory)
             self.resetting = done & ~self.resetting
@@ -192,6 +198,20 @@ class VectorStepper:
         if reward.shape != shape or reward.dtype.kind not in "biuf":
             self._refuse("vector reward", "reward", f"an array of shape {shape}", result[1])
         return obs, reward, self._flags("terminated", terminated), self._flags("truncated", truncated), infos
+
+    def _logged(self, infos: Any, done: Array) -> dict[str, Array]:
+        """The numbers of a step that are logged, `[B]` by name; NaN where the step was a reset."""
+        if not self.buffers.info:
+            return {}
+        where, taken = self._where(f"step {self.steps}"), ~self.resetting
+        numbers = {name: numbers_in_batch(infos, name, taken, done, where) for name in self.buffers.info}
+        if any(np.isnan(each).any() for each in numbers.values()):
+            self.heard |= names_in_batch(infos)
+        return numbers
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged."""
+        return sorted(self.heard)
 
     def _flags(self, name: str, flags: np.ndarray) -> np.ndarray:
         """Ends of episodes as a bool array `[B]`; older vector environments give them as 0 and 1."""

@@ -132,6 +132,11 @@ class Workers:
         self.crew.send(number, ("restore", index, episode, actions, length), "replay an episode")
         self.crew.receive(number, "replay an episode", self.timeout)
 
+    def info_names(self) -> list[str]:
+        """The names in the infos of the first worker's environments, as in `Stepper.info_names`."""
+        self.crew.send(0, ("info_names",), "name what is in its infos")
+        return json.loads(self.crew.receive(0, "name what is in its infos", self.timeout))
+
     def close(self) -> None:
         """End every worker."""
         self.crew.close()
@@ -163,6 +168,10 @@ class SharedStepper:
         """Replay an episode's first steps where the environment is."""
         owner = self.stepper if index in self.stepper.indices else self.workers
         owner.restore(index, episode, actions, length)
+
+    def info_names(self) -> list[str]:
+        """As in `Stepper.info_names`."""
+        return sorted({*self.workers.info_names(), *self.stepper.info_names()})
 
     def close(self) -> None:
         """End every worker and close the environments here."""
@@ -250,7 +259,7 @@ def serve(pipe: Connection, memory: int) -> None:
                     stepper = Stepper(cloudpickle.loads(make), indices, seed, buffers)
                 else:
                     name, *arguments = cloudpickle.loads(message)
-                    getattr(stepper, name)(*arguments)
+                    answer = json.dumps(getattr(stepper, name)(*arguments)).encode()
             except Exception as error:
                 answer = ERROR + json.dumps(describe(error)).encode()
             try:
