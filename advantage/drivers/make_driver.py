@@ -54,7 +54,7 @@ def make_driver(
     if log_info:
         _refuse_without_info(algorithm, environment, log_info)
     if isinstance(algorithm, Planner):
-        return SolverDriver(algorithm, table_of(environment))
+        return SolverDriver(algorithm, table_of(environment), spec.total_timesteps)
     if isinstance(algorithm, PolicySearch):
         player = _game_player(algorithm, environment, spec, workers, worker_timeout, log_info)
         return SearchDriver(

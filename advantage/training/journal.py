@@ -65,7 +65,8 @@ class Journal:
             }
             row |= self._recent_means() | times
             at, updates = step + int(result.steps[n]), iteration + int(result.iterations[n])
-            self.logger.progress(at, {"iteration": updates, **row})
+            if result.logged:
+                self.logger.progress(at, {"iteration": updates, **row})
             yield Progress(self.seed, updates, at, total, row)
 
     def _log_episodes(self, episodes: Episodes) -> None:
