@@ -32,7 +32,7 @@ from advantage.drivers.only_seed import only_seed
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import iterations_per_row, plan_span, row_ends
 from advantage.environments.check import check_spaces
-from advantage.environments.watchdog import Watchdog
+from advantage.environments.watchdog import BY_HAND, Watchdog
 from advantage.machine import free_host_bytes
 from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span, Spec
 
@@ -132,15 +132,17 @@ class HostDriver:
 
     finished = False
 
-    def _call_now(self) -> str | None:
-        """The call of an environment in this process that has not returned yet."""
+    def _watchdog(self) -> Watchdog:
+        """Watches the calls of environments in this process."""
         stepper = self.stepper.stepper if isinstance(self.stepper, SharedStepper) else self.stepper
-        return stepper.call_now() if isinstance(stepper, Stepper) else None
+        if isinstance(stepper, VectorStepper):
+            return Watchdog(stepper.call_now, remedy=BY_HAND)
+        return Watchdog(stepper.call_now if isinstance(stepper, Stepper) else lambda: None)
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
-        with Watchdog(self._call_now):
+        with self._watchdog():
             self.collector.start(_initial_memory(self.algorithm, state))
         return state
 
@@ -161,7 +163,7 @@ class HostDriver:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
-        with Watchdog(self._call_now):
+        with self._watchdog():
             state, metrics, episodes = self.iterations(state, run_keys[0], span)
         rows = slice(self.collector.row)
         logged = {name: mean_of(each[rows]) for name, each in self.collector.buffers.info.items()}
@@ -191,7 +193,8 @@ class HostDriver:
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Replay every environment's running episode; with a notice for each that could not be restored."""
-        return state, self.collector.restore(_initial_memory(self.algorithm, state), records)
+        with self._watchdog():
+            return state, self.collector.restore(_initial_memory(self.algorithm, state), records)
 
     def close(self) -> None:
         self.collector.close()

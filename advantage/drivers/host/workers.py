@@ -31,6 +31,7 @@ from advantage.drivers.host.stepper import (
     allocate,
     buffer_bytes,
 )
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import available_cores
 from advantage.types import Pytree
 
@@ -148,7 +149,8 @@ class SharedStepper:
     def __init__(self, workers: Workers, make: MakeEnvironment, seed: int):
         self.workers, self.buffers = workers, workers.buffers
         try:
-            self.stepper = Stepper(make, range(workers.first), seed, self.buffers)
+            with Watchdog(lambda: "Making the environments"):
+                self.stepper = Stepper(make, range(workers.first), seed, self.buffers)
         except BaseException:
             workers.close()
             raise

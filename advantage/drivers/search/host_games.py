@@ -30,11 +30,13 @@ from advantage.environments.environment import close
 from advantage.environments.logged_info import names_in, number_in
 from advantage.environments.spaces import read, translator
 from advantage.environments.step_checks import Extremes, step_test
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import available_cores
 from advantage.types import Array, Pytree, Search, Spec
 
 HEARTBEAT = 0.5  # seconds between signs of life of a worker in the middle of a game
 ALIVE = b"alive"
+BETWEEN, RESET = -2, -1  # what is called, if it is not a step
 
 
 class Player:
@@ -45,6 +47,7 @@ class Player:
         self.log_info, self.heard = log_info, set[str]()
         self.translate = translator(spec.action_space, spec.action_units)
         self.is_step = step_test(spec.observation_space)
+        self.calls, self.at = 0, BETWEEN
         try:
             self.env = make()
         except Exception as error:
@@ -59,10 +62,12 @@ class Player:
         """
         algorithm = self.algorithm
         actor = algorithm.candidate(actor, vector)
+        self.calls, self.at = self.calls + 1, RESET
         try:
             result = self.env.reset(seed=seed)
         except Exception as error:
             raise failure("a candidate's episode", f"reset(seed={seed})", error) from error
+        self.at = BETWEEN
         space = self.spec.observation_space
         check_reset(space, result, f"reset(seed={seed})")
         extremes = Extremes(space)
@@ -76,12 +81,14 @@ class Player:
                 seen = np.asarray(algorithm.seen(actor, batch), np.float64)
                 sums, squares = sums + seen.sum(0), squares + np.square(seen).sum(0)
             action = read(self.translate(choose(batch, ())[0]), 0)
+            self.calls, self.at = self.calls + 1, length
             try:
                 result = self.env.step(action)
             except Exception as error:
                 raise failure(
                     f"step {length} of a candidate's episode", f"step({action!r})", error
                 ) from error
+            self.at = BETWEEN
             if not self.is_step(result):
                 check_step(space, result, f"step {length} of a candidate's episode")
             obs, reward, terminated, truncated, info = result
@@ -98,6 +105,14 @@ class Player:
             done = terminated or truncated
         extremes.check(f"a step of a candidate's episode after reset(seed={seed})")
         return total, length, sums, squares, infos
+
+    def call_now(self) -> str | None:
+        """Which call of the environment has not returned yet."""
+        at, calls = self.at, self.calls
+        if at == BETWEEN:
+            return None
+        name = "the reset" if at == RESET else f"step {at}"
+        return f"{name} of a candidate's episode (call {calls:_} of the environment)"
 
     def _log(self, infos: np.ndarray, info: dict[str, Any], where: str) -> None:
         """Add the numbers of a step that are logged to their sums and counts, `[names, 2]`."""
@@ -173,7 +188,8 @@ class HostGames:
 
     def _make(self) -> None:
         if not self.workers:
-            self.player = Player(self.make, self.algorithm, self.spec, self.log_info)
+            with Watchdog(lambda: "Making the environment"):
+                self.player = Player(self.make, self.algorithm, self.spec, self.log_info)
             return
         holdings = [f"an environment of {self.workers}"] * self.workers
         self.crew = Crew(
@@ -202,11 +218,12 @@ class HostGames:
         play = self._play_here if self.crew is None else self._hand_out
         seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
         games: list[Any] = [None] * len(vectors)
-        for number, game in play(actor, vectors, seeds, left, stopped):
-            games[number] = game
-            left -= game[1]
-            if left < 0 or stopped():
-                return None
+        with Watchdog(self.player.call_now if self.player is not None else lambda: None):
+            for number, game in play(actor, vectors, seeds, left, stopped):
+                games[number] = game
+                left -= game[1]
+                if left < 0 or stopped():
+                    return None
         returns, lengths, sums, squares, infos = map(np.array, zip(*games, strict=True))
         return Games(returns, lengths, sums, squares, infos.reshape(len(games), len(self.log_info), 2))
 
