@@ -226,7 +226,7 @@ def _declared_spaces(env: gymnasium.Env) -> list[Any]:
 def _unwrapped_faults(inner: gymnasium.Env, seed: int) -> list[Fault]:
     """Faults of the tuples of the unwrapped environment; wrappers would hide them behind their own exceptions."""
     faults = []
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):
         faults += _result_faults("reset", inner.reset(seed=seed))
         faults += _result_faults("step", inner.step(extreme_action(inner.action_space, 0)))
     return faults

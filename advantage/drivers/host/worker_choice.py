@@ -26,7 +26,7 @@ def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
     try:
         with Watchdog(lambda: "Measuring a step of the environment, to choose the number of workers,"):
             seconds = _step_seconds(make)
-    except Exception:
+    except (Exception, SystemExit):
         return 0  # the error will be raised again where it can be explained
     saved = seconds * (num_envs - math.ceil(num_envs / (workers + 1)))
     return workers if saved > (WATCHED_ROUND_TRIP if watching_pays(workers) else PIPED_ROUND_TRIP) else 0

@@ -50,7 +50,7 @@ class Player:
         self.calls, self.at = 0, BETWEEN
         try:
             self.env = make()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure("the environment", "making it", error) from error
 
     def play(
@@ -65,7 +65,7 @@ class Player:
         self.calls, self.at = self.calls + 1, RESET
         try:
             result = self.env.reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure("a candidate's episode", f"reset(seed={seed})", error) from error
         self.at = BETWEEN
         space = self.spec.observation_space
@@ -84,7 +84,7 @@ class Player:
             self.calls, self.at = self.calls + 1, length
             try:
                 result = self.env.step(action)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise failure(
                     f"step {length} of a candidate's episode", f"step({action!r})", error
                 ) from error
