@@ -24,7 +24,7 @@ from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.modifications import Modifications, ModifiedMaker, modified
 from advantage.environments.spaces import environment_action, read, translator
 from advantage.environments.step_checks import Extremes, step_test
-from advantage.environments.watchdog import Watchdog
+from advantage.environments.watchdog import BY_HAND, Watchdog
 from advantage.plain_values import require_whole, whole_number
 from advantage.policies.deterministic import flatten
 from advantage.precise_sum import PreciseSum, precise_add, precise_value, precise_zero
@@ -167,7 +167,7 @@ def play(
     `on_step(env)` is called after each step. Without a time limit the episode is cut after `LONGEST` steps.
     """
     called = [-1]  # the step that is being taken
-    with Watchdog(lambda: f"Evaluation, step {called[0]} after reset(seed={seed})"):
+    with Watchdog(lambda: f"Evaluation, step {called[0]} after reset(seed={seed})", remedy=BY_HAND):
         return _play(agent, env, key, seed, deterministic, on_step, called)
 
 
@@ -220,7 +220,8 @@ def _called(function: Callable[..., Any], name: str, *arguments: Any, **keywords
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    env = _called(target.source, "make")
+    with Watchdog(lambda: f"Making {target.name}", remedy=BY_HAND):
+        env = _called(target.source, "make")
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
         played = list(play_episodes(agent, env, target.name, **options))

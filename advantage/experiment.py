@@ -187,7 +187,8 @@ def _refuse_others(cell: Cell, file: Path) -> None:
         return
     config = read_config(folder, ("hyperparameters", "environment", "training"))
     wanted = to_json(cell.algorithm) | recorded(cell.options) | {"environment": cell.environment}
-    found = config["hyperparameters"] | config["training"] | {"environment": config["environment"]}
+    training = recorded(Options()) | config["training"]  # a run of an older version lacks what is new
+    found = config["hyperparameters"] | training | {"environment": config["environment"]}
     other = sorted(name for name in wanted if wanted[name] != found.get(name))
     if other:
         raise ValueError(

@@ -238,6 +238,7 @@ class Iterated(NamedTuple):
         episodes: the episodes that ended, one record for each seed.
         iterations, steps: number of iterations and of environment steps of the span up to the end of each row,
             `[rows]`. If there is no row, nothing was learned and the state is unchanged.
+        logged: whether the rows are written to the logs; callbacks get all rows.
     """
 
     state: Pytree
@@ -245,6 +246,7 @@ class Iterated(NamedTuple):
     episodes: list[Episodes]
     iterations: np.ndarray
     steps: np.ndarray
+    logged: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

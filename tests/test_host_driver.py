@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -19,6 +20,7 @@ from probe_drivers import assert_same, begin, bring_back, play, random_policy, s
 from probe_worlds import POISON, Counter, Echo, Failing, Seeded, SeesJax, Slow, Unrepeatable
 
 import advantage as adv
+from advantage.drivers.host import collector
 from advantage.drivers.host import driver as host
 from advantage.drivers.host import workers as worker_processes
 from advantage.drivers.host.driver import HostDriver, choose_workers
@@ -400,6 +402,53 @@ def test_an_environment_that_cannot_be_repeated_starts_afresh(workers):
         mine = played.episodes.envs == env
         assert played.episodes.lengths[mine].tolist() == [7]
         assert played.episodes.numbers[mine][0] == numbers[env] + 1
+
+
+def play_long(driver, steps):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        state = play(driver, steps // 8).state
+    return state, [str(warning.message) for warning in said]
+
+
+class Endless(Counter):
+    """Its episodes are long, and all alike."""
+
+    def __init__(self):
+        super().__init__((1000,))
+
+    def observe(self):
+        return np.array([0, self.t], np.float32)
+
+
+def test_actions_of_an_episode_that_does_not_end_are_bounded(monkeypatch):
+    """Beyond the bound a checkpoint no longer replays: the run and the one that is resumed say so."""
+    monkeypatch.setattr(collector, "REPLAYED_STEPS", 20)
+    with driving(Endless, num_envs=2) as driver:
+        assert play_long(driver, 16)[1] == []
+        at_first = copied(driver.records(0))
+        assert at_first["book/lengths"].tolist() == [16, 16] and at_first["actions/0"].shape == (16,)
+        state, said = play_long(driver, 24)
+        assert len(said) == 1 and "more than 20 steps" in said[0] and "new episode" in said[0]
+        records = copied(driver.records(0))
+        assert records["actions/0"].shape == records["actions/1"].shape == (0,)
+        assert not any(driver.collector.history)
+    with driving(Endless, num_envs=2, started=False) as driver:
+        notices = bring_back(driver, records)
+        assert len(notices) == 2
+        assert "cannot be replayed" in notices[1] and "A new episode begins" in notices[1]
+        played = play(driver, 1, first=5, state=state)
+        assert not played.rollout.obs[0, :, 1].any()
+    monkeypatch.setattr(collector, "REPLAYED_STEPS", 10)  # older versions kept all, and all are replayed
+    with driving(Endless, num_envs=2, started=False) as driver:
+        assert bring_back(driver, at_first) == []
+
+
+def test_the_bound_is_one_of_memory_too():
+    with driving(Seeded, num_envs=2, started=False) as driver:
+        assert driver.collector.replayable == collector.REPLAYED_STEPS
+    with driving(lambda: Echo(spaces.Box(-1, 1, (1000,))), num_envs=4, started=False) as driver:
+        assert driver.collector.replayable == 2**26 // (4 * 4000)
 
 
 # -- environments that fail (promise 12) ------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 import advantage as adv
 from advantage.cli import main
+from advantage.drivers import solver as solver_driver
 from advantage.environments.make import resolve, table_of
 from advantage.report import table_report
 from advantage.runs.folder import RunFolder
@@ -89,6 +90,34 @@ def test_an_interrupted_solver_goes_on_bit_for_bit(solver, tmp_path):
     for name in ("train/residual", "train/error_bound"):
         one, other = (read_progress(RunFolder(run.path)).get(name) for run in (whole, part))
         np.testing.assert_array_equal(one, other)
+
+
+def test_logs_of_long_runs_are_thinned_and_resumed_alike(tmp_path, monkeypatch):
+    """All of the first rows, then ever fewer, and the last; a stop in between leaves no trace."""
+    monkeypatch.setattr(solver_driver, "ALL_LOGGED", 4)
+    solver, seen = adv.ValueIteration(gamma=0.9), []
+    options = {"environment": "jax/GridWorld5x5-v0", "eval_episodes": 0, "tensorboard": False}
+    whole = adv.train(
+        solver, out=tmp_path / "whole", callback=lambda progress: seen.append(progress.step), **options
+    )
+    adv.train(solver, out=tmp_path / "part", callback=lambda progress: progress.step < 21, **options)
+    part = adv.resume(tmp_path / "part")
+    rows, other = (read_progress(RunFolder(run.path)) for run in (whole, part))
+    steps = rows["step"].tolist()
+    assert steps[:9] == [1, 2, 3, 4, 6, 8, 12, 16, 24]
+    assert steps[-1] == whole.step == len(seen) > len(steps)
+    for name in ("step", "iteration", "train/residual"):
+        np.testing.assert_array_equal(rows[name], other[name])
+
+
+def test_the_longest_log_is_below_ten_megabytes():
+    """A row has at most eight cells: two counts below 2^32 and six numbers of 24 characters."""
+    most = 2**20 * solver_driver.ALL_LOGGED
+    doublings = np.log2(2**32 / solver_driver.ALL_LOGGED)
+    assert most == 2**32 and solver_driver.is_logged(most)
+    rows = sum(map(solver_driver.is_logged, range(1, 8 * solver_driver.ALL_LOGGED + 1)))
+    assert rows == (1 + 3 / 2) * solver_driver.ALL_LOGGED
+    assert (1 + doublings / 2) * solver_driver.ALL_LOGGED * (2 * 11 + 6 * 25) < 10e6
 
 
 def test_a_table_of_ones_own_is_an_environment(tmp_path):

@@ -531,6 +531,18 @@ def test_each_pass_over_a_rollout_has_its_own_order():
     assert any((passes(1, key) != first).any() for key in range(1, 5))
 
 
+@pytest.mark.parametrize("size", [3, 5, 9])
+def test_more_than_half_of_the_samples_is_all_of_them(size):
+    critic = jnp.zeros(5)
+    batch = Critic(critic, critic_optimiser(critic)), jnp.arange(5), jnp.ones(5), jax.random.key(0)
+    whole, one = (
+        fit(lambda params, rows: params[rows], *batch, learning_rate=0.1, epochs=2, batch_size=number)
+        for number in (None, size)
+    )
+    same_bits(one.params, whole.params)
+    assert (np.asarray(one.params) != 0).all()
+
+
 # --- a small network, bounded actions, many updates ---------------------------------------------------------------
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -344,7 +344,12 @@ class Recorder:
         self.calls.append((np.asarray(vectors), seeds))
         self.keys.append(np.asarray(jax.random.key_data(chance.key)))
         returns = np.array([self.returns(vector) for vector in np.asarray(vectors)])
-        return Games(returns, np.full(len(returns), 2), *np.zeros((2, len(returns), 0)))
+        return Games(
+            returns, np.full(len(returns), 2), *np.zeros((2, len(returns), 0)), np.zeros((len(returns), 0, 2))
+        )
+
+    def info_names(self):
+        return []
 
 
 def one_generation(**options):

@@ -4,20 +4,32 @@ import time
 import warnings
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.wrappers import TimeLimit
+from probe_drivers import begin, first_state, random_policy, spec_of
 
 import advantage as adv
+from advantage.drivers.host import worker_choice
+from advantage.drivers.host.driver import HostDriver
 from advantage.drivers.host.stepper import CHECKED_STEPS, Stepper, allocate, buffer_shapes
 from advantage.drivers.host.vector_stepper import VectorStepper
-from advantage.environments.check import check_environment
+from advantage.drivers.host.worker_choice import choose_workers
+from advantage.drivers.search.host_games import Player
+from advantage.environments import watchdog
+from advantage.environments.check import check_environment, describe
 from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning
+from advantage.environments.environment import close
 from advantage.environments.make import resolve
+from advantage.environments.masks import find_offer
 from advantage.environments.space_faults import value_faults
 from advantage.environments.step_checks import Extremes, RolloutChecks, form_test
 from advantage.environments.watchdog import Watchdog
+from advantage.runs.video import CannotDraw, frame_of
+from advantage.types import Span, Spec
 
 LATE = 3 * CHECKED_STEPS
 KINDS = spaces.Dict(
@@ -312,6 +324,114 @@ def test_an_environment_that_ends_the_process_is_named():
         stepping(Leaves, steps=8)
     defects = check_environment(Leaves, steps=8)
     assert any("SystemExit: 3" in defect.found for defect in defects)
+
+
+class Sleeps(Edge):
+    """One step takes long."""
+
+    slept = False
+
+    def __init__(self):
+        super().__init__(excess=0)
+
+    def step(self, action):
+        if self.t == 1 and not Sleeps.slept:
+            Sleeps.slept = True
+            time.sleep(0.5)
+        return super().step(action)
+
+
+class Exits(Edge):
+    """Ends the process `where` it is told to, once an episode is over."""
+
+    where = ""
+
+    def __init__(self):
+        super().__init__(excess=0)
+        self.leave("make")
+
+    def leave(self, call):
+        if self.where == call:
+            raise SystemExit(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.leave("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.leave("step")
+        return super().step(action)
+
+    def close(self):
+        self.leave("close")
+
+
+def exits(call, **names):
+    return type("Exits", (Exits,), {"where": call, **names})
+
+
+@pytest.mark.parametrize(("call", "workers"), [("reset", 0), ("step", 0), ("step", 1)])
+def test_a_search_names_an_environment_that_ends_the_process(call, workers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(adv.EnvironmentFailure, match=rf"{call}\(.*tried to end the process: sys.exit\(3\)"):
+        trained(adv.CEM(candidates=4, elite=0.5), exits(call), workers)()
+
+
+def test_a_constructor_that_ends_the_process_is_named():
+    algorithm = adv.PolicySearch(adv.CEM(candidates=4, elite=0.5))
+    with pytest.raises(adv.EnvironmentFailure, match="making it tried to end the process"):
+        Player(exits("make"), algorithm, Spec(Edge.observation_space, Edge.action_space, 1, 100))
+
+
+@pytest.mark.parametrize("call", ["reset", "step"])
+def test_an_exit_while_a_step_is_measured_and_in_a_vector_environment(call, monkeypatch):
+    monkeypatch.setattr(worker_choice, "available_cores", lambda: 2)
+    assert choose_workers(exits(call), 2) == 0
+    with pytest.raises(adv.EnvironmentFailure, match=rf"the vector environment, .*{call}\(\).*tried to end"):
+        vector_step(SyncVectorEnv([exits(call)] * 2))
+
+
+def test_an_exit_of_close_render_and_of_the_environment_inside_a_wrapper():
+    with pytest.warns(EnvironmentWarning, match=r"close\(\) of Exits raised SystemExit"):
+        close(exits("close")())
+    with pytest.raises(CannotDraw, match="SystemExit"):
+        frame_of(exits("render", render=lambda self: self.leave("render"))())
+    defects = check_environment(lambda: TimeLimit(exits("step")(), 9), steps=4)
+    assert any("SystemExit: 3" in defect.found for defect in defects)
+    assert find_offer(exits("reset")()) is None
+
+
+def trained(algorithm, environment, workers=0):
+    return lambda: adv.train(
+        algorithm, environment, total_timesteps=128, workers=workers, eval_episodes=0, tensorboard=False
+    )
+
+
+def drive_two():
+    envs = SyncVectorEnv([Sleeps] * 2)
+    driver = HostDriver(random_policy(Edge, 4), envs, spec_of(envs, 2), 0)
+    begin(driver)
+    driver.iterate(first_state(driver), jax.random.key(0)[None], Span(0, 1, 0, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (trained(adv.CEM(candidates=4, elite=0.5), Sleeps), r"step 1 of a candidate's episode \(call 3 of"),
+        (drive_two, r"the vector environment, step\(\) after 1 steps"),
+        (lambda: check_environment(Sleeps, steps=4), "environment 0, the call after step 1"),
+        (lambda: describe(Sleeps(), steps=4), "the call after 1 steps"),
+        (lambda: choose_workers(Sleeps, 2), "Measuring a step of the environment"),
+    ],
+    ids=["search", "vector", "check", "describe", "measuring"],
+)
+def test_a_step_that_hangs_is_named_wherever_it_is_taken(call, words, monkeypatch, tmp_path):
+    monkeypatch.setattr(watchdog, "SECONDS", 0.1)
+    monkeypatch.setattr(worker_choice, "available_cores", lambda: 2)
+    monkeypatch.setattr(Sleeps, "slept", False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(EnvironmentWarning, match=f"{words}.*has not returned .*in step.*Ctrl-C"):
+        call()
 
 
 def hang():

@@ -69,7 +69,7 @@ def flag_names(cls: type, default: object | None = None) -> set[str]:
     return names
 
 
-REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation")
+REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation", "--log-info")
 
 
 def _gathered(flags: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from advantage.algorithms.dynamic_programming.planner import Planner
@@ -34,6 +34,7 @@ def make_driver(
     workers: int | Literal["auto"],
     worker_timeout: float,
     stopped: Callable[[], bool],
+    log_info: Sequence[str] = (),
 ) -> Driver:
     """The driver of a run.
 
@@ -45,16 +46,24 @@ def make_driver(
         workers: number of worker processes for host environments; "auto" measures and chooses.
         worker_timeout: seconds after which a worker counts as hung.
         stopped: returns whether the run should stop.
+        log_info: names of numbers in the environment's info, whose means are metrics.
 
     Raises:
-        ValueError: the algorithm cannot run in this environment.
+        ValueError: the algorithm cannot run in this environment, or there is no info to log.
     """
+    if log_info:
+        _refuse_without_info(algorithm, environment, log_info)
     if isinstance(algorithm, Planner):
-        return SolverDriver(algorithm, table_of(environment))
+        return SolverDriver(algorithm, table_of(environment), spec.total_timesteps)
     if isinstance(algorithm, PolicySearch):
-        player = _game_player(algorithm, environment, spec, workers, worker_timeout)
+        player = _game_player(algorithm, environment, spec, workers, worker_timeout, log_info)
         return SearchDriver(
-            algorithm, player, seed=seeds[0], total_timesteps=spec.total_timesteps, stopped=stopped
+            algorithm,
+            player,
+            seed=seeds[0],
+            total_timesteps=spec.total_timesteps,
+            stopped=stopped,
+            log_info=log_info,
         )
     if environment.kind == "device":
         return DeviceDriver(algorithm, environment.source, spec, len(seeds))
@@ -66,6 +75,20 @@ def make_driver(
         workers=workers,
         worker_timeout=worker_timeout,
         in_place=True,
+        log_info=log_info,
+    )
+
+
+def _refuse_without_info(algorithm: Playable, environment: Environment, log_info: Sequence[str]) -> None:
+    if isinstance(algorithm, Planner):
+        reason = "a solver takes no steps"
+    elif environment.kind == "device":
+        reason = f"{environment.name} is an on-device world, whose steps have no info"
+    else:
+        return
+    raise ValueError(
+        f"log_info={list(log_info)!r} (--log-info) is not possible here: {reason}. Leave it out, or train a method "
+        "that learns from steps in a Gymnasium environment, whose step() returns an info."
     )
 
 
@@ -75,6 +98,7 @@ def _game_player(
     spec: Spec,
     workers: int | Literal["auto"],
     worker_timeout: float,
+    log_info: Sequence[str],
 ) -> GamePlayer:
     if environment.kind == "vector":
         raise ValueError(
@@ -88,4 +112,4 @@ def _game_player(
         )
     if environment.kind == "device":
         return DeviceGames(algorithm, environment.source, spec.action_units)
-    return HostGames(algorithm, environment.source, spec, workers, worker_timeout)
+    return HostGames(algorithm, environment.source, spec, workers, worker_timeout, log_info)

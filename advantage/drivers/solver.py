@@ -13,13 +13,24 @@ from advantage.environments.tables.mdp import MDP
 from advantage.types import DriverFacts, Iterated, Key, Pytree, Span
 
 ONE = np.ones(1, np.int64)
+ALL_LOGGED = (
+    4096  # iterations; later ones are thinned, so that 2^32 of them, which is the limit, take less than 10 MB
+)
+
+
+def is_logged(iteration: int) -> bool:
+    """Whether an iteration, from 1, is written to the logs: all of the first, then half as densely with each doubling.
+
+    With N = `ALL_LOGGED`, iterations up to N, every second one up to 2N, every fourth one up to 4N, and so on.
+    """
+    return iteration % 2 ** ((iteration - 1) // ALL_LOGGED).bit_length() == 0
 
 
 class SolverDriver:
-    """Lets a solver improve its plan until it has converged; the budget counts iterations."""
+    """Lets a solver improve its plan until it has converged; the budget, `total_timesteps`, counts iterations."""
 
-    def __init__(self, planner: Planner, mdp: MDP):
-        self.planner, self.mdp = planner, mdp
+    def __init__(self, planner: Planner, mdp: MDP, total_timesteps: int):
+        self.planner, self.mdp, self.total = planner, mdp, total_timesteps
         self.plan: Plan | None = None
 
     @property
@@ -46,13 +57,18 @@ class SolverDriver:
         return Span(iteration, 1, step, 1)
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
-        """Improve the plan once. A bound that is still infinite is left out of the metrics."""
+        """Improve the plan once. A bound that is still infinite is left out of the metrics.
+
+        The last iteration of a run is always logged, others as `is_logged` says.
+        """
         assert self.plan is not None
         self.plan = plan = self.planner.improve(self.mdp, self.plan)
         name, value = self._objective(plan)
         metrics = {"residual": plan.residual, "error_bound": plan.error_bound, name: value}
         row = {name: np.full((1, 1), value, float) for name, value in metrics.items() if value != np.inf}
-        return Iterated(self.planner.adopt(state, plan), row, [NO_EPISODES], ONE, ONE)
+        done = span.first_step + 1
+        logged = is_logged(done) or self.finished or done >= self.total
+        return Iterated(self.planner.adopt(state, plan), row, [NO_EPISODES], ONE, ONE, logged)
 
     def _objective(self, plan: Plan) -> tuple[str, float]:
         """The plan's objective: its name among the metrics and its value."""

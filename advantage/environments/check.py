@@ -32,6 +32,7 @@ from advantage.environments.space_faults import (
     value_faults,
 )
 from advantage.environments.spaces import leaf_spaces
+from advantage.environments.watchdog import BY_HAND, Watchdog
 from advantage.plain_values import require_whole
 from advantage.types import ActionUnits
 
@@ -225,7 +226,7 @@ def _declared_spaces(env: gymnasium.Env) -> list[Any]:
 def _unwrapped_faults(inner: gymnasium.Env, seed: int) -> list[Fault]:
     """Faults of the tuples of the unwrapped environment; wrappers would hide them behind their own exceptions."""
     faults = []
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):
         faults += _result_faults("reset", inner.reset(seed=seed))
         faults += _result_faults("step", inner.step(extreme_action(inner.action_space, 0)))
     return faults
@@ -305,17 +306,20 @@ def check_environment(
     steps, seed = require_whole("steps", steps, 1), require_whole("seed", seed, 0)
     instances: list[Any] = []
     defects: dict[tuple[str, str], EnvironmentDefect] = {}
+    now = "make()"
     try:
-        with warnings.catch_warnings():
+        with Watchdog(lambda: f"environment {index}, {now}", remedy=BY_HAND), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="gymnasium")  # its own checker reports less
             for moment, faults in _inspect(make, steps, seed, instances):
+                now = f"the call after {moment}" if moment else now
                 for fault in faults:
                     defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", moment))
     finally:
-        for instance in instances:
-            _, faults = _call("close raises", "the environment to close", instance.close)
-            for fault in faults:
-                defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", "close()"))
+        with Watchdog(lambda: f"environment {index}, close()", remedy=BY_HAND):
+            for instance in instances:
+                _, faults = _call("close raises", "the environment to close", instance.close)
+                for fault in faults:
+                    defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", "close()"))
     return sorted(defects.values(), key=lambda defect: defect.severity != "error")
 
 
@@ -329,16 +333,17 @@ def describe(environment: gymnasium.Env, *, steps: int = 1000, seed: int = 0) ->
     action_space.seed(seed)
     actions = [action_space.sample() for _ in range(steps)]
     lengths, returns, seconds = [0], [0.0], 0.0
-    for moment in _play(environment, actions, seed, environment.observation_space):
-        raise_first_error(moment.name, moment.faults)
-        seconds += moment.seconds
-        if moment.name.startswith("step"):
-            lengths[-1] += 1
-            returns[-1] += float(moment.result[1])
-        if moment.ends_episode:
-            lengths, returns = [*lengths, 0], [*returns, 0.0]
-        if seconds > 1:
-            break
+    with Watchdog(lambda: f"the call after {sum(lengths)} steps", remedy=BY_HAND):
+        for moment in _play(environment, actions, seed, environment.observation_space):
+            raise_first_error(moment.name, moment.faults)
+            seconds += moment.seconds
+            if moment.name.startswith("step"):
+                lengths[-1] += 1
+                returns[-1] += float(moment.result[1])
+            if moment.ends_episode:
+                lengths, returns = [*lengths, 0], [*returns, 0.0]
+            if seconds > 1:
+                break
     limit = environment.spec and environment.spec.max_episode_steps
     facts = [
         ("environment", environment.spec.id if environment.spec else type(environment.unwrapped).__name__),

@@ -49,6 +49,8 @@ ERRORS = {  # kind: remedy
     "another metadata['autoreset_mode']",
     "flag": "return a plain bool: bool(flag)",
     "info": "return a dict, {} if there is no information",
+    "logged info": "put one number under this name, or leave it out of log_info (--log-info); a dotted name, such as "
+    "episode.r, reaches into a dict",
     "mutated action": "copy the action before changing it: action = np.array(action)",
     "mutated observation": "return a copy of the internal buffer: self.buffer.copy()",
 }

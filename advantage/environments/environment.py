@@ -54,7 +54,7 @@ def close(env: gymnasium.Env) -> None:
     """Close an environment. If that raises, a warning says so: what has been learned or played is not lost."""
     try:
         env.close()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         warnings.warn(
             f"close() of {type(env.unwrapped).__name__} raised {type(error).__name__}: {error}. Nothing else is lost; "
             "to stop this message, let close() work at any time, also twice.",

@@ -98,7 +98,7 @@ def find_offer(env: gymnasium.Env) -> Offer | None:
         return "method"
     try:
         _, info = env.reset(seed=0)
-    except Exception:
+    except (Exception, SystemExit):
         return None  # the first reset in training fails too, and its error says where
     return "info" if isinstance(info, Mapping) and ACTION_MASK in info else None
 

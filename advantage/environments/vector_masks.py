@@ -20,6 +20,7 @@ from advantage.environments.masks import (
     masked_space,
     split_mask,
 )
+from advantage.environments.watchdog import BY_HAND, Watchdog
 
 
 def refuse_unlike_vectors(envs: gymnasium.vector.VectorEnv) -> None:
@@ -59,7 +60,8 @@ def _find_offer(envs: gymnasium.vector.VectorEnv) -> Offer | None:
     inner = envs.unwrapped
     if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) and all(inner.call("has_wrapper_attr", METHOD)):
         return "method"
-    _, infos = envs.reset(seed=0)
+    with Watchdog(lambda: "The first reset of the vector environment", remedy=BY_HAND):
+        _, infos = envs.reset(seed=0)
     return "info" if ACTION_MASK in infos else None
 
 

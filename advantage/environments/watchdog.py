@@ -12,6 +12,11 @@ from typing import Self
 from advantage.environments.defect import EnvironmentWarning
 
 SECONDS = 60.0
+IN_A_WORKER = (
+    "Ctrl-C stops the run; --workers 1 (workers=1) runs the environment in a process of its own, which is given up "
+    "after --worker-timeout seconds."
+)
+BY_HAND = "Ctrl-C ends it."  # where there are no workers
 
 
 class Watchdog:
@@ -20,10 +25,14 @@ class Watchdog:
     Args:
         calling: what is called now, such as `environment 0, step 17`, another text for each call; None between calls.
         seconds: how long a call may last; by default `SECONDS`.
+        remedy: a sentence about how to end the call.
     """
 
-    def __init__(self, calling: Callable[[], str | None], seconds: float | None = None):
+    def __init__(
+        self, calling: Callable[[], str | None], seconds: float | None = None, remedy: str = IN_A_WORKER
+    ):
         self._calling, self._seconds = calling, SECONDS if seconds is None else seconds
+        self._remedy = remedy
         self._over, self._owner = threading.Event(), threading.get_ident()
 
     def __enter__(self) -> Self:
@@ -48,8 +57,7 @@ class Watchdog:
         place = f" It is at {at.filename}:{at.lineno}, in {at.name}." if at is not None else ""
         warnings.warn(
             f"{call} has not returned for {self._seconds:.0f} seconds.{place} Look for an endless loop, a lock, or a "
-            "simulator or server that waits. Ctrl-C stops the run; --workers 1 (workers=1) runs the environment in a "
-            "process of its own, which is given up after --worker-timeout seconds.",
+            f"simulator or server that waits. {self._remedy}",
             EnvironmentWarning,
             stacklevel=2,
         )

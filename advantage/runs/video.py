@@ -29,7 +29,7 @@ def frame_of(env: Any) -> np.ndarray:
         drawn = env.render()
     except (DependencyNotInstalled, ImportError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CannotDraw(f"render() raised {type(error).__name__}: {error}".rstrip(": ")) from error
     frame = drawn if isinstance(drawn, np.ndarray) else np.zeros(0)
     if frame.ndim == 2:

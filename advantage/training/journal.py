@@ -59,13 +59,14 @@ class Journal:
             self.recent.extend(zip(episodes.returns[begin:end], episodes.lengths[begin:end], strict=True))
             begin = end
             row = {
-                f"train/{name}": float(value[place, n])
+                name if name.startswith("info/") else f"train/{name}": float(value[place, n])
                 for name, value in result.metrics.items()
                 if value[place, n] is not np.ma.masked
             }
             row |= self._recent_means() | times
             at, updates = step + int(result.steps[n]), iteration + int(result.iterations[n])
-            self.logger.progress(at, {"iteration": updates, **row})
+            if result.logged:
+                self.logger.progress(at, {"iteration": updates, **row})
             yield Progress(self.seed, updates, at, total, row)
 
     def _log_episodes(self, episodes: Episodes) -> None:

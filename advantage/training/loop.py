@@ -86,6 +86,7 @@ class Loop:
             workers=options.workers,
             worker_timeout=options.worker_timeout,
             stopped=self._is_interrupted,
+            log_info=options.log_info,
         )
 
     def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:

@@ -47,6 +47,8 @@ class Options:
     """Wrapper to put around the environment, module:Wrapper or module:Wrapper(8, key="value"); can be repeated."""
     ignore_observation: tuple[str, ...] = ()
     """Part of a Dict observation to leave out, such as a text; can be repeated."""
+    log_info: tuple[str, ...] = ()
+    """Number in the environment's info to log, as info/NAME; episode.r reaches into a dict; can be repeated."""
     eval_every: int | None = None
     """Environment steps between evaluations; None evaluates once, at the end."""
     eval_episodes: int = 10
@@ -105,7 +107,7 @@ class Options:
 
 
 def _check_modifications(options: Options) -> None:
-    """Raise ValueError for keywords, wrappers or names of another form; lists become tuples."""
+    """Raise ValueError for keywords, wrappers or names of another form; lists become tuples. Also `log_info`."""
     if not isinstance(options.env_options, dict) or not all(
         isinstance(name, str) for name in options.env_options
     ):
@@ -113,7 +115,8 @@ def _check_modifications(options: Options) -> None:
             f"env_options={options.env_options!r} is not allowed; use a dict of keywords for the environment's "
             'constructor, such as {"size": 8}.'
         )
-    for name, example in (("wrappers", "module:Wrapper"), ("ignore_observation", "mission")):
+    examples = {"wrappers": "module:Wrapper", "ignore_observation": "mission", "log_info": "is_success"}
+    for name, example in examples.items():
         value = getattr(options, name)
         texts = isinstance(value, list | tuple) and all(
             isinstance(each, str) or (name == "wrappers" and callable(each)) for each in value
@@ -121,6 +124,12 @@ def _check_modifications(options: Options) -> None:
         if not texts:
             raise ValueError(f"{name}={value!r} is not allowed; use a list such as [{example!r}].")
         object.__setattr__(options, name, tuple(value))
+    wrong = [name for name in options.log_info if not name or set(name) & set(',"\r\n')]
+    if wrong or len(set(options.log_info)) < len(options.log_info):
+        raise ValueError(
+            f"log_info={list(options.log_info)!r} is not allowed; use each name once, without commas, quotes and line "
+            "breaks, which a CSV file could not hold."
+        )
 
 
 def recorded(options: Options) -> dict[str, Any]:
@@ -134,6 +143,7 @@ def recorded(options: Options) -> dict[str, Any]:
         "wrappers": wrappers,
         "env_options": keywords,
         "ignore_observation": list(options.ignore_observation),
+        "log_info": list(options.log_info),
     }
 
 

@@ -16,7 +16,7 @@ class Progress(NamedTuple):
         seed: the run's seed.
         iteration: updates so far.
         step: environment steps so far, of `total_timesteps`.
-        row: the metrics as they are logged: `train/approx_kl`, `rollout/ep_rew_mean`, `time/fps`, ...
+        row: the metrics as they are logged: `train/approx_kl`, `rollout/ep_rew_mean`, `time/fps`, `info/NAME`, ...
     """
 
     seed: int

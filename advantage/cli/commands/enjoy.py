@@ -14,6 +14,7 @@ from gymnasium.error import DependencyNotInstalled
 from advantage.agent import Agent
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
+from advantage.drivers.host.stepper import failure
 from advantage.environments.environment import Environment, close
 from advantage.environments.make import MissingExtra, missing_extra
 from advantage.evaluation import check_request, environment_of, play_episodes
@@ -74,8 +75,11 @@ def _drawing(environment: Environment, mode: str) -> gymnasium.Env:
         return environment.source(render_mode=mode)
     except (MissingExtra, DependencyNotInstalled, ImportError):
         raise
-    except Exception as error:
-        env = environment.source()  # its own error, if it cannot be made at all
+    except (Exception, SystemExit) as error:
+        try:
+            env = environment.source()  # its own error, if it cannot be made at all
+        except SystemExit as stop:
+            raise failure(environment.name, "making it", stop) from stop
         modes = env.metadata.get("render_modes") or ()
         close(env)
         said = f"it was made with render_mode={mode!r} and raised {type(error).__name__}: {error}".rstrip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -19,6 +20,9 @@ from advantage.environments.spaces import equal, leaf_spaces, read, take, transl
 from advantage.environments.step_checks import RolloutChecks
 from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
 
+REPLAYED_STEPS = 1_000_000  # of one episode: the most whose actions are kept
+REPLAYED_BYTES = 2**26  # of the actions of all environments
+
 
 class Collector:
     """Acts in every environment, step after step.
@@ -28,6 +32,7 @@ class Collector:
         memory: the policy's memory, `[B, ...]`, before the next step.
         row: the row of the observation buffer with the observations to act on next.
         history: each environment's actions since its last reset, in pieces; replaying them resumes an episode.
+        replayable: the length of an episode after which its actions are no longer kept, because it may never end.
     """
 
     def __init__(self, stepper: EpisodeStepper | VectorStepper, spec: Spec):
@@ -35,6 +40,8 @@ class Collector:
         self.translate = translator(spec.action_space, spec.action_units)
         self.book = EpisodeBook(spec.num_envs)
         self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
+        self.replayable = min(REPLAYED_STEPS, REPLAYED_BYTES // (_action_bytes(spec) * spec.num_envs))
+        self.gave_up = False
         self.row = 0
         self.checks, self.noted = RolloutChecks(spec.observation_space), False
         self._begin_memories(())
@@ -119,15 +126,32 @@ class Collector:
         rows = slice(0, self.row)
         terminated, truncated = self.buffers.terminated[rows], self.buffers.truncated[rows]
         done = np.asarray(terminated | truncated)
+        episodes = self.book.record(self.buffers.reward[rows], done, first_step)
         for env, history in enumerate(self.history):
             ends = np.flatnonzero(done[:, env])
             if len(ends):
                 history.clear()
+            if self.book.lengths[env] > self.replayable:
+                self._give_up(env)
+                continue
             begin = ends[-1] + 1 if len(ends) else 0
             segment = read(self.buffers.action, (slice(begin, len(done)), env))
             history.append(jax.tree.map(np.copy, segment))
-        episodes = self.book.record(self.buffers.reward[rows], done, first_step)
         return self._enter_surplus(terminated[-1], truncated[-1], episodes, first_step + done.size)
+
+    def _give_up(self, env: int) -> None:
+        """Forget the actions of a long episode; said once, unless it cannot be replayed anyway."""
+        self.history[env].clear()
+        if self.gave_up or isinstance(self.stepper, VectorStepper):
+            return
+        self.gave_up = True
+        warnings.warn(
+            f"An episode of environment {env} has taken more than {self.replayable:_} steps. Checkpoints no longer "
+            "keep its actions, so a resumed run will begin a new episode there and differ from an uninterrupted one. "
+            "A time limit (gymnasium.wrappers.TimeLimit) avoids this.",
+            EnvironmentWarning,
+            stacklevel=2,
+        )
 
     def _enter_surplus(
         self, terminated: np.ndarray, truncated: np.ndarray, episodes: Episodes, step: int
@@ -192,9 +216,11 @@ class Collector:
         for path, space in leaf_spaces(self.spec.action_space):
             low, high = _range_of(space)
             for env, length in enumerate(lengths.tolist()):
-                shape = None if isinstance(self.stepper, VectorStepper) else length
-                kind = RecordKind((shape, *(space.shape or ())), np.dtype(space.dtype), low, high)
-                kinds["/".join((f"actions/{env}", *map(str, path)))] = kind
+                name = "/".join((f"actions/{env}", *map(str, path)))
+                found = np.shape(records.get(name, ()))[:1]  # an older version kept all of them
+                kept = length if length <= self.replayable or found == (length,) else 0
+                shape = None if isinstance(self.stepper, VectorStepper) else kept
+                kinds[name] = RecordKind((shape, *(space.shape or ())), np.dtype(space.dtype), low, high)
         check_records(records, kinds)
 
     def _replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
@@ -207,15 +233,24 @@ class Collector:
             self.spec.observation_space, lambda path: records["/".join(("obs", *map(str, path)))][env]
         )
         episode, length = int(self.book.numbers[env]), int(self.book.lengths[env])
-        self.stepper.restore(env, episode, actions, length)
-        self.history[env] = [actions] if length else []
-        if equal(read(self.buffers.obs, (0, env)), expected):
-            return []
+        if length > min(map(len, jax.tree.leaves(actions))):
+            reason = (
+                f"has taken {length:_} steps in episode {episode}, and a checkpoint keeps the actions of at most "
+                f"{self.replayable:_}, so the episode cannot be replayed"
+            )
+        else:
+            self.stepper.restore(env, episode, actions, length)
+            self.history[env] = [actions] if length else []
+            if equal(read(self.buffers.obs, (0, env)), expected):
+                return []
+            reason = (
+                f"is not deterministic under its seed: replaying episode {episode} ({length} steps) gave another "
+                "observation"
+            )
         self._forget([env])
         self.stepper.restore(env, episode + 1, actions, 0)
         return [
-            f"Environment {env} is not deterministic under its seed: replaying episode {episode} ({length} steps) "
-            "gave another observation. A new episode begins; the resumed run differs from an uninterrupted one."
+            f"Environment {env} {reason}. A new episode begins; the resumed run differs from an uninterrupted one."
         ]
 
     def _forget(self, envs: Iterable[int]) -> None:
@@ -246,6 +281,12 @@ class Collector:
 
 def _stack(trees: list[Pytree]) -> Pytree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _action_bytes(spec: Spec) -> int:
+    """The size of one environment's action."""
+    leaves = [leaf for _, leaf in leaf_spaces(spec.action_space)]
+    return sum(math.prod(leaf.shape or ()) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def _range_of(space: gymnasium.Space) -> tuple[float, float]:

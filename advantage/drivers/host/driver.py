@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -26,12 +26,13 @@ from advantage.drivers.host.stepper import (
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.host.worker_choice import choose_workers
 from advantage.drivers.host.workers import SharedStepper, Workers
+from advantage.drivers.info_means import InfoMeans, mean_of
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import iterations_per_row, plan_span, row_ends
 from advantage.environments.check import check_spaces
-from advantage.environments.watchdog import Watchdog
+from advantage.environments.watchdog import BY_HAND, Watchdog
 from advantage.machine import free_host_bytes
 from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span, Spec
 
@@ -48,6 +49,7 @@ class HostDriver:
         worker_timeout: seconds after which a worker counts as hung.
         in_place: whether an update may overwrite the state that it is given. Otherwise every update copies the state,
             which is slow for a large one, such as one with a replay ring.
+        log_info: names of numbers in the environments' infos, whose means are metrics.
 
     The results do not depend on `workers`.
     """
@@ -61,6 +63,7 @@ class HostDriver:
         workers: int | Literal["auto"] = 0,
         worker_timeout: float = 60.0,
         in_place: bool = False,
+        log_info: Sequence[str] = (),
     ):
         self.algorithm, self.spec = algorithm, spec
         check_spaces(spec.observation_space, spec.action_space, 0)
@@ -68,7 +71,11 @@ class HostDriver:
         self.rollout_bytes = rollout_bytes(algorithm, spec)
         refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
         shapes = buffer_shapes(
-            spec.observation_space, spec.action_space, algorithm.n_steps * self.per_row, spec.num_envs
+            spec.observation_space,
+            spec.action_space,
+            algorithm.n_steps * self.per_row,
+            spec.num_envs,
+            log_info,
         )
         self.workers = 0
         if isinstance(environments, gymnasium.vector.VectorEnv):
@@ -78,6 +85,7 @@ class HostDriver:
         else:
             self.stepper = self._episode_stepper(environments, seed, workers, worker_timeout, shapes)
         self.collector = Collector(self.stepper, spec)
+        self.info = InfoMeans(log_info, self.stepper.info_names)
         self.update = compiled(_update, in_place)
         self.iterations: Callable[[Pytree, Key, Span], tuple[Pytree, dict[str, Any], Episodes]]
         if self.per_row == 1:
@@ -124,15 +132,17 @@ class HostDriver:
 
     finished = False
 
-    def _call_now(self) -> str | None:
-        """The call of an environment in this process that has not returned yet."""
+    def _watchdog(self) -> Watchdog:
+        """Watches the calls of environments in this process."""
         stepper = self.stepper.stepper if isinstance(self.stepper, SharedStepper) else self.stepper
-        return stepper.call_now() if isinstance(stepper, Stepper) else None
+        if isinstance(stepper, VectorStepper):
+            return Watchdog(stepper.call_now, remedy=BY_HAND)
+        return Watchdog(stepper.call_now if isinstance(stepper, Stepper) else lambda: None)
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
-        with Watchdog(self._call_now):
+        with self._watchdog():
             self.collector.start(_initial_memory(self.algorithm, state))
         return state
 
@@ -153,8 +163,11 @@ class HostDriver:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
-        with Watchdog(self._call_now):
+        with self._watchdog():
             state, metrics, episodes = self.iterations(state, run_keys[0], span)
+        rows = slice(self.collector.row)
+        logged = {name: mean_of(each[rows]) for name, each in self.collector.buffers.info.items()}
+        metrics |= self.info.metrics(logged, len(episodes.returns))
         row = {name: value.reshape(1, 1) for name, value in metric_rows(metrics).items()}
         return Iterated(state, row, [episodes], *row_ends(span, self.per_row, self.spec.num_envs))
 
@@ -170,7 +183,8 @@ class HostDriver:
         return state, jax.device_get(metrics), episodes
 
     def conclusion(self, step: int) -> list[str]:
-        """Empty: there is nothing to add."""
+        """Empty; warns about names in `log_info` that no step has had."""
+        self.info.end()
         return []
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
@@ -179,7 +193,8 @@ class HostDriver:
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Replay every environment's running episode; with a notice for each that could not be restored."""
-        return state, self.collector.restore(_initial_memory(self.algorithm, state), records)
+        with self._watchdog():
+            return state, self.collector.restore(_initial_memory(self.algorithm, state), records)
 
     def close(self) -> None:
         self.collector.close()

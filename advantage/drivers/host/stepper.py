@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
 from advantage.environments.environment import close
+from advantage.environments.logged_info import names_in, number_in
 from advantage.environments.spaces import map_leaves, read, write
 from advantage.environments.step_checks import refuse_other_spaces, reset_test, step_test
 from advantage.types import Array, Pytree
@@ -28,7 +29,10 @@ class EnvironmentFailure(RuntimeError):
 
 
 class Buffers(NamedTuple):
-    """One rollout's arrays, `[T, B, ...]`; `obs` has one row more, the observation to act on next."""
+    """One rollout's arrays, `[T, B, ...]`; `obs` has one row more, the observation to act on next.
+
+    `info` has the numbers that are logged from the environments' infos, by name; NaN where a step has none.
+    """
 
     obs: Pytree
     action: Pytree
@@ -36,6 +40,7 @@ class Buffers(NamedTuple):
     reward: Array
     terminated: Array
     truncated: Array
+    info: dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +57,13 @@ class Layout:
 
 
 def buffer_shapes(
-    observation_space: spaces.Space, action_space: spaces.Space, n_steps: int, num_envs: int
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    n_steps: int,
+    num_envs: int,
+    log_info: Sequence[str] = (),
 ) -> Buffers:
-    """The buffers with a `Layout` in place of each array."""
+    """The buffers with a `Layout` in place of each array; `log_info` names what `info` has."""
 
     def leaf(steps):
         return lambda space: Layout((steps, num_envs, *space.shape), np.dtype(space.dtype))
@@ -69,6 +78,7 @@ def buffer_shapes(
         flat(np.float64),
         flat(np.bool_),
         flat(np.bool_),
+        {name: flat(np.float64) for name in log_info},
     )
 
 
@@ -115,6 +125,7 @@ class EpisodeStepper(Protocol):
     def reset(self) -> None: ...
     def step(self, t: int) -> None: ...
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None: ...
+    def info_names(self) -> list[str]: ...
     def close(self) -> None: ...
 
 
@@ -133,6 +144,7 @@ class Stepper:
         self.calling: int | None = None  # the place of the environment that is being called
         self.episodes = [-1] * len(self.envs)
         self.counts = [0] * len(self.envs)
+        self.heard: set[str] = set()
         self.declared = [(env.observation_space, env.action_space) for env in self.envs]
         self.is_step = [step_test(space) for space, _ in self.declared]
         self.is_reset = [reset_test(space) for space, _ in self.declared]
@@ -148,11 +160,13 @@ class Stepper:
     def step(self, t: int) -> None:
         """Take row t's actions; write row t, and the observation to act on next to row t + 1."""
         single_obs = self.single_obs
-        all_obs, actions, all_next_obs, rewards, terminations, truncations = self.buffers
+        all_obs, actions, all_next_obs, rewards, terminations, truncations, logged = self.buffers
         for place, index in enumerate(self.indices):
             at = t, index
             result = self._step(place, actions[at] if self.single_action else read(actions, at))
-            obs, reward, terminated, truncated, _ = result
+            obs, reward, terminated, truncated, info = result
+            if logged:
+                self._log(at, place, info)
             if single_obs:
                 all_next_obs[at] = obs
             else:
@@ -178,9 +192,21 @@ class Stepper:
                 break
             write(self.buffers.obs, (0, index), obs)
 
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged."""
+        return sorted(self.heard)
+
     def close(self) -> None:
         for env in self.envs:
             close(env)
+
+    def _log(self, at: tuple[int, int], place: int, info: dict[str, Any]) -> None:
+        """Write the numbers that are logged."""
+        where = self._where(place)
+        for name, array in self.buffers.info.items():
+            number = array[at] = number_in(info, name, where)
+            if number != number:
+                self.heard.update(names_in(info))
 
     def _begin(self, place: int, episode: int, row: int) -> None:
         """Begin an episode; its first observation goes to a row of the buffer."""

@@ -12,8 +12,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
 from advantage.drivers.host.host_actor import HostActor
-from advantage.drivers.host.stepper import Buffers, episode_seed
-from advantage.environments.defect import Fault, raise_first_error, show
+from advantage.drivers.host.stepper import Buffers, EnvironmentFailure, episode_seed, failure
+from advantage.environments.defect import EnvironmentDefect, Fault, raise_first_error, show
+from advantage.environments.logged_info import names_in_batch, numbers_in_batch
 from advantage.environments.space_faults import value_faults
 from advantage.environments.spaces import read, write
 from advantage.environments.step_checks import form_test
@@ -63,6 +64,8 @@ class VectorStepper:
         self.episodes = np.zeros(envs.num_envs, np.int64)
         self.resetting = np.zeros(envs.num_envs, bool)
         self.surplus: list[Surplus] = []
+        self.heard: set[str] = set()
+        self.calling: str | None = None
         self.steps, self.fits = 0, form_test(envs.single_observation_space, (envs.num_envs,))
 
     def reset(self) -> None:
@@ -76,7 +79,7 @@ class VectorStepper:
         if self.resets_by_mask:
             obs = self._reset_all_by_mask()
         else:
-            obs, _ = self.envs.reset(seed=self._seeds())
+            obs, _ = self._call("reset()", self.envs.reset, seed=self._seeds())
         self._check_obs(obs, "reset()")
         write(self.buffers.obs, 0, obs)
 
@@ -95,9 +98,12 @@ class VectorStepper:
         mask = np.ones(self.envs.num_envs, bool)
         vars(inner)["reset"] = reset
         try:
-            obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": mask})
-        except TypeError as error:
-            raise self._no_partial_reset(str(error)) from error
+            options = {"reset_mask": mask}
+            obs, _ = self._call("reset()", self.envs.reset, seed=self._seeds(), options=options)
+        except EnvironmentFailure as error:
+            if not isinstance(error.__cause__, TypeError):
+                raise
+            raise self._no_partial_reset(str(error.__cause__)) from error.__cause__
         finally:
             del vars(inner)["reset"]
         if arrived and not all(arrived):
@@ -119,14 +125,17 @@ class VectorStepper:
         done = terminated | truncated
         write(buffers.next_obs, t, obs)
         buffers.reward[t], buffers.terminated[t], buffers.truncated[t] = reward, terminated, truncated
+        for name, numbers in self._logged(infos, done).items():
+            buffers.info[name][t] = numbers
         if done.any():
             self.episodes += done
             if self.mode is AutoresetMode.SAME_STEP:
                 for index in np.flatnonzero(done):
                     write(buffers.next_obs, (t, index), self._final(infos, int(index)))
             elif self.resets_by_mask:
-                fresh, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": done.copy()})
-                self._check_obs(fresh, "reset() of those that ended")
+                call, options = "reset() of those that ended", {"reset_mask": done.copy()}
+                fresh, _ = self._call(call, self.envs.reset, seed=self._seeds(), options=options)
+                self._check_obs(fresh, call)
                 rows = np.flatnonzero(done)
                 write(buffers.obs, t + 1, read(buffers.next_obs, t))
                 write(buffers.obs, (t + 1, rows), read(fresh, rows))
@@ -154,7 +163,7 @@ class VectorStepper:
             if chosen is None:
                 chosen = jax.tree.map(lambda x: np.zeros((n_steps, *x.shape), x.dtype), (action, extra))
             given = translate(action)
-            obs, reward, terminated, truncated, _ = self._step(given)
+            obs, reward, terminated, truncated, infos = self._step(given)
             done, full = terminated | truncated, filled == n_steps
             if full.any():
                 over = full & ~self.resetting
@@ -167,6 +176,8 @@ class VectorStepper:
             write(buffers.next_obs, at, read(obs, live))
             buffers.reward[at], buffers.terminated[at] = reward[live], terminated[live]
             buffers.truncated[at] = truncated[live]
+            for name, numbers in self._logged(infos, done).items():
+                buffers.info[name][at] = numbers[live]
             filled[live] += 1
             memory = forget(done | self.resetting, memory)
             self.resetting = done & ~self.resetting
@@ -178,7 +189,7 @@ class VectorStepper:
 
     def _step(self, action: Pytree) -> tuple[Pytree, np.ndarray, np.ndarray, np.ndarray, Any]:
         """A step of all environments, checked: `-> obs, reward, terminated, truncated, infos`, arrays `[B, ...]`."""
-        result = self.envs.step(action)
+        result = self._call("step()", self.envs.step, action)
         self.steps += 1
         if not isinstance(result, tuple) or len(result) != 5:
             raise_first_error(
@@ -192,6 +203,42 @@ class VectorStepper:
         if reward.shape != shape or reward.dtype.kind not in "biuf":
             self._refuse("vector reward", "reward", f"an array of shape {shape}", result[1])
         return obs, reward, self._flags("terminated", terminated), self._flags("truncated", truncated), infos
+
+    def _call(self, call: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Call the environment.
+
+        Raises:
+            EnvironmentFailure: the environment raised, or tried to end the process.
+            EnvironmentDefect: our wrapper of masks found one.
+        """
+        self.calling = call
+        try:
+            return function(*arguments, **keywords)
+        except EnvironmentDefect:
+            raise
+        except (Exception, SystemExit) as error:
+            raise failure(self._where(f"after {self.steps} steps"), call, error) from error
+        finally:
+            self.calling = None
+
+    def call_now(self) -> str | None:
+        """Which call of the environment has not returned yet."""
+        calling = self.calling
+        return None if calling is None else self._where(f"{calling} after {self.steps} steps")
+
+    def _logged(self, infos: Any, done: Array) -> dict[str, Array]:
+        """The numbers of a step that are logged, `[B]` by name; NaN where the step was a reset."""
+        if not self.buffers.info:
+            return {}
+        where, taken = self._where(f"step {self.steps}"), ~self.resetting
+        numbers = {name: numbers_in_batch(infos, name, taken, done, where) for name in self.buffers.info}
+        if any(np.isnan(each).any() for each in numbers.values()):
+            self.heard |= names_in_batch(infos)
+        return numbers
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged."""
+        return sorted(self.heard)
 
     def _flags(self, name: str, flags: np.ndarray) -> np.ndarray:
         """Ends of episodes as a bool array `[B]`; older vector environments give them as 0 and 1."""

@@ -11,6 +11,7 @@ from advantage.drivers.host.stepper import MakeEnvironment
 from advantage.drivers.host.workers import watching_pays
 from advantage.environments.environment import closing
 from advantage.environments.masks import allowed_action
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import available_cores
 
 PIPED_ROUND_TRIP = 150e-6  # approximate seconds that it costs to hand a step to worker processes
@@ -23,8 +24,9 @@ def choose_workers(make: MakeEnvironment, num_envs: int) -> int:
     if workers < 1:
         return 0
     try:
-        seconds = _step_seconds(make)
-    except Exception:
+        with Watchdog(lambda: "Measuring a step of the environment, to choose the number of workers,"):
+            seconds = _step_seconds(make)
+    except (Exception, SystemExit):
         return 0  # the error will be raised again where it can be explained
     saved = seconds * (num_envs - math.ceil(num_envs / (workers + 1)))
     return workers if saved > (WATCHED_ROUND_TRIP if watching_pays(workers) else PIPED_ROUND_TRIP) else 0

@@ -31,6 +31,7 @@ from advantage.drivers.host.stepper import (
     allocate,
     buffer_bytes,
 )
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import available_cores
 from advantage.types import Pytree
 
@@ -132,6 +133,11 @@ class Workers:
         self.crew.send(number, ("restore", index, episode, actions, length), "replay an episode")
         self.crew.receive(number, "replay an episode", self.timeout)
 
+    def info_names(self) -> list[str]:
+        """The names in the infos of the first worker's environments, as in `Stepper.info_names`."""
+        self.crew.send(0, ("info_names",), "name what is in its infos")
+        return json.loads(self.crew.receive(0, "name what is in its infos", self.timeout))
+
     def close(self) -> None:
         """End every worker."""
         self.crew.close()
@@ -143,7 +149,8 @@ class SharedStepper:
     def __init__(self, workers: Workers, make: MakeEnvironment, seed: int):
         self.workers, self.buffers = workers, workers.buffers
         try:
-            self.stepper = Stepper(make, range(workers.first), seed, self.buffers)
+            with Watchdog(lambda: "Making the environments"):
+                self.stepper = Stepper(make, range(workers.first), seed, self.buffers)
         except BaseException:
             workers.close()
             raise
@@ -163,6 +170,10 @@ class SharedStepper:
         """Replay an episode's first steps where the environment is."""
         owner = self.stepper if index in self.stepper.indices else self.workers
         owner.restore(index, episode, actions, length)
+
+    def info_names(self) -> list[str]:
+        """As in `Stepper.info_names`."""
+        return sorted({*self.workers.info_names(), *self.stepper.info_names()})
 
     def close(self) -> None:
         """End every worker and close the environments here."""
@@ -250,7 +261,7 @@ def serve(pipe: Connection, memory: int) -> None:
                     stepper = Stepper(cloudpickle.loads(make), indices, seed, buffers)
                 else:
                     name, *arguments = cloudpickle.loads(message)
-                    getattr(stepper, name)(*arguments)
+                    answer = json.dumps(getattr(stepper, name)(*arguments)).encode()
             except Exception as error:
                 answer = ERROR + json.dumps(describe(error)).encode()
             try:

@@ -133,6 +133,10 @@ class DeviceGames:
     def start(self, games: int) -> None:
         """There is nothing to prepare: each generation begins its own games."""
 
+    def info_names(self) -> list[str]:
+        """Empty: worlds have no info."""
+        return []
+
     def close(self) -> None:
         """There is nothing to close."""
 
@@ -150,7 +154,8 @@ class DeviceGames:
         lanes = _begin(self.algorithm, self.world, actor, vectors[rows], chances[rows], game)
         lanes = self._spread(lanes)
         width = lanes.sums.shape[-1]
-        games = Games(np.zeros(number), np.zeros(number, np.int64), *np.zeros((2, number, width)))
+        (sums, squares), infos = np.zeros((2, number, width)), np.zeros((number, 0, 2))  # worlds have no info
+        games = Games(np.zeros(number), np.zeros(number, np.int64), sums, squares, infos)
         while True:
             limit = np.uint32(min(left - games.lengths.sum(), 2**31))
             everywhere = self._everywhere(actor)
@@ -158,7 +163,7 @@ class DeviceGames:
             facts = lanes.game, lanes.total, lanes.length, lanes.sums, lanes.squares
             game, total, *others = jax.device_get(facts)
             real = game >= 0
-            for place, found in zip(games, (precise_value(total), *others), strict=True):
+            for place, found in zip(games[:-1], (precise_value(total), *others), strict=True):
                 place[game[real]] = found[real]
             if games.lengths.sum() > left or stopped():
                 return None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from advantage.drivers.episode_book import NO_EPISODES
+from advantage.drivers.info_means import InfoMeans
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
 from advantage.drivers.records import check_records
 from advantage.drivers.search.games import Chance, GamePlayer, Games
-from advantage.types import Array, DriverFacts, Episodes, Iterated, Key, Played, Pytree, Search, Span
+from advantage.types import Array, DriverFacts, Episodes, Iterated, Key, Mean, Played, Pytree, Search, Span
 
 NOTHING = np.zeros(0, np.int64)
 
@@ -30,6 +31,7 @@ class SearchDriver:
         seed: the run's seed.
         total_timesteps: the budget.
         stopped: returns whether the run should stop.
+        log_info: names of numbers in the environment's infos, whose means are metrics.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class SearchDriver:
         seed: int,
         total_timesteps: int,
         stopped: Callable[[], bool] = lambda: False,
+        log_info: Sequence[str] = (),
     ):
         self.algorithm, self.player, self.seed, self.total = algorithm, player, seed, total_timesteps
         self.stopped, self.finished, self.population = stopped, False, (0, 0)
+        self.log_info, self.info = log_info, InfoMeans(log_info, player.info_names)
 
     @property
     def facts(self) -> DriverFacts:
@@ -93,11 +97,14 @@ class SearchDriver:
         ends = np.cumsum(games.lengths)
         numbers = np.full(len(who), span.iteration)
         episodes = Episodes(games.returns, games.lengths, span.first_step + ends, who, numbers)
-        row = {name: value.reshape(1, 1) for name, value in metric_rows(jax.device_get(metrics)).items()}
+        infos = dict(zip(self.log_info, map(Mean._make, games.info.sum(0)), strict=True))
+        metrics = jax.device_get(metrics) | self.info.metrics(infos, len(who))
+        row = {name: value.reshape(1, 1) for name, value in metric_rows(metrics).items()}
         return Iterated(state, row, [episodes], np.ones(1, np.int64), ends[-1:])
 
     def conclusion(self, step: int) -> list[str]:
-        """Why the run ended before the budget was spent."""
+        """Why the run ended before the budget was spent; warns about names in `log_info` that no step has had."""
+        self.info.end()
         left = self.total - step
         return [f"The next generation takes more than the {left:_} steps left."] if self.finished else []
 

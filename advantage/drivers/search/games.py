@@ -17,12 +17,14 @@ class Games(NamedTuple):
         returns: undiscounted; not finite if a reward or an observation was not.
         lengths: number of steps.
         sums, squares: sums of the algorithm's `seen` over the observations, and of its squares.
+        info: sum and count of each number that is logged from the infos, `[G, names, 2]`.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     sums: np.ndarray
     squares: np.ndarray
+    info: np.ndarray
 
 
 class Chance(NamedTuple):
@@ -60,6 +62,10 @@ class GamePlayer(Protocol):
 
         Returns None if they take more than `left` steps together, or `stopped()` becomes true.
         """
+        ...
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged."""
         ...
 
     def close(self) -> None:

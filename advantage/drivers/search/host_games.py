@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
@@ -27,40 +27,47 @@ from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episo
 from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
 from advantage.environments.environment import close
+from advantage.environments.logged_info import names_in, number_in
 from advantage.environments.spaces import read, translator
 from advantage.environments.step_checks import Extremes, step_test
+from advantage.environments.watchdog import Watchdog
 from advantage.machine import available_cores
 from advantage.types import Array, Pytree, Search, Spec
 
 HEARTBEAT = 0.5  # seconds between signs of life of a worker in the middle of a game
 ALIVE = b"alive"
+BETWEEN, RESET = -2, -1  # what is called, if it is not a step
 
 
 class Player:
     """One environment, in which candidates play one after another."""
 
-    def __init__(self, make: MakeEnvironment, algorithm: Search, spec: Spec):
+    def __init__(self, make: MakeEnvironment, algorithm: Search, spec: Spec, log_info: Sequence[str] = ()):
         self.algorithm, self.spec, self.checked = algorithm, spec, 0
+        self.log_info, self.heard = log_info, set[str]()
         self.translate = translator(spec.action_space, spec.action_units)
         self.is_step = step_test(spec.observation_space)
+        self.calls, self.at = 0, BETWEEN
         try:
             self.env = make()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure("the environment", "making it", error) from error
 
     def play(
         self, actor: Pytree, vector: np.ndarray, seed: int, going_on: Callable[[int], bool]
-    ) -> tuple[float, int, np.ndarray, np.ndarray]:
-        """Play one episode: return, length and sums as in `Games`. It stops when `going_on(length)` is False.
+    ) -> tuple[float, int, np.ndarray, np.ndarray, np.ndarray]:
+        """Play one episode: return, length, sums and infos as in `Games`. It stops when `going_on(length)` is False.
 
         A reward or an observation that is not finite ends it; the return is then NaN.
         """
         algorithm = self.algorithm
         actor = algorithm.candidate(actor, vector)
+        self.calls, self.at = self.calls + 1, RESET
         try:
             result = self.env.reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure("a candidate's episode", f"reset(seed={seed})", error) from error
+        self.at = BETWEEN
         space = self.spec.observation_space
         check_reset(space, result, f"reset(seed={seed})")
         extremes = Extremes(space)
@@ -68,20 +75,24 @@ class Player:
         batch = _batch(obs)
         choose = HostActor(algorithm, actor).program(batch, ())
         sums = squares = np.zeros(algorithm.seen(actor, batch).shape[-1])
+        infos = np.zeros((len(self.log_info), 2))
         while not done and going_on(length):
             if sums.size:
                 seen = np.asarray(algorithm.seen(actor, batch), np.float64)
                 sums, squares = sums + seen.sum(0), squares + np.square(seen).sum(0)
             action = read(self.translate(choose(batch, ())[0]), 0)
+            self.calls, self.at = self.calls + 1, length
             try:
                 result = self.env.step(action)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise failure(
                     f"step {length} of a candidate's episode", f"step({action!r})", error
                 ) from error
+            self.at = BETWEEN
             if not self.is_step(result):
                 check_step(space, result, f"step {length} of a candidate's episode")
-            obs, reward, terminated, truncated, _ = result
+            obs, reward, terminated, truncated, info = result
+            self._log(infos, info, f"step {length} of a candidate's episode")
             batch = _batch(obs)
             broke = not (_is_finite(batch) and math.isfinite(reward))
             if not broke:
@@ -93,7 +104,24 @@ class Player:
             truncated |= broke
             done = terminated or truncated
         extremes.check(f"a step of a candidate's episode after reset(seed={seed})")
-        return total, length, sums, squares
+        return total, length, sums, squares, infos
+
+    def call_now(self) -> str | None:
+        """Which call of the environment has not returned yet."""
+        at, calls = self.at, self.calls
+        if at == BETWEEN:
+            return None
+        name = "the reset" if at == RESET else f"step {at}"
+        return f"{name} of a candidate's episode (call {calls:_} of the environment)"
+
+    def _log(self, infos: np.ndarray, info: dict[str, Any], where: str) -> None:
+        """Add the numbers of a step that are logged to their sums and counts, `[names, 2]`."""
+        for place, name in enumerate(self.log_info):
+            number = number_in(info, name, where)
+            if number == number:
+                infos[place] += number, 1
+            else:
+                self.heard.update(names_in(info))
 
     def close(self) -> None:
         close(self.env)
@@ -120,6 +148,7 @@ class HostGames:
         spec: the run's spec.
         workers: number of worker processes; 0 plays in this process; "auto" takes one per core for several games.
         timeout: seconds without a sign of life after which a worker counts as hung.
+        log_info: names of numbers in the environment's infos, which are summed.
 
     The results do not depend on `workers`.
     """
@@ -131,9 +160,10 @@ class HostGames:
         spec: Spec,
         workers: int | Literal["auto"] = 0,
         timeout: float = 60.0,
+        log_info: Sequence[str] = (),
     ):
         self.asked: int | Literal["auto"] = workers
-        self.workers, self.timeout = 0, timeout
+        self.workers, self.timeout, self.log_info = 0, timeout, tuple(log_info)
         self.algorithm, self.make, self.spec = jax.device_get(algorithm), make, spec
         self.player: Player | None = None
         self.crew: Crew | None = None
@@ -158,14 +188,15 @@ class HostGames:
 
     def _make(self) -> None:
         if not self.workers:
-            self.player = Player(self.make, self.algorithm, self.spec)
+            with Watchdog(lambda: "Making the environment"):
+                self.player = Player(self.make, self.algorithm, self.spec, self.log_info)
             return
         holdings = [f"an environment of {self.workers}"] * self.workers
         self.crew = Crew(
             "advantage.drivers.search.host_games", holdings, variables={"JAX_PLATFORMS": "cpu"}
         )  # workers do not use a GPU
         for number in range(self.workers):
-            made = cloudpickle.dumps((self.make, self.algorithm, self.spec))
+            made = cloudpickle.dumps((self.make, self.algorithm, self.spec, self.log_info))
             self.crew.send(number, ("start", sys.path, made), "start")
         self.crew.gather("make its environment", max(self.timeout, START_SECONDS))
 
@@ -187,13 +218,22 @@ class HostGames:
         play = self._play_here if self.crew is None else self._hand_out
         seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
         games: list[Any] = [None] * len(vectors)
-        for number, game in play(actor, vectors, seeds, left, stopped):
-            games[number] = game
-            left -= game[1]
-            if left < 0 or stopped():
-                return None
-        returns, lengths, sums, squares = zip(*games, strict=True)
-        return Games(np.array(returns), np.array(lengths), np.array(sums), np.array(squares))
+        with Watchdog(self.player.call_now if self.player is not None else lambda: None):
+            for number, game in play(actor, vectors, seeds, left, stopped):
+                games[number] = game
+                left -= game[1]
+                if left < 0 or stopped():
+                    return None
+        returns, lengths, sums, squares, infos = map(np.array, zip(*games, strict=True))
+        return Games(returns, lengths, sums, squares, infos.reshape(len(games), len(self.log_info), 2))
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged; with workers, those of the first."""
+        if self.player is not None:
+            return sorted(self.player.heard)
+        assert self.crew is not None
+        self.crew.send(0, ("info_names",), "name what is in its infos")
+        return json.loads(self.crew.receive(0, "name what is in its infos", self.timeout))
 
     def _play_here(self, actor: Pytree, vectors: np.ndarray, seeds: list[int], left: int, stopped: Any):
         assert self.player is not None
@@ -267,6 +307,8 @@ def serve(pipe: Connection) -> None:
                 elif name == "meet":
                     actor, pulse.left = arguments
                     continue
+                elif player is not None and name == "info_names":
+                    answer = json.dumps(sorted(player.heard)).encode()
                 elif player is not None:
                     total, length, *sums = player.play(actor, arguments[0], arguments[1], pulse)
                     answer = json.dumps([total, length, *(x.tolist() for x in sums)]).encode()

@@ -105,7 +105,7 @@ class CriticOptions:
     critic_epochs: int = ranged(20, "[1, inf)")
     """Passes of the critic over each rollout."""
     critic_batch_size: int | None = ranged(None, "[1, inf)")
-    """Samples in a minibatch of the critic; None takes the whole rollout."""
+    """Samples in a minibatch of the critic; None, or more than half of the rollout, takes the whole rollout."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ class NaturalOptions(CriticOptions, PolicyOptions):
     critic_epochs: int = ranged(10, "[1, inf)")
     """Passes of V over each rollout."""
     critic_batch_size: int | None = ranged(128, "[1, inf)")
-    """Samples in a minibatch of V; None takes the whole rollout."""
+    """Samples in a minibatch of V; None, or more than half of the rollout, takes the whole rollout."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,8 +69,8 @@ def fit(
         key: orders the minibatches.
         learning_rate: Adam's step size.
         epochs: passes, 1 or more.
-        batch_size: samples in a minibatch; an incomplete minibatch is left out of the pass. None, or more than N,
-            takes all samples at once.
+        batch_size: samples in a minibatch; a pass leaves out those that do not fill one. None, or more than N / 2,
+            takes all N samples at once, in one step.
     """
     samples = len(target)
     size = samples if batch_size is None else min(batch_size, samples)
