@@ -285,3 +285,10 @@ def test_a_run_is_filmed(tmp_path, capsys):
         capsys.readouterr().err
     )
     assert film.stat().st_size > 0 and "frames to" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ppo_catches_every_ball(tmp_path):
+    tuned = adv.preset("ppo", "jax/Catch-v0")
+    run = adv.train(tuned.algorithm, "jax/Catch-v0", out=tmp_path / "run", **tuned.options)
+    assert run.evaluation is not None and run.evaluation.mean == 1.0
