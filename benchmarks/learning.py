@@ -71,6 +71,10 @@ JOBS = {
     "Pendulum-v1": Job("Pendulum-v1", True, 10, 100, "−172 (rl-zoo); the optimum is −137.9 ± 1.2"),
     "MountainCarContinuous-v0": Job("MountainCarContinuous-v0", True, 10, 100, "88.3 (rl-zoo)"),
     "jax/CartPole-v1": Job("jax/CartPole-v1", True, 10, 100, "as on the host"),
+    "jax/Catch-v0": Job("jax/Catch-v0", True, 3, 100, "1, the optimum"),
+    "jax/MinBreakout-v0": Job(
+        "jax/MinBreakout-v0", True, 3, 100, "0.5 at random, 9.8 ± 0.6 always below the ball"
+    ),
     "HalfCheetah-v5": Job(
         "HalfCheetah-v5", False, 3, 20, "1443 ± 46 (CleanRL), 1669 (baselines), 1800 (paper)"
     ),

@@ -27,6 +27,8 @@ from advantage.types import World
 WORLDS = {  # name: file, and class or function
     "jax/Acrobot-v1": "acrobot:Acrobot",
     "jax/CartPole-v1": "cartpole:CartPole",
+    "jax/Catch-v0": "catch:Catch",
+    "jax/MinBreakout-v0": "min_breakout:MinBreakout",
     "jax/MountainCar-v0": "mountain_car:MountainCar",
     "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
     "jax/Pendulum-v1": "pendulum:Pendulum",

@@ -97,3 +97,10 @@ for _name, _steps in (("StatelessCartPole-v1", 500), ("StatelessPendulum-v1", 20
             kwargs={"name": _name},
             max_episode_steps=_steps,
         )
+for _name, _function, _steps in (("Catch-v0", "catch", 10), ("MinBreakout-v0", "min_breakout", 1000)):
+    if NAMESPACE + _name not in gymnasium.registry:
+        gymnasium.register(
+            NAMESPACE + _name,
+            entry_point=f"advantage.environments.worlds.pixels:{_function}",
+            max_episode_steps=_steps,
+        )
