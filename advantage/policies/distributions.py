@@ -193,10 +193,7 @@ class SquashedGaussian(NamedTuple):
     low: Array
     high: Array
 
-    @staticmethod
-    def noise(key: Key, shape: tuple[int, ...], size: int) -> Array:
-        """Standard normal noise `[*shape, size]` for `size` = d dimensions."""
-        return Gaussian.noise(key, shape, size)
+    noise = staticmethod(Gaussian.noise)
 
     @property
     def latent(self) -> Gaussian:
@@ -207,10 +204,7 @@ class SquashedGaussian(NamedTuple):
         return self._squash(self.latent.sample(noise))
 
     def sample_and_log_prob(self, noise: Array) -> tuple[Array, Array]:
-        """A sample and its log-probability, both differentiable in the parameters.
-
-        It is `log_prob` of the sample without the inversion, and stays accurate where tanh(u) is rounded to 1.
-        """
+        """A sample and its log-probability, which stays accurate where tanh(u) is rounded to 1."""
         xp = self.mean.__array_namespace__()
         u = self.latent.sample(noise)
         log_slope = _log_tanh_slope(u) + xp.log(0.5 * (self.high - self.low))
@@ -223,8 +217,7 @@ class SquashedGaussian(NamedTuple):
     def log_prob(self, action: Array) -> Array:
         """log N(u) - Σ log da/du, with da/du = 2 (a - low) (high - a) / (high - low).
 
-        u = log((a - low) / (high - a)) / 2 equals atanh(2 (a - low) / (high - low) - 1), but is accurate
-        near the bounds.
+        u = log((a - low) / (high - a)) / 2 is accurate near the bounds, where atanh is not.
         """
         xp = self.mean.__array_namespace__()
         width = self.high - self.low
@@ -236,9 +229,7 @@ class SquashedGaussian(NamedTuple):
         """Entropy of u, exact, + Σ E[log da/du], by quadrature; may be negative.
 
         The trapezoidal rule on 33 points over ±5 std has an error of at most 1e-5 per dimension up to std 2.5 and 1e-3
-        up to std 5. It converges geometrically because the integrand is analytic. A Gauss-Hermite rule needs more
-        than twice the points, because the weights of its outer points are almost zero.
-        Source: Trefethen (2022), Exactness of quadrature formulas, sec. 5.
+        up to std 5. Source: Trefethen (2022), Exactness of quadrature formulas, sec. 5.
         """
         xp = self.mean.__array_namespace__()
         node, weight = _NODE.astype(self.mean.dtype), _WEIGHT.astype(self.mean.dtype)
@@ -346,8 +337,7 @@ class Product(NamedTuple):
 def masked(distribution: Distribution, mask: Array) -> Categorical | Product:
     """The distribution over the actions that a mask allows: the logits of all other actions become -inf.
 
-    A component whose mask allows nothing keeps its logits: no action is taken there. Such a mask may belong to the last
-    observation of an episode, and the environment's checks refuse it elsewhere.
+    A component whose mask allows nothing keeps its logits; only the last observation of an episode may have such one.
 
     Args:
         distribution: a Categorical, or a Product of them.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
 from advantage.machine import free_device_bytes, refuse_large
+from advantage.replay.loop_count import largest_of_seeds
 from advantage.replay.ring import Replay, place_of
 from advantage.replay.sum_tree import (
     sum_tree_draw,
@@ -100,24 +100,13 @@ def priorities_add(priorities: Priorities, before: Replay, after: Replay, *, ste
         kept = jnp.where(row < until, 0.0, sum_tree_leaves(tree, leaves(row)))
         return sum_tree_set(tree, leaves(row), kept[:, 0], ranked=kept[:, 1])
 
-    count = _largest_of_a_batch(jnp.maximum(until, first) - first)
+    count = largest_of_seeds(jnp.maximum(until, first) - first)
     tree = jax.lax.fori_loop(jnp.uint32(0), count, forget, priorities.tree)
     assumed = Priorities(tree).assumed  # read before the loop, it would make the loop copy the tree
     kept = min(steps, rows)
     new = after.head - jnp.uint32(kept) + jnp.arange(kept, dtype=jnp.uint32)
     value = jnp.repeat(jnp.where(new >= after.oldest, assumed, 0.0), num_envs)
     return Priorities(sum_tree_set(tree, leaves(new), value, ranked=jnp.zeros_like(value)))
-
-
-@custom_vmap
-def _largest_of_a_batch(count: Array) -> Array:
-    """The same number of turns for all seeds: else `vmap` of the loop would copy the tree at each turn."""
-    return count
-
-
-@_largest_of_a_batch.def_vmap
-def _(size: int, batched: list[bool], count: Array) -> tuple[Array, bool]:
-    return _largest_of_a_batch(count.max()), False
 
 
 def priorities_sample(

@@ -21,6 +21,7 @@ from advantage.environments.spaces import map_leaves
 from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
+from advantage.replay.loop_count import largest_of_seeds
 from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
 from advantage.types import Array, Key, Mean, Pytree, Spec
 
@@ -156,7 +157,8 @@ def polyak(target: Pytree, params: Pytree, tau: Array | float) -> Pytree:
 def repeat(
     step: Callable[[T, Key], tuple[T, dict[str, Array]]], learned: T, count: Array, key: Key
 ) -> tuple[T, dict[str, Mean]]:
-    """`count` steps with different keys: `-> learned, the mean of each metric`."""
+    """`count` steps, the same for all seeds, with different keys: `-> learned, the mean of each metric`."""
+    count = largest_of_seeds(count)
     shapes: Any = jax.eval_shape(step, learned, key)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
