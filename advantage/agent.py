@@ -24,6 +24,7 @@ from advantage.environments.make import word_for
 from advantage.environments.modifications import UNMODIFIED, Modifications
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
+from advantage.replay.left_out import with_empty_replay, without_replay
 from advantage.runs.checkpoint import (
     JSON,
     MANIFEST,
@@ -255,12 +256,16 @@ def read_saved(
     except ValueError as error:
         raise CheckpointError(f"{folder.config_path}: {error}") from None
 
+    kept = config["training"].get("keep_replay", True)
     facts = config_facts(config)
     if given:
         facts = {name: value for name, value in facts.items() if not name.startswith("hyperparameters/")}
 
     def read_from(checkpoint: Path) -> Saved:
-        return _read_checkpoint(checkpoint, algorithm, template, facts, folder)
+        if kept:
+            return _read_checkpoint(checkpoint, algorithm, template, facts, folder)
+        saved = _read_checkpoint(checkpoint, algorithm, without_replay(template), facts, folder)
+        return saved._replace(state=with_empty_replay(saved.state, template))
 
     def can_be_read(checkpoint: Path) -> bool:
         with contextlib.suppress(CheckpointError):

@@ -27,6 +27,7 @@ import advantage as adv
 from advantage.algorithms.value.sac import SAC, lowest_value
 from advantage.policies.action_value import action_value
 from advantage.policies.distributions import SquashedGaussian
+from advantage.training import reporting
 from advantage.types import Rollout
 
 BASE = dict(
@@ -180,6 +181,40 @@ def test_both_drivers_and_every_seed_learn_the_same(tmp_path):
 @pytest.mark.parametrize("environment", [on_host, WORLD], ids=["host", "device"])
 def test_a_stopped_run_goes_on_to_the_same_numbers_its_buffer_included(tmp_path, environment):
     a_stopped_run_goes_on_bit_for_bit(tiny(), environment, tmp_path)
+
+
+class Listener(reporting.Silent):
+    """Keeps the messages of a run."""
+
+    def __init__(self, said: list[str]):
+        self.said = said
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_buffer_that_is_not_kept_begins_empty(tmp_path):
+    """The checkpoints are small, what acts is the same, and learning waits until the buffer has filled again."""
+    options = dict(num_envs=2, tensorboard=False, eval_episodes=0)
+    algorithm = tiny(learning_starts=16, buffer_size=4096)
+    kept = adv.train(algorithm, WORLD, total_timesteps=32, out=tmp_path / "kept", **options)
+    left = adv.train(
+        algorithm, WORLD, total_timesteps=32, out=tmp_path / "left", keep_replay=False, **options
+    )
+    sizes = [
+        (tmp_path / name / "last" / "state.safetensors").resolve().stat().st_size for name in ("kept", "left")
+    ]
+    assert sizes[1] < sizes[0] / 2
+    loaded = adv.load(tmp_path / "left").state
+    same_bits(loaded.params, kept.agent.state.params)
+    assert loaded.replay.stored == 0 and loaded.replay.reward.shape == kept.agent.state.replay.reward.shape
+    said = []
+    resumed = adv.resume(
+        tmp_path / "left", environment=WORLD, total_timesteps=40, reporter=Listener(said)
+    ).agent.state
+    assert any("begins empty" in line for line in said)
+    assert resumed.replay.stored == 8
+    same_bits(resumed.params, left.agent.state.params)
 
 
 @pytest.mark.slow

@@ -78,6 +78,11 @@ class Replay(NamedTuple):
         return self.reward.shape[1]
 
     @property
+    def added(self) -> Array:
+        """How many transitions were stored in all, uint32."""
+        return self.head * jnp.uint32(self.num_envs)
+
+    @property
     def stored(self) -> Array:
         """How many transitions can be drawn, int32."""
         return (self.head - self.oldest).astype(jnp.int32) * self.num_envs

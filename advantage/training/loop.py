@@ -23,6 +23,7 @@ from advantage.environments.make import word_for
 from advantage.environments.spaces import space_to_json
 from advantage.environments.version import version_of
 from advantage.evaluation import evaluate
+from advantage.replay.left_out import without_replay
 from advantage.report import table_report
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import COMPILE_CLOCK
@@ -292,6 +293,7 @@ class Loop:
         }
         for place, journal in enumerate(self.journals):
             state, records = self.driver.state_of(self.state, place), self.driver.records(place)
+            state = state if self.options.keep_replay else without_replay(state)
             journal.save(self.step, state, records, metadata, self.options.keep_checkpoints)
         self.saved_step = self.step
 

@@ -57,6 +57,8 @@ class Options:
     """Environment steps between checkpoints; None makes ten in a run."""
     keep_checkpoints: int = 3
     """Number of newest checkpoints to keep; the best one is always kept."""
+    keep_replay: bool = True
+    """Checkpoints contain the replay buffer, so that a resumed run is exact; without, they are small."""
     workers: int | Literal["auto"] = "auto"
     """Number of worker processes that step host environments; 0 is none, auto measures and chooses."""
     worker_timeout: float = 60.0
@@ -78,7 +80,8 @@ class Options:
             remedy = "use 'auto', or a whole number of 0 or more"
             self._set("workers", whole_number, lambda n: n >= 0, remedy)
         self._set("worker_timeout", plain_number, lambda seconds: seconds > 0, "use seconds above 0")
-        self._set("tensorboard", plain_bool, lambda flag: True, "use True or False")
+        for name in ("tensorboard", "keep_replay"):
+            self._set(name, plain_bool, lambda flag: True, "use True or False")
         if self.seed + self.num_seeds > LARGEST:
             raise ValueError(
                 f"seed={self.seed!r} is not allowed; use a whole number of at most {LARGEST - 1:_}."

@@ -21,6 +21,7 @@ from advantage.environments.modifications import Modifications, Wrapper, modifie
 from advantage.environments.version import version_of
 from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
+from advantage.replay.left_out import has_replay
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
 from advantage.runs.folder import RunFolder, describe_host, open_run_folder, read_config, refuse_links_out
@@ -195,6 +196,11 @@ def resume(
             with contextlib.closing(loop):
                 for notice in differences(config.get("host"), describe_host(version_of(target))):
                     loop.say(notice)
+                if not settings.keep_replay and has_replay(saved.state):
+                    loop.say(
+                        "The run's checkpoints are without its replay buffer (--no-keep-replay, keep_replay=False): it "
+                        "begins empty, so the numbers differ from those of a run that was not stopped."
+                    )
                 if given:
                     config["hyperparameters"] = to_json(chosen)
                 loop.restore(folder, config, saved)

@@ -134,7 +134,7 @@ class OffPolicyActorCritic(PolicyOptions):
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
         replay, spent = replay_add(state.replay, rollout), progress(state.clock)
         size = rollout.reward.size
-        begun = state.clock.step + jnp.uint32(size) >= jnp.uint32(self.learning_starts)
+        begun = replay.added >= jnp.uint32(self.learning_starts)
         count = jnp.where(begun, self.gradient_steps * size // self.n_steps, 0)
         rate, critic_rate = (
             schedule_value(schedule, spent) for schedule in (self.learning_rate, self.critic_learning_rate)

@@ -222,7 +222,7 @@ class DQN(ReplayOptions, NetworkOptions):
         rate, beta = (
             schedule_value(x, progress(state.clock)) for x in (self.learning_rate, self.importance_exponent)
         )
-        count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
+        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(
             learned: tuple[Learning, Priorities | None], key: Key

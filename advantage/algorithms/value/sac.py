@@ -118,7 +118,7 @@ class SAC(ReplayOptions, PolicyOptions):
             replay_add(state.replay, rollout),
             schedule_value(self.learning_rate, progress(state.clock)),
         )
-        count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
+        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             key_batch, key_next, key_now = jax.random.split(key, 3)

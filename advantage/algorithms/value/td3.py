@@ -84,7 +84,7 @@ class TD3(DeterministicOptions):
         policy, q = state.policy, action_value(state.policy)
         replay = replay_add(state.replay, rollout)
         rate = schedule_value(self.learning_rate, progress(state.clock))
-        count = number_of_gradient_steps(self, state.clock, rollout.reward.size)
+        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             batch = replayed_batch(self, state, replay, key, size=self.batch_size, n=self.n)

@@ -15,7 +15,8 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBa
 from advantage.algorithms.value.shared.options import ReplayOptions
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import ActionValue
-from advantage.types import Array, Clock, Pytree
+from advantage.replay.ring import Replay
+from advantage.types import Array, Pytree
 
 Loss = Callable[[Pytree], tuple[Array, dict[str, Array]]]
 
@@ -37,12 +38,12 @@ class Learning(NamedTuple):
     gradient_steps: Array
 
 
-def number_of_gradient_steps(options: ReplayOptions, clock: Clock, steps: int) -> Array:
+def number_of_gradient_steps(options: ReplayOptions, replay: Replay, steps: int) -> Array:
     """Gradient steps after a rollout of so many environment steps: the same number for each transition.
 
-    None are taken until `learning_starts` steps have been made.
+    None are taken until `learning_starts` transitions have been stored.
     """
-    begun = clock.step + jnp.uint32(steps) >= jnp.uint32(options.learning_starts)
+    begun = replay.added >= jnp.uint32(options.learning_starts)
     return jnp.where(begun, options.gradient_steps * steps // options.n_steps, 0)
 
 
