@@ -273,6 +273,7 @@ class Slide:
     max_episode_steps: int = 6
     observation_space = spaces.Box(-4, 4, (1,), np.float32)
     action_space = spaces.Box(-2, 2, (1,), np.float32)
+    gymnasium_id = None
 
     def reset(self, key):
         return jnp.ones(1), jnp.ones(1)
@@ -302,7 +303,9 @@ OU = dict(exploration="ornstein-uhlenbeck", exploration_std=0.3)
 
 def test_the_process_begins_at_0_in_each_episode_on_the_device():
     """Without a return to 0 its variance grows with every step of an episode, and would with every episode."""
-    algorithm = tiny(exploration="ornstein-uhlenbeck", exploration_std=0.01, exploration_theta=0.0)
+    algorithm = tiny(
+        exploration="ornstein-uhlenbeck", exploration_std=0.01, exploration_theta=0.0, buffer_size=200
+    )
     world = Slide()
     spec = spec_of(algorithm, world.observation_space, world.action_space, num_envs=200, total_timesteps=80)
     actor = algorithm.actor(algorithm.init(jax.random.key(0), spec))
