@@ -379,7 +379,6 @@ OPTIONS = dict(
     target_std=0.4,
     target_clip=0.05,
     exploration_std=0.3,
-    exploration="ornstein-uhlenbeck",
     normalize_observation=True,
     normalize_reward=True,
 )
@@ -391,11 +390,11 @@ def test_every_option_of_learning_makes_a_difference(name):
     assert differs(changed, course(tiny()).params["actor"], 1e-6)
 
 
-def test_the_return_of_an_ornstein_uhlenbeck_process_makes_a_difference():
-    left, right = (
-        explored(tiny(**OU, exploration_theta=theta), CONTINUOUS, (4, 2))[0] for theta in (0.1, 0.9)
-    )
-    assert differs(left, right)
+def test_the_kind_of_noise_and_its_return_make_a_difference():
+    kinds = [tiny(exploration_std=0.3), *(tiny(**OU, exploration_theta=theta) for theta in (0.1, 0.9))]
+    actions = [explored(algorithm, CONTINUOUS, (4, 2))[0] for algorithm in kinds]
+    for left, right in itertools.combinations(actions, 2):
+        assert differs(left, right)
 
 
 @pytest.mark.parametrize("cls", [DDPG, TD3])
