@@ -12,7 +12,6 @@ from gymnasium import spaces
 from probe_learners import (
     CONTINUOUS,
     DISCRETE,
-    OBS,
     WORLD,
     a_stopped_run_goes_on_bit_for_bit,
     begin,
@@ -29,7 +28,7 @@ from probe_learners import (
 import advantage as adv
 from advantage.algorithms.clock import advance_clock
 from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBatch
-from advantage.algorithms.registry import spec_of
+from advantage.algorithms.registry import algorithm_class
 from advantage.algorithms.value.dqn import DQN
 from advantage.algorithms.value.shared.gradient_steps import Learning
 from advantage.objectives.distributional import categorical_projection, huber, quantile_huber_loss, support
@@ -74,7 +73,9 @@ def test_the_projection_is_that_of_a_loop_and_keeps_mass_and_mean():
             low, high = int(np.floor(place)), int(np.ceil(place))
             expected[row, low] += p[row, j] * (1.0 if low == high else high - place)
             expected[row, high] += p[row, j] * (0.0 if low == high else place - low)
-    found = np.asarray(categorical_projection(*map(jnp.asarray, (p, reward, discount)), support(-2.0, 4.0, 7)))
+    found = np.asarray(
+        categorical_projection(*map(jnp.asarray, (p, reward, discount)), support(-2.0, 4.0, 7))
+    )
     np.testing.assert_allclose(found, expected, atol=2e-6)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     moved = reward[:, None] + discount[:, None] * atoms
@@ -99,7 +100,9 @@ def test_the_loss_of_quantiles_is_that_of_a_loop():
                 u = target[row, j] - quantiles[row, i]
                 size = u**2 / 2 if abs(u) <= 0.5 else 0.5 * (abs(u) - 0.25)
                 expected[row] += abs((i + 0.5) / 4 - (u < 0)) * size / 0.5 / 5
-    np.testing.assert_allclose(quantile_huber_loss(jnp.asarray(quantiles), jnp.asarray(target), 0.5), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        quantile_huber_loss(jnp.asarray(quantiles), jnp.asarray(target), 0.5), expected, rtol=1e-5
+    )
 
 
 def test_descent_puts_quantiles_where_they_belong():
@@ -209,7 +212,10 @@ def test_a_forbidden_action_is_never_explored_greedy_or_the_maximum_of_a_target(
     assert set(np.unique(actions)) == {0, 1}
     assert set(np.unique(algorithm.greedy(actor, obs, ())[0])) == {1}
     for double in (False, True):
-        method, x = dataclasses.replace(algorithm, double=double), state.policy.encoder.encode(obs)
+        method, x = (
+            dataclasses.replace(algorithm, double=double),
+            state.policy.encoder.policy_input(obs, None),
+        )
         x = jax.tree.map(lambda leaf: leaf[0], x)
         assert np.asarray(targets(method, state, x, params, params)).tolist() == [2.0, 2.0]
 
@@ -235,7 +241,8 @@ def test_double_takes_the_trained_networks_choice_the_targets_value_and_has_no_b
         spec = adv.Spec(spaces.Discrete(states), spaces.Discrete(2), 1, 160)
         state = algorithm.init(jax.random.key(0), spec)
         trained, target = (
-            state.params | {"advantage": {"weight": jnp.asarray(table), "bias": jnp.zeros(2)}} for table in tables
+            state.params | {"advantage": {"weight": jnp.asarray(table), "bias": jnp.zeros(2)}}
+            for table in tables
         )
         found = targets(algorithm, state, state.policy.encoder.encode(np.arange(states)), trained, target)
         chosen = tables[0 if double else 1].argmax(1)
@@ -247,8 +254,10 @@ def test_double_takes_the_trained_networks_choice_the_targets_value_and_has_no_b
 
 @pytest.mark.parametrize("double", [False, True])
 def test_an_update_is_the_box_by_hand(double):
-    """In float64, with a linear network: each step has its own batch, Q' moves at every second, gradients are clipped."""
-    algorithm = tiny(hidden=(), double=double, n=3, gamma=0.9, target_update_interval=2, max_grad_norm=0.5, tau=0.7)
+    """In float64, with a linear network: each step has its own batch, Q' moves at every second."""
+    algorithm = tiny(
+        hidden=(), double=double, n=3, gamma=0.9, target_update_interval=2, max_grad_norm=0.5, tau=0.7
+    )
     state, rollout, key = begin(algorithm), play(algorithm, begin(algorithm), 3), jax.random.key(5)
     after, _ = update(algorithm, state, rollout, key)
     replay = replay_add(state.replay, rollout)
@@ -308,16 +317,25 @@ def solved(algorithm, rollout, n_states, n_actions, key=0):
     spec = adv.Spec(spaces.Discrete(n_states), spaces.Discrete(n_actions), 1, 1_000_000)
     state = algorithm.init(jax.random.key(key), spec)
     for i, rate in enumerate((0.1, 0.03, 0.01, 0.003)):
-        state, _ = update(dataclasses.replace(algorithm, learning_rate=rate), state, rollout, jax.random.key(i))
+        state, _ = update(
+            dataclasses.replace(algorithm, learning_rate=rate), state, rollout, jax.random.key(i)
+        )
     x = state.policy.encoder.encode(np.arange(n_states))
     return np.asarray(algorithm._network(state.policy).outputs(state.params, x))
 
 
 def rollout_of(rows):
     """Transitions `(s, a, r, s', terminated, truncated)` of one environment, in the order of time."""
-    s, a, r, following, terminated, truncated = (np.array(column)[:, None] for column in zip(*rows, strict=True))
+    s, a, r, following, terminated, truncated = (
+        np.array(column)[:, None] for column in zip(*rows, strict=True)
+    )
     return Rollout(
-        s.astype(np.int32), a.astype(np.int32), r.astype(np.float32), following.astype(np.int32), terminated, truncated
+        s.astype(np.int32),
+        a.astype(np.int32),
+        r.astype(np.float32),
+        following.astype(np.int32),
+        terminated,
+        truncated,
     )
 
 
@@ -333,7 +351,9 @@ def world():
     return mdp, table
 
 
-@pytest.mark.parametrize("switch", [{}, {"double": True}, {"dueling": True}, {"returns": "quantile", "atoms": 3}], ids=str)
+@pytest.mark.parametrize(
+    "switch", [{}, {"double": True}, {"dueling": True}, {"returns": "quantile", "atoms": 3}], ids=str
+)
 def test_it_reaches_the_optimal_action_values_of_a_table(switch):
     """Every action once in every state, cut off by the clock after each; a linear network of the state is a table."""
     mdp, table = world()
@@ -371,7 +391,10 @@ def test_returns_of_n_steps_reach_the_action_values_where_only_the_first_action_
 def test_categories_reach_the_true_distribution_of_returns():
     """Three states in a row, each with a reward of 0 or 1 by a fair coin: the return is binomial."""
     rows = [
-        (s, action, float(coin), s + 1, s == 2, s != 2) for s in range(3) for action in (0, 1) for coin in (0, 1)
+        (s, action, float(coin), s + 1, s == 2, s != 2)
+        for s in range(3)
+        for action in (0, 1)
+        for coin in (0, 1)
     ]
     algorithm = DQN(
         hidden=(), returns="categorical", atoms=5, min_return=0.0, max_return=4.0, gamma=1.0, n_steps=12,
@@ -441,6 +464,21 @@ def test_spaces_and_options_that_cannot_work_are_refused():
         tiny(returns="categorical", min_return=2.0, max_return=2.0)
     with pytest.raises(ValueError, match=r"recurrent|memory"):
         begin(tiny(network="gru"))
+
+
+@pytest.mark.parametrize("name", ["dqn", "sac", "td3", "ddpg"])
+def test_a_ring_too_small_and_learning_that_never_starts_are_refused(name):
+    method = algorithm_class(name)
+    with pytest.raises(
+        ValueError, match=r"buffer_size=31 is below batch_size=32; use a buffer_size of 32 or more"
+    ):
+        method(buffer_size=31, batch_size=32)
+    with pytest.raises(ValueError, match=r"buffer_size=2 is below n=3; .*smaller n\."):
+        method(buffer_size=2, batch_size=2, n=3)
+    space = DISCRETE if name == "dqn" else CONTINUOUS
+    with pytest.raises(ValueError, match=r"learning_starts=161 is above total_timesteps=160.*of 160 or less"):
+        begin(method(buffer_size=512, learning_starts=161), space)
+    begin(method(buffer_size=512, learning_starts=160, hidden=(8,)), space)
 
 
 def test_seeds_side_by_side_are_each_alone():
