@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from jax.core import Tracer
+
 from advantage.algorithms.hyperparameters import Schedule, ranged
 from advantage.policies.networks import Activation
-from advantage.types import Spec
+from advantage.types import Array, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +56,14 @@ def check_replay(options: ReplayOptions) -> None:
 
 
 def check_budget(options: ReplayOptions, spec: Spec) -> None:
-    """Check that learning starts within the budget.
+    """Check that learning starts within the budget, unless the budget is traced.
 
     Raises:
         ValueError: it does not, so nothing would ever be learned.
     """
-    if options.learning_starts > spec.total_timesteps:
+    total: int | Array = spec.total_timesteps
+    if not isinstance(total, Tracer) and options.learning_starts > total:
         raise ValueError(
-            f"learning_starts={options.learning_starts} is above total_timesteps={spec.total_timesteps}, so nothing "
-            f"would be learned; use a learning_starts of {spec.total_timesteps} or less, or a larger budget."
+            f"learning_starts={options.learning_starts} is above total_timesteps={total}, so nothing "
+            f"would be learned; use a learning_starts of {total} or less, or a larger budget."
         )
