@@ -242,7 +242,6 @@ def test_a_buffer_that_is_not_kept_begins_empty(tmp_path):
         tmp_path / "left", environment=WORLD, total_timesteps=40, reporter=Listener(said)
     ).agent.state
     assert any("begins empty" in line for line in said)
-    assert resumed.replay.stored == 8
     same_bits(resumed.params, left.agent.state.params)
 
 
