@@ -85,8 +85,8 @@ from advantage.experiment import run_experiment as run_experiment
 from advantage.policies.library_networks import from_equinox as from_equinox
 from advantage.policies.library_networks import from_flax as from_flax
 from advantage.policies.networks import CNN as CNN
-from advantage.policies.networks import Custom as Custom
 from advantage.policies.networks import MLP as MLP
+from advantage.policies.networks import Custom as Custom
 from advantage.runs.checkpoint import CheckpointError as CheckpointError
 from advantage.runs.lock import RunInUse as RunInUse
 from advantage.training.nonfinite import NonFiniteUpdate as NonFiniteUpdate

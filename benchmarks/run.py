@@ -25,7 +25,8 @@ from typing import Any, Literal, NamedTuple
 class Job(NamedTuple):
     """What is trained, for how many steps, and by which other libraries.
 
-    `batch_size` and `n_epochs` are PPO's; TRPO uses the same numbers for its critic, and A2C has none.
+    `batch_size` and `n_epochs` are PPO's; TRPO uses the same numbers for its critic, and A2C has none. For methods with
+    a replay buffer `n_epochs` is the number of gradient steps after `n_steps`.
     """
 
     environment: str
@@ -42,14 +43,15 @@ class Job(NamedTuple):
     def title(self) -> str:
         method = self.algorithm.upper() + (f" with {self.network.upper()}" if self.network else "")
         rollout = f"{method}, {self.environment}, {self.num_envs} × {self.n_steps}"
-        return (
-            rollout
-            if self.algorithm == "a2c"
-            else f"{rollout}, batch {self.batch_size}, {self.n_epochs} epochs"
-        )
+        if self.algorithm == "a2c":
+            return rollout
+        what = "gradient steps" if self.algorithm in FROM_REPLAY else "epochs"
+        return f"{rollout}, batch {self.batch_size}, {self.n_epochs} {what}"
 
 
 HOST = ("stable-baselines3", "sbx")
+FROM_REPLAY = ("sac", "td3", "ddpg", "dqn")
+REPLAYED = {"buffer_size": 100_000, "learning_starts": 500}
 JOBS = {
     "halfcheetah": Job("HalfCheetah-v5", 1, 2048, 64, 10, 20_480, HOST),
     "halfcheetah-8": Job("HalfCheetah-v5", 8, 256, 64, 10, 20_480, HOST),
@@ -57,6 +59,13 @@ JOBS = {
     "recurrent": Job("CartPole-v1", 8, 128, 256, 4, 20_480, ("stable-baselines3",), network="lstm"),
     "trpo": Job("HalfCheetah-v5", 1, 2048, 128, 10, 40_960, ("stable-baselines3",), "trpo"),
     "a2c": Job("CartPole-v1", 8, 5, 40, 1, 102_400, ("stable-baselines3",), "a2c"),
+    "sac": Job("HalfCheetah-v5", 1, 1, 256, 1, 4_000, HOST, "sac"),
+    "td3": Job("HalfCheetah-v5", 1, 1, 256, 1, 4_000, HOST, "td3"),
+    "ddpg": Job("HalfCheetah-v5", 1, 1, 256, 1, 4_000, HOST, "ddpg"),
+    "dqn": Job("CartPole-v1", 1, 4, 64, 1, 20_000, HOST, "dqn"),
+    "device-sac": Job("jax/Pendulum-v1", 1, 1, 256, 1, 8_192, ("rejax",), "sac"),
+    "device-td3": Job("jax/Pendulum-v1", 1, 1, 256, 1, 8_192, ("rejax",), "td3"),
+    "device-dqn": Job("jax/CartPole-v1", 1, 1, 64, 1, 32_768, ("rejax",), "dqn"),
     "device-4": Job("jax/CartPole-v1", 4, 128, 128, 4, 2**18, ("rejax",)),
     "device-64": Job("jax/CartPole-v1", 64, 128, 2048, 4, 2**20, ("rejax",)),
     "device-512": Job("jax/CartPole-v1", 512, 128, 16384, 4, 2**21, ("rejax",)),
@@ -108,6 +117,10 @@ def advantage(job: Job, cache: str) -> dict[str, float]:
         )
     elif job.algorithm == "a2c":
         algorithm = adv.A2C(n_steps=job.n_steps)
+    elif job.algorithm in FROM_REPLAY:
+        method: Any = {"sac": adv.SAC, "td3": adv.TD3, "ddpg": adv.DDPG, "dqn": adv.DQN}[job.algorithm]
+        sizes = {"n_steps": job.n_steps, "batch_size": job.batch_size, "gradient_steps": job.n_epochs}
+        algorithm = method(**sizes, **REPLAYED, hidden=hidden_layers(job))
     options = {"total_timesteps": job.steps, "num_envs": job.num_envs, "eval_episodes": 0}
     stamps, rows = Stamps(), {}
 
@@ -143,7 +156,11 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
             stamps.add(self.num_timesteps)
 
     sizes: dict[str, Any] = {"n_steps": job.n_steps, "batch_size": job.batch_size, "n_epochs": job.n_epochs}
-    if library == "sbx":
+    if job.algorithm in FROM_REPLAY:
+        method: Any = getattr(__import__(MODULES[library]), job.algorithm.upper())
+        sizes = {"train_freq": job.n_steps, "batch_size": job.batch_size, "gradient_steps": job.n_epochs}
+        sizes |= REPLAYED | {"policy_kwargs": {"net_arch": list(hidden_layers(job))}}
+    elif library == "sbx":
         from sbx import PPO as method
     elif job.algorithm == "trpo":
         from sb3_contrib import TRPO as method
@@ -171,26 +188,54 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
     return stamps.result()
 
 
+def hidden_layers(job: Job) -> tuple[int, int]:
+    """Widths of the networks of methods with a replay buffer; on the device those of rejax."""
+    return (64, 64) if job.environment.startswith("jax/") else (256, 256)
+
+
+def rejax_from_replay(job: Job) -> Any:
+    """SAC, TD3 or DQN of rejax with the job's sizes."""
+    import rejax
+
+    method: Any = {"sac": rejax.SAC, "td3": rejax.TD3, "dqn": rejax.DQN}[job.algorithm]
+    return method.create(
+        env=job.environment.removeprefix("jax/"),
+        num_envs=job.num_envs,
+        num_epochs=job.n_epochs,
+        batch_size=job.batch_size,
+        buffer_size=REPLAYED["buffer_size"],
+        fill_buffer=REPLAYED["learning_starts"],
+        total_timesteps=job.steps,
+        eval_freq=job.steps,
+        skip_initial_evaluation=True,
+        normalize_observations=False,
+    )
+
+
 def rejax(job: Job) -> dict[str, float]:
     """The same in rejax, where the whole training is one compiled program; its evaluations are switched off."""
     import jax
     from rejax import PPO
 
-    algorithm: Any = PPO.create(
-        env=job.environment.removeprefix("jax/"),
-        num_envs=job.num_envs,
-        num_steps=job.n_steps,
-        num_minibatches=job.num_envs * job.n_steps // job.batch_size,
-        num_epochs=job.n_epochs,
-        total_timesteps=job.steps,
-        eval_freq=job.steps,
-        skip_initial_evaluation=True,
-        learning_rate=3e-4,
-        gae_lambda=0.95,
-        max_grad_norm=0.5,
-        normalize_observations=True,
-        normalize_rewards=True,
-        agent_kwargs={"activation": "tanh"},
+    algorithm: Any = (
+        rejax_from_replay(job)
+        if job.algorithm in FROM_REPLAY
+        else PPO.create(
+            env=job.environment.removeprefix("jax/"),
+            num_envs=job.num_envs,
+            num_steps=job.n_steps,
+            num_minibatches=job.num_envs * job.n_steps // job.batch_size,
+            num_epochs=job.n_epochs,
+            total_timesteps=job.steps,
+            eval_freq=job.steps,
+            skip_initial_evaluation=True,
+            learning_rate=3e-4,
+            gae_lambda=0.95,
+            max_grad_norm=0.5,
+            normalize_observations=True,
+            normalize_rewards=True,
+            agent_kwargs={"activation": "tanh"},
+        )
     )
     algorithm = algorithm.replace(eval_callback=lambda *arguments: ())
     begin = time.perf_counter()
