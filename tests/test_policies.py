@@ -692,13 +692,6 @@ def test_normal_initialisation_has_variance_one_over_the_inputs_everywhere():
     np.testing.assert_allclose(np.var(convolution["weight"]), 1 / 36, rtol=0.1)
 
 
-def test_uniform_initialisation_fills_its_range_evenly():
-    weight = np.float64(linear_init(jax.random.key(0), [(400, 300)], [7.0], "uniform")[0]["weight"])
-    shares = np.histogram(weight, bins=np.linspace(-1 / 20, 1 / 20, 11))[0] / weight.size
-    np.testing.assert_allclose(shares, 0.1, atol=0.004)
-    assert shares.sum() == 1
-
-
 def test_a_shared_network_is_the_actors_and_the_critics():
     shared, apart = (policy_over(ACTIONS["box"], shared=shared) for shared in (True, False))
     x = batch(BOX)

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import erf
 
 from advantage.matrices import orthonormal_columns, qr
 from advantage.types import Array, Key, Pytree
@@ -33,7 +32,7 @@ class Network(Protocol):
     def apply(self, params: Pytree, x: Pytree) -> Array: ...
 
 
-Initialisation = Literal["orthogonal", "normal", "uniform"]
+Initialisation = Literal["orthogonal", "normal"]
 
 
 def linear_init(
@@ -45,8 +44,7 @@ def linear_init(
     """Layers `[inputs, outputs]` with zero bias; all numbers are drawn at once, which compiles fastest.
 
     Weights are orthonormal columns or rows times the layer's gain (Saxe et al. 2014), or independent normals of
-    variance 1 / inputs (LeCun et al. 1998), or independent uniform numbers in `±1 / sqrt(inputs)`, a third of that
-    variance; both without the gain.
+    variance 1 / inputs (LeCun et al. 1998), without the gain.
     """
     normals, layers = jax.random.normal(key, (sum(inputs * outputs for inputs, outputs in shapes),)), []
     for (inputs, outputs), gain in zip(shapes, gains, strict=True):
@@ -54,8 +52,7 @@ def linear_init(
         if initialisation == "orthogonal":
             weight = np.float32(gain) * _orthonormal(weight)
         else:
-            uniform = initialisation == "uniform"
-            weight = (erf(weight * np.float32(0.5**0.5)) if uniform else weight) / np.float32(np.sqrt(inputs))
+            weight = weight / np.float32(np.sqrt(inputs))
         layers.append({"weight": weight, "bias": jnp.zeros(outputs)})
     return layers
 

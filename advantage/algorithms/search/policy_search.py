@@ -78,7 +78,7 @@ class PolicySearch:
     activation: Activation = "tanh"
     """Activation after each hidden layer."""
     initialisation: Initialisation = "orthogonal"
-    """Initial weights of the search: orthogonal with gains, or independent normals or uniform numbers."""
+    """Initial weights of the search: orthogonal with gains, or independent normals."""
     action_bounds: Bounds = "clip"
     """Bounded continuous actions: clip the policy's outputs, or squash them by tanh."""
     action_units: ActionUnits = "bounds"

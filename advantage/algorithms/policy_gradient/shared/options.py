@@ -35,7 +35,7 @@ class NetworkOptions:
     activation: Activation = "tanh"
     """Activation after each hidden layer."""
     initialisation: Initialisation = "orthogonal"
-    """Initial weights: orthogonal with gains, or independent normals or uniform numbers."""
+    """Initial weights: orthogonal with gains, or independent normals."""
     network: NetworkChoice = None
     """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
     triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None builds layers or convolutions."""
