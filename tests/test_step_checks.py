@@ -220,6 +220,22 @@ def test_extremes_of_nothing_are_right():
     Extremes(KINDS).check("here")
 
 
+def test_extremes_of_flags_as_of_numbers():
+    either, up = spaces.Box(0, 1, (2,), np.bool_), spaces.Box(1, 1, (2,), np.bool_)
+    for space, value, right in (
+        (either, [False, True], True),
+        (up, [True, True], True),
+        (up, [False, True], False),
+    ):
+        extremes = Extremes(space)
+        extremes.add(np.array(value))
+        if right:
+            extremes.check("here")
+        else:
+            with pytest.raises(EnvironmentDefect, match=r"here, observation\[0\]: expected .* found False"):
+                extremes.check("here")
+
+
 class Loose(VectorEnv):
     """A vector environment of two, in the manner of SuperSuit and older libraries: flags are 0 and 1."""
 

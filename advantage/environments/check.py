@@ -18,7 +18,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from advantage.environments.defect import EnvironmentDefect, Fault, raise_first_error, show
+from advantage.environments.defect import (
+    EnvironmentDefect,
+    Fault,
+    MissingExtra,
+    error_text,
+    raise_first_error,
+    show,
+)
 from advantage.environments.masks import allowed_action
 from advantage.environments.space_faults import (
     RANKS,
@@ -119,13 +126,15 @@ def check_step(observation_space: spaces.Space, result: Any, where: str) -> list
 
 
 def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, list[Fault]]:
-    """Call a user's function: `-> result, faults`; any exception becomes a fault of that kind."""
+    """Call a user's function: `-> result, faults`; any exception but `MissingExtra` becomes a fault of that kind."""
     try:
         return function(), []
+    except MissingExtra:  # nothing is wrong with the environment
+        raise
     except EnvironmentDefect as defect:  # raised by one of our wrappers
         return None, [Fault(kind, defect.where, defect.expected, defect.found, cause=defect)]
     except (Exception, SystemExit) as error:
-        return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
+        return None, [Fault(kind, "", expected, error_text(error), cause=error)]
 
 
 class _Moment(NamedTuple):

@@ -45,7 +45,7 @@ class Player:
         self.is_step = step_test(spec.observation_space)
         try:
             self.env = make()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure("the environment", "making it", error) from error
 
     def play(
@@ -59,7 +59,7 @@ class Player:
         actor = algorithm.candidate(actor, vector)
         try:
             result = self.env.reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure("a candidate's episode", f"reset(seed={seed})", error) from error
         space = self.spec.observation_space
         check_reset(space, result, f"reset(seed={seed})")
@@ -75,7 +75,7 @@ class Player:
             action = read(self.translate(choose(batch, ())[0]), 0)
             try:
                 result = self.env.step(action)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise failure(
                     f"step {length} of a candidate's episode", f"step({action!r})", error
                 ) from error
