@@ -256,16 +256,16 @@ def outcomes(run: Commands, case: Case):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Published environments in every verb.")
-    parser.add_argument("packages", nargs="*", help="some of the packages; by default all")
+    parser.add_argument("packages", nargs="*", help="some of the packages, in this order; by default all")
     parser.add_argument(
         "--setup", action="store_true", help="make the environment and install the packages first"
     )
     parser.add_argument("--home", type=Path, default=HOME, help="the Python environment with the packages")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for one command")
-    parser.add_argument(
-        "--out", type=Path, help="keep runs and outputs in this folder, one for each environment"
-    )
+    parser.add_argument("--out", type=Path, help="keep runs and outputs in this new folder")
     arguments = parser.parse_args()
+    if arguments.out and arguments.out.exists():
+        parser.error(f"{arguments.out} exists already; name a new folder")
     failed = setup(arguments.home) if arguments.setup else {}
     if not (arguments.home / "bin" / "python").exists():
         parser.error(
@@ -279,9 +279,8 @@ def main() -> int:
         return f"[{notes.index(text) + 1}]"
 
     print(f"| package | environment | {' | '.join(VERBS)} |\n|---|---|{'---|' * len(VERBS)}", flush=True)
-    for number, case in enumerate(CASES):
-        if arguments.packages and case.package not in arguments.packages:
-            continue
+    packages = arguments.packages or dict.fromkeys(case.package for case in CASES)
+    for number, case in enumerate(case for name in packages for case in CASES if case.package == name):
         words = " ".join(f"'{word}'" if set(word) & set('" ()') else word for word in case.flags)
         shown = f"| {case.package} {installed[case.counts]} | `{f'{case.environment} {words}'.strip()}` |"
         print(shown, end="", flush=True)

@@ -57,8 +57,8 @@ ERRORS = {  # kind: remedy
 }
 WARNINGS = {  # kind: remedy, for defects that do not prevent training
     "cast": "return the space's dtype; until then the value is cast",
-    "rounding": "clip what you return to the bounds, or leave it: so small a difference is taken for rounding, and the "
-    "value for one within the bounds",
+    "barely outside": "clip what you return to the bounds or widen them, or leave it: rounding, and numbers that are "
+    "outside by at most 0.5 % of the distance between the bounds, are taken as they are",
     "unbounded action": "give the action finite bounds if it has any; a Gaussian policy does not need them",
     "far bound": "give it bounds on both sides and use action_units='bounds', so that the policy acts in units of the "
     "bounds, or rescale the action; until then a new policy acts with numbers of 0 ± 1",

@@ -152,7 +152,7 @@ class RolloutChecks:
                 self.leaves.append((place_of(path), path, leaf, *bounds))
 
     def __call__(self, next_obs: Pytree, obs: Pytree, reward: Array) -> list[EnvironmentDefect]:
-        """Raise the earliest defect of a rollout; return warnings, about what is taken for rounding.
+        """Raise the earliest defect of a rollout; return warnings, about what is barely outside.
 
         Args:
             next_obs: the observations after each step, `[T, B, ...]`.
@@ -210,7 +210,7 @@ def _ends(dtype: np.dtype) -> tuple[Any, Any]:
 
 
 def _near_and_wrong(leaf: spaces.Space, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which numbers lie outside only by rounding, and which are wrong: further outside, or not finite."""
+    """Which numbers lie barely outside, and which are wrong: further outside, or not finite."""
     bounds, dtype = leaf_bounds(leaf), np.dtype(leaf.dtype)
     assert bounds is not None
     with np.errstate(over="ignore"):

@@ -54,7 +54,9 @@ def command(arguments: Sequence[str]) -> int:
     for defect in defects:
         print(f"{defect.severity}: {defect}\n")
     if errors := sum(defect.severity == "error" for defect in defects):
-        print(f"{name}: {errors} error{'s' * (errors > 1)}, {len(defects) - errors} warnings.")
+        print(
+            f"{name}: {errors} error{'s' * (errors > 1)}, {(rest := len(defects) - errors)} warning{'s' * (rest != 1)}."
+        )
         return 1
     env = environment.source()
     facts = describe(env)
@@ -65,5 +67,6 @@ def command(arguments: Sequence[str]) -> int:
     for label, fact in facts:
         print(f"{label:>16}: {fact}")
     close(env)
-    print(f"{name} is ready to train on" + (f", with {len(defects)} warnings." if defects else "."))
+    told = f", with {len(defects)} warning{'s' * (len(defects) > 1)}" if defects else ""
+    print(f"{name} is ready to train on{told}.")
     return 0
