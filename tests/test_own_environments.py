@@ -192,6 +192,16 @@ def test_a_package_that_cannot_be_used_is_explained(name, words, package, tmp_pa
             wrapper_of(name)
 
 
+def test_check_shows_where_a_constructor_raises_although_it_says_nothing(package, tmp_path, capsys):
+    (tmp_path / "own_package" / "silent.py").write_text(
+        "import gymnasium\nclass Silent(gymnasium.Env):\n    def __init__(self):\n        assert False\n"
+    )
+    assert main(["check", "own_package.silent:Silent"]) == 1
+    out, err = capsys.readouterr()
+    assert "found AssertionError: no message, from " in out and "silent.py:4, in __init__." in out
+    assert "Traceback" in err and "assert False" in err
+
+
 def test_nothing_is_put_on_a_world_or_twice():
     with pytest.raises(ValueError, match="on-device world"):
         modified(resolve("jax/CartPole-v1"), Modifications({"size": 8}))
