@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import traceback
 from collections.abc import Iterable
@@ -124,6 +125,10 @@ class Fault(NamedTuple):
         return defect
 
 
+_UNCUT = reprlib.Repr()
+_UNCUT.maxother = 1000
+
+
 def show(value: Any) -> str:
     """A short description of a value."""
     if isinstance(value, np.ndarray):
@@ -131,6 +136,8 @@ def show(value: Any) -> str:
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}, {reprlib.repr(value)}"
     name = type(value).__name__ if type(value).__module__ in ("builtins", "numpy") else str(type(value))
+    if re.search("0x[0-9a-f]{6}", _UNCUT.repr(value)):  # an address, which says nothing and differs each time
+        return f"an object of {name}"
     return "None" if value is None else f"{name} {reprlib.repr(value)}"
 
 
