@@ -10,10 +10,16 @@ from advantage.algorithms.bandits.ucb import UCB as UCB
 from advantage.algorithms.dynamic_programming.backward_induction import BackwardInduction as BackwardInduction
 from advantage.algorithms.dynamic_programming.gauss_seidel import GaussSeidel as GaussSeidel
 from advantage.algorithms.dynamic_programming.linear_programming import LinearProgramming as LinearProgramming
-from advantage.algorithms.dynamic_programming.modified_policy_iteration import ModifiedPolicyIteration as ModifiedPolicyIteration
+from advantage.algorithms.dynamic_programming.modified_policy_iteration import (
+    ModifiedPolicyIteration as ModifiedPolicyIteration,
+)
 from advantage.algorithms.dynamic_programming.policy_iteration import PolicyIteration as PolicyIteration
-from advantage.algorithms.dynamic_programming.prioritised_value_iteration import PrioritisedValueIteration as PrioritisedValueIteration
-from advantage.algorithms.dynamic_programming.relative_value_iteration import RelativeValueIteration as RelativeValueIteration
+from advantage.algorithms.dynamic_programming.prioritised_value_iteration import (
+    PrioritisedValueIteration as PrioritisedValueIteration,
+)
+from advantage.algorithms.dynamic_programming.relative_value_iteration import (
+    RelativeValueIteration as RelativeValueIteration,
+)
 from advantage.algorithms.dynamic_programming.solve import Solution as Solution
 from advantage.algorithms.dynamic_programming.solve import solve as solve
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
@@ -21,9 +27,13 @@ from advantage.algorithms.hyperparameters import Linear as Linear
 from advantage.algorithms.policy_gradient.a2c import A2C as A2C
 from advantage.algorithms.policy_gradient.impala import Impala as Impala
 from advantage.algorithms.policy_gradient.npg import NPG as NPG
-from advantage.algorithms.policy_gradient.off_policy_actor_critic import OffPolicyActorCritic as OffPolicyActorCritic
+from advantage.algorithms.policy_gradient.off_policy_actor_critic import (
+    OffPolicyActorCritic as OffPolicyActorCritic,
+)
 from advantage.algorithms.policy_gradient.off_policy_pg import OffPolicyPG as OffPolicyPG
-from advantage.algorithms.policy_gradient.one_step_actor_critic import OneStepActorCritic as OneStepActorCritic
+from advantage.algorithms.policy_gradient.one_step_actor_critic import (
+    OneStepActorCritic as OneStepActorCritic,
+)
 from advantage.algorithms.policy_gradient.ppo import PPO as PPO
 from advantage.algorithms.policy_gradient.q_prop import QProp as QProp
 from advantage.algorithms.policy_gradient.reinforce import Reinforce as Reinforce

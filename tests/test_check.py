@@ -259,6 +259,22 @@ def test_describe_tells_what_a_user_wants_to_know():
     assert length == facts["episode return"]  # CartPole pays one a step
 
 
+def test_an_object_is_shown_by_its_class_and_not_by_its_address():
+    class Agents:
+        pass
+
+    [defect] = check_environment(Agents)  # type: ignore[arg-type]
+    assert "found an object of <class 'test_check." in str(defect) and "0x" not in str(defect)
+
+
+def test_describe_takes_steps_however_long_a_reset_takes(monkeypatch):
+    clock = iter(range(0, 1_000_000, 6))  # each call takes six seconds
+    monkeypatch.setattr("advantage.environments.check.time.perf_counter", lambda: next(clock))
+    facts = dict(describe(Correct()))
+    assert facts["speed"] == "0.08 steps per second"
+    assert facts["episode length"] == "no end within 1 random steps"
+
+
 def test_describe_knows_unregistered_and_endless_environments():
     facts = dict(describe(Correct(), steps=70))
     assert facts["environment"] == "Correct"

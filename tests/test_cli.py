@@ -429,6 +429,7 @@ sys.exit(main(sys.argv[2:]))
         ("mujoco", ["train", "ppo", "HalfCheetah-v5"], "mujoco"),
         ("ale_py", ["train", "ppo", "ALE/Pong-v5"], "atari"),
         ("Box2D", ["train", "ppo", "LunarLander-v3"], "box2d"),
+        ("Box2D", ["check", "LunarLander-v3"], "box2d"),
         ("imageio", ["enjoy", "run", "--video", "v.gif"], "video"),
         ("imageio_ffmpeg", ["enjoy", "run", "--video", "v.mp4"], "video"),
         ("pygame", ["enjoy", "run", "--video", "v.gif"], "classic"),

@@ -161,6 +161,47 @@ def test_a_class_that_is_not_there(package, tmp_path, monkeypatch):
         resolve("own_package.things:Size")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "own_package.old:Env",
+            r"Importing the package 'own_package.old' raised AttributeError: .*float_.*python -c",
+        ),
+        (
+            "own_package.leaving:Env",
+            r"Importing the package 'own_package.leaving' raised SystemExit: no licence",
+        ),
+        (
+            "own_package:things",
+            r"'things' in the package 'own_package' is .*makes no environment; name a class",
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_explained(name, words, package, tmp_path, monkeypatch):
+    (tmp_path / "own_package" / "old.py").write_text("import numpy\nnumpy.float_(1)\n")
+    (tmp_path / "own_package" / "leaving.py").write_text("raise SystemExit('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    resolve(package)
+    with pytest.raises(ValueError, match=words):
+        resolve(name)
+    for verb in (["check"], ["train", "ppo"]):
+        assert main([*verb, name]) == 2
+    if "Importing" in words:
+        with pytest.raises(ValueError, match="Importing the module of the wrapper"):
+            wrapper_of(name)
+
+
+def test_check_shows_where_a_constructor_raises_although_it_says_nothing(package, tmp_path, capsys):
+    (tmp_path / "own_package" / "silent.py").write_text(
+        "import gymnasium\nclass Silent(gymnasium.Env):\n    def __init__(self):\n        assert False\n"
+    )
+    assert main(["check", "own_package.silent:Silent"]) == 1
+    out, err = capsys.readouterr()
+    assert "found AssertionError: no message, from " in out and "silent.py:4, in __init__." in out
+    assert "Traceback" in err and "assert False" in err
+
+
 def test_nothing_is_put_on_a_world_or_twice():
     with pytest.raises(ValueError, match="on-device world"):
         modified(resolve("jax/CartPole-v1"), Modifications({"size": 8}))
@@ -236,7 +277,7 @@ def test_what_is_a_picture(shape):
     assert frame_of(Drawing(np.ones(shape, np.int64))).shape == (4, 6, 3)
 
 
-def test_what_cannot_be_watched_is_explained(package, capsys):
+def test_what_cannot_be_watched_is_explained(package, tmp_path, capsys):
     budget = [
         "--total-timesteps",
         "64",
@@ -253,6 +294,11 @@ def test_what_cannot_be_watched_is_explained(package, capsys):
     said = capsys.readouterr().err
     assert "cannot be watched: its metadata['render_modes'] are []" in said
     assert "advantage eval" in said
+    (tmp_path / "own_package" / "older.py").write_text(
+        "from own_package.things import Sized\nclass Older(Sized):\n    metadata = None\n"
+    )
+    assert main(["enjoy", "run", "--env", "own_package.older:Older", "--video", "x.gif"]) == 2
+    assert "cannot be watched" in capsys.readouterr().err
 
 
 def test_an_error_of_close_is_said_and_passed_over():

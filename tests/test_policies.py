@@ -17,7 +17,7 @@ from gymnasium import spaces
 from advantage.environments.spaces import environment_action, space_from_json, space_to_json
 from advantage.policies.actor_critic import actor_critic, choose_network
 from advantage.policies.distributions import Categorical, Gaussian, SquashedGaussian
-from advantage.policies.encoder import encoder
+from advantage.policies.encoder import encoder, picture_axis
 from advantage.policies.heads import LOG_STD_RANGE, head, log_std_outputs
 from advantage.policies.interface import describe_interface, large_layers
 from advantage.policies.networks import (
@@ -250,6 +250,17 @@ def test_a_picture_is_scaled_by_its_bounds(space, scaled):
 )
 def test_what_is_no_picture_stays_a_vector(space):
     assert not encoder(space).images
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((4, 4, 16), 0), ((16, 4, 4), 1), ((3, 64, 64), 1), ((84, 84, 4), 0),
+        ((210, 160, 3), 0), ((3, 210, 160), 1), ((9, 9, 9), 0),
+    ],
+)  # fmt: skip
+def test_the_picture_of_three_axes_is_the_square_or_the_greater_one(shape, axis):
+    assert picture_axis(spaces.Box(0, 1, shape, np.uint8)) == axis
 
 
 def test_a_dense_layer_of_more_than_20_000_numbers_is_told():

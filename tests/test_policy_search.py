@@ -217,6 +217,19 @@ def test_an_environment_that_raises_says_where(workers, tmp_path):
         trained(tiny(), Failing, tmp_path, workers=workers)
 
 
+class Exiting(Failing):
+    def step(self, action):
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_ends_the_process_is_named(workers, tmp_path):
+    with pytest.raises(
+        EnvironmentFailure, match=r"step 0 of a candidate's episode.*tried to end the process"
+    ):
+        trained(tiny(), Exiting, tmp_path, workers=workers)
+
+
 def test_a_killed_worker_is_named(tmp_path):
     environment = gymnasium.make("CartPole-v1")
     spec = Spec(environment.observation_space, environment.action_space)

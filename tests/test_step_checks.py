@@ -161,18 +161,20 @@ def test_numbers_outside_their_bounds_are_found_in_a_rollout():
         (0.0, 1.0, np.nextafter(1.0, 2.0), True),
         (0.0, 1.0, -1e-16, True),
         (0.0, 1.0, np.float64(np.nextafter(np.float32(1), np.float32(2))), True),
-        (0.0, 1.0, 1.00001, False),
-        (0.0, 1.0, -0.00001, False),
-        (0.0, 1e9, -0.01, False),
+        (0.0, 1.0, 1.0021, True),
+        (0.0, 1.0, -0.00001, True),
+        (0.0, 1.0, 1.0051, False),
+        (0.0, 1e9, -0.01, True),
+        (0.0, 1e9, -6e6, False),
         (-1e30, 1e30, 1.1e30, False),
         (0.0, np.inf, -1e-9, True),
         (0.0, np.inf, -1e-3, False),
         (1e-9, 2e-9, 2.1e-9, False),
     ],
 )
-def test_rounding_is_no_defect(low, high, value, counts):
+def test_what_is_barely_outside_is_no_error(low, high, value, counts):
     [fault] = value_faults(spaces.Box(low, high, (1,), np.float64), np.array([value]), "observation")
-    assert (fault.kind, fault.severity) == (("rounding", "warning") if counts else ("bounds", "error"))
+    assert (fault.kind, fault.severity) == (("barely outside", "warning") if counts else ("bounds", "error"))
 
 
 def test_integers_are_not_rounded():
@@ -230,6 +232,22 @@ def test_what_is_truly_outside_stops_training_evaluation_and_search(tmp_path):
 
 def test_extremes_of_nothing_are_right():
     Extremes(KINDS).check("here")
+
+
+def test_extremes_of_flags_as_of_numbers():
+    either, up = spaces.Box(0, 1, (2,), np.bool_), spaces.Box(1, 1, (2,), np.bool_)
+    for space, value, right in (
+        (either, [False, True], True),
+        (up, [True, True], True),
+        (up, [False, True], False),
+    ):
+        extremes = Extremes(space)
+        extremes.add(np.array(value))
+        if right:
+            extremes.check("here")
+        else:
+            with pytest.raises(EnvironmentDefect, match=r"here, observation\[0\]: expected .* found False"):
+                extremes.check("here")
 
 
 class Loose(VectorEnv):

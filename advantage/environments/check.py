@@ -18,7 +18,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from advantage.environments.defect import EnvironmentDefect, Fault, raise_first_error, show
+from advantage.environments.defect import (
+    EnvironmentDefect,
+    Fault,
+    MissingExtra,
+    error_text,
+    raise_first_error,
+    show,
+)
 from advantage.environments.masks import allowed_action
 from advantage.environments.space_faults import (
     RANKS,
@@ -120,13 +127,15 @@ def check_step(observation_space: spaces.Space, result: Any, where: str) -> list
 
 
 def _call(kind: str, expected: str, function: Callable[[], Any]) -> tuple[Any, list[Fault]]:
-    """Call a user's function: `-> result, faults`; any exception becomes a fault of that kind."""
+    """Call a user's function: `-> result, faults`; any exception but `MissingExtra` becomes a fault of that kind."""
     try:
         return function(), []
+    except MissingExtra:  # nothing is wrong with the environment
+        raise
     except EnvironmentDefect as defect:  # raised by one of our wrappers
         return None, [Fault(kind, defect.where, defect.expected, defect.found, cause=defect)]
     except (Exception, SystemExit) as error:
-        return None, [Fault(kind, "", expected, f"{type(error).__name__}: {error}", cause=error)]
+        return None, [Fault(kind, "", expected, error_text(error), cause=error)]
 
 
 class _Moment(NamedTuple):
@@ -324,7 +333,9 @@ def check_environment(
 
 
 def describe(environment: gymnasium.Env, *, steps: int = 1000, seed: int = 0) -> list[tuple[str, str]]:
-    """Facts about an environment, as pairs of a name and a text, from random steps (for one second at most).
+    """Facts about an environment, as pairs of a name and a text, from random steps.
+
+    It plays until its steps have taken a second or all of it five, and at least one step.
 
     Raises:
         EnvironmentDefect: a return value that cannot be used; `check_environment` reports every defect.
@@ -332,17 +343,17 @@ def describe(environment: gymnasium.Env, *, steps: int = 1000, seed: int = 0) ->
     action_space = copy.deepcopy(environment.action_space)
     action_space.seed(seed)
     actions = [action_space.sample() for _ in range(steps)]
-    lengths, returns, seconds = [0], [0.0], 0.0
+    lengths, returns, seconds, stepping = [0], [0.0], 0.0, 0.0
     with Watchdog(lambda: f"the call after {sum(lengths)} steps", remedy=BY_HAND):
         for moment in _play(environment, actions, seed, environment.observation_space):
             raise_first_error(moment.name, moment.faults)
             seconds += moment.seconds
             if moment.name.startswith("step"):
-                lengths[-1] += 1
+                lengths[-1], stepping = lengths[-1] + 1, stepping + moment.seconds
                 returns[-1] += float(moment.result[1])
             if moment.ends_episode:
                 lengths, returns = [*lengths, 0], [*returns, 0.0]
-            if seconds > 1:
+            if stepping > 1 or (seconds > 5 and stepping > 0):
                 break
     limit = environment.spec and environment.spec.max_episode_steps
     facts = [
@@ -350,7 +361,7 @@ def describe(environment: gymnasium.Env, *, steps: int = 1000, seed: int = 0) ->
         ("observation", describe_space(environment.observation_space)),
         ("action", describe_space(environment.action_space)),
         ("time limit", f"{limit} steps" if limit else "none declared"),
-        ("speed", f"{sum(lengths) / seconds:,.0f} steps per second"),
+        ("speed", f"{(speed := sum(lengths) / seconds):,.{2 * (speed < 10)}f} steps per second"),
     ]
     for name, values in (("episode length", lengths[:-1]), ("episode return", returns[:-1])):
         text = f"no end within {lengths[-1]} random steps"

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
+import traceback
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 ERRORS = {  # kind: remedy
-    "make": "let the constructor run without arguments; the environment's own exception is chained to this one",
+    "make": "let the constructor run without arguments, give what it needs (--env-option KEY=VALUE, "
+    "env_options={'KEY': VALUE}), or install the versions that its package was written for; the environment's own "
+    "exception is above this message (in Python: __cause__)",
     "instance": "build a subclass of gymnasium.Env (environments of the older gym package and vector environments "
     "are no such subclasses); several agents have to be wrapped as one, for example each of them as a gymnasium.Env "
     "in which the others act by a fixed policy",
@@ -28,8 +32,8 @@ ERRORS = {  # kind: remedy
     "changed space": "fix the spaces in __init__ and never assign them again",
     "reset raises": "write `def reset(self, *, seed=None, options=None)`, begin it with "
     "`super().reset(seed=seed)`, and let it work at any time, also after the end of an episode",
-    "step raises": "correct step(), whose own exception is chained to this one; it has to accept every action in "
-    "action_space",
+    "step raises": "correct step(), whose own exception is above this message (in Python: __cause__); it has to "
+    "accept every action in action_space",
     "reset returns": "end reset() with `return observation, {}`",
     "step returns": "end step() with `return observation, reward, terminated, truncated, {}`; the older "
     "`done` is now `terminated` (the task has ended) or `truncated` (the time limit is reached)",
@@ -56,8 +60,8 @@ ERRORS = {  # kind: remedy
 }
 WARNINGS = {  # kind: remedy, for defects that do not prevent training
     "cast": "return the space's dtype; until then the value is cast",
-    "rounding": "clip what you return to the bounds, or leave it: so small a difference is taken for rounding, and the "
-    "value for one within the bounds",
+    "barely outside": "clip what you return to the bounds or widen them, or leave it: rounding, and numbers that are "
+    "outside by at most 0.5 % of the distance between the bounds, are taken as they are",
     "unbounded action": "give the action finite bounds if it has any; a Gaussian policy does not need them",
     "far bound": "give it bounds on both sides and use action_units='bounds', so that the policy acts in units of the "
     "bounds, or rescale the action; until then a new policy acts with numbers of 0 ± 1",
@@ -66,6 +70,10 @@ WARNINGS = {  # kind: remedy, for defects that do not prevent training
     "random": "begin reset() with `super().reset(seed=seed)`, set all state there and draw from "
     "self.np_random alone; until then no run can be repeated, and resuming is approximate",
 }
+
+
+class MissingExtra(ImportError):
+    """An optional dependency is not installed; the message gives the `pip install` command."""
 
 
 class EnvironmentWarning(UserWarning):
@@ -119,6 +127,10 @@ class Fault(NamedTuple):
         return defect
 
 
+_UNCUT = reprlib.Repr()
+_UNCUT.maxother = 1000
+
+
 def show(value: Any) -> str:
     """A short description of a value."""
     if isinstance(value, np.ndarray):
@@ -126,7 +138,17 @@ def show(value: Any) -> str:
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}, {reprlib.repr(value)}"
     name = type(value).__name__ if type(value).__module__ in ("builtins", "numpy") else str(type(value))
+    if re.search("0x[0-9a-f]{6}", _UNCUT.repr(value)):  # an address, which says nothing and differs each time
+        return f"an object of {name}"
     return "None" if value is None else f"{name} {reprlib.repr(value)}"
+
+
+def error_text(error: BaseException) -> str:
+    """An exception in one line: its type and its message, or where it was raised if it has none."""
+    message, frames = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)
+    if not message and frames:
+        message = f"no message, from {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def raise_first_error(where: str, faults: Iterable[Fault]) -> list[EnvironmentDefect]:

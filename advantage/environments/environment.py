@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 
 from advantage.environments.check import check_instance
-from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning, raise_first_error
+from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning, error_text, raise_first_error
 from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked_space
 from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
 from advantage.environments.space_faults import space_changes
@@ -56,7 +56,7 @@ def close(env: gymnasium.Env) -> None:
         env.close()
     except (Exception, SystemExit) as error:
         warnings.warn(
-            f"close() of {type(env.unwrapped).__name__} raised {type(error).__name__}: {error}. Nothing else is lost; "
+            f"close() of {type(env.unwrapped).__name__} raised {error_text(error)}. Nothing else is lost; "
             "to stop this message, let close() work at any time, also twice.",
             EnvironmentWarning,
             stacklevel=2,

@@ -18,6 +18,7 @@ import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from advantage.environments.defect import MissingExtra, error_text, show
 from advantage.environments.environment import Environment, Maker, closing
 from advantage.environments.masks import ActionMask
 from advantage.environments.modifications import UNMODIFIED, Modifications, modified
@@ -47,10 +48,6 @@ EXTRAS = {  # missing module: the extra that installs it
     "imageio": "video",
     "imageio_ffmpeg": "video",
 }
-
-
-class MissingExtra(ImportError):
-    """An optional dependency is not installed; the message gives the `pip install` command."""
 
 
 def make(environment: Any, **keywords: Any) -> Any:
@@ -246,14 +243,25 @@ def _find(name: str) -> EnvSpec | Callable[..., gymnasium.Env]:
             "importing the package registers the environment, or package.module:ClassName. Run from the folder with "
             "the package, or install it."
         ) from None
+    except (Exception, SystemExit) as error:
+        raise ValueError(
+            f"Importing the package {package!r} raised {error_text(error)}. Without it {name!r} cannot be "
+            f"made; see where with: python -c 'import {package}'. Often another version of it, or of a package that it "
+            "uses, is needed."
+        ) from error
     try:
         return gymnasium.spec(registered)
     except gymnasium_error.Error:
         made: Any = getattr(sys.modules.get(package), registered, None)
-        if made is None and package:
-            raise ValueError(_nothing_in(package, registered)) from None
         if callable(made):
             return cast(Callable[..., gymnasium.Env], made)
+        if made is not None:
+            raise ValueError(
+                f"{registered!r} in the package {package!r} is {show(made)}, which makes no environment; name a class "
+                "or a function that makes one, package.module:ClassName."
+            ) from None
+        if package:
+            raise ValueError(_nothing_in(package, registered)) from None
         raise ValueError(_unknown(name, environment_names())) from None
 
 

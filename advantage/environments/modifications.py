@@ -8,12 +8,14 @@ import difflib
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
+from advantage.environments.defect import error_text
 from advantage.environments.environment import Environment
 
 Wrapper = str | Callable[[gymnasium.Env], gymnasium.Env]
@@ -157,8 +159,13 @@ def wrapper_of(text: str) -> NamedWrapper:
             found = getattr(found, part)
     except ImportError as error:
         raise ValueError(f"The module of the wrapper {text[:200]!r} cannot be imported: {error}.") from None
-    except AttributeError:
-        raise ValueError(f"The module {module!r} has no wrapper {name!r}.") from None
+    except (Exception, SystemExit) as error:
+        if isinstance(error, AttributeError) and module in sys.modules:
+            raise ValueError(f"The module {module!r} has no wrapper {name!r}.") from None
+        raise ValueError(
+            f"Importing the module of the wrapper {text[:200]!r} raised {error_text(error)}. See where "
+            f"with: python -c 'import {module}'."
+        ) from error
     return wrapper
 
 

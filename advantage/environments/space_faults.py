@@ -14,6 +14,9 @@ from advantage.types import ActionUnits
 
 FAR = 10  # distance from 0: a new policy acts with numbers of 0 ± 1 and hardly ever reaches a bound beyond it
 ROUNDING = 4  # units in the last place by which rounding may carry a number beyond its bound
+BARELY = (
+    0.005  # of the distance between two bounds: what rounding to pixels, say, may carry a number beyond them
+)
 RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}  # kinds of number: a value may be cast upwards, never downwards
 
 
@@ -137,7 +140,7 @@ def _array_faults(space: spaces.Space, value: Any, place: str) -> Iterator[Fault
     with np.errstate(over="ignore"):
         held = array.astype(dtype) if dtype.kind == "f" else array
     near, far = outside(held, low, high)
-    for kind, mask in (("finite", ~np.isfinite(held)), ("bounds", far), ("rounding", near)):
+    for kind, mask in (("finite", ~np.isfinite(held)), ("bounds", far), ("barely outside", near)):
         if np.any(mask):
             index, element, again = first_true(mask)
             within = f"{number} from {low[index]} to {high[index]}"
@@ -147,11 +150,12 @@ def _array_faults(space: spaces.Space, value: Any, place: str) -> Iterator[Fault
 
 
 def outside(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which numbers lie outside their bounds: only by rounding, and further; two masks in the shape of `value`.
+    """Which numbers lie barely outside their bounds, and which further; two masks in the shape of `value`.
 
-    Networks compute in float32. So rounding is `ROUNDING` units in the last place of a float32 (of a coarser type, if
-    the value has one) as large as the bound, or as the width between the bounds up to 1: near a bound of 0, rounding
-    comes from the larger numbers that were added. Crossed bounds are not looked at.
+    Barely is `BARELY` of the distance between two bounds, which harms no learning, or what rounding may do. Networks
+    compute in float32. So rounding is `ROUNDING` units in the last place of a float32 (of a coarser type, if the value
+    has one) as large as the bound, or as the width between the bounds up to 1: near a bound of 0, rounding comes from
+    the larger numbers that were added. Whole numbers are never barely outside. Crossed bounds are not looked at.
     """
     beyond = ((value < low) | (value > high)) & (low <= high)
     if value.dtype.kind != "f" or not beyond.any():
@@ -160,12 +164,14 @@ def outside(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.nd
     with np.errstate(all="ignore"):
         low, high = low.astype(np.float64), high.astype(np.float64)
         width = np.minimum(high - low, 1)
-        slack = [
+        share = np.where(np.maximum(abs(low), abs(high)) < UNBOUNDED, BARELY * (high - low), 0)
+        rounding = [
             np.nan_to_num(
                 ROUNDING * np.spacing(np.maximum(abs(bound), width).astype(coarse)).astype(np.float64)
             )
             for bound in (low, high)
         ]
+        slack = [np.maximum(share, each) for each in rounding]
         far = beyond & ((value < low - slack[0]) | (value > high + slack[1]))
     return beyond & ~far, far
 

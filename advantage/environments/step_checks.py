@@ -117,10 +117,8 @@ class Extremes:
                 leaf
             ):  # a choice has been compared
                 shape, dtype = leaf.shape or (), np.dtype(leaf.dtype)
-                ends: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype.type)
-                self.leaves.append(
-                    (path, leaf, np.full(shape, ends.max, dtype), np.full(shape, ends.min, dtype))
-                )
+                least, most = _ends(dtype)
+                self.leaves.append((path, leaf, np.full(shape, most, dtype), np.full(shape, least, dtype)))
 
     def add(self, obs: Pytree) -> None:
         """Take in an observation."""
@@ -154,7 +152,7 @@ class RolloutChecks:
                 self.leaves.append((place_of(path), path, leaf, *bounds))
 
     def __call__(self, next_obs: Pytree, obs: Pytree, reward: Array) -> list[EnvironmentDefect]:
-        """Raise the earliest defect of a rollout; return warnings, about what is taken for rounding.
+        """Raise the earliest defect of a rollout; return warnings, about what is barely outside.
 
         Args:
             next_obs: the observations after each step, `[T, B, ...]`.
@@ -197,14 +195,22 @@ def _pieces(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 def _always_inside(leaf: spaces.Space) -> bool:
     """Whether every number of the dtype is within the bounds, as in pictures from 0 to 255."""
     bounds, dtype = leaf_bounds(leaf), np.dtype(leaf.dtype)
-    if bounds is None or dtype.kind not in "iu":
+    if bounds is None or dtype.kind not in "biu":
         return bounds is None
-    info = np.iinfo(dtype.type)
-    return bool((bounds[0] == info.min).all() and (bounds[1] == info.max).all())
+    least, most = _ends(dtype)
+    return bool((bounds[0] == least).all() and (bounds[1] == most).all())
+
+
+def _ends(dtype: np.dtype) -> tuple[Any, Any]:
+    """The least and the greatest number of a dtype."""
+    if dtype.kind == "b":
+        return False, True
+    info = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype.type)
+    return info.min, info.max
 
 
 def _near_and_wrong(leaf: spaces.Space, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which numbers lie outside only by rounding, and which are wrong: further outside, or not finite."""
+    """Which numbers lie barely outside, and which are wrong: further outside, or not finite."""
     bounds, dtype = leaf_bounds(leaf), np.dtype(leaf.dtype)
     assert bounds is not None
     with np.errstate(over="ignore"):

@@ -82,14 +82,16 @@ def _leaf(path: Path, space: spaces.Space) -> Leaf:
 def picture_axis(space: spaces.Box) -> int | None:
     """The axis of an image's rows, which comes before the axis of its columns; None if a Box is not an image.
 
-    An image has two axes of bytes, or three or four axes of which one or two are channels and frames, in any order. Its
-    sides have at least `SMALLEST` pixels for bytes, and at least `LARGE` and finite bounds for another dtype.
+    An image has two axes of bytes, or three or four axes of which one or two are channels and frames, in any order: of
+    three axes, a square is the image; without one, the greater of the first and the last belongs to it. Its sides have
+    at least `SMALLEST` pixels for bytes, and at least `LARGE` and finite bounds for another dtype.
     """
     shape, is_bytes = space.shape, space.dtype == np.uint8
     if len(shape) == 2:
         return 0 if is_bytes and min(shape) >= LARGE else None
     if len(shape) == 3:
-        axis = 1 if shape[0] < shape[2] else 0
+        square = [axis for axis in (0, 1) if shape[axis] == shape[axis + 1]]
+        axis = square[0] if len(square) == 1 else int(shape[0] < shape[2])
     elif len(shape) == 4:
         axis = max((1, 2, 0), key=lambda axis: min(shape[axis : axis + 2]))
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
-from advantage.environments.defect import show
+from advantage.environments.defect import error_text, show
 
 FORMATS = (".gif", ".mp4")
 
@@ -30,7 +30,7 @@ def frame_of(env: Any) -> np.ndarray:
     except (DependencyNotInstalled, ImportError):
         raise
     except (Exception, SystemExit) as error:
-        raise CannotDraw(f"render() raised {type(error).__name__}: {error}".rstrip(": ")) from error
+        raise CannotDraw(f"render() raised {error_text(error)}") from error
     frame = drawn if isinstance(drawn, np.ndarray) else np.zeros(0)
     if frame.ndim == 2:
         frame = frame[..., None]

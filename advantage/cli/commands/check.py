@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import tyro
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import parse
 from advantage.environments.check import check_environment, describe
+from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.environment import close
 from advantage.environments.make import resolve
 from advantage.environments.modifications import Modifications, modified
@@ -45,10 +47,16 @@ def command(arguments: Sequence[str]) -> int:
     if environment.kind == "device":
         raise ValueError(f"{name} is an on-device world; check is for Gymnasium environments.")
     defects = check_environment(environment.source, steps=flags.steps, seed=flags.seed)
+    causes = [defect.__cause__ for defect in defects if defect.severity == "error"]
+    for cause in causes:
+        if cause is not None and not isinstance(cause, EnvironmentDefect):
+            traceback.print_exception(cause)  # the environment's own
     for defect in defects:
         print(f"{defect.severity}: {defect}\n")
     if errors := sum(defect.severity == "error" for defect in defects):
-        print(f"{name}: {errors} error{'s' * (errors > 1)}, {len(defects) - errors} warnings.")
+        print(
+            f"{name}: {errors} error{'s' * (errors > 1)}, {(rest := len(defects) - errors)} warning{'s' * (rest != 1)}."
+        )
         return 1
     env = environment.source()
     facts = describe(env)
@@ -59,5 +67,6 @@ def command(arguments: Sequence[str]) -> int:
     for label, fact in facts:
         print(f"{label:>16}: {fact}")
     close(env)
-    print(f"{name} is ready to train on" + (f", with {len(defects)} warnings." if defects else "."))
+    told = f", with {len(defects)} warning{'s' * (len(defects) > 1)}" if defects else ""
+    print(f"{name} is ready to train on{told}.")
     return 0

@@ -15,6 +15,7 @@ from advantage.agent import Agent
 from advantage.cli.parse import parse
 from advantage.cli.play import Play, agent_and_environment
 from advantage.drivers.host.stepper import failure
+from advantage.environments.defect import error_text
 from advantage.environments.environment import Environment, close
 from advantage.environments.make import MissingExtra, missing_extra
 from advantage.evaluation import check_request, environment_of, play_episodes
@@ -40,7 +41,7 @@ def command(arguments: Sequence[str]) -> int:
     video = None
     try:
         if flags.video is not None:
-            video = Video(flags.video, env.metadata.get("render_fps") or 30)
+            video = Video(flags.video, _metadata(env).get("render_fps") or 30)
         on_step = video.add if video else None
         played = play_episodes(agent, env, environment.name, on_step=on_step, **flags.options)
         for number, (total, length, _) in enumerate(played):
@@ -80,20 +81,24 @@ def _drawing(environment: Environment, mode: str) -> gymnasium.Env:
             env = environment.source()  # its own error, if it cannot be made at all
         except SystemExit as stop:
             raise failure(environment.name, "making it", stop) from stop
-        modes = env.metadata.get("render_modes") or ()
+        modes = _metadata(env).get("render_modes") or ()
         close(env)
-        said = f"it was made with render_mode={mode!r} and raised {type(error).__name__}: {error}".rstrip(
-            ": "
-        )
+        said = f"it was made with render_mode={mode!r} and raised {error_text(error)}"
         there = f"its metadata['render_modes'] are {list(modes)}, without {mode!r}"
         raise _no_picture(environment, said if mode in modes else there) from None
+
+
+def _metadata(env: gymnasium.Env) -> dict:
+    """What an environment says of itself, which may be None where it was written for an older interface."""
+    return env.metadata or {}
 
 
 def _no_picture(environment: Environment, reason: str) -> ValueError:
     return ValueError(
         f"{environment.name} cannot be watched: {' '.join(reason.split())}. A film needs an environment that is made "
-        "with render_mode='rgb_array' and whose render() returns an array of height, width and 3 colours; a window, "
-        "render_mode='human'. Use --env with such an environment of the same spaces, or advantage eval for the returns."
+        "with render_mode='rgb_array' and whose render() returns an array of height, width and 3 colours, which are "
+        "whole numbers from 0 to 255; a window, render_mode='human'. Use --env with such an environment of the same "
+        "spaces, or advantage eval for the returns."
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.environments.check import EnvironmentDefect, check_reset, check_step
+from advantage.environments.defect import error_text
 from advantage.environments.environment import close
 from advantage.environments.logged_info import names_in, number_in
 from advantage.environments.spaces import map_leaves, read, write
@@ -258,5 +259,5 @@ def failure(where: str, call: str, error: BaseException) -> EnvironmentFailure |
             "episode. The traceback above is the environment's own."
         )
     return EnvironmentFailure(
-        f"{where}: {call} raised {type(error).__name__}: {error}. The traceback above is the environment's own."
+        f"{where}: {call} raised {error_text(error)}. The traceback above is the environment's own."
     )
