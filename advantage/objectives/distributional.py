@@ -1,12 +1,19 @@
-"""Distributions of returns: the projection of a target on fixed atoms, and the loss of quantiles.
+"""What a network says of the return of an action: its mean, probabilities of categories, or quantiles.
 
-`[N]` transitions, `K` atoms or quantiles of each.
+`[N]` transitions, `K` numbers of each. `MeanReturn`, `Categories` and `Quantiles` have the same functions:
+
+    mean(z)                           Q, `[..., K] -> [...]`
+    target(z, reward, discount)       what the outputs for `(s, a)` are compared with, z being those at the successor
+    losses(z, target)                 the loss of each transition, and its error for priorities, `[N]` each
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advantage.types import Array
 
@@ -68,3 +75,63 @@ def quantile_huber_loss(quantiles: Array, target: Array, threshold: Array | floa
     error = target[:, None, :] - quantiles[:, :, None]
     weight = jnp.abs(levels[:, None] - (error < 0))
     return (weight * huber(error, threshold) / threshold).mean(-1).sum(-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MeanReturn:
+    """One number, Q itself; `y = r + discount Q'`, and the Huber loss of the error."""
+
+    atoms: int = dataclasses.field(default=1, metadata={"static": True})
+
+    def mean(self, z: Array) -> Array:
+        return z[..., 0]
+
+    def target(self, z: Array, reward: Array, discount: Array) -> Array:
+        return reward[:, None] + discount[:, None] * z
+
+    def losses(self, z: Array, target: Array) -> tuple[Array, Array]:
+        error = target[:, 0] - z[:, 0]
+        return huber(error), error
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """Logits of `atoms` returns from `low` to `high`; the projected target, and the cross-entropy from it."""
+
+    low: Array | float
+    high: Array | float
+    atoms: int = dataclasses.field(metadata={"static": True})
+
+    def mean(self, z: Array) -> Array:
+        xp = z.__array_namespace__()
+        weight = xp.exp(z - z.max(-1, keepdims=True))
+        places = np.linspace(0, 1, self.atoms, dtype=np.float32)
+        return (weight * (self.low + (self.high - self.low) * places)).sum(-1) / weight.sum(-1)
+
+    def target(self, z: Array, reward: Array, discount: Array) -> Array:
+        atoms = support(self.low, self.high, self.atoms)
+        return categorical_projection(jax.nn.softmax(z), reward, discount, atoms)
+
+    def losses(self, z: Array, target: Array) -> tuple[Array, Array]:
+        losses = cross_entropy(target, z)
+        return losses, losses
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantiles:
+    """`atoms` quantiles; those of `r + discount Z'`, and the quantile Huber loss."""
+
+    atoms: int = dataclasses.field(metadata={"static": True})
+
+    def mean(self, z: Array) -> Array:
+        return z.mean(-1)
+
+    def target(self, z: Array, reward: Array, discount: Array) -> Array:
+        return reward[:, None] + discount[:, None] * z
+
+    def losses(self, z: Array, target: Array) -> tuple[Array, Array]:
+        losses = quantile_huber_loss(z, target)
+        return losses, losses

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import (
@@ -18,7 +17,7 @@ from advantage.algorithms.hyperparameters import (
     ranged,
     schedule_value,
 )
-from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
+from advantage.algorithms.policy_gradient.shared.acting import statistics_of
 from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
@@ -37,15 +36,9 @@ from advantage.algorithms.value.shared.gradient_steps import (
     target_step,
 )
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
-from advantage.objectives.distributional import (
-    categorical_projection,
-    cross_entropy,
-    huber,
-    quantile_huber_loss,
-    support,
-)
+from advantage.algorithms.value.shared.q_acting import QActor, act_by_q, best_action, greedy_by_q, q_noise
+from advantage.objectives.distributional import Categories, MeanReturn, Quantiles
 from advantage.policies.actor_critic import ActorCritic, feed_forward
-from advantage.policies.encoder import split_input
 from advantage.policies.heads import CategoricalHead
 from advantage.policies.q_network import QNetwork
 from advantage.replay.prioritised import (
@@ -56,7 +49,6 @@ from advantage.replay.prioritised import (
     priorities_update,
 )
 from advantage.replay.ring import replay_add, transitions_at, uniform_draw
-from advantage.running_moments import Normaliser
 from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
 
 Returns = Literal["mean", "categorical", "quantile"]
@@ -68,16 +60,6 @@ class DQNState(LearningState):
     """A state with the priorities of the transitions in the replay buffer; None if replay is uniform."""
 
     priorities: Priorities | None
-
-
-class QActor(NamedTuple):
-    """The acting network, the statistics that scale its observations, and epsilon (0 of a noisy network)."""
-
-    policy: ActorCritic
-    network: QNetwork
-    params: Pytree
-    normaliser: Normaliser | None
-    epsilon: Array
 
 
 @hyperparameters
@@ -194,33 +176,17 @@ class DQN(ReplayOptions, NetworkOptions):
             state.params,
             statistics_of(self, state),
             0 * epsilon if self.noisy else epsilon,
+            self._returns(),
         )
 
-    def noise(self, actor: QActor, key: Key, shape: tuple[int, ...]) -> Pytree:
-        """A number in [0, 1) that decides whether to explore, Gumbel noise for the action then, and for the weights."""
-        key_explore, key_action, key_weights = jax.random.split(key, 3)
-        return (
-            jax.random.uniform(key_explore, shape),
-            actor.policy.head.noise(key_action, shape),
-            actor.network.noise(actor.params, key_weights, shape),
-        )
-
-    def act(self, actor: QActor, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Array, Pytree, Pytree]:
-        """Choose by the epsilon-greedy policy: `-> action, memory, extras`."""
-        explore, random, weights = noise
-        x = encode(actor.policy, actor.normaliser, obs)
-        xp = explore.__array_namespace__()
-        values = xp.where((explore < actor.epsilon)[..., None], random, self._values(actor, x, weights))
-        return _best(values, x), memory, ()
-
-    def greedy(self, actor: QActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
-        """The action with the largest value: `-> action, memory`."""
-        x = encode(actor.policy, actor.normaliser, obs)
-        return _best(self._values(actor, x, ()), x), memory
+    noise = q_noise
+    act = act_by_q
+    greedy = greedy_by_q
 
     def update(self, state: DQNState, rollout: Rollout, key: Key) -> tuple[DQNState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
-        network, replay = self._network(state.policy), replay_add(state.replay, rollout)
+        network, returns = self._network(state.policy), self._returns()
+        replay = replay_add(state.replay, rollout)
         rate, beta = (
             schedule_value(x, progress(state.clock)) for x in (self.learning_rate, self.importance_exponent)
         )
@@ -244,8 +210,8 @@ class DQN(ReplayOptions, NetworkOptions):
 
             def loss(params: Pytree) -> tuple[Array, dict[str, Array]]:
                 z = _of(network.outputs(params, batch.x, noises[2]), batch.action)
-                losses, error = self._losses(z, target)
-                metrics = {"action_value_loss": losses.mean(), "action_value": self._mean(z).mean()}
+                losses, error = returns.losses(z, target)
+                metrics = {"action_value_loss": losses.mean(), "action_value": returns.mean(z).mean()}
                 return (weights * losses).mean(), metrics | {"error": error}
 
             params, optimiser, metrics = adam_step(
@@ -279,54 +245,26 @@ class DQN(ReplayOptions, NetworkOptions):
             policy.initialisation,
             dueling=self.dueling,
             noisy=self.noisy,
-            atoms=1 if self.returns == "mean" else self.atoms,
+            atoms=self._returns().atoms,
         )
 
-    def _values(self, actor: QActor, x: Pytree, noise: Pytree) -> Array:
-        return self._mean(actor.network.outputs(actor.params, x, noise))
-
-    def _mean(self, z: Array) -> Array:
-        """Q from a network's outputs, `[..., K] -> [...]`."""
-        if self.returns != "categorical":
-            return z.mean(-1)
-        xp = z.__array_namespace__()
-        weight = xp.exp(z - z.max(-1, keepdims=True))
-        atoms = self.min_return + (self.max_return - self.min_return) * np.linspace(
-            0, 1, self.atoms, dtype=np.float32
-        )
-        return (weight * atoms).sum(-1) / weight.sum(-1)
+    def _returns(self) -> MeanReturn | Categories | Quantiles:
+        if self.returns == "mean":
+            return MeanReturn()
+        if self.returns == "quantile":
+            return Quantiles(self.atoms)
+        return Categories(self.min_return, self.max_return, self.atoms)
 
     def _target(
         self, network: QNetwork, learning: Learning, batch: ReplayBatch, noises: list[Pytree]
     ) -> Array:
-        """What the outputs of `Q(s, a)` are compared with, `[N, K]`: values, or probabilities of the categories."""
-        z = network.outputs(learning.target, batch.next_x, noises[0])
+        """What the outputs of `Q(s, a)` are compared with, `[N, K]`."""
+        returns, z = self._returns(), network.outputs(learning.target, batch.next_x, noises[0])
         chooser = network.outputs(learning.params, batch.next_x, noises[1]) if self.double else z
-        z = _of(z, _best(self._mean(chooser), batch.next_x))
-        if self.returns == "categorical":
-            atoms = support(self.min_return, self.max_return, self.atoms)
-            return categorical_projection(jax.nn.softmax(z), batch.reward, batch.discount, atoms)
-        return batch.reward[:, None] + batch.discount[:, None] * z
-
-    def _losses(self, z: Array, target: Array) -> tuple[Array, Array]:
-        """The loss of each transition, and its error for priorities: of the mean, or the loss itself; `[N]` each."""
-        if self.returns == "mean":
-            error = target[:, 0] - z[:, 0]
-            return huber(error), error
-        losses = cross_entropy(target, z) if self.returns == "categorical" else quantile_huber_loss(z, target)
-        return losses, losses
+        best = best_action(returns.mean(chooser), batch.next_x)
+        return returns.target(_of(z, best), batch.reward, batch.discount)
 
 
 def _of(z: Array, action: Array) -> Array:
     """The outputs of one action, `[N, A, K] -> [N, K]`."""
     return jnp.take_along_axis(z, action[:, None, None], axis=1)[:, 0]
-
-
-def _best(values: Array, x: Pytree) -> Array:
-    """The allowed action with the largest value, int32."""
-    mask = split_input(x)[1]
-    if mask is not None:
-        xp, allowed = values.__array_namespace__(), mask.astype(bool)
-        allowed = allowed | ~allowed.any(-1, keepdims=True)
-        values = xp.where(allowed, values, np.float32(-np.inf))
-    return values.argmax(-1).astype(np.int32)

@@ -1,0 +1,71 @@
+"""How a method with action values of a Discrete space acts: epsilon-greedily, or by noise on its weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from advantage.algorithms.policy_gradient.shared.acting import encode
+from advantage.objectives.distributional import Categories, MeanReturn, Quantiles
+from advantage.policies.actor_critic import ActorCritic
+from advantage.policies.encoder import split_input
+from advantage.policies.q_network import QNetwork
+from advantage.running_moments import Normaliser
+from advantage.types import Array, Key, Pytree
+
+
+class QActor(NamedTuple):
+    """The acting network, the statistics that scale its observations, and epsilon (0 of a noisy network)."""
+
+    policy: ActorCritic
+    network: QNetwork
+    params: Pytree
+    normaliser: Normaliser | None
+    epsilon: Array
+    returns: MeanReturn | Categories | Quantiles
+
+    def values(self, x: Pytree, noise: Pytree = ()) -> Array:
+        """`Q(s, .)`, `[..., A]`, without noise by the means of noisy weights."""
+        return self.returns.mean(self.network.outputs(self.params, x, noise))
+
+
+def q_noise(algorithm: object, actor: QActor, key: Key, shape: tuple[int, ...]) -> Pytree:
+    """A number in [0, 1) that decides whether to explore, Gumbel noise for the action then, and noise for the weights.
+
+    Used as a method's `noise`.
+    """
+    key_explore, key_action, key_weights = jax.random.split(key, 3)
+    return (
+        jax.random.uniform(key_explore, shape),
+        actor.policy.head.noise(key_action, shape),
+        actor.network.noise(actor.params, key_weights, shape),
+    )
+
+
+def act_by_q(
+    algorithm: object, actor: QActor, obs: Pytree, memory: Pytree, noise: Pytree
+) -> tuple[Array, Pytree, Pytree]:
+    """Choose by the epsilon-greedy policy: `-> action, memory, extras`; used as a method's `act`."""
+    explore, random, weights = noise
+    x = encode(actor.policy, actor.normaliser, obs)
+    xp = explore.__array_namespace__()
+    values = xp.where((explore < actor.epsilon)[..., None], random, actor.values(x, weights))
+    return best_action(values, x), memory, ()
+
+
+def greedy_by_q(algorithm: object, actor: QActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+    """The action with the largest value: `-> action, memory`; used as a method's `greedy`."""
+    x = encode(actor.policy, actor.normaliser, obs)
+    return best_action(actor.values(x), x), memory
+
+
+def best_action(values: Array, x: Pytree) -> Array:
+    """The allowed action with the largest value, int32; the mask is part of the input x."""
+    mask = split_input(x)[1]
+    if mask is not None:
+        xp, allowed = values.__array_namespace__(), mask.astype(bool)
+        allowed = allowed | ~allowed.any(-1, keepdims=True)
+        values = xp.where(allowed, values, np.float32(-np.inf))
+    return values.argmax(-1).astype(np.int32)
