@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +86,7 @@ CASES = (
     Case("textworld", "textworld.gym.envs:TextworldGymEnv"),
     Case("safety-gymnasium", "safety_gymnasium:SafetyPointGoal1-v0"),
 )
+ALSO = ("mujoco<4",)  # dm_control 1.0.50 does not work with 4.0
 OWN_MODULES = {  # what a user writes around environments of other interfaces
     "crafter_of_today": '''
 import crafter
@@ -167,7 +169,7 @@ def setup(home: Path) -> dict[str, str]:
     """Make the environment and install all that can be: `-> what pip says of each package that does not install`."""
     venv.create(home, with_pip=True)
     failed = {}
-    for package in (f"{ROOT}[video]", *dict.fromkeys(case.package for case in CASES)):
+    for package in (f"{ROOT}[video]", *dict.fromkeys(case.package for case in CASES), *ALSO):
         command = [home / "bin" / "pip", "-q", "install", package]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
@@ -234,7 +236,7 @@ class Commands:
         return Outcome(explained and "should not have happened" not in said, said)
 
 
-def outcomes(run: Commands, case: Case):
+def outcomes(run: Commands, case: Case) -> Iterator[Outcome | None]:
     """Every verb on one environment, as it ends: its outcome, or None for one that has no run to work on."""
     budget = ("--eval-episodes", "0", "--workers", "0", "--no-tensorboard")
     yield (checked := run("check", "check", case.environment, *case.flags, "--steps", "50"))
@@ -254,6 +256,49 @@ def outcomes(run: Commands, case: Case):
     yield run("resume", "resume", *again, "--total-timesteps", "320", "--quiet")
 
 
+class Table:
+    """The table, printed cell by cell, with its notes at the end.
+
+    Args:
+        installed: the version of each distribution, as `versions` gives it.
+        failed: what pip said of packages that do not install.
+    """
+
+    def __init__(self, installed: dict[str, str], failed: dict[str, str]):
+        self.installed, self.failed = installed, failed
+        self.notes: list[str] = []
+        self.faults = self.tried = 0
+        print(f"| package | environment | {' | '.join(VERBS)} |\n|---|---|{'---|' * len(VERBS)}", flush=True)
+
+    def row(self, case: Case, tried: Iterator[Outcome | None]) -> None:
+        """Print a row, each cell when its command has ended. A package that is not there has no commands."""
+        words = " ".join(f"'{word}'" if set(word) & set('" ()') else word for word in case.flags)
+        version = self.installed[case.counts]
+        print(f"| {case.package} {version} | `{f'{case.environment} {words}'.strip()}` |", end="", flush=True)
+        if not version:
+            reason = self.failed.get(case.package, "it does not install, or was not installed")
+            tried = iter([Outcome(True, f"{case.package}: {reason}"), *[None] * (len(VERBS) - 1)])
+        for outcome in tried:
+            self.faults += outcome is not None and not outcome.right
+            self.tried += outcome is not None and bool(version)
+            print(f" {self._cell(outcome)} |", end="", flush=True)
+        print(flush=True)
+
+    def _cell(self, outcome: Outcome | None) -> str:
+        if outcome is None or outcome.said == "ok":
+            return "–" if outcome is None else "ok"
+        if outcome.said not in self.notes:
+            self.notes.append(outcome.said)
+        return f"{'' if outcome.right else '**fault** '}[{self.notes.index(outcome.said) + 1}]"
+
+    def end(self) -> None:
+        print("\n\n" + "\n".join(f"{number}. {text}" for number, text in enumerate(self.notes, start=1)))
+        about = ", ".join(
+            f"{name} {self.installed[name]}" for name in ("Python", "jax", "gymnasium", "numpy")
+        )
+        print(f"\n{about}: {self.tried} commands, {self.faults} faults.", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Published environments in every verb.")
     parser.add_argument("packages", nargs="*", help="some of the packages, in this order; by default all")
@@ -271,38 +316,20 @@ def main() -> int:
         parser.error(
             f"there is no Python environment {arguments.home}; --setup makes it, --home names another"
         )
-    installed, notes, faults, tried = versions(arguments.home), [], 0, 0
-
-    def note(text: str) -> str:
-        if text not in notes:
-            notes.append(text)
-        return f"[{notes.index(text) + 1}]"
-
-    print(f"| package | environment | {' | '.join(VERBS)} |\n|---|---|{'---|' * len(VERBS)}", flush=True)
-    packages = arguments.packages or dict.fromkeys(case.package for case in CASES)
-    for number, case in enumerate(case for name in packages for case in CASES if case.package == name):
-        words = " ".join(f"'{word}'" if set(word) & set('" ()') else word for word in case.flags)
-        shown = f"| {case.package} {installed[case.counts]} | `{f'{case.environment} {words}'.strip()}` |"
-        print(shown, end="", flush=True)
-        if not installed[case.counts]:
-            reason = failed.get(
-                case.package, "it is not there, because it does not install or was not asked for"
-            )
-            print(f" {note(f'{case.package}: {reason}')} |{' – |' * (len(VERBS) - 1)}", flush=True)
-            continue
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = arguments.out / f"{number}_{case.counts}" if arguments.out else Path(temporary)
-            folder.mkdir(parents=True, exist_ok=True)
-            for outcome in outcomes(Commands(arguments.home, folder.resolve(), arguments.limit), case):
-                right, said = outcome or (True, "–")
-                faults, tried = faults + (not right), tried + (outcome is not None)
-                cell = said if said in ("ok", "–") else note(said)
-                print(f" {cell if right else f'**fault** {cell}'} |", end="", flush=True)
-        print(flush=True)
-    print("\n" + "\n".join(f"{number}. {text}" for number, text in enumerate(notes, start=1)))
-    about = ", ".join(f"{name} {installed[name]}" for name in ("Python", "jax", "gymnasium", "numpy"))
-    print(f"\n{about}: {tried} commands, {faults} faults.")
-    return 1 if faults else 0
+    known = dict.fromkeys(case.package for case in CASES)
+    if unknown := [name for name in arguments.packages if name not in known]:
+        parser.error(f"there are no cases for {', '.join(unknown)}; there are: {', '.join(known)}")
+    table = Table(versions(arguments.home), failed)
+    try:
+        cases = (case for name in arguments.packages or known for case in CASES if case.package == name)
+        for number, case in enumerate(cases):
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = arguments.out / f"{number}_{case.counts}" if arguments.out else Path(temporary)
+                folder.mkdir(parents=True, exist_ok=True)
+                table.row(case, outcomes(Commands(arguments.home, folder.resolve(), arguments.limit), case))
+    finally:  # also where Ctrl-C ends it
+        table.end()
+    return 1 if table.faults else 0
 
 
 if __name__ == "__main__":
