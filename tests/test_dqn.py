@@ -35,7 +35,8 @@ from advantage.algorithms.value.shared.gradient_steps import Learning
 from advantage.objectives.distributional import categorical_projection, huber, quantile_huber_loss, support
 from advantage.policies.networks import MLP
 from advantage.policies.q_network import QNetwork
-from advantage.replay.ring import replay_add, replay_sample
+from advantage.replay.ring import replay_add, replay_sample, transitions_at
+from advantage.replay.sum_tree import sum_tree_leaves
 from advantage.types import Rollout
 
 BASE = dict(
@@ -287,6 +288,26 @@ def test_an_update_is_the_box_by_hand(double):
         np.testing.assert_allclose(np.vstack([layer["weight"], layer["bias"]]), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("returns", ["mean", "categorical", "quantile"])
+def test_priorities_are_powers_of_errors_without_weights(returns):
+    """The networks stay as they are, and each transition is drawn sooner or later."""
+    algorithm = tiny(
+        prioritised=True, returns=returns, atoms=5, learning_rate=0.0, gradient_steps=40, gamma=0.5
+    )
+    state = begin(algorithm)
+    rollout = play(algorithm, state, 0)
+    state, _ = update(algorithm, state, rollout, jax.random.key(0))
+    rows = transitions_at(state.replay, np.arange(8), gamma=0.5)
+    x, next_x = (state.policy.encoder.policy_input(obs, None) for obs in (rows.obs, rows.next_obs))
+    network, form = algorithm._network(state.policy), algorithm._returns()
+    z, following = (network.outputs(state.params, inputs) for inputs in (x, next_x))
+    places = np.arange(8)
+    target = form.target(following[places, form.mean(following).argmax(-1)], rows.reward, rows.discount)
+    error = np.abs(form.losses(z[places, rows.action], target)[1])
+    leaves = sum_tree_leaves(state.priorities.tree, places)[:, 0]
+    np.testing.assert_allclose(leaves, (error + 1e-6) ** 0.6, rtol=2e-4, atol=1e-4)
+
+
 def test_the_target_network_is_copied_exactly_and_on_time():
     """Six gradient steps an update: an interval of 12 copies at every second update."""
     states, _, _ = learn(tiny(target_update_interval=12), begin(tiny()), 4)
@@ -399,9 +420,8 @@ def test_categories_reach_the_true_distribution_of_returns():
     ]
     algorithm = DQN(
         hidden=(), returns="categorical", atoms=5, min_return=0.0, max_return=4.0, gamma=1.0, n_steps=12,
-        gradient_steps=800, batch_size=128, buffer_size=64, learning_starts=0, target_update_interval=40,
+        gradient_steps=800, batch_size=128, buffer_size=256, learning_starts=0, target_update_interval=40,
     )  # fmt: skip
-    algorithm = dataclasses.replace(algorithm, buffer_size=256)
     z = solved(algorithm, rollout_of(rows), 4, 2)
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     binomial = np.array([[1, 3, 3, 1, 0], [2, 4, 2, 0, 0], [4, 4, 0, 0, 0]]) / 8
@@ -423,6 +443,7 @@ OPTIONS = dict(
     max_grad_norm=0.01,
     dueling=True,
     noisy=True,
+    prioritised=True,
     returns="quantile",
     activation="tanh",
     initialisation="normal",
@@ -433,6 +454,7 @@ CATEGORIES = dict(atoms=5, min_return=-3.0, max_return=3.0)
 SCALES = dict(clip_observation=0.5, clip_reward=0.1)
 SLOW = dict(double=True)  # the two networks choose differently only where the target lags behind
 ACTING = dict(epsilon=0.5, epsilon_start=0.5, epsilon_fraction=0.9)
+PRIORITIES = dict(priority_exponent=0.05, importance_exponent=1.0)
 SIZES = {"n_steps", "hidden", "network"}  # every other test has them
 
 
@@ -445,7 +467,9 @@ def test_so_do_those_that_need_others():
     categorical = functools.partial(tiny, returns="categorical")
     scaled = functools.partial(tiny, normalize_observation=True, normalize_reward=True)
     lagging = functools.partial(tiny, target_update_interval=50, learning_rate=0.1)
-    for method, options in ((categorical, CATEGORIES), (scaled, SCALES), (lagging, SLOW)):
+    prioritised = functools.partial(tiny, prioritised=True)
+    pairs = (categorical, CATEGORIES), (scaled, SCALES), (lagging, SLOW), (prioritised, PRIORITIES)
+    for method, options in pairs:
         for name, value in options.items():
             assert differs(course(method(**{name: value})).params, course(method()).params, 1e-6), name
 
@@ -456,7 +480,7 @@ def test_so_do_those_of_exploration_and_none_is_forgotten():
     for name, value in ACTING.items():
         assert float(tiny(**{name: value}).actor(state).epsilon) != float(tiny().actor(state).epsilon), name
     names = {field.name for field in dataclasses.fields(DQN)}
-    assert names == {*OPTIONS, *CATEGORIES, *SCALES, *SLOW, *ACTING} | SIZES
+    assert names == {*OPTIONS, *CATEGORIES, *SCALES, *SLOW, *ACTING, *PRIORITIES} | SIZES
 
 
 def test_spaces_and_options_that_cannot_work_are_refused():

@@ -8,6 +8,7 @@ import pytest
 from test_keys import VARIANTS, world_of
 
 import advantage as adv
+from advantage.algorithms.value.shared.options import ReplayOptions
 from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.types import Clock, Spec
@@ -32,6 +33,8 @@ def readings(algorithm):
         return value
 
     changed = dataclasses.replace(algorithm, **{name: schedule(name) for name in seen})
+    if isinstance(algorithm, ReplayOptions):
+        changed = dataclasses.replace(changed, learning_starts=0)
     world, shape = world_of(algorithm), (min(algorithm.n_steps, 8), 2)
     spec = Spec(world.observation_space, world.action_space, 2, TOTAL)
 
