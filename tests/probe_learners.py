@@ -161,10 +161,10 @@ def train(algorithm, environment, path, **options):
     return adv.train(algorithm, environment, out=path, **quiet, **options)
 
 
-def both_drivers_and_every_seed_learn_the_same(algorithm, path):
+def both_drivers_and_every_seed_learn_the_same(algorithm, path, *, on_host=on_host, world=WORLD):
     """One seed on the host is that seed among two on the device."""
     host = train(algorithm, on_host, path / "host", seed=1)
-    many = train(algorithm, WORLD, path / "many", num_seeds=2)
+    many = train(algorithm, world, path / "many", num_seeds=2)
     first = algorithm.init(jax.random.key(1), host.agent.spec)
     assert differs(host.agent.state.params, first.params, 1e-2)
     assert differs(many[0].agent.state.params, many[1].agent.state.params, 1e-2)

@@ -32,9 +32,10 @@ def world_of(algorithm):
         return adv.make("jax/Testbed-v0")
     if "tabular" in type(algorithm).__module__:
         return adv.make("jax/Cliff-v0")
-    return adv.make(
-        "jax/Pendulum-v1" if getattr(algorithm, "gradient", "") == "pathwise" else "jax/CartPole-v1"
+    continuous = (
+        algorithm_name(algorithm) in ("td3", "ddpg") or getattr(algorithm, "gradient", "") == "pathwise"
     )
+    return adv.make("jax/Pendulum-v1" if continuous else "jax/CartPole-v1")
 
 
 def program(algorithm, world):

@@ -24,9 +24,11 @@ from probe_learners import (
 )
 
 import advantage as adv
+from advantage.algorithms.registry import spec_of
 from advantage.algorithms.value.sac import SAC, lowest_value
 from advantage.policies.action_value import action_value
 from advantage.policies.distributions import SquashedGaussian
+from advantage.theory.soft_values import soft_value_iteration
 from advantage.types import Rollout
 
 BASE = dict(
@@ -119,6 +121,33 @@ def test_the_actor_climbs_the_critics_of_this_step_and_not_those_before():
         rollout = play(algorithm, state, 0)._replace(reward=np.full((1, 2), reward, np.float32))
         changed.append(update(algorithm, state, rollout, jax.random.key(0))[0].params["actor"])
     assert differs(*changed)
+
+
+def test_at_a_fixed_temperature_q_and_policy_are_those_of_the_soft_bellman_equation():
+    """Linear networks of one-hot states are tables, and the buffer has every state and action of the world once."""
+    rng, running, actions, alpha = np.random.default_rng(0), 4, 3, 0.5
+    transition = np.zeros((running + 1, actions, running + 1))
+    for place in np.ndindex(running, actions):
+        transition[(*place, rng.integers(running + 1))] = 1
+    transition[running, :, running] = 1
+    reward = rng.normal(size=(running + 1, actions)) * (np.arange(running + 1) < running)[:, None]
+    mdp = adv.MDP(transition, reward, terminal=np.arange(running + 1) == running, gamma=0.8)
+    _, q, policy = soft_value_iteration(mdp, alpha)
+
+    algorithm = tiny(
+        hidden=(), alpha=alpha, gamma=0.8, n_steps=12, gradient_steps=4000, batch_size=32, learning_rate=1e-2
+    )
+    spec = spec_of(algorithm, spaces.Discrete(5), spaces.Discrete(actions), num_envs=1, total_timesteps=12)
+    obs, action = (x.ravel()[:, None] for x in np.indices((running, actions)).astype(np.int32))
+    following = transition.argmax(2)[obs, action].astype(np.int32)
+    ends = following == running
+    rollout = Rollout(obs, action, np.float32(reward[obs, action]), following, ends, ~ends)
+    state, _ = update(algorithm, algorithm.init(jax.random.key(0), spec), rollout, jax.random.key(1))
+    x = state.policy.encoder.policy_input(np.arange(running))
+    learned = jax.vmap(action_value(state.policy).all, (0, None))(state.params["action_value"], x)
+    np.testing.assert_allclose(learned, np.stack([q[:running]] * 2), atol=2e-3)
+    logits = state.policy.distribution(state.params["actor"], x).logits
+    np.testing.assert_allclose(jax.nn.softmax(logits), policy[:running], atol=2e-3)
 
 
 def test_promise_8_updates_per_transition_do_not_depend_on_the_number_of_environments():

@@ -56,3 +56,4 @@ from advantage.theory.policy_gradient import natural_gradient as natural_gradien
 from advantage.theory.policy_gradient import performance_gradient as performance_gradient
 from advantage.theory.policy_gradient import policy_gradient as policy_gradient
 from advantage.theory.policy_gradient import probabilities as probabilities
+from advantage.theory.soft_values import soft_value_iteration as soft_value_iteration

@@ -17,8 +17,8 @@ from advantage.algorithms.value.shared.deterministic import (
     exploration_noise,
     explore,
     exploring_actor,
-    first_critic,
     greedy_by_mu,
+    value_of_mu,
 )
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
@@ -29,7 +29,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
 )
 from advantage.policies.action_value import action_value
 from advantage.replay.ring import replay_add
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 @hyperparameters
@@ -84,11 +84,7 @@ class DDPG(DeterministicOptions):
             value = jax.vmap(q.value, (0, None, None))(target["action_value"], batch.next_x, following)[0]
             y = batch.reward + batch.discount * value
             learning, metrics = critics_step(q, learning, batch, y, rate)
-
-            def value_of(actor: Pytree) -> Array:
-                action = policy.distribution(actor, batch.x).mode()
-                return q.value(first_critic(learning), batch.x, action)
-
+            value_of = value_of_mu(policy, q, learning, batch.x)
             return actor_step(self, value_of, learning, rate), metrics
 
         before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)

@@ -17,9 +17,9 @@ from advantage.algorithms.value.shared.deterministic import (
     exploration_noise,
     explore,
     exploring_actor,
-    first_critic,
     greedy_by_mu,
     smoothed_action,
+    value_of_mu,
 )
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
@@ -30,7 +30,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
 )
 from advantage.policies.action_value import action_value
 from advantage.replay.ring import replay_add
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Rollout, Spec
 
 
 @hyperparameters
@@ -96,11 +96,7 @@ class TD3(DeterministicOptions):
             values = jax.vmap(q.value, (0, None, None))(target["action_value"], batch.next_x, following)
             y = batch.reward + batch.discount * values.min(0)
             learning, metrics = critics_step(q, learning, batch, y, rate)
-
-            def value_of(actor: Pytree) -> Array:
-                action = policy.distribution(actor, batch.x).mode()
-                return q.value(first_critic(learning), batch.x, action)
-
+            value_of = value_of_mu(policy, q, learning, batch.x)
             return actor_step(self, value_of, learning, rate, delay=self.policy_delay), metrics
 
         before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 
 from advantage.algorithms.hyperparameters import ranged
 from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
@@ -16,7 +18,8 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_re
 from advantage.algorithms.policy_gradient.shared.state import extended, network_state_init
 from advantage.algorithms.value.shared.gradient_steps import Learning, LearningState, adam_init
 from advantage.algorithms.value.shared.options import ReplayOptions
-from advantage.policies.action_value import action_value
+from advantage.environments.spaces import in_units_of_bounds
+from advantage.policies.action_value import ActionValue, action_value
 from advantage.policies.actor_critic import ActorCritic
 from advantage.policies.heads import GaussianHead
 from advantage.running_moments import Normaliser
@@ -60,13 +63,9 @@ def deterministic_state(
         ValueError: actions that are not a bounded Box of floats, a recurrent network, or a replay buffer that does not
             fit into memory.
     """
+    _refuse_other_actions(spec.action_space)
     key_policy, key_critics = jax.random.split(key)
     state = network_state_init(options, key_policy, spec)
-    if not isinstance(state.policy.head, GaussianHead):
-        raise ValueError(
-            f"A deterministic policy needs a bounded Box of floats, and the action space is {spec.action_space}; "
-            "use dqn for Discrete actions, or ppo."
-        )
     encoder = state.policy.encoder
     init, x = action_value(state.policy).init, encoder.encode(encoder.example())
     params = {
@@ -83,6 +82,19 @@ def deterministic_state(
         gradient_steps=jnp.uint32(0),
         critic_memory=(),
     )
+
+
+def _refuse_other_actions(space: spaces.Space) -> None:
+    if not (isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)):
+        others = "dqn, sac or ppo" if isinstance(space, spaces.Discrete) else "ppo"
+        raise ValueError(
+            f"A deterministic policy needs a bounded Box of floats, and the action space is {space}; use {others}."
+        )
+    if not in_units_of_bounds(space, "bounds").all():
+        raise ValueError(
+            f"A deterministic policy needs finite bounds, and the action space is {space}; give the actions "
+            "bounds with gymnasium.wrappers.TransformAction, or use ppo."
+        )
 
 
 def exploring_actor(options: DeterministicOptions, state: LearningState) -> DeterministicActor:
@@ -158,9 +170,16 @@ def smoothed_action(
     return jnp.clip(policy.distribution(actor, x).mode() + noise, low, high)
 
 
-def first_critic(learning: Learning) -> Pytree:
-    """The parameters of the critic that the policy climbs."""
-    return jax.tree.map(lambda leaf: leaf[0], learning.params["action_value"])
+def value_of_mu(
+    policy: ActorCritic, q: ActionValue, learning: Learning, x: Pytree
+) -> Callable[[Pytree], Array]:
+    """`theta -> Q_1(s, mu_theta(s))`, `[N]`; its gradient is `∇_a Q_1(s, a) ∇_theta mu(s)` at `a = mu(s)`.
+
+    Source: Silver et al. 2014, "Deterministic policy gradient algorithms", eq. 7; Q_1 as in Fujimoto, van Hoof & Meger
+    2018, algorithm 1.
+    """
+    first = jax.tree.map(lambda leaf: leaf[0], learning.params["action_value"])
+    return lambda actor: q.value(first, x, policy.distribution(actor, x).mode())
 
 
 def _size(actor: DeterministicActor) -> int:
