@@ -264,7 +264,7 @@ def test_an_error_of_close_is_said_and_passed_over():
         close(Raises(None))
 
 
-@pytest.mark.parametrize("name", ["dqn", "SAC", "td3", "recurrent_ppo"])
+@pytest.mark.parametrize("name", ["c51", "DoubleDQN", "tqc", "recurrent_ppo"])
 def test_a_method_that_is_not_offered_is_not_answered_with_an_unrelated_one(name):
     with pytest.raises(ValueError, match="; use ") as error:
         algorithm_class(name)

@@ -44,8 +44,9 @@ def draw_first_state(
     """Draw the initial weights of every seed, one seed after the other.
 
     Raises:
-        ValueError: a space that the algorithm cannot handle, or learning that does not fit into memory.
+        ValueError: a space or a budget that the algorithm cannot handle, or learning that does not fit into memory.
     """
+    jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))  # sees the budget's value
 
     @jax.jit
     def begin(algorithm: Playable, seeds: Array, total_timesteps: Array) -> FirstState:

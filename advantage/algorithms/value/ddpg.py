@@ -27,6 +27,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     critics_step,
     number_of_gradient_steps,
 )
+from advantage.algorithms.value.shared.options import check_replay
 from advantage.policies.action_value import action_value
 from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Rollout, Spec
@@ -57,6 +58,7 @@ class DDPG(DeterministicOptions):
 
     def __post_init__(self):
         check(self)
+        check_replay(self)
 
     def init(self, key: Key, spec: Spec) -> LearningState:
         """Draw the initial training state. Raises ValueError as `deterministic_state` does."""

@@ -36,7 +36,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     number_of_gradient_steps,
     target_step,
 )
-from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
 from advantage.objectives.distributional import (
     categorical_projection,
     cross_entropy,
@@ -146,6 +146,7 @@ class DQN(ReplayOptions, NetworkOptions):
 
     def __post_init__(self):
         check(self)
+        check_replay(self)
         if self.returns == "categorical" and not self.min_return < self.max_return:
             raise ValueError(
                 f"min_return={self.min_return} is not below max_return={self.max_return}; give the range of returns."
@@ -155,9 +156,10 @@ class DQN(ReplayOptions, NetworkOptions):
         """Draw the initial training state.
 
         Raises:
-            ValueError: actions that are not Discrete, a recurrent network, or a replay buffer that does not fit into
-                memory.
+            ValueError: actions that are not Discrete, a recurrent network, learning that starts after the budget, or a
+                replay buffer that does not fit into memory.
         """
+        check_budget(self, spec)
         key_policy, key_network = jax.random.split(key)
         state = network_state_init(self, key_policy, spec, bounds="clip")
         if not isinstance(state.policy.head, CategoricalHead):

@@ -35,7 +35,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     number_of_gradient_steps,
     part_step,
 )
-from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
 from advantage.policies.action_value import ActionValue, action_value
 from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Head, Spread
 from advantage.replay.ring import replay_add
@@ -75,14 +75,16 @@ class SAC(ReplayOptions, PolicyOptions):
 
     def __post_init__(self):
         check(self)
+        check_replay(self)
 
     def init(self, key: Key, spec: Spec) -> LearningState:
         """Draw the initial training state.
 
         Raises:
-            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, or a replay buffer
-                that does not fit into memory.
+            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, learning that starts
+                after the budget, or a replay buffer that does not fit into memory.
         """
+        check_budget(self, spec)
         key_policy, key_critics = jax.random.split(key)
         state = without_critic(policy_state_init(self, key_policy, spec))
         if not isinstance(state.policy.head, CategoricalHead | GaussianHead):

@@ -17,7 +17,7 @@ from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, 
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
 from advantage.algorithms.policy_gradient.shared.state import extended, network_state_init
 from advantage.algorithms.value.shared.gradient_steps import Learning, LearningState, adam_init
-from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.algorithms.value.shared.options import ReplayOptions, check_budget
 from advantage.environments.spaces import in_units_of_bounds
 from advantage.policies.action_value import ActionValue, action_value
 from advantage.policies.actor_critic import ActorCritic
@@ -60,10 +60,11 @@ def deterministic_state(
     """The initial state: an actor, so many critics (an axis in front), their targets, and an empty replay buffer.
 
     Raises:
-        ValueError: actions that are not a bounded Box of floats, a recurrent network, or a replay buffer that does not
-            fit into memory.
+        ValueError: actions that are not a bounded Box of floats, a recurrent network, learning that starts after the
+            budget, or a replay buffer that does not fit into memory.
     """
     _refuse_other_actions(spec.action_space)
+    check_budget(options, spec)
     key_policy, key_critics = jax.random.split(key)
     state = network_state_init(options, key_policy, spec)
     encoder = state.policy.encoder

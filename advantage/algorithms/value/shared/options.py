@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from jax.core import Tracer
+
 from advantage.algorithms.hyperparameters import Schedule, ranged
 from advantage.policies.networks import Activation
+from advantage.types import Array, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +39,31 @@ class ReplayOptions:
     """Widths of the hidden layers; observations with images have convolutions instead."""
     activation: Activation = "relu"
     """Activation after each hidden layer."""
+
+
+def check_replay(options: ReplayOptions) -> None:
+    """Check that the replay buffer can hold a batch and a window of n steps.
+
+    Raises:
+        ValueError: one that cannot.
+    """
+    for name, size in (("batch_size", options.batch_size), ("n", options.n)):
+        if options.buffer_size < size:
+            raise ValueError(
+                f"buffer_size={options.buffer_size} is below {name}={size}; use a buffer_size of {size} or more, or a "
+                f"smaller {name}."
+            )
+
+
+def check_budget(options: ReplayOptions, spec: Spec) -> None:
+    """Check that learning starts within the budget, unless the budget is traced.
+
+    Raises:
+        ValueError: it does not, so nothing would ever be learned.
+    """
+    total: int | Array = spec.total_timesteps
+    if not isinstance(total, Tracer) and options.learning_starts > total:
+        raise ValueError(
+            f"learning_starts={options.learning_starts} is above total_timesteps={total}, so nothing "
+            f"would be learned; use a learning_starts of {total} or less, or a larger budget."
+        )
