@@ -180,7 +180,8 @@ class SVG(ReplayOptions, PolicyOptions):
             if isinstance(changes, Moments):
                 log_mu = sequences_at(replay, index, length=1).extras[0]
                 return self._first_order(state.policy, learning, batch, log_mu, changes, rate)
-            return self._zeroth_order(state.policy, learning, batch, key_noise, rate)
+            noise = state.policy.head.noise(key_noise, (2, self.batch_size))
+            return self._zeroth_order(state.policy, learning, batch, noise, rate)
 
         before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
         learning, metrics = repeat(step, before, count, key)
@@ -190,10 +191,10 @@ class SVG(ReplayOptions, PolicyOptions):
         return learned, metrics | {"gradient_steps": count}
 
     def _zeroth_order(
-        self, policy: ActorCritic, learning: Learning, batch: ReplayBatch, key: Key, rate: Array | float
+        self, policy: ActorCritic, learning: Learning, batch: ReplayBatch, noise: Array, rate: Array | float
     ) -> tuple[Learning, dict[str, Array]]:
-        q, (noise, next_noise) = action_value(policy), policy.head.noise(key, (2, self.batch_size))
-        following = policy.distribution(learning.params["actor"], batch.next_x).sample(next_noise)
+        q = action_value(policy)
+        following = policy.distribution(learning.params["actor"], batch.next_x).sample(noise[1])
         y = batch.reward + batch.discount * q.value(learning.target, batch.next_x, following)
 
         def critic_loss(critic: Pytree) -> tuple[Array, dict[str, Array]]:
@@ -205,7 +206,7 @@ class SVG(ReplayOptions, PolicyOptions):
         critic = learning.params["action_value"]
 
         def value_of(distribution: Distribution) -> Array:
-            return q.value(critic, batch.x, distribution.sample(noise))
+            return q.value(critic, batch.x, distribution.sample(noise[0]))
 
         learning, more = self._actor_step(policy, learning, batch.x, value_of, rate)
         return learning._replace(target=polyak(learning.target, critic, self.tau)), metrics | more
