@@ -11,7 +11,12 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
-from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay, repeat, replayed_batch
+from advantage.algorithms.policy_gradient.shared.replayed_critic import (
+    ReplayBatch,
+    empty_replay,
+    repeat,
+    replayed_batch,
+)
 from advantage.algorithms.policy_gradient.shared.state import extended
 from advantage.algorithms.value.shared.deterministic import (
     DeterministicActor,
@@ -76,15 +81,22 @@ class DPG(DeterministicOptions):
         """Draw the initial training state.
 
         Raises:
-            ValueError: as `deterministic_policy`, a recurrent network, or a replay buffer that does not fit into
-                memory.
+            ValueError: as `deterministic_policy`, a recurrent network, a rollout that is smaller than a batch, or a
+                replay buffer that does not fit into memory.
         """
         state = deterministic_policy(self, key, spec)
         feed_forward(state.policy.network)
         actor = state.params["actor"]
         critic = {"w": jax.tree.map(jnp.zeros_like, actor), "critic": state.params["critic"]}
         params = {"actor": actor, "action_value": critic}
-        capacity = self.buffer_size if self.behaviour == "off-policy" else self.n_steps * spec.num_envs
+        capacity = self.buffer_size
+        if self.behaviour == "on-policy":
+            capacity = self.n_steps * spec.num_envs
+            if capacity < self.batch_size:
+                raise ValueError(
+                    f"behaviour='on-policy' learns from n_steps={self.n_steps} in {spec.num_envs} environments, which "
+                    f"is below batch_size={self.batch_size}; use more steps or a smaller batch."
+                )
         return extended(
             state,
             LearningState,
@@ -128,12 +140,7 @@ class DPG(DeterministicOptions):
 
             learning, metrics = part_step("action_value", critic_loss, learning, critic_rate)
             learning = learning._replace(gradient_steps=learning.gradient_steps + 1)
-            _, slope = mu_and_slope(policy, actor, learning.params["action_value"]["w"], batch.x)
-
-            def value_of(actor: Pytree) -> Array:
-                return (policy.distribution(actor, batch.x).mode() * slope).sum(-1)
-
-            return actor_step(self, value_of, learning, rate), metrics
+            return self._actor_step(policy, learning, batch, rate), metrics
 
         before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
         learning, metrics = repeat(step, before, count, key)
@@ -141,6 +148,17 @@ class DPG(DeterministicOptions):
             advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
         )
         return learned, metrics | {"gradient_steps": count}
+
+    def _actor_step(
+        self, policy: ActorCritic, learning: Learning, batch: ReplayBatch, rate: Array | float
+    ) -> Learning:
+        actor, w = learning.params["actor"], learning.params["action_value"]["w"]
+        _, slope = mu_and_slope(policy, actor, w, batch.x)
+
+        def value_of(actor: Pytree) -> Array:
+            return (policy.distribution(actor, batch.x).mode() * slope).sum(-1)
+
+        return actor_step(self, value_of, learning, rate)
 
 
 def mu_and_slope(policy: ActorCritic, actor: Pytree, w: Pytree, x: Pytree) -> tuple[Array, Array]:

@@ -63,10 +63,11 @@ class SVGState(LearningState):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class SVG(ReplayOptions, PolicyOptions):
-    """Stochastic value gradients: the policy's gradient goes through its actions, a = pi(s, eta) with eta ~ N(0, 1).
+    """Stochastic value gradients: through an action-value function, or through a learned model of one step.
 
-    After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
-    (s, a, r, s') drawn from the replay buffer, of which mu(a|s) is the density with which a was drawn:
+    Actions are a = pi(s, eta) with noise eta, and the policy's gradient goes through them. After every n_steps in each
+    environment, gradient_steps times for each environment, with batch_size transitions (s, a, r, s') drawn from the
+    replay buffer, of which mu(a|s) is the density with which a was drawn:
 
     order 0, through an action-value function:
 
