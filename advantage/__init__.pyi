@@ -65,8 +65,10 @@ from advantage.algorithms.tabular.td_lambda import TDLambda as TDLambda
 from advantage.algorithms.tabular.tree_backup import TreeBackup as TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
 from advantage.algorithms.value.ddpg import DDPG as DDPG
+from advantage.algorithms.value.dpg import DPG as DPG
 from advantage.algorithms.value.dqn import DQN as DQN
 from advantage.algorithms.value.sac import SAC as SAC
+from advantage.algorithms.value.svg import SVG as SVG
 from advantage.algorithms.value.td3 import TD3 as TD3
 from advantage.comparison.compare import Comparison as Comparison
 from advantage.comparison.compare import compare as compare

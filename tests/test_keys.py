@@ -15,6 +15,7 @@ from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.types import Spec
 
+CONTINUOUS = {"ddpg", "dpg", "svg", "td3"}
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
 VARIANTS = [
     *(cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "update")),
@@ -22,6 +23,7 @@ VARIANTS = [
     adv.OffPolicyActorCritic(gradient="pathwise", n_steps=8),
     adv.PPO(objective="adaptive-kl", n_steps=8, batch_size=8),
     adv.Dyna(target="sarsa", model="frequencies"),
+    adv.SVG(order=0),
 ]
 
 OPTIMISERS = [cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "ask")]
@@ -32,9 +34,7 @@ def world_of(algorithm):
         return adv.make("jax/Testbed-v0")
     if "tabular" in type(algorithm).__module__:
         return adv.make("jax/Cliff-v0")
-    continuous = (
-        algorithm_name(algorithm) in ("td3", "ddpg") or getattr(algorithm, "gradient", "") == "pathwise"
-    )
+    continuous = algorithm_name(algorithm) in CONTINUOUS or getattr(algorithm, "gradient", "") == "pathwise"
     return adv.make("jax/Pendulum-v1" if continuous else "jax/CartPole-v1")
 
 

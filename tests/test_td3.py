@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import itertools
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from probe_continuous import Slide, SlideOnHost
 from probe_learners import (
     CONTINUOUS,
     DISCRETE,
@@ -25,18 +25,24 @@ from probe_learners import (
     train,
     update,
 )
-from scipy.linalg import solve_discrete_lyapunov
+from probe_linear_quadratic import (
+    ascent_of,
+    assert_exact,
+    learning_of,
+    linear_quadratic,
+    numeric_gradient,
+    points,
+    truth,
+)
 
 import advantage as adv
 from advantage.algorithms.registry import spec_of
 from advantage.algorithms.value.ddpg import DDPG
 from advantage.algorithms.value.shared.deterministic import smoothed_action, value_of_mu
-from advantage.algorithms.value.shared.gradient_steps import Learning, actor_step, adam_init
+from advantage.algorithms.value.shared.gradient_steps import actor_step
 from advantage.algorithms.value.td3 import TD3
 from advantage.drivers.device import rollout_on_device, start
 from advantage.policies.action_value import action_value
-from advantage.policies.actor_critic import actor_critic
-from advantage.policies.networks import MLP
 from advantage.types import Rollout
 
 BASE = dict(
@@ -148,78 +154,16 @@ def test_targets_move_by_tau():
 # The exact gradient
 
 
-@dataclasses.dataclass(frozen=True)
-class QuadraticQ:
-    """The true action value of `a = -K s` in a linear-quadratic world, in place of a critic's network.
-
-    `Q(s, a) = -(s^T M s + a^T R a + gamma (A s + B a)^T P (A s + B a))`; parameters are M, R, P, A, B and gamma.
-    """
-
-    def value(self, params, x, action):
-        m, r, p, a, b, gamma = (params[name] for name in ("M", "R", "P", "A", "B", "gamma"))
-        following = x @ a.T + action @ b.T
-        costs = (jnp.einsum("ni,ij,nj->n", y, w, y) for y, w in ((x, m), (action, r), (following, gamma * p)))
-        return -sum(costs)
-
-
-def cost(gain, world):
-    """`tr(P S0)` with `P = M + K^T R K + gamma (A - B K)^T P (A - B K)`."""
-    a, b, m, r, gamma, first = world
-    closed = np.sqrt(gamma) * (a - b @ gain)
-    p = solve_discrete_lyapunov(closed.T, m + gain.T @ r @ gain)
-    return np.trace(p @ first), p
-
-
 def test_the_deterministic_policy_gradient_is_that_of_the_cost_in_a_linear_quadratic_world():
-    """`∇_K J = 2 ((R + gamma B^T P B) K - gamma B^T P A) Sigma`, with `Sigma = Σ_t gamma^t E[s_t s_t^T]`.
-
-    Source: Fazel et al. 2018, "Global convergence of policy gradient methods for the linear quadratic regulator", lemma
-    1, here discounted.
-    """
-    rng, n, gamma = np.random.default_rng(0), 3, 0.9
-    a, b = 0.4 * rng.normal(size=(n, n)), rng.normal(size=(n, 2))
-    roots = rng.normal(size=(3, n, n))
-    m, first = (root @ root.T + np.eye(n) for root in roots[:2])
-    r, gain = np.array([[2.0, 0.3], [0.3, 1.0]]), 0.1 * rng.normal(size=(2, n))
-    world = a, b, m, r, gamma, first
-    _, p = cost(gain, world)
-    closed = np.sqrt(gamma) * (a - b @ gain)
-    assert abs(np.linalg.eigvals(closed)).max() < 1
-    sigma = solve_discrete_lyapunov(closed, first)
-    exact = 2 * ((r + gamma * b.T @ p @ b) @ gain - gamma * b.T @ p @ a) @ sigma
-    numeric, step = np.zeros_like(gain), 1e-6
-    for place in np.ndindex(gain.shape):
-        small = np.zeros_like(gain)
-        small[place] = step
-        numeric[place] = (cost(gain + small, world)[0] - cost(gain - small, world)[0]) / (2 * step)
-    np.testing.assert_allclose(exact, numeric, rtol=1e-6)
-
+    world = linear_quadratic()
+    np.testing.assert_allclose(numeric_gradient(world, "gain"), world.gradient, rtol=1e-6)
     with jax.enable_x64(True):
-        # States whose second moments are exactly Sigma's, and a linear policy; Adam's first moment is the gradient.
-        root = np.sqrt(n) * np.linalg.cholesky(sigma)
-        states = jnp.asarray(np.concatenate([root.T, -root.T]))
-        spaces_ = spaces.Box(-np.inf, np.inf, (n,), np.float32), spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        policy = actor_critic(
-            *spaces_, MLP(()), shared=False, bounds="clip", spread="state-independent",
-            initialisation="orthogonal",
-        )  # fmt: skip
-        actor = {
-            "network": (),
-            "head": {"weight": jnp.asarray(-gain.T), "bias": jnp.zeros(2)},
-            "log_std": jnp.zeros(2),
-        }
-        truth = {"M": m, "R": r, "P": p, "A": a, "B": b, "gamma": np.float64(gamma)}
-        params = {"actor": actor, "action_value": jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], truth)}
-        optimiser = {name: adam_init(part) for name, part in params.items()}
-        before = Learning(params, optimiser, params, jnp.uint32(1))
-        value_of = value_of_mu(policy, QuadraticQ(), before, states)
-        after = actor_step(tiny(), value_of, before, 1e-3)
-        moment = after.optimiser["actor"]
-        (mu,) = [leaf for leaf in jax.tree.leaves(moment) if leaf.dtype == np.float64 and leaf.ndim][:1]
-        gradient = dict(zip(("bias", "weight"), np.split(np.asarray(mu)[: 2 + 2 * n], [2]), strict=True))
-    down = gradient["weight"].reshape(n, 2).T / 0.1  # of minus the value, in the weights -K^T
-    np.testing.assert_allclose(-down, exact, rtol=1e-10)
-    np.testing.assert_allclose(gradient["bias"], 0, atol=1e-10)
+        policy, params = truth(world)
+        (states,) = points(world.states)
+        params["action_value"] = jax.tree.map(lambda leaf: leaf[None], params["action_value"])
+        before = learning_of(params, params)
+        value_of = value_of_mu(policy, action_value(policy), before, jnp.asarray(states))
+        assert_exact(ascent_of(actor_step(tiny(), value_of, before, 1e-3)), world)
 
 
 # Exploration
@@ -264,38 +208,6 @@ def test_an_ornstein_uhlenbeck_process_has_its_stationary_variance():
     np.testing.assert_allclose(x[0].var(0), std**2, rtol=0.15), "it begins at 0"
     np.testing.assert_allclose(x[20:].var((0, 1)), variance, rtol=0.05)
     np.testing.assert_allclose((x[21:] * x[20:-1]).mean((0, 1)), (1 - theta) * variance, rtol=0.05)
-
-
-@dataclasses.dataclass(frozen=True)
-class Slide:
-    """A point on a line that begins at 1, moves by a / 4, earns 1 where it is below 1, and ends beyond 2."""
-
-    max_episode_steps: int = 6
-    observation_space = spaces.Box(-4, 4, (1,), np.float32)
-    action_space = spaces.Box(-2, 2, (1,), np.float32)
-    gymnasium_id = None
-
-    def reset(self, key):
-        return jnp.ones(1), jnp.ones(1)
-
-    def step(self, state, action, key):
-        state = jnp.clip(state + action / 4, -4, 4)
-        return state, state, jnp.where(state[0] < 1, 1.0, 0.0), state[0] > 2
-
-
-class SlideOnHost(gymnasium.Env):
-    """`Slide` in Gymnasium's interface."""
-
-    observation_space, action_space = Slide.observation_space, Slide.action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.t = np.ones(1, np.float32), 0
-        return self.x, {}
-
-    def step(self, action):
-        self.x, self.t = np.clip(self.x + action / 4, -4, 4).astype(np.float32), self.t + 1
-        return self.x, float(self.x[0] < 1), bool(self.x[0] > 2), self.t == 6, {}
 
 
 OU = dict(exploration="ornstein-uhlenbeck", exploration_std=0.3)

@@ -74,8 +74,10 @@ def replayed_state(key: Key, state: PolicyState, spec: Spec, buffer_size: int) -
     )
 
 
-def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int) -> Replay:
+def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int, *, extras: Pytree = ()) -> Replay:
     """A replay buffer for the observations of the spec and the actions of the policy, without transitions.
+
+    It keeps `extras` of each transition, if there are any: see `replay_init`.
 
     Raises:
         ValueError: one that does not fit into memory.
@@ -89,9 +91,8 @@ def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int) -> Replay:
         return policy.head.distribution(outputs, log_std).sample(policy.head.noise(key, ()))
 
     obs = map_leaves(leaf, spec.observation_space)
-    return replay_init(
-        obs, jax.eval_shape(action, jax.random.key(0)), capacity=buffer_size, num_envs=spec.num_envs
-    )
+    actions = jax.eval_shape(action, jax.random.key(0))
+    return replay_init(obs, actions, capacity=buffer_size, num_envs=spec.num_envs, extras=extras)
 
 
 def replayed_batch(

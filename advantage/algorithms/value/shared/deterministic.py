@@ -15,7 +15,7 @@ from advantage.algorithms.hyperparameters import ranged
 from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
-from advantage.algorithms.policy_gradient.shared.state import extended, network_state_init
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
 from advantage.algorithms.value.shared.gradient_steps import Learning, LearningState, adam_init
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget
 from advantage.environments.spaces import in_units_of_bounds
@@ -54,19 +54,27 @@ class DeterministicActor(NamedTuple):
         return self.policy.distribution(self.params, x).mode()
 
 
+def deterministic_policy(options: DeterministicOptions, key: Key, spec: Spec) -> PolicyState:
+    """The initial state of the policy and of a state-value function.
+
+    Raises:
+        ValueError: actions that are not a bounded Box of floats, or learning that starts after the budget.
+    """
+    _refuse_other_actions(spec.action_space)
+    check_budget(options, spec)
+    return network_state_init(options, key, spec)
+
+
 def deterministic_state(
     options: DeterministicOptions, key: Key, spec: Spec, *, critics: int
 ) -> LearningState:
     """The initial state: an actor, so many critics (an axis in front), their targets, and an empty replay buffer.
 
     Raises:
-        ValueError: actions that are not a bounded Box of floats, a recurrent network, learning that starts after the
-            budget, or a replay buffer that does not fit into memory.
+        ValueError: as `deterministic_policy`, a recurrent network, or a replay buffer that does not fit into memory.
     """
-    _refuse_other_actions(spec.action_space)
-    check_budget(options, spec)
     key_policy, key_critics = jax.random.split(key)
-    state = network_state_init(options, key_policy, spec)
+    state = deterministic_policy(options, key_policy, spec)
     encoder = state.policy.encoder
     init, x = action_value(state.policy).init, encoder.encode(encoder.example())
     params = {
