@@ -66,6 +66,7 @@ from advantage.algorithms.tabular.tree_backup import TreeBackup as TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
 from advantage.algorithms.value.ddpg import DDPG as DDPG
 from advantage.algorithms.value.dqn import DQN as DQN
+from advantage.algorithms.value.retrace_ac import RetraceAC as RetraceAC
 from advantage.algorithms.value.sac import SAC as SAC
 from advantage.algorithms.value.td3 import TD3 as TD3
 from advantage.comparison.compare import Comparison as Comparison

@@ -37,6 +37,7 @@ ALGORITHMS = {
     "ddpg": "value.ddpg:DDPG",
     "td3": "value.td3:TD3",
     "sac": "value.sac:SAC",
+    "retrace-ac": "value.retrace_ac:RetraceAC",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
     "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",

@@ -74,8 +74,12 @@ def replayed_state(key: Key, state: PolicyState, spec: Spec, buffer_size: int) -
     )
 
 
-def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int) -> Replay:
+def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int, *, extras: Pytree = ()) -> Replay:
     """A replay buffer for the observations of the spec and the actions of the policy, without transitions.
+
+    Args:
+        policy, spec, buffer_size: of the method and its run.
+        extras: what a method's `act` returns besides the action of one step, as in `replay_init`.
 
     Raises:
         ValueError: one that does not fit into memory.
@@ -90,7 +94,11 @@ def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int) -> Replay:
 
     obs = map_leaves(leaf, spec.observation_space)
     return replay_init(
-        obs, jax.eval_shape(action, jax.random.key(0)), capacity=buffer_size, num_envs=spec.num_envs
+        obs,
+        jax.eval_shape(action, jax.random.key(0)),
+        capacity=buffer_size,
+        num_envs=spec.num_envs,
+        extras=extras,
     )
 
 

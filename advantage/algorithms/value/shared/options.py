@@ -9,7 +9,7 @@ from advantage.policies.networks import Activation
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayOptions:
+class BufferOptions:
     """Fields of every method that learns from a replay buffer."""
 
     learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
@@ -18,8 +18,6 @@ class ReplayOptions:
     """Steps taken in each environment between updates."""
     gradient_steps: int = ranged(1, "[1, inf)")
     """Gradient steps for each n_steps of one environment."""
-    n: int = ranged(1, "[1, inf)")
-    """Number of rewards in a target before it bootstraps."""
     batch_size: int = ranged(256, "[1, inf)")
     """Transitions in a gradient step."""
     buffer_size: int = ranged(1_000_000, "[1, inf)")
@@ -36,3 +34,11 @@ class ReplayOptions:
     """Widths of the hidden layers; observations with images have convolutions instead."""
     activation: Activation = "relu"
     """Activation after each hidden layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayOptions(BufferOptions):
+    """Fields of every method that learns from single transitions, or windows of n steps, of a replay buffer."""
+
+    n: int = ranged(1, "[1, inf)")
+    """Number of rewards in a target before it bootstraps."""
