@@ -83,7 +83,7 @@ _NOT_OFFERED = {
     "sacdiscrete discretesac": "sac, which takes Discrete actions too",
     "tqc redq crossq droq": "sac or td3",
     "a3c": "a2c, or impala for policies that lag behind",
-    "acer": "impala, or off-policy-ac for a replay buffer",
+    "acer": "retrace-ac, or impala",
     "acktr": "npg or trpo",
     "recurrentppo ppolstm ppornn": 'ppo with --network lstm (network="lstm")',
     "maskableppo": "ppo, which reads the action masks that an environment gives",
