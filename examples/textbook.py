@@ -769,6 +769,77 @@ def frozen_lake(book: Book) -> None:
     book.save(figure, "frozen_lake")
 
 
+def star(p: float, kind: str, lam: float, tabular: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Baird's star with action values: `B, C, features`, where `B w' - C w` is the expected step `E[(y - q) ∇q]`.
+
+    Solid leads to the last state, dashed to one of the others; pi takes solid, mu takes it with probability p. States
+    are those of mu in the long run, w' are the weights in the target. Values of solid have Baird's features, those of
+    dashed a weight each; in a table all have a weight each.
+    """
+    leads, features = np.zeros((7, 2, 7, 1)), np.zeros((7, 2, 15))
+    leads[:, 0, :6], leads[:, 1, 6] = 1 / 6, 1
+    features[:6, 1, :6], features[:6, 1, 7], features[6, 1, 6:8] = 2 * np.eye(6), 1, [1, 2]
+    features[:, 0, 8:] = np.eye(7)
+    features = np.eye(14) if tabular else features.reshape(14, 15)
+    pi, mu = np.array([0.0, 1.0]), np.array([1 - p, p])
+    trace = {"one-step": 0 * mu, "no rho": lam * mu, "retrace": lam * np.minimum(pi, mu)}[kind]
+
+    def onward(weight: np.ndarray) -> np.ndarray:
+        return 0.99 * (leads * weight).reshape(14, 14)
+
+    operator = np.linalg.solve(np.eye(14) - onward(trace), onward(pi) - np.eye(14))
+    visits = (np.append(np.full(6, (1 - p) / 6), p)[:, None] * mu).reshape(14, 1)
+    return (
+        features.T @ (visits * (features + operator @ features)),
+        features.T @ (visits * features),
+        features,
+    )
+
+
+def star_curve(
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray], tau: float, rate: float = 0.05
+) -> np.ndarray:
+    """The largest |q| after each hundred of 40,000 steps, the target's weights following by tau in each."""
+    b, c, features = parts
+    size = len(b)
+    learns = np.hstack([np.eye(size) - rate * c, rate * b])
+    follows = tau * learns + (1 - tau) * np.hstack([np.zeros((size, size)), np.eye(size)])
+    hundred = np.linalg.matrix_power(np.vstack([learns, follows]), 100)
+    w = np.ones(14) if size == 14 else np.r_[np.ones(6), 10.0, np.ones(8)]
+    w, curve = np.r_[w, w], []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(400):
+            curve.append(np.abs(features @ w[:size]).max())
+            w = hundred @ w
+    return np.where(np.array(curve) < 1e14, curve, np.nan)
+
+
+def deadly_triad(book: Book) -> None:
+    """Example 11.1, Baird's counterexample, with action values: which targets diverge, and what prevents it."""
+    figure, panels = canvas(11, 4.4, 1, 2)
+    shown = (
+        (1 / 7, "one-step", 0.0, 1.0, False, "TD(0)"),
+        (1 / 7, "retrace", 1.0, 1.0, False, "Retrace(1)"),
+        (1 / 7, "no rho", 0.5, 0.01, False, "no ρ, λ = 0.5, target network"),
+        (1 / 7, "one-step", 0.0, 0.01, False, "TD(0), target network"),
+        (1 / 7, "retrace", 1.0, 0.01, False, "Retrace(1), target network"),
+        (0.7, "one-step", 0.0, 1.0, False, "TD(0)"),
+        (0.7, "retrace", 1.0, 1.0, False, "Retrace(1)"),
+        (0.7, "no rho", 0.95, 1.0, True, "no ρ, λ = 0.95, table"),
+        (0.7, "one-step", 0.0, 1.0, True, "TD(0), table"),
+        (0.7, "retrace", 1.0, 1.0, True, "Retrace(1), table"),
+    )
+    for number, (p, kind, lam, tau, tabular, label) in enumerate(shown):
+        curve, style = star_curve(star(p, kind, lam, tabular), tau), "--" if tau < 1 or tabular else "-"
+        colour = COLOURS[{"one-step": 0, "retrace": 2, "no rho": 1}[kind]]
+        panels[number // 5].plot(100 * np.arange(400), curve, style, color=colour, label=label)
+    for axes, name in zip(panels, ("1/7, as Baird's", "0.7"), strict=True):
+        axes.set_yscale("log")
+        styled(axes, f"μ(solid) = {name}", "steps", "largest |Q - Q of π|", "upper right", ylim=(1e-6, 1e12))
+    figure.suptitle("Baird's counterexample: linear action values learned from another policy", color=INK)
+    book.save(figure, "deadly_triad")
+
+
 FIGURES: dict[str, Callable[[Book], None]] = {
     "testbed": testbed,
     "grids": grids,
@@ -784,6 +855,7 @@ FIGURES: dict[str, Callable[[Book], None]] = {
     "changing_mazes": changing_mazes,
     "short_corridor": short_corridor,
     "frozen_lake": frozen_lake,
+    "deadly_triad": deadly_triad,
 }
 
 

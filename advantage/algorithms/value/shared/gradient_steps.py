@@ -12,7 +12,7 @@ import optax
 
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped
 from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBatch, ReplayedState, polyak
-from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.algorithms.value.shared.options import BufferOptions
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import ActionValue
 from advantage.replay.ring import Replay
@@ -38,7 +38,7 @@ class Learning(NamedTuple):
     gradient_steps: Array
 
 
-def number_of_gradient_steps(options: ReplayOptions, replay: Replay, steps: int) -> Array:
+def number_of_gradient_steps(options: BufferOptions, replay: Replay, steps: int) -> Array:
     """Gradient steps after a rollout of so many environment steps: the same number for each transition.
 
     None are taken until `learning_starts` transitions have been stored.
@@ -102,7 +102,7 @@ def critics_step(
 
 
 def actor_step(
-    options: ReplayOptions,
+    options: BufferOptions,
     value_of: Callable[[Pytree], Array],
     learning: Learning,
     learning_rate: Array | float,

@@ -12,7 +12,7 @@ from advantage.types import Array, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class ReplayOptions:
+class BufferOptions:
     """Fields of every method that learns from a replay buffer."""
 
     learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
@@ -21,8 +21,6 @@ class ReplayOptions:
     """Steps taken in each environment between updates."""
     gradient_steps: int = ranged(1, "[1, inf)")
     """Gradient steps for each n_steps of one environment."""
-    n: int = ranged(1, "[1, inf)")
-    """Number of rewards in a target before it bootstraps."""
     batch_size: int = ranged(256, "[1, inf)")
     """Transitions in a gradient step."""
     buffer_size: int = ranged(1_000_000, "[1, inf)")
@@ -41,6 +39,14 @@ class ReplayOptions:
     """Activation after each hidden layer."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ReplayOptions(BufferOptions):
+    """Fields of every method that learns from single transitions, or windows of n steps, of a replay buffer."""
+
+    n: int = ranged(1, "[1, inf)")
+    """Number of rewards in a target before it bootstraps."""
+
+
 def check_replay(options: ReplayOptions) -> None:
     """Check that the replay buffer can hold a batch and a window of n steps.
 
@@ -55,7 +61,7 @@ def check_replay(options: ReplayOptions) -> None:
             )
 
 
-def check_budget(options: ReplayOptions, spec: Spec) -> None:
+def check_budget(options: BufferOptions, spec: Spec) -> None:
     """Check that learning starts within the budget, unless the budget is traced.
 
     Raises:
