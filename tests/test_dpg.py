@@ -1,5 +1,6 @@
 """The deterministic policy gradient with compatible features: definitions, the exact gradient, the promises."""
 
+import dataclasses
 import functools
 
 import jax
@@ -114,8 +115,8 @@ def test_the_critics_loss_is_that_of_the_definition(terminated):
     actor, critic = state.params["actor"], state.params["action_value"]["critic"]
     critics = {"w": random_like(actor, 1), "critic": critic}
     target = {"w": critics["w"], "critic": jax.tree.map(lambda leaf: leaf + 0.1, critic)}
-    state.params["action_value"].update(critics)
-    state.target["action_value"] = target
+    params, slow = ({"actor": actor, "action_value": value} for value in (critics, target))
+    state = dataclasses.replace(state, params=params, target=slow)
     obs, next_obs = rng.normal(size=(2, 1, 1, 3)).astype(np.float32)
     action = np.float32([[[0.3, -0.6]]])
     flags = np.array([[terminated]]), np.array([[not terminated]])
