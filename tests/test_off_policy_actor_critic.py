@@ -35,7 +35,7 @@ from advantage.algorithms.policy_gradient.off_policy_actor_critic import (
 from advantage.algorithms.policy_gradient.shared.acting import policy_actor
 from advantage.algorithms.policy_gradient.shared.replayed_critic import Learned, repeat, replayed_batch
 from advantage.policies.action_value import action_value
-from advantage.replay.ring import replay_add
+from advantage.replay.ring import replay_add, transitions_at
 from advantage.training import loop
 from advantage.types import Rollout, Spec
 
@@ -73,8 +73,10 @@ def test_a_batch_is_rows_as_they_came_seen_through_the_statistics_of_now():
     algorithm = tiny(clip_reward=1.5, gamma=0.9)
     state, _ = course(algorithm, updates=2)
     state = jax.device_get(state)
-    batch = jax.jit(replayed_batch, static_argnums=4)(algorithm, state, state.replay, jax.random.key(0), 4)
-    rows, moments = state.replay.rows, state.observations
+    draw = jax.jit(replayed_batch, static_argnames="size")
+    batch = draw(algorithm, state, state.replay, jax.random.key(0), size=4)
+    rows = jax.device_get(transitions_at(state.replay, np.arange(state.replay.stored), gamma=0.9))
+    moments = state.observations
     scaled = (rows.obs - moments.mean.value) / np.sqrt(moments.variance.value + 1e-8)
     next_scaled = (rows.next_obs - moments.mean.value) / np.sqrt(moments.variance.value + 1e-8)
     assert rows.obs.mean() > 2, "the ring holds what was seen, not what was made of it"
@@ -84,7 +86,7 @@ def test_a_batch_is_rows_as_they_came_seen_through_the_statistics_of_now():
         np.testing.assert_allclose(batch.x[i], np.clip(scaled[row], -10, 10), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(batch.next_x[i], np.clip(next_scaled[row], -10, 10), rtol=1e-4, atol=1e-5)
         assert batch.reward[i] == pytest.approx(np.clip(rows.reward[row] / deviation, -1.5, 1.5), rel=1e-5)
-        assert batch.discount[i] == pytest.approx(0.9 * (1 - rows.terminated[row]))
+        assert batch.discount[i] == pytest.approx(rows.discount[row])
 
 
 # Two environments that agree fill a ring of two rows: every batch is one transition.
@@ -255,7 +257,7 @@ def test_nothing_is_learned_before_learning_starts():
         (state.params, state.optimiser, state.target),
         (first.params, first.optimiser, first.target),
     )
-    assert (int(state.clock.step), int(state.replay.stored)) == (16, 11)
+    assert (int(state.clock.step), int(state.replay.stored)) == (16, 10)
     state, metrics = update(algorithm, state, play(algorithm, state, 2), jax.random.key(2))
     assert [report["gradient_steps"] for report in (*reports, metrics)] == [0, 0, 6]
     assert differs(state.params, first.params)
@@ -285,14 +287,14 @@ def test_the_ring_holds_what_the_rollouts_brought():
 def test_pixels_are_kept_as_bytes():
     space = spaces.Box(0, 255, (16, 16, 1), np.uint8)
     state = jax.eval_shape(lambda key: tiny().init(key, Spec(space, DISCRETE)), jax.random.key(0))
-    rows = state.replay.rows
-    assert (rows.obs.dtype, rows.obs.shape) == (np.uint8, (11, 16, 16, 1))
-    assert rows.next_obs.dtype == np.uint8
+    obs, finals = state.replay.obs, state.replay.finals
+    assert (obs.dtype, obs.shape) == (np.uint8, (11, 1, 16, 16, 1))
+    assert finals.dtype == np.uint8
 
 
 def test_a_ring_that_does_not_fit_is_refused_before_training():
     with pytest.raises(
-        ValueError, match=r"replay ring of 1_000_000_000_000 transitions of 37 bytes each takes"
+        ValueError, match=r"replay buffer of 1_000_000_000_000 transitions of 30 bytes each takes"
     ):
         tiny(buffer_size=10**12).init(jax.random.key(0), Spec(OBS, CONTINUOUS))
 
