@@ -194,7 +194,6 @@ OPTIONS = dict(
     tau=0.5,
     gamma=0.5,
     exploration_std=0.3,
-    exploration="ornstein-uhlenbeck",
     normalize_observation=True,
     normalize_reward=True,
 )
