@@ -81,7 +81,7 @@ _NOT_OFFERED = {
     "duelingdqn": "dqn with --dueling",
     "c51": "dqn with --returns categorical",
     "qrdqn iqn": "dqn with --returns quantile",
-    "rainbow": "dqn with --double --dueling --noisy --returns categorical --n 3",
+    "rainbow": "dqn with --double --dueling --noisy --prioritised --returns categorical --n 3",
     "sacdiscrete discretesac": "sac, which takes Discrete actions too",
     "tqc redq crossq droq": "sac or td3",
     "a3c": "a2c, or impala for policies that lag behind",

@@ -8,8 +8,7 @@ import jax
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, schedule_value
-from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
-from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replayed_batch
+from advantage.algorithms.policy_gradient.shared.replayed_critic import replayed_batch
 from advantage.algorithms.value.shared.deterministic import (
     DeterministicOptions,
     deterministic_state,
@@ -25,7 +24,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     LearningState,
     actor_step,
     critics_step,
-    number_of_gradient_steps,
+    take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import check_replay
 from advantage.policies.action_value import action_value
@@ -77,7 +76,6 @@ class DDPG(DeterministicOptions):
         policy, q = state.policy, action_value(state.policy)
         replay = replay_add(state.replay, rollout)
         rate = schedule_value(self.learning_rate, progress(state.clock))
-        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             batch = replayed_batch(self, state, replay, key, size=self.batch_size, n=self.n)
@@ -89,9 +87,4 @@ class DDPG(DeterministicOptions):
             value_of = value_of_mu(policy, q, learning, batch.x)
             return actor_step(self, value_of, learning, rate), metrics
 
-        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
-        learning, metrics = repeat(step, before, count, key)
-        learned = dataclasses.replace(
-            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
-        )
-        return learned, metrics | {"gradient_steps": count}
+        return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     ReplayBatch,
     empty_replay,
-    repeat,
     replayed_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended
@@ -33,8 +31,8 @@ from advantage.algorithms.value.shared.gradient_steps import (
     LearningState,
     actor_step,
     adam_init,
-    number_of_gradient_steps,
     part_step,
+    take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import check_replay
 from advantage.objectives.surrogates import squared_error
@@ -126,7 +124,6 @@ class DPG(DeterministicOptions):
         rate, critic_rate = (
             schedule_value(schedule, spent) for schedule in (self.learning_rate, self.critic_learning_rate)
         )
-        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             batch = replayed_batch(self, state, replay, key, size=self.batch_size, n=self.n)
@@ -142,12 +139,7 @@ class DPG(DeterministicOptions):
             learning = learning._replace(gradient_steps=learning.gradient_steps + 1)
             return self._actor_step(policy, learning, batch, rate), metrics
 
-        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
-        learning, metrics = repeat(step, before, count, key)
-        learned = dataclasses.replace(
-            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
-        )
-        return learned, metrics | {"gradient_steps": count}
+        return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)
 
     def _actor_step(
         self, policy: ActorCritic, learning: Learning, batch: ReplayBatch, rate: Array | float

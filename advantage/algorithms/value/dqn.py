@@ -19,7 +19,6 @@ from advantage.algorithms.hyperparameters import (
 )
 from advantage.algorithms.policy_gradient.shared.acting import statistics_of
 from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
-from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     ReplayBatch,
     empty_replay,
@@ -64,7 +63,7 @@ class DQNState(LearningState):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class DQN(ReplayOptions, NetworkOptions):
+class DQN(ReplayOptions):
     """Deep Q-network: Q-learning with a network, replayed experience and a target network.
 
     After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions

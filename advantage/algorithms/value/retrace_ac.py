@@ -19,16 +19,16 @@ from advantage.algorithms.policy_gradient.shared.acting import (
     policy_noise,
     statistics_of,
 )
-from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, merge_time_and_envs
+from advantage.algorithms.policy_gradient.shared.experience import merge_time_and_envs
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay, polyak, repeat
+from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay, polyak
 from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
     LearningState,
     adam_init,
-    number_of_gradient_steps,
     part_step,
+    take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import BufferOptions
 from advantage.estimators.off_policy_corrections import retrace
@@ -159,7 +159,6 @@ class RetraceAC(BufferOptions, PolicyOptions):
         policy, q = state.policy, action_value(state.policy)
         replay = replay_add(state.replay, rollout)
         rate = schedule_value(self.learning_rate, progress(state.clock))
-        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             key_batch, key_next, key_now = jax.random.split(key, 3)
@@ -191,12 +190,7 @@ class RetraceAC(BufferOptions, PolicyOptions):
             )
             return learning, metrics | fitted | climbed
 
-        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
-        learning, metrics = repeat(step, before, count, key)
-        learned = dataclasses.replace(
-            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
-        )
-        return learned, metrics | {"gradient_steps": count}
+        return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)
 
 
 def sequence_batch(options: RetraceAC, state: LearningState, replay: Replay, key: Key) -> SequenceBatch:

@@ -18,12 +18,10 @@ from advantage.algorithms.policy_gradient.shared.acting import (
     policy_memory,
     policy_noise,
 )
-from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     empty_replay,
     polyak,
-    repeat,
     replayed_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
@@ -32,8 +30,8 @@ from advantage.algorithms.value.shared.gradient_steps import (
     LearningState,
     adam_init,
     critics_step,
-    number_of_gradient_steps,
     part_step,
+    take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
 from advantage.policies.action_value import ActionValue, action_value
@@ -120,7 +118,6 @@ class SAC(ReplayOptions, PolicyOptions):
             replay_add(state.replay, rollout),
             schedule_value(self.learning_rate, progress(state.clock)),
         )
-        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(learning: Learning, key: Key) -> tuple[Learning, dict[str, Array]]:
             key_batch, key_next, key_now = jax.random.split(key, 3)
@@ -150,12 +147,7 @@ class SAC(ReplayOptions, PolicyOptions):
             learning = learning._replace(target=polyak(learning.target, critics, self.tau))
             return learning, metrics | more | {"alpha": jnp.asarray(alpha, jnp.float32)}
 
-        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
-        learning, metrics = repeat(step, before, count, key)
-        learned = dataclasses.replace(
-            advance_statistics(self, state, rollout), replay=replay, **learning._asdict()
-        )
-        return learned, metrics | {"gradient_steps": count}
+        return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)
 
     def _target_entropy(self, head: Head) -> float:
         if self.target_entropy is not None:

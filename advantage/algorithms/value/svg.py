@@ -19,13 +19,11 @@ from advantage.algorithms.policy_gradient.shared.acting import (
     policy_noise,
     statistics_of,
 )
-from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     ReplayBatch,
     empty_replay,
     polyak,
-    repeat,
     scaled_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init
@@ -34,8 +32,8 @@ from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
     LearningState,
     adam_init,
-    number_of_gradient_steps,
     part_step,
+    take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
 from advantage.objectives.surrogates import squared_error
@@ -168,7 +166,6 @@ class SVG(ReplayOptions, PolicyOptions):
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
         replay, changes = replay_add(state.replay, rollout), state.changes
         rate = schedule_value(self.learning_rate, progress(state.clock))
-        count = number_of_gradient_steps(self, replay, rollout.reward.size)
         if isinstance(changes, Moments):
             normalise = statistics_of(self, state)
             x, next_x = (encode(state.policy, normalise, obs) for obs in (rollout.obs, rollout.next_obs))
@@ -184,12 +181,8 @@ class SVG(ReplayOptions, PolicyOptions):
             noise = state.policy.head.noise(key_noise, (2, self.batch_size))
             return self._zeroth_order(state.policy, learning, batch, noise, rate)
 
-        before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
-        learning, metrics = repeat(step, before, count, key)
-        learned = dataclasses.replace(
-            advance_statistics(self, state, rollout), replay=replay, changes=changes, **learning._asdict()
-        )
-        return learned, metrics | {"gradient_steps": count}
+        state, metrics = take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)
+        return dataclasses.replace(state, changes=changes), metrics
 
     def _zeroth_order(
         self, policy: ActorCritic, learning: Learning, batch: ReplayBatch, noise: Array, rate: Array | float

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from advantage.algorithms.hyperparameters import ranged
 from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
-from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, UnitsOption
+from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
 from advantage.algorithms.value.shared.gradient_steps import Learning, LearningState, adam_init
@@ -29,7 +29,7 @@ Exploration = Literal["gaussian", "ornstein-uhlenbeck"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DeterministicOptions(UnitsOption, ReplayOptions, NetworkOptions):
+class DeterministicOptions(UnitsOption, ReplayOptions):
     """Fields of every method with a deterministic policy and a replay buffer."""
 
     exploration: Exploration = "gaussian"

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from advantage.algorithms.policy_gradient.shared.experience import advance_statistics
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped
-from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBatch, ReplayedState, polyak
+from advantage.algorithms.policy_gradient.shared.replayed_critic import (
+    ReplayBatch,
+    ReplayedState,
+    polyak,
+    repeat,
+)
 from advantage.algorithms.value.shared.options import BufferOptions
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import ActionValue
 from advantage.replay.ring import Replay
-from advantage.types import Array, Pytree
+from advantage.types import Array, Key, Pytree, Rollout
 
 Loss = Callable[[Pytree], tuple[Array, dict[str, Array]]]
 
@@ -29,6 +35,9 @@ class LearningState(ReplayedState):
     gradient_steps: Array
 
 
+S = TypeVar("S", bound=LearningState)
+
+
 class Learning(NamedTuple):
     """What a gradient step updates, and how many there were, uint32."""
 
@@ -36,6 +45,33 @@ class Learning(NamedTuple):
     optimiser: Pytree
     target: Pytree
     gradient_steps: Array
+
+
+def take_gradient_steps(
+    options: BufferOptions,
+    state: S,
+    rollout: Rollout,
+    *,
+    replay: Replay,
+    key: Key,
+    step: Callable[[Learning, Key], tuple[Learning, dict[str, Array]]],
+) -> tuple[S, dict[str, Array]]:
+    """The end of an update: the gradient steps that are due after a rollout, which `replay` already holds.
+
+    Args:
+        options, state, rollout, key: those of `update`.
+        replay: the buffer with the rollout.
+        step: one gradient step, `(learning, key) -> learning, metrics`.
+
+    Returns:
+        The next state, with the clock advanced, and the mean of each metric.
+    """
+    count = number_of_gradient_steps(options, replay, rollout.reward.size)
+    before = Learning(state.params, state.optimiser, state.target, state.gradient_steps)
+    learning, metrics = repeat(step, before, count, key)
+    advanced = advance_statistics(options, state, rollout)
+    state = dataclasses.replace(advanced, replay=replay, **learning._asdict())
+    return state, metrics | {"gradient_steps": count}
 
 
 def number_of_gradient_steps(options: BufferOptions, replay: Replay, steps: int) -> Array:

@@ -7,12 +7,13 @@ import dataclasses
 from jax.core import Tracer
 
 from advantage.algorithms.hyperparameters import Schedule, ranged
+from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.policies.networks import Activation
 from advantage.types import Array, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class BufferOptions:
+class BufferOptions(NetworkOptions):
     """Fields of every method that learns from a replay buffer."""
 
     learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
