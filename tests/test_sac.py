@@ -101,6 +101,38 @@ def test_the_critics_loss_is_that_of_the_definition(terminated):
     assert total / count == pytest.approx(((here[:, 2] - y) ** 2 / 2).mean(), rel=1e-3)
 
 
+@pytest.mark.parametrize("box", [False, True])
+def test_the_actor_descends_the_definition_of_its_loss(box):
+    """One transition in the buffer: the gradient is that of `alpha log pi - min Q`, and the step goes against it."""
+    algorithm = tiny(n_steps=1, gradient_steps=1, alpha=0.3, learning_rate=1e-3)
+    state = begin(algorithm, CONTINUOUS if box else DISCRETE, num_envs=1)
+    new, _ = update(algorithm, state, play(algorithm, state, 0), jax.random.key(0))
+    policy, q, critics = state.policy, action_value(state.policy), new.params["action_value"]
+    x = policy.encoder.policy_input(jnp.repeat(new.replay.obs[0], algorithm.batch_size, 0), None)
+    noise = policy.head.noise(jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[2], (4,))
+
+    def loss(actor):
+        distribution = policy.distribution(actor, x)
+        if box:
+            action, log_prob = distribution.sample_and_log_prob(noise)
+            values = jax.vmap(q.value, (0, None, None))(critics, x, action).min(0)
+            return (0.3 * log_prob - values).mean()
+        log_p = jax.nn.log_softmax(distribution.logits)
+        values = jax.vmap(q.all, (0, None))(critics, x).min(0)
+        return (jnp.exp(log_p) * (0.3 * log_p - values)).sum(-1).mean()
+
+    before = state.params["actor"]
+    gradient = jax.grad(loss)(before)
+    moved = jax.tree.map(
+        lambda old, now, slope: ((now - old) * slope).sum(), before, new.params["actor"], gradient
+    )
+    assert all(float(leaf) < 0 for leaf in jax.tree.leaves(moved) if leaf), "against the slope"
+    for slope, mean in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(new.optimiser["actor"].mu), strict=True
+    ):
+        np.testing.assert_allclose(mean, 0.1 * slope, rtol=2e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(("aim", "rises"), [(-50.0, False), (50.0, True)])
 def test_the_temperature_follows_the_entropy(aim, rises):
     state, _ = course(tiny(target_entropy=aim))
