@@ -428,3 +428,30 @@ def test_both_drivers_and_every_seed_learn_the_same(tmp_path):
 @pytest.mark.parametrize("environment", [on_host, WORLD], ids=["host", "device"])
 def test_a_stopped_run_goes_on_to_the_same_numbers_its_buffer_included(tmp_path, environment):
     a_stopped_run_goes_on_bit_for_bit(tiny(), environment, tmp_path)
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_the_actor_climbs_to_the_better_action(box):
+    """One state, one step an episode: the first action earns 1 and the others 0, or the reward falls with distance."""
+    algorithm = tiny(gradient_steps=60, learning_rate=1e-2, ent_coef=0.01, batch_size=16, replay_length=1)
+    state, rng = begin(algorithm, CONTINUOUS if box else DISCRETE), np.random.default_rng(0)
+    obs, ended = np.zeros((4, 2, 3), np.float32), np.ones((4, 2), bool)
+
+    def quality(state):
+        distribution = algorithm.actor(state).distribution(obs[0])
+        if not box:
+            return float(jax.nn.softmax(distribution.logits)[0, 0])
+        return -float(np.abs(np.asarray(distribution.mode()) - 0.5).max())
+
+    before = quality(state)
+    for i in range(3):
+        action = (
+            rng.uniform(-1, 1, (4, 2, 2)).astype(np.float32)
+            if box
+            else np.int32(rng.integers(3, size=(4, 2)))
+        )
+        reward = -((action - 0.5) ** 2).sum(-1) if box else (action == 0) * 1.0
+        log_prob = np.full((4, 2), -1.0, np.float32)
+        rollout = Rollout(obs, action, np.float32(reward), obs, ended, ~ended, log_prob)
+        state, _ = update(algorithm, state, rollout, jax.random.key(i))
+    assert quality(state) > before + 0.1
