@@ -16,7 +16,6 @@ from advantage.algorithms.bandits.thompson import Beta, Normal
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.worlds.testbed import Testbed, TestbedEnv
-from advantage.training import loop
 from advantage.types import Rollout, Span, Spec
 
 A = 4
@@ -33,14 +32,6 @@ ALL = [
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pictures():
-    """A curve takes longer to draw than one of these runs to train."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
-        yield
 
 
 # -- against definitions ------------------------------------------------------------------------------------

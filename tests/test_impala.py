@@ -29,7 +29,6 @@ from advantage.algorithms.registry import from_json, to_json
 from advantage.running_moments import normaliser
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_progress
-from advantage.training import loop
 
 # One program serves most tests: limits that nothing reaches stand in for None, which would compile another.
 BASE: dict[str, Any] = dict(
@@ -42,11 +41,6 @@ BASE: dict[str, Any] = dict(
     max_grad_norm=1e9,
     normalize_observation=True,
 )
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def tiny(**changes):

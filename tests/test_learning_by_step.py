@@ -14,7 +14,6 @@ from advantage import evaluation
 from advantage.drivers.draws import draw, draw_block, of_block
 from advantage.drivers.schedule import BLOCK, ROW_STEPS
 from advantage.environments.tables.world import TabularEnv, TabularWorld
-from advantage.training import loop
 from advantage.types import Spec
 
 
@@ -34,11 +33,6 @@ WORLD = TabularWorld(ROW)
 
 def on_host():
     return gymnasium.wrappers.TimeLimit(TabularEnv(ROW), ROW.max_episode_steps)
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
 
 
 def train(environment, path, algorithm=LEARNER, **options):

@@ -24,7 +24,6 @@ from advantage.algorithms.tabular.whole_episodes import each_episode, first_visi
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.tables.names import world
 from advantage.environments.tables.world import TabularEnv, TabularWorld
-from advantage.training import loop
 from advantage.types import Rollout, Span, Spec
 
 STATES, ACTIONS, LONGEST = 5, 3, 24
@@ -718,8 +717,7 @@ def row_on_host():
     ],
     ids=lambda algorithm: type(algorithm).__name__,
 )
-def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, tmp_path):
     algorithm = dataclasses.replace(algorithm, gamma=1.0, policy=[[0.4, 0.4, 0.2]] * 8)
     options = {
         "num_envs": 2,
@@ -741,8 +739,7 @@ def test_promise_2_both_drivers_learn_the_same_and_a_resumed_run_too(algorithm, 
 
 
 @pytest.mark.slow
-def test_many_seeds_at_once_and_gymnasium(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+def test_many_seeds_at_once_and_gymnasium(tmp_path):
     options = {"eval_episodes": 0, "tensorboard": False, "workers": 0}
     runs = adv.train(
         TD(), "jax/RandomWalk-v0", total_timesteps=500, num_seeds=3, out=tmp_path / "s", **options

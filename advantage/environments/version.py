@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from advantage.environments.environment import Environment, Maker
@@ -26,9 +28,14 @@ def version_of(environment: Environment) -> str | None:
         return None
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return f"{package} {importlib.metadata.version(package)}"
-    for name in importlib.metadata.packages_distributions().get(package, ()):
+    for name in _distributions().get(package, ()):
         return f"{name} {importlib.metadata.version(name)}"
     return None
+
+
+@functools.cache  # it reads a file of every installed distribution
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _module_of(made_by: Any) -> str:
