@@ -67,7 +67,6 @@ class Agent:
         environment: the name of the environment that it was trained on.
         step: environment steps that it was trained for.
         by_name: whether the environment can be made from its name alone.
-        frame_stack: number of observations stacked into one, `[n, ...]`, the oldest first; 1 for no stacking.
         modifications: keywords, wrappers and left out observations of the environment.
     """
 
@@ -77,7 +76,6 @@ class Agent:
     environment: str
     step: int
     by_name: bool = True
-    frame_stack: int = 1
     modifications: Modifications = UNMODIFIED
 
     @cached_property
@@ -155,7 +153,6 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> A
         environment,
         step=saved.metadata["step"],
         by_name=by_name,
-        frame_stack=config["training"].get("frame_stack", 1),
         modifications=_modifications(config["training"], folder.config_path),
     )
 
@@ -198,13 +195,11 @@ def restore_config(
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"
-        sizes = {name: config["training"][name] for name in ("num_envs", "total_timesteps")}
+        training = {"frame_stack": 1} | config["training"]
+        sizes = {name: training[name] for name in ("num_envs", "total_timesteps", "frame_stack")}
         for name, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more")
-        frames = config["training"].get("frame_stack", 1)
-        if type(frames) is not int or frames < 1:
-            raise ValueError(f"frame_stack={frames!r} is not allowed; use a whole number of 1 or more")
         field = "hyperparameters"
         _refuse_older_pictures(chosen, config["hyperparameters"], observation)
         return chosen, spec_of(chosen, observation, action, **sizes)

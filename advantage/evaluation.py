@@ -125,7 +125,7 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
         target = resolve_recorded(agent.environment, trust, agent.modifications)
     else:
         target = _without_ignored(resolve(environment), agent)
-    return stacked(fitting(target, agent.spec.observation_space), agent.frame_stack)
+    return stacked(fitting(target, agent.spec.observation_space), agent.spec.frame_stack)
 
 
 def _without_ignored(environment: Environment, agent: Agent) -> Environment:

@@ -68,6 +68,8 @@ class Spec:
         num_envs: number of environments stepped together, the `B` of every rollout.
         total_timesteps: the budget in environment steps; schedules run from 0 to 1 over it.
         action_units: units of the policy's actions in a bounded Box.
+        frame_stack: how many observations of the environment each observation stacks; 1 for no stack.
+        world: the environment's own rules, for planners; None where they are not known.
     """
 
     observation_space: gymnasium.Space
@@ -75,6 +77,8 @@ class Spec:
     num_envs: int = 1
     total_timesteps: int = 1
     action_units: ActionUnits = "bounds"
+    frame_stack: int = 1
+    world: World | None = None
 
 
 @runtime_checkable
@@ -348,4 +352,13 @@ class World(Protocol):
 
     def step(self, state: Pytree, action: Pytree, key: Key) -> tuple[Pytree, Pytree, Array, Array]:
         """One step: `-> state, obs, reward (float32 scalar), terminated (bool scalar)`."""
+        ...
+
+
+@runtime_checkable
+class ObservedWorld(World, Protocol):
+    """A world whose observations determine its state, so that one can plan with it from what is seen."""
+
+    def state_of(self, obs: Pytree) -> Pytree:
+        """The state in which the world shows this observation."""
         ...

@@ -9,8 +9,10 @@ import advantage as adv
 from advantage.algorithms.presets import presets
 from advantage.algorithms.registry import ALGORITHMS, to_json
 from advantage.cli import main
+from advantage.environments.environment import stacked
 from advantage.environments.make import environment_names, resolve
-from advantage.training.options import Options
+from advantage.environments.modifications import modified
+from advantage.training.options import Options, modifications_of
 
 PAIRS = [(algorithm, environment) for algorithm in ALGORITHMS for environment in presets(algorithm)]
 
@@ -20,7 +22,10 @@ def test_every_preset_fits_its_environment(algorithm, environment):
     tuned = adv.preset(algorithm, environment)
     options = Options(**tuned.options)
     name = f"jax/{environment}" if f"jax/{environment}" in environment_names() else environment
-    spec = adv.Spec(*resolve(name).spaces, options.num_envs, options.total_timesteps)
+    if name.startswith("ALE/"):
+        pytest.importorskip("ale_py")
+    target = stacked(modified(resolve(name), modifications_of(options)), options.frame_stack)
+    spec = adv.Spec(*target.spaces, options.num_envs, options.total_timesteps)
     tuned.algorithm.init(jax.random.key(0), spec)
     rollout = getattr(tuned.algorithm, "n_steps", 1) * options.num_envs  # a search has none
     assert options.total_timesteps % rollout == 0

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from advantage.replay.frames import Frames
 from advantage.replay.ring import Transition, replay_add, replay_init, replay_sample, transitions_at
 from advantage.replay.sequences import replay_sequences, sequences_at
 from advantage.types import Rollout
@@ -23,9 +24,11 @@ def stacked(trees):
 class Play:
     """Rollouts that follow each other: an observation is the successor of the one before, but for ends of episodes."""
 
+    observation = OBS
+
     def __init__(self, num_envs, seed=0, rate=0.3):
         self.rng, self.num_envs, self.rate = np.random.default_rng(seed), num_envs, rate
-        self.obs = self.draw(OBS)
+        self.obs = self.first()
         self.steps = []  # every transition so far: row by row, then by environment
 
     def draw(self, like):
@@ -34,16 +37,23 @@ class Play:
 
         return jax.tree.map(leaf, like)
 
+    def first(self):
+        return self.draw(self.observation)
+
+    def following(self, obs):
+        return self.draw(self.observation)
+
     def rollout(self, steps):
         rows, extras = [], []
         for _ in range(steps):
-            next_obs, action, reward = self.draw(OBS), self.draw(ACTION), self.rng.normal(size=self.num_envs)
+            next_obs, action = self.following(self.obs), self.draw(ACTION)
+            reward = self.rng.normal(size=self.num_envs)
             terminated, truncated = self.rng.uniform(size=(2, self.num_envs)) < self.rate / 2
             row = (self.obs, action, reward.astype(np.float32), next_obs, terminated, truncated)
             rows.append(row)
             extras.append({"log_prob": np.sin(np.arange(self.num_envs) + len(self.steps), dtype=np.float32)})
             self.steps.append([jax.tree.map(lambda x, b=b: x[b], row) for b in range(self.num_envs)])
-            reset, ended = self.draw(OBS), terminated | truncated
+            reset, ended = self.first(), terminated | truncated
 
             def go_on(new, old, ended=ended):
                 return np.where(ended.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
@@ -216,6 +226,105 @@ def test_sequences_are_drawn_from_what_is_stored():
     assert (np.asarray(rows.mask.sum(0)) == np.where(np.asarray(begun) < 4, 2, 1)).all()
     empty = replay_sequences(begin(4, 1), jax.random.key(1), 3, length=2)
     assert not empty.mask.any() and empty.extras == ()
+
+
+# -- stacks: every frame is stored once ------------------------------------------------------------------------------
+
+FRAMES = Frames((3, 1, 2))
+STACKS = {
+    "a": jax.ShapeDtypeStruct((3, 2, 3), np.uint8),
+    "b": jax.ShapeDtypeStruct((4,), np.int8),
+    "c": jax.ShapeDtypeStruct((2,), np.float32),
+}
+
+
+class StackedPlay(Play):
+    """The same, but observations are stacks: one that follows drops the oldest frame, the first repeats its frame."""
+
+    observation = STACKS
+
+    def first(self):
+        drawn = self.draw(STACKS)
+        return {
+            name: x if count == 1 else np.repeat(x[:, :1], count, axis=1)
+            for (name, x), count in zip(drawn.items(), FRAMES.counts, strict=True)
+        }
+
+    def following(self, obs):
+        drawn = self.draw(STACKS)
+        return {
+            name: x if count == 1 else np.concatenate([obs[name][:, 1:], x[:, :1]], axis=1)
+            for (name, x), count in zip(drawn.items(), FRAMES.counts, strict=True)
+        }
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9], ids=lambda rate: f"ends {rate}")
+@pytest.mark.parametrize(
+    ("num_envs", "capacity", "steps"),
+    [
+        (2, 12, [3, 3, 3]),
+        (2, 7, [2, 2, 2, 2]),
+        (3, 20, [4, 1, 4, 5]),
+        (1, 5, [7, 1, 5]),
+        (1, 3, [1, 1, 1, 1, 2]),
+    ],
+    ids=str,
+)
+def test_stacks_are_put_together_from_frames(num_envs, capacity, steps, rate, n):
+    """The oldest rows only complete later stacks. Windows meet ends, the newest row and the write head."""
+    replay = replay_init(STACKS, ACTION, capacity=capacity, num_envs=num_envs, frames=FRAMES)
+    assert replay.obs["a"].shape[2:] == (2, 3) and replay.finals["c"].shape[1:] == ()
+    play, sequences = StackedPlay(num_envs, rate=rate), jax.jit(functools.partial(sequences_at, length=3))
+    for number in steps:
+        replay = add(replay, play.rollout(number))
+        rows = max(min(len(play.steps), capacity // num_envs) - 2, 0)
+        assert int(replay.stored) == rows * num_envs
+        first = len(play.steps) - rows
+        expected = [play.window(first + r, env, n) for r in range(rows) for env in range(num_envs)]
+        assert_same(held(replay, n), expected)
+        if rows:
+            found = sequences(replay, np.arange(rows * num_envs))
+            for i in range(rows * num_envs):
+                parts = sequence(play, first + i // num_envs, i % num_envs, 3, len(play.steps))
+                left, right = (found.obs, found.next_obs), (parts[0], parts[5])
+                jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[:, i], y), left, right)
+
+
+def test_a_buffer_smaller_than_a_stack():
+    with pytest.raises(
+        ValueError, match=r"5 transitions .* 2 environments and stacks of 3 observations; use 6 or more"
+    ):
+        replay_init(STACKS, ACTION, capacity=5, num_envs=2, frames=FRAMES)
+
+
+def test_a_million_frames_of_atari_take_little_more_than_their_pixels():
+    """7.3 GB, where stacks of four would take 28."""
+    stack = jax.ShapeDtypeStruct((4, 84, 84), np.uint8)
+    action = jax.ShapeDtypeStruct((), np.int32)
+    replay = replay_init(stack, action, capacity=100_000, num_envs=1, frames=Frames((4,)))
+    assert 10 * sum(leaf.nbytes for leaf in jax.tree.leaves(replay)) < 7.3e9
+
+
+@pytest.mark.parametrize("kind", [Play, StackedPlay])
+def test_an_environment_that_begins_anew_between_two_rollouts(kind):
+    """As where a run is resumed and an episode cannot be: what was not seen is no successor, and no window crosses."""
+    play = kind(2, rate=0.0)
+    replay = replay_init(
+        play.observation, ACTION, capacity=24, num_envs=2, frames=FRAMES if kind is StackedPlay else Frames()
+    )
+    replay = add(replay, play.rollout(4))
+    begun = play.first()
+    play.obs = jax.tree.map(lambda new, old: np.stack([old[0], new[1]]), begun, play.obs)
+    last = play.steps[-1][1]
+    play.steps[-1][1] = (*last[:5], True)  # truncated
+    for number in (1, 4, 5):
+        replay = add(replay, play.rollout(number))
+        rows = int(replay.stored) // 2
+        first = len(play.steps) - rows
+        expected = [play.window(first + r, env, 3) for r in range(rows) for env in range(2)]
+        assert_same(held(replay, 3), expected)
+    assert int(replay.truncated.sum()) == 1
 
 
 def test_what_a_method_keeps_besides_counts_in_the_size():

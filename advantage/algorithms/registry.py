@@ -175,12 +175,13 @@ def spec_of(
     *,
     num_envs: int,
     total_timesteps: int,
+    frame_stack: int = 1,
 ) -> Spec:
     """The spec of a run; an algorithm without the option `action_units` acts in units of the bounds."""
     acting: Any = algorithm
     has_units = isinstance(algorithm, UnitsOption | PolicySearch)
     units: ActionUnits = acting.action_units if has_units else "bounds"
-    return Spec(observation_space, action_space, num_envs, total_timesteps, units)
+    return Spec(observation_space, action_space, num_envs, total_timesteps, units, frame_stack)
 
 
 def hyperparameters_of(algorithm: Trainable) -> dict[str, Any]:

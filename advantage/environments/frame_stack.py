@@ -67,6 +67,13 @@ def _unmasked(function: Callable[..., Any], space: spaces.Space, obs: Pytree, *t
     return mapped if mask is None else mapped | {ACTION_MASK: obs[ACTION_MASK]}
 
 
+def frame_counts(space: spaces.Space, n: int) -> Pytree:
+    """How many frames each leaf of a stack's space holds: n, and 1 for an action mask."""
+    seen, mask = split_mask(space)
+    counts = map_leaves(lambda _: n, seen)
+    return counts if mask is None else counts | {ACTION_MASK: 1}
+
+
 class FrameStack(gymnasium.Wrapper):
     """`stacked` for a Gymnasium environment.
 

@@ -2,7 +2,7 @@
 
 Rows are time steps, columns are environments, and each observation is stored once: the successor of a transition is
 the observation of the next row, except where an episode ended. There the next row begins another episode, and the true
-successor lies apart, in `finals`.
+successor lies apart, in `finals`. Of stacked observations only the newest frame is stored: see `frames`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from advantage.machine import free_device_bytes, refuse_large
+from advantage.replay.frames import Frames
 from advantage.types import Array, Key, Pytree, Rollout
 
-STEPS_PER_END = 16  # there is room for the ends of episodes of at least this average length
+STEPS_PER_END = 16  # there is room for the ends of episodes of at least this average length,
+STEPS_PER_END_OF_FRAMES = (
+    64  # and of this one if observations are stacked: games are longer, and their frames larger,
+)
 FEWEST_ENDS = 256  # and for so many ends in any case
 
 
@@ -41,16 +45,17 @@ class Replay(NamedTuple):
     """The last rows of all environments.
 
     Attributes:
-        obs, action, reward: `[R, B, ...]`, a row a step, a column an environment.
+        obs, action, reward: `[R, B, ...]`, a row a step, a column an environment; of stacks the newest frame.
         terminated, truncated: bool `[R, B]`.
         final: int32 `[R, B]`, the place in `finals` of the true successor of a step that ended an episode.
-        finals: `[F, ...]`, the last observations of episodes, a ring of its own.
+        finals: `[F, ...]`, the last observations of episodes, a ring of its own; of stacks the newest frame.
         final_rows: uint32 `[F]`, one more than the number of the row that each of `finals` belongs to; 0 if unused.
         ends: uint32, how many finals were written in all.
-        newest: `[B, ...]`, the successors of the newest row.
+        newest: `[B, ...]`, the successors of the newest row, whole stacks.
         head: uint32, how many rows were written in all; row r lies at place `r mod R`.
         oldest: uint32, the number of the oldest row that can be drawn.
         extras: `[R, B, ...]`, what else a method keeps of each step, such as the acting policy's log-probability.
+        frames: which leaves of an observation are stacks.
     """
 
     obs: Pytree
@@ -66,6 +71,7 @@ class Replay(NamedTuple):
     head: Array
     oldest: Array
     extras: Pytree = ()
+    frames: Frames = Frames()
 
     @property
     def num_rows(self) -> int:
@@ -88,7 +94,15 @@ class Replay(NamedTuple):
         return (self.head - self.oldest).astype(jnp.int32) * self.num_envs
 
 
-def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int, extras: Pytree = ()) -> Replay:
+def replay_init(
+    obs: Pytree,
+    action: Pytree,
+    *,
+    capacity: int,
+    num_envs: int,
+    extras: Pytree = (),
+    frames: Frames = Frames(),  # noqa: B008
+) -> Replay:
     """An empty buffer.
 
     Args:
@@ -96,24 +110,27 @@ def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int, ex
             its dtype. Without `extras`, those of rollouts are not stored.
         capacity: transitions; the buffer holds a whole number of rows, at most this many transitions.
         num_envs: B.
+        frames: which leaves of an observation are stacks. The oldest rows then only complete the stacks of later ones.
 
     Raises:
-        ValueError: a capacity below one row, or one that does not fit into memory.
+        ValueError: a capacity below one row, or below the rows of a stack, or one that does not fit into memory.
     """
-    rows = capacity // num_envs
-    if rows < 1:
+    rows, fewest = capacity // num_envs, num_envs * frames.depth
+    if rows < frames.depth:
+        stacks = f" and stacks of {frames.depth} observations" if frames.depth > 1 else ""
         raise ValueError(
-            f"A replay buffer of {capacity} transitions is not allowed with {num_envs} environments; use {num_envs} "
-            "or more."
+            f"A replay buffer of {capacity} transitions is not allowed with {num_envs} environments{stacks}; use "
+            f"{fewest} or more."
         )
-    transitions = rows * num_envs
-    ends = min(transitions, max(-(-transitions // STEPS_PER_END), FEWEST_ENDS, 4 * num_envs))
-    size, flags = (
+    transitions, stack, obs = rows * num_envs, obs, frames.newest(obs)
+    steps_per_end = STEPS_PER_END if frames.depth == 1 else STEPS_PER_END_OF_FRAMES
+    ends = min(transitions, max(-(-transitions // steps_per_end), FEWEST_ENDS, 4 * num_envs))
+    size, of_stack, flags = (
         sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(part))
-        for part in (obs, (action, extras))
+        for part in (obs, stack, (action, extras))
     )
-    size, flags = size, flags + 4 + 1 + 1 + 4
-    nbytes = transitions * (size + flags) + (ends + num_envs) * size
+    flags = flags + 4 + 1 + 1 + 4
+    nbytes = transitions * (size + flags) + ends * size + num_envs * of_stack
     with jax.ensure_compile_time_eval():  # buffers are made inside compiled programs too
         what = f"A replay buffer of {transitions:_} transitions of {size + flags} bytes each"
         refuse_large(what, nbytes, "make it smaller", free_device_bytes())
@@ -134,10 +151,11 @@ def replay_init(obs: Pytree, action: Pytree, *, capacity: int, num_envs: int, ex
         finals=jax.tree.map(empty(ends), obs),
         final_rows=jnp.zeros(ends, jnp.uint32),
         ends=jnp.uint32(0),
-        newest=jax.tree.map(empty(num_envs), obs),
+        newest=jax.tree.map(empty(num_envs), stack),
         head=jnp.uint32(0),
         oldest=jnp.uint32(0),
         extras=jax.tree.map(empty(rows, num_envs), extras),
+        frames=frames,
     )
 
 
@@ -147,22 +165,29 @@ def replay_add(replay: Replay, rollout: Rollout) -> Replay:
     Of a rollout with more rows than the buffer the last R stay. If episodes are so short that their last observations
     do not all fit, the oldest rows make room for them too. If the buffer keeps `extras`, the rollout's must
     have the same structure.
+
+    Where the rollout does not begin with the successor of the newest row, the environment has begun another episode
+    between the two, as some do when a run is resumed: the newest row then counts as truncated.
     """
     steps = rollout.reward.shape[0]
     kept = min(steps, replay.num_rows)
+    replay = _truncate_where_torn(replay, jax.tree.map(lambda x: jnp.asarray(x)[0], rollout.obs))
     extras = rollout.extras if jax.tree.leaves(replay.extras) else replay.extras
     facts = jax.tree.map(lambda x: jnp.asarray(x)[steps - kept :], rollout._replace(memory=(), extras=extras))
     first = replay.head + jnp.uint32(steps - kept)
     numbers = first + jnp.arange(kept, dtype=jnp.uint32)
     head = replay.head + jnp.uint32(steps)
-    replay, final, oldest = _add_finals(replay, facts, numbers)
-    place = (numbers % jnp.uint32(replay.num_rows)).astype(jnp.int32)
+    done = jnp.logical_or(facts.terminated, facts.truncated)
+    replay, final, oldest = _add_finals(replay, done, replay.frames.newest(facts.next_obs, axis=2), numbers)
+    place = place_of(replay, numbers)
 
     def write(ring: Array, new: Array) -> Array:
         return ring.at[place].set(new.astype(ring.dtype), unique_indices=True)
 
+    only_frames = jnp.uint32(replay.frames.depth - 1)  # the oldest rows there are
+    oldest = jnp.maximum(oldest, head - jnp.minimum(head, jnp.uint32(replay.num_rows)) + only_frames)
     return replay._replace(
-        obs=jax.tree.map(write, replay.obs, facts.obs),
+        obs=jax.tree.map(write, replay.obs, replay.frames.newest(facts.obs, axis=2)),
         action=jax.tree.map(write, replay.action, facts.action),
         reward=write(replay.reward, facts.reward),
         terminated=write(replay.terminated, facts.terminated),
@@ -171,18 +196,49 @@ def replay_add(replay: Replay, rollout: Rollout) -> Replay:
         extras=jax.tree.map(write, replay.extras, facts.extras),
         newest=jax.tree.map(lambda old, x: x[-1].astype(old.dtype), replay.newest, facts.next_obs),
         head=head,
-        oldest=jnp.maximum(oldest, head - jnp.minimum(head, jnp.uint32(replay.num_rows))),
+        oldest=jnp.minimum(oldest, head),
     )
 
 
-def _add_finals(replay: Replay, facts: Rollout, numbers: Array) -> tuple[Replay, Array, Array]:
-    """Store the true successors of steps that ended episodes: `-> replay, their places [T, B], the oldest row`."""
-    size, done = len(replay.final_rows), jnp.logical_or(facts.terminated, facts.truncated)
-    count = jnp.cumsum(done.ravel(), dtype=jnp.uint32)
-    total, rank = count[-1], count - done.ravel()
-    lost = done.ravel() & (total - rank > size)  # more ends than there is room for
+def _truncate_where_torn(replay: Replay, obs: Pytree) -> Replay:
+    """Mark the newest row as truncated where `obs`, `[B, ...]`, is not its successor."""
+    number = replay.head - 1
+    place = place_of(replay, number)
+
+    def differs(known: Array, new: Array) -> Array:
+        other = (known != new.astype(known.dtype)) & ((known == known) | (new == new))  # two NaN are equal
+        return other.reshape(len(known), -1).any(1)
+
+    apart = jax.tree.leaves(jax.tree.map(differs, replay.newest, obs))
+    done = jnp.logical_or(replay.terminated[place], replay.truncated[place])
+    torn = jnp.stack(apart).any(0) & ~done & (replay.head > 0)
+    replay, final, oldest = _add_finals(
+        replay, torn[None], replay.frames.newest(replay.newest, axis=1), number[None]
+    )
+    return replay._replace(
+        truncated=replay.truncated.at[place].max(torn),
+        final=replay.final.at[place].set(jnp.where(torn, final[0], replay.final[place])),
+        oldest=jnp.minimum(oldest, replay.head),
+    )
+
+
+def _add_finals(
+    replay: Replay, done: Array, successors: Pytree, numbers: Array
+) -> tuple[Replay, Array, Array]:
+    """Store the successors of the steps that ended episodes: `-> replay, their places [T, B], the oldest row`.
+
+    Args:
+        replay: without these steps.
+        done: bool `[T, B]`, which steps ended episodes.
+        successors: `[T, B, ...]`.
+        numbers: uint32 `[T]`, those of the rows.
+    """
+    size, shape, done = len(replay.final_rows), done.shape, done.ravel()
+    count = jnp.cumsum(done, dtype=jnp.uint32)
+    total, rank = count[-1], count - done
+    lost = done & (total - rank > size)  # more ends than there is room for
     place = ((replay.ends + rank) % jnp.uint32(size)).astype(jnp.int32)
-    target = jnp.where(done.ravel() & ~lost, place, size)  # out of bounds: dropped
+    target = jnp.where(done & ~lost, place, size)  # out of bounds: dropped
     row = jnp.repeat(numbers, replay.num_envs) + 1
 
     def write(ring: Array, new: Array) -> Array:
@@ -191,11 +247,11 @@ def _add_finals(replay: Replay, facts: Rollout, numbers: Array) -> tuple[Replay,
     replaced = replay.final_rows.at[target].get(mode="fill", fill_value=0)
     oldest = jnp.maximum(replay.oldest, jnp.maximum(replaced.max(), jnp.where(lost, row, 0).max()))
     stored = replay._replace(
-        finals=jax.tree.map(write, replay.finals, facts.next_obs),
+        finals=jax.tree.map(write, replay.finals, successors),
         final_rows=replay.final_rows.at[target].set(row, mode="drop"),
         ends=replay.ends + total,
     )
-    return stored, place.reshape(done.shape), oldest
+    return stored, place.reshape(shape), oldest
 
 
 def replay_sample(replay: Replay, key: Key, size: int, *, gamma: Array | float, n: int = 1) -> Transition:
@@ -239,12 +295,20 @@ def transitions_at(replay: Replay, index: Array, *, gamma: Array | float, n: int
     here = place_of(replay, row), env
     stopped = replay.terminated[place_of(replay, last), env]
     return Transition(
-        obs=jax.tree.map(lambda x: x[here], replay.obs),
+        obs=observations(replay, row, env),
         action=jax.tree.map(lambda x: x[here], replay.action),
         reward=jnp.where(counts, power * reward, 0).sum(1),
         discount=jnp.asarray(gamma, jnp.float32) ** steps * (1 - stopped),
         next_obs=successors(replay, last, env),
     )
+
+
+def observations(replay: Replay, row: Array, env: Array) -> Pytree:
+    """The observations of the steps `(row, env)`, `[N]`, with their stacks."""
+    frames = replay.frames
+    before = place_of(replay, row[:, None] - jnp.arange(1, frames.depth, dtype=jnp.uint32)), env[:, None]
+    back = frames.rows_back(replay.terminated[before] | replay.truncated[before])
+    return frames.gather(replay.obs, place_of(replay, row[:, None] - back.astype(jnp.uint32)), env)
 
 
 def successors(replay: Replay, row: Array, env: Array) -> Pytree:
@@ -258,7 +322,8 @@ def successors(replay: Replay, row: Array, env: Array) -> Pytree:
         usual = jnp.where(newest.reshape(shape), last[env], ring[following, env])
         return jnp.where(ended.reshape(shape), finals[final], usual)
 
-    return jax.tree.map(leaf, replay.obs, replay.finals, replay.newest)
+    frame = jax.tree.map(leaf, replay.obs, replay.finals, replay.frames.newest(replay.newest, axis=1))
+    return replay.frames.after(observations(replay, row, env), frame)
 
 
 def place_of(replay: Replay, row: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from advantage.replay.ring import Replay, place_of, successors, uniform_draw
+from advantage.replay.ring import Replay, observations, place_of, successors, uniform_draw
 from advantage.types import Array, Key, Pytree
 
 
@@ -53,14 +53,17 @@ def sequences_at(replay: Replay, index: Array, *, length: int) -> ReplayedSequen
     row = jnp.minimum(row, jnp.maximum(replay.head, 1) - 1)
     envs = jnp.broadcast_to(env, row.shape)
     here = place_of(replay, row), envs
-    following = successors(replay, row.ravel(), envs.ravel())
+
+    def each(part: Pytree) -> Pytree:
+        return jax.tree.map(lambda x: x.reshape(*row.shape, *x.shape[1:]), part)
+
     return ReplayedSequences(
-        obs=jax.tree.map(lambda x: x[here], replay.obs),
+        obs=each(observations(replay, row.ravel(), envs.ravel())),
         action=jax.tree.map(lambda x: x[here], replay.action),
         reward=replay.reward[here],
         terminated=replay.terminated[here],
         truncated=replay.truncated[here],
-        next_obs=jax.tree.map(lambda x: x.reshape(*row.shape, *x.shape[1:]), following),
+        next_obs=each(successors(replay, row.ravel(), envs.ravel())),
         extras=jax.tree.map(lambda x: x[here], replay.extras),
         mask=mask,
     )

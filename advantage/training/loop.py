@@ -71,7 +71,11 @@ class Loop:
             spaces = spaces_of(self.environment)
         options = self.options
         self.spec = spec_of(
-            self.algorithm, *spaces, num_envs=options.num_envs, total_timesteps=options.total_timesteps
+            self.algorithm,
+            *spaces,
+            num_envs=options.num_envs,
+            total_timesteps=options.total_timesteps,
+            frame_stack=options.frame_stack,
         )
         self.iteration, self.step, self.saved_step = 0, 0, -1
         self.has_iterated, self.interrupt = False, Interrupt(self.say, self._is_saved, self._farewell)
@@ -277,7 +281,6 @@ class Loop:
             self.spec,
             self.environment.name,
             self.step,
-            frame_stack=self.options.frame_stack,
             modifications=modifications_of(self.options),
         )
 

@@ -17,10 +17,12 @@ from advantage.algorithms.policy_gradient.shared.acting import (
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended
 from advantage.algorithms.policy_gradient.shared.value_fit import Critic, Fitted, critic_optimiser, fit
+from advantage.environments.frame_stack import frame_counts
 from advantage.environments.spaces import map_leaves
 from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
+from advantage.replay.frames import Frames
 from advantage.replay.loop_count import largest_of_seeds
 from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
 from advantage.types import Array, Key, Mean, Pytree, Spec
@@ -83,16 +85,28 @@ def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int, *, extras: P
         ValueError: one that does not fit into memory.
     """
 
-    def leaf(space: spaces.Space) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(space.shape or (), jax.dtypes.canonicalize_dtype(space.dtype))
-
     def action(key: Key) -> Pytree:
         outputs, log_std = jnp.zeros(policy.head.num_outputs), jnp.zeros(policy.head.num_log_std)
         return policy.head.distribution(outputs, log_std).sample(policy.head.noise(key, ()))
 
+    return replay_of(spec, jax.eval_shape(action, jax.random.key(0)), buffer_size, extras=extras)
+
+
+def replay_of(spec: Spec, action: Pytree, buffer_size: int, *, extras: Pytree = ()) -> Replay:
+    """A replay buffer for the observations of the spec and actions of these shapes, without transitions.
+
+    Raises:
+        ValueError: one that does not fit into memory.
+    """
+
+    def leaf(space: spaces.Space) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(space.shape or (), jax.dtypes.canonicalize_dtype(space.dtype))
+
     obs = map_leaves(leaf, spec.observation_space)
-    actions = jax.eval_shape(action, jax.random.key(0))
-    return replay_init(obs, actions, capacity=buffer_size, num_envs=spec.num_envs, extras=extras)
+    frames = Frames(tuple(jax.tree.leaves(frame_counts(spec.observation_space, spec.frame_stack))))
+    return replay_init(
+        obs, action, capacity=buffer_size, num_envs=spec.num_envs, extras=extras, frames=frames
+    )
 
 
 def replayed_batch(

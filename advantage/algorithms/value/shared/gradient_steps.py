@@ -79,7 +79,7 @@ def number_of_gradient_steps(options: BufferOptions, replay: Replay, steps: int)
 
     None are taken until `learning_starts` transitions have been stored.
     """
-    begun = replay.added >= jnp.uint32(options.learning_starts)
+    begun = (replay.added >= jnp.uint32(options.learning_starts)) & (replay.stored > 0)
     return jnp.where(begun, options.gradient_steps * steps // options.n_steps, 0)
 
 
