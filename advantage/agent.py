@@ -16,11 +16,11 @@ import numpy as np
 
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
-from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json, spec_of, trainable
+from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json, plans, spec_of, trainable
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
-from advantage.environments.make import word_for
+from advantage.environments.make import resolve, rules_of, word_for, world_names
 from advantage.environments.modifications import UNMODIFIED, Modifications
 from advantage.environments.spaces import environment_action, read, space_from_json
 from advantage.policies.encoder import encoder
@@ -38,7 +38,7 @@ from advantage.runs.checkpoint import (
 from advantage.runs.compilation import in_single_precision
 from advantage.runs.folder import RunFolder, checkpoint_at, open_run_folder, read_config
 from advantage.runs.recorded import checksum, config_facts, refuse_other_config
-from advantage.types import Algorithm, Key, Pytree, Spec
+from advantage.types import Algorithm, Key, Pytree, Spec, World
 
 CONFIG_FIELDS = {
     "algorithm": str,
@@ -202,13 +202,20 @@ def restore_config(
                 raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more")
         field = "hyperparameters"
         _refuse_older_pictures(chosen, config["hyperparameters"], observation)
-        return chosen, spec_of(chosen, observation, action, **sizes)
+        world = _rules(config) if plans(chosen) else None
+        return chosen, spec_of(chosen, observation, action, **sizes, world=world)
     except KeyError as error:
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."
         ) from None
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{file}: {field}: {error or type(error).__name__}") from None
+
+
+def _rules(config: dict) -> World | None:
+    """The rules of the environment that a planner was trained in, if it is one of ours."""
+    name = f"jax/{config['environment'].removeprefix('jax/').removeprefix('advantage/')}"
+    return rules_of(resolve(name)) if name in world_names() else None
 
 
 def _refuse_older_pictures(algorithm: Playable, written: dict, observation_space: gymnasium.Space) -> None:

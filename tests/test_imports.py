@@ -33,6 +33,8 @@ ROOMS = [
     "estimators",
     "objectives",
     "replay",
+    "models",
+    "planners",
     "theory",
     "laboratory",
     "algorithms",

@@ -15,7 +15,7 @@ from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.types import Spec
 
-CONTINUOUS = {"ddpg", "dpg", "svg", "td3"}
+CONTINUOUS = {"ddpg", "dpg", "svg", "td3", "gradient-planning"}
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
 VARIANTS = [
     *(cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "update")),
@@ -32,7 +32,7 @@ OPTIMISERS = [cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, 
 def world_of(algorithm):
     if algorithm_name(algorithm) in TESTBED:
         return adv.make("jax/Testbed-v0")
-    if "tabular" in type(algorithm).__module__:
+    if "tabular" in type(algorithm).__module__ or algorithm_name(algorithm) == "exhaustive-search":
         return adv.make("jax/Cliff-v0")
     continuous = algorithm_name(algorithm) in CONTINUOUS or getattr(algorithm, "gradient", "") == "pathwise"
     return adv.make("jax/Pendulum-v1" if continuous else "jax/CartPole-v1")
@@ -40,12 +40,13 @@ def world_of(algorithm):
 
 def program(algorithm, world):
     """One iteration, from a run's key."""
-    spec = Spec(world.observation_space, world.action_space, 2, 1000)
+    spec = Spec(world.observation_space, world.action_space, 2, 1000, world=world)
     shape = min(algorithm.n_steps, 8), 2
 
     def iterate(key):
         key_init, key_worlds, run_key = jax.random.split(key, 3)
-        state, worlds = algorithm.init(key_init, spec), start(world, key_worlds, 2)
+        state = algorithm.init(key_init, spec)
+        worlds = start(world, key_worlds, 2, algorithm.initial_memory(algorithm.actor(state)))
         actor, draws = draw(algorithm, state, run_key, 0, shape)
         return iterate_on_device(algorithm, world, state, worlds, actor, draws)[0]
 

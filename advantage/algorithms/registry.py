@@ -13,13 +13,14 @@ from advantage.algorithms.dynamic_programming.plan import Solver
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.named_class import named_class, place_of
+from advantage.algorithms.planning.shared.options import PlanningOptions
 from advantage.algorithms.playable import Playable, Trainable
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.algorithms.tabular.given_policy import GivenPolicy
-from advantage.types import ActionUnits, Algorithm, Spec
+from advantage.types import ActionUnits, Algorithm, Spec, World
 
 ALGORITHMS = {
     "ppo": "policy_gradient.ppo:PPO",
@@ -40,6 +41,12 @@ ALGORITHMS = {
     "svg": "value.svg:SVG",
     "sac": "value.sac:SAC",
     "retrace-ac": "value.retrace_ac:RetraceAC",
+    "shooting": "planning.shooting:Shooting",
+    "cem-planning": "planning.cem_planning:CEMPlanning",
+    "gradient-planning": "planning.gradient_planning:GradientPlanning",
+    "exhaustive-search": "planning.exhaustive_search:ExhaustiveSearch",
+    "mcts": "planning.mcts:MCTS",
+    "pets": "planning.pets:PETS",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
     "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",
@@ -176,12 +183,18 @@ def spec_of(
     num_envs: int,
     total_timesteps: int,
     frame_stack: int = 1,
+    world: World | None = None,
 ) -> Spec:
     """The spec of a run; an algorithm without the option `action_units` acts in units of the bounds."""
     acting: Any = algorithm
     has_units = isinstance(algorithm, UnitsOption | PolicySearch)
     units: ActionUnits = acting.action_units if has_units else "bounds"
-    return Spec(observation_space, action_space, num_envs, total_timesteps, units, frame_stack)
+    return Spec(observation_space, action_space, num_envs, total_timesteps, units, frame_stack, world)
+
+
+def plans(algorithm: Trainable) -> bool:
+    """Whether an algorithm may plan with the rules of its world, `Spec.world`."""
+    return isinstance(algorithm, PlanningOptions)
 
 
 def hyperparameters_of(algorithm: Trainable) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from advantage.types import World
 WORLDS = {  # name: file, and class or function
     "jax/Acrobot-v1": "acrobot:Acrobot",
     "jax/CartPole-v1": "cartpole:CartPole",
+    "jax/CartPoleContinuous-v0": "cartpole:ContinuousCartPole",
+    "jax/CartPoleSwingUp-v0": "cartpole:CartPoleSwingUp",
     "jax/Catch-v0": "catch:Catch",
     "jax/MinBreakout-v0": "min_breakout:MinBreakout",
     "jax/MountainCar-v0": "mountain_car:MountainCar",
@@ -332,6 +334,17 @@ def environment_names() -> list[str]:
         if base not in newest or (spec.version or 0) > (newest[base].version or 0):
             newest[base] = spec
     return worlds + sorted(spec.id for spec in newest.values())
+
+
+def rules_of(environment: Environment) -> World | None:
+    """The on-device world with the dynamics of an environment; None if there is none."""
+    if environment.kind == "device":
+        return cast(World, environment.source)
+    make = environment.source.make if isinstance(environment.source, Maker) else None
+    if not isinstance(make, NamedEnvironment) or environment.source.frame_stack > 1:
+        return None
+    name = f"jax/{environment.name.removeprefix('advantage/')}"
+    return _world(name) if name in world_names() else None
 
 
 def table_of(environment: Environment) -> Any:

@@ -14,12 +14,12 @@ from typing import Any
 from advantage.agent import Agent, Saved, other_agents
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
-from advantage.algorithms.registry import algorithm_name, spec_of, to_json
+from advantage.algorithms.registry import algorithm_name, plans, spec_of, to_json
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.make_driver import make_driver
 from advantage.drivers.records import RecordFault, check_records
 from advantage.environments.environment import Environment
-from advantage.environments.make import word_for
+from advantage.environments.make import rules_of, word_for
 from advantage.environments.spaces import space_to_json
 from advantage.environments.version import version_of
 from advantage.evaluation import evaluate
@@ -76,6 +76,7 @@ class Loop:
             num_envs=options.num_envs,
             total_timesteps=options.total_timesteps,
             frame_stack=options.frame_stack,
+            world=rules_of(self.environment) if plans(self.algorithm) else None,
         )
         self.iteration, self.step, self.saved_step = 0, 0, -1
         self.has_iterated, self.interrupt = False, Interrupt(self.say, self._is_saved, self._farewell)

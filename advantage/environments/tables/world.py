@@ -95,6 +95,18 @@ class TabularWorld:
         state = draw_start(self.mdp.start, key)
         return state, state
 
+    def state_of(self, obs: Array) -> Array:
+        """The state, which is what is observed."""
+        return obs
+
+    def all_outcomes(self, state: Array, action: Array) -> tuple[Array, Array, Array, Array]:
+        """What can follow: `-> probability, next state, reward, terminated`, `[K]` each, padded with probability 0."""
+        table, terminal = self.outcomes, jnp.asarray(self.mdp.terminal)
+        cumulative = jnp.minimum(jnp.asarray(table.cumulative)[state, action], 1.0)
+        successor = jnp.asarray(table.successor)[state, action]
+        probability = jnp.diff(cumulative, prepend=0.0)
+        return probability, successor, jnp.asarray(table.reward)[state, action], terminal[successor]
+
     def step(self, state: Array, action: Array, key: Key) -> tuple[Array, Array, Array, Array]:
         """One step: `-> state, obs, reward, terminated`."""
         state, reward, terminated = draw_outcome(self.outcomes, self.mdp.terminal, state, action, key)

@@ -87,6 +87,10 @@ class Acrobot:
         state = jax.random.uniform(key, (4,), jnp.float32, -self.start_range, self.start_range)
         return state, _observe(state)
 
+    def state_of(self, obs: Array) -> Array:
+        """The state, with the angles in ±π."""
+        return jnp.stack([jnp.arctan2(obs[1], obs[0]), jnp.arctan2(obs[3], obs[2]), obs[4], obs[5]])
+
     def step(self, state: Array, action: Array, key: Key) -> tuple[Array, Array, Array, Array]:
         """One step: `-> state [4], obs [6], reward, terminated`. Nothing is random, `key` is not used."""
         torque = self.torque * (jnp.asarray(action, jnp.float32) - 1)

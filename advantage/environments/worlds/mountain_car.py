@@ -72,6 +72,10 @@ class MountainCar:
         """Park somewhere near the bottom: `-> state [2], obs [2]`."""
         return _park(self, key)
 
+    def state_of(self, obs: Array) -> Array:
+        """The state, which is what is observed."""
+        return jnp.asarray(obs, jnp.float32)
+
     def step(self, state: Array, action: Array, key: Key) -> tuple[Array, Array, Array, Array]:
         """One step: `-> state [2], obs [2], reward, terminated`. Nothing is random, `key` is not used."""
         state, terminated = _drive(self, state, self.force * (jnp.asarray(action, jnp.float32) - 1))
@@ -135,6 +139,10 @@ class MountainCarContinuous:
     def reset(self, key: Key) -> tuple[Array, Array]:
         """Park somewhere near the bottom: `-> state [2], obs [2]`."""
         return _park(self, key)
+
+    def state_of(self, obs: Array) -> Array:
+        """The state, which is what is observed."""
+        return jnp.asarray(obs, jnp.float32)
 
     def step(self, state: Array, action: Array, key: Key) -> tuple[Array, Array, Array, Array]:
         """One step: `-> state [2], obs [2], reward, terminated`. Nothing is random, `key` is not used."""

@@ -80,6 +80,10 @@ class Pendulum:
         state = unit * jnp.array([self.start_angle, self.start_speed], jnp.float32)
         return state, _observe(state)
 
+    def state_of(self, obs: Array) -> Array:
+        """The state, with the angle in ±π."""
+        return jnp.stack([jnp.arctan2(obs[1], obs[0]), obs[2]])
+
     def step(self, state: Array, action: Array, key: Key) -> tuple[Array, Array, Array, Array]:
         """One step: `-> state [2], obs [3], reward, terminated`. Nothing is random, `key` is not used."""
         theta, theta_dot = state

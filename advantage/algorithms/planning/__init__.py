@@ -1,0 +1,1 @@
+"""Agents that plan: with the world's own rules, or with a model that they learn."""

@@ -1,0 +1,82 @@
+"""Exhaustive search: the best action by everything that can happen, to a depth."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.planning.shared.acting import (
+    PlanMemory,
+    PlanningActor,
+    act_by_planning,
+    greedy_by_planning,
+    no_plan,
+    planning_actor,
+    planning_noise,
+)
+from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
+from advantage.algorithms.planning.shared.options import PlanningOptions
+from advantage.models.interface import EnumerableModel
+from advantage.planners.exhaustive import exhaustive_search
+from advantage.planners.imagination import PlanningProblem
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class ExhaustiveSearch(PlanningOptions):
+    """Look at everything that can happen to a depth, at every step, in a finite world whose table is known.
+
+        Q_d(s, a)  <- sum over s' of P(s'|s, a) (r + gamma (1 - terminated) max_b Q_{d-1}(s', b)),   Q_0 = 0
+        a          <- argmax_a Q_depth(s, a)
+
+    Source: Bellman 1957, "Dynamic programming", chapter 3.
+    """
+
+    depth: int = ranged(4, "[1, 12]")
+    """Number of steps to look ahead."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> PlanningState:
+        """Draw the initial training state. Raises ValueError as `planning_state`, and without a table of the world."""
+        if self.model == "learned":
+            raise ValueError(
+                "A learned model does not know all successors; use model='true' (--model true) in a finite world, or "
+                "mcts."
+            )
+        state = planning_state(self, key, spec)
+        if not isinstance(state.rules, EnumerableModel):
+            raise ValueError(
+                f"Exhaustive search needs a finite world whose table is known, and observations are "
+                f"{spec.observation_space}; use mcts or shooting."
+            )
+        return state
+
+    actor = planning_actor
+    initial_memory = no_plan
+    noise = planning_noise
+
+    def act(
+        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
+    ) -> tuple[Array, PlanMemory, tuple[()]]:
+        """Plan: `-> action, memory, extras`."""
+        return act_by_planning(self._decide, actor, obs, memory, noise)
+
+    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
+        """Plan: `-> action, memory`."""
+        return greedy_by_planning(self._decide, actor, obs, memory)
+
+    def update(
+        self, state: PlanningState, rollout: Rollout, key: Key
+    ) -> tuple[PlanningState, dict[str, Array]]:
+        """Learn the model if there is one to learn: `-> state, metrics`."""
+        return planning_update(self, state, rollout, key, self.depth)
+
+    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        problem = PlanningProblem(actor.model, actor.actions, self.gamma)
+        q = exhaustive_search(problem, state, depth=self.depth)
+        return q.argmax().astype(jnp.int32), plan

@@ -1,0 +1,106 @@
+"""Monte-Carlo tree search with upper confidence bounds (UCT)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
+from advantage.algorithms.planning.shared.acting import (
+    PlanMemory,
+    PlanningActor,
+    act_by_planning,
+    greedy_by_planning,
+    no_plan,
+    planning_actor,
+    planning_noise,
+)
+from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
+from advantage.algorithms.planning.shared.options import PlanningOptions
+from advantage.planners.imagination import PlanningProblem, imagined_return
+from advantage.planners.tree_search import most_visited, tree_search
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class MCTS(PlanningOptions):
+    """Plan by Monte-Carlo tree search, at every step anew.
+
+        simulations times, from the present state:
+            go down the tree by  a = argmax_a Q(s, a) + exploration sqrt(log sum_b n(s, b) / n(s, a))
+            add the first state that is not in the tree, and estimate its value by rollouts with random actions
+            add  G = r + gamma (1 - terminated) G'  to each action on the way back
+        a  <- the action that was taken most often at the root
+
+    Q is scaled to [0, 1] by the lowest and the highest return in the tree. With model=learned, the model is fitted
+    after every n_steps in each environment.
+
+    Source: Kocsis & Szepesvári 2006, "Bandit based Monte-Carlo planning".
+    """
+
+    simulations: int = ranged(200, "[1, inf)")
+    """Simulations for each decision."""
+    exploration: float = ranged(1.0, "[0, inf)")
+    """Weight of the bonus of actions that were taken rarely."""
+    successors: int = ranged(1, "[1, inf)")
+    """How many successors of an action the tree tells apart: 1 in a world without chance, more in one with it."""
+    rollouts: int = ranged(4, "[1, inf)")
+    """Rollouts that estimate a new state's value."""
+    rollout_steps: int = ranged(50, "[1, inf)")
+    """Steps of a rollout."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> PlanningState:
+        """Draw the initial training state. Raises ValueError as `planning_state`, and for a Box of actions."""
+        state = planning_state(self, key, spec)
+        if not state.actions.choices:
+            raise ValueError(
+                f"A search over actions needs Discrete ones, and the action space is {spec.action_space}; use "
+                "cem-planning, shooting or gradient-planning."
+            )
+        return state
+
+    actor = planning_actor
+    initial_memory = no_plan
+    noise = planning_noise
+
+    def act(
+        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
+    ) -> tuple[Array, PlanMemory, tuple[()]]:
+        """Plan: `-> action, memory, extras`."""
+        return act_by_planning(self._decide, actor, obs, memory, noise)
+
+    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
+        """Plan: `-> action, memory`."""
+        return greedy_by_planning(self._decide, actor, obs, memory)
+
+    def update(
+        self, state: PlanningState, rollout: Rollout, key: Key
+    ) -> tuple[PlanningState, dict[str, Array]]:
+        """Learn the model if there is one to learn: `-> state, metrics`."""
+        return planning_update(
+            self, state, rollout, key, self.simulations * (1 + self.rollouts * self.rollout_steps)
+        )
+
+    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        def value(state: Pytree, key: Key) -> Array:
+            key_actions, key_play = jax.random.split(key)
+            actions = actor.actions.uniform(key_actions, (self.rollout_steps, self.rollouts))
+            begin = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.rollouts, *x.shape)), state)
+            return imagined_return(actor.model, begin, actions, key_play, gamma=self.gamma).mean()
+
+        tree = tree_search(
+            PlanningProblem(actor.model, actor.actions, self.gamma),
+            state,
+            key,
+            value,
+            simulations=self.simulations,
+            successors=self.successors,
+            exploration=self.exploration,
+        )
+        return most_visited(tree).astype(jnp.int32), plan

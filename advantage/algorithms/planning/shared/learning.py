@@ -1,0 +1,177 @@
+"""The state of an agent that plans, and how it learns its model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+
+from advantage.algorithms.clock import advance_clock, clock_init, progress
+from advantage.algorithms.hyperparameters import schedule_value
+from advantage.algorithms.planning.shared.options import ModelOptions, PlanningOptions
+from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
+from advantage.models.ensemble import Ensemble, LearnedModel, Transitions, scales_update
+from advantage.models.fit import STEPS_BETWEEN_CHECKS, Learned, fit, learned_init
+from advantage.models.interface import Model
+from advantage.models.true_world import true_model
+from advantage.models.vectors import VectorSpaces, vector_spaces
+from advantage.planners.action_sequences import PlannedActions, planned_actions
+from advantage.policies.networks import MLP
+from advantage.replay.ring import Replay, Transition, replay_add
+from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ModelLearning:
+    """A model that is being learned.
+
+    Attributes:
+        ensemble, spaces: shapes; static.
+        learned: parameters, optimiser and statistics.
+        replay: what it is learned from.
+    """
+
+    ensemble: Ensemble
+    spaces: VectorSpaces
+    learned: Learned
+    replay: Replay
+
+    @property
+    def model(self) -> LearnedModel:
+        """The model as it is now."""
+        return LearnedModel(self.ensemble, self.spaces, self.learned.members, self.learned.scales)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PlanningState:
+    """The training state of an agent that plans.
+
+    Attributes:
+        rules: the world's own model, static; None if a model is learned.
+        learning: the learned model; None if the world's own rules are used.
+        actions: what planners choose from; static.
+        key: uint32 `[2]`, the random numbers of evaluations.
+        clock: the share of the budget spent.
+    """
+
+    rules: Model | None
+    learning: ModelLearning | None
+    actions: PlannedActions
+    key: Array
+    clock: Clock
+
+
+def planning_state(options: PlanningOptions, key: Key, spec: Spec) -> PlanningState:
+    """The initial training state.
+
+    Raises:
+        ValueError: a world whose rules are not known, observations or actions that no model predicts, a model that
+            would never be used, or a replay buffer that does not fit into memory.
+    """
+    key_model, key_plans = jax.random.split(key)
+    is_true = options.model == "true"
+    return PlanningState(
+        rules=true_model(spec) if is_true else None,
+        learning=None if is_true else model_learning(options, key_model, spec),
+        actions=planned_actions(spec),
+        key=jax.random.key_data(key_plans),
+        clock=clock_init(spec.total_timesteps),
+    )
+
+
+def model_learning(options: ModelOptions, key: Key, spec: Spec) -> ModelLearning:
+    """A model before the first transition.
+
+    Raises:
+        ValueError: observations or actions that it cannot predict, or a replay buffer that does not fit into memory.
+    """
+    vectors = vector_spaces(spec)
+    ensemble = Ensemble(
+        MLP(options.model_hidden, "silu"),
+        vectors.size,
+        vectors.action_size,
+        options.members,
+        options.model_kind,
+    )
+    is_choice = isinstance(spec.action_space, spaces.Discrete)
+    action = (
+        jax.ShapeDtypeStruct((), jnp.int32)
+        if is_choice
+        else jax.ShapeDtypeStruct((vectors.action_size,), jnp.float32)
+    )
+    replay = replay_of(spec, action, options.buffer_size)
+    return ModelLearning(ensemble, vectors, learned_init(ensemble, key), replay)
+
+
+def learn_model(
+    options: ModelOptions, learning: ModelLearning, rollout: Rollout, key: Key, share: Array
+) -> tuple[ModelLearning, dict[str, Array]]:
+    """Store a rollout and fit the model: `-> learning, metrics`.
+
+    Args:
+        options: the method's options.
+        learning: the model so far.
+        rollout: new experience.
+        key: draws batches.
+        share: the share of the budget spent, for the step size.
+    """
+    replay = replay_add(learning.replay, rollout)
+    scales = scales_update(learning.learned.scales, rollout_rows(learning.spaces, rollout))
+    passes = -(-replay.stored * options.model_epochs // options.model_batch_size)
+    learned, metrics = fit(
+        learning.ensemble,
+        learning.learned._replace(scales=scales),
+        replay,
+        lambda rows: replayed_rows(learning.spaces, rows),
+        key,
+        learning_rate=schedule_value(options.model_learning_rate, share),
+        batch_size=options.model_batch_size,
+        max_steps=jnp.maximum(passes, STEPS_BETWEEN_CHECKS),
+    )
+    return dataclasses.replace(learning, learned=learned, replay=replay), metrics
+
+
+def rollout_rows(vectors: VectorSpaces, rollout: Rollout) -> Transitions:
+    """The transitions of a rollout as vectors, `[T B, ...]`."""
+
+    def flat(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])
+
+    obs, action, next_obs = (
+        jax.tree.map(flat, part) for part in (rollout.obs, rollout.action, rollout.next_obs)
+    )
+    return Transitions(
+        vectors.vector(obs),
+        vectors.action_vector(action),
+        flat(rollout.reward),
+        vectors.vector(next_obs),
+        flat(rollout.terminated),
+    )
+
+
+def replayed_rows(vectors: VectorSpaces, rows: Transition) -> Transitions:
+    """Transitions of one step from a replay buffer as vectors."""
+    return Transitions(
+        vectors.vector(rows.obs),
+        vectors.action_vector(rows.action),
+        rows.reward,
+        vectors.vector(rows.next_obs),
+        rows.discount == 0,
+    )
+
+
+def planning_update(
+    options: PlanningOptions, state: PlanningState, rollout: Rollout, key: Key, model_steps: int
+) -> tuple[PlanningState, dict[str, Array]]:
+    """Learn the model if there is one to learn: `-> state, metrics`; `model_steps` are those of a decision."""
+    metrics: dict[str, Pytree] = {"model_steps": jnp.float32(model_steps)}
+    learning = state.learning
+    if learning is not None:
+        learning, more = learn_model(options, learning, rollout, key, progress(state.clock))
+        metrics |= more
+    clock = advance_clock(state.clock, rollout.reward.size)
+    return dataclasses.replace(state, learning=learning, clock=clock), metrics
