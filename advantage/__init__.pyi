@@ -24,7 +24,9 @@ from advantage.algorithms.dynamic_programming.solve import Solution as Solution
 from advantage.algorithms.dynamic_programming.solve import solve as solve
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
 from advantage.algorithms.hyperparameters import Linear as Linear
+from advantage.algorithms.planning.alphazero import AlphaZero as AlphaZero
 from advantage.algorithms.planning.cem_planning import CEMPlanning as CEMPlanning
+from advantage.algorithms.planning.dyna_network import DynaNetwork as DynaNetwork
 from advantage.algorithms.planning.exhaustive_search import ExhaustiveSearch as ExhaustiveSearch
 from advantage.algorithms.planning.gradient_planning import GradientPlanning as GradientPlanning
 from advantage.algorithms.planning.mcts import MCTS as MCTS

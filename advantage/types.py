@@ -362,3 +362,13 @@ class ObservedWorld(World, Protocol):
     def state_of(self, obs: Pytree) -> Pytree:
         """The state in which the world shows this observation."""
         ...
+
+
+@runtime_checkable
+class Game(ObservedWorld, Protocol):
+    """Two players who move in turn, as one world: each step is a move, seen and rewarded from the mover's side."""
+
+    @property
+    def players(self) -> int:
+        """2."""
+        ...

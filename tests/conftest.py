@@ -69,7 +69,7 @@ def few_maps_of_memory():
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         gc.unfreeze()
         jax.clear_caches()
-        gc.collect()
+    gc.collect()
     gc.freeze()
 
 

@@ -17,8 +17,13 @@ from advantage.types import Spec
 
 CONTINUOUS = {"ddpg", "dpg", "svg", "td3", "gradient-planning"}
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
+FOREIGN = {"alphazero"}  # the loop of mctx selects among keys, which counts as a use
 VARIANTS = [
-    *(cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "update")),
+    *(
+        algorithm_class(name)()
+        for name in ALGORITHMS
+        if name not in FOREIGN and hasattr(algorithm_class(name), "update")
+    ),
     adv.VPG(critic="q", weight="advantage", n_steps=8),
     adv.OffPolicyActorCritic(gradient="pathwise", n_steps=8),
     adv.PPO(objective="adaptive-kl", n_steps=8, batch_size=8),

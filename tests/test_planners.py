@@ -36,11 +36,16 @@ class Counter:
 
     last: int
 
+    sign = 1.0
+
     def begin(self, obs):
         return obs
 
     def observation(self, state):
         return state
+
+    def allowed(self, state):
+        return None
 
     def step(self, state, action, key):
         state = state + 1
@@ -312,15 +317,20 @@ def test_the_tree_is_what_its_simulations_say():
 class TakeTheLast:
     """Nim: two players take one or two of n stones in turn; who takes the last wins 1."""
 
+    sign = -1.0
+
     def begin(self, obs):
         return obs
 
     def observation(self, state):
         return state
 
+    def allowed(self, state):
+        return jnp.arange(2) < state[:, None]
+
     def step(self, state, action, key):
         left = state - action - 1
-        return Imagined(jnp.maximum(left, 0), jnp.where(left == 0, 1.0, 0.0) - (left < 0), left <= 0)
+        return Imagined(left, jnp.where(left == 0, 1.0, 0.0), left == 0)
 
 
 def test_two_players_who_move_in_turn():
@@ -335,7 +345,6 @@ def test_two_players_who_move_in_turn():
             simulations=400,
             successors=1,
             exploration=1.0,
-            sign=-1.0,
         )
 
     stones = jnp.arange(2, 9)
@@ -356,11 +365,16 @@ class LinearQuadratic:
     a: tuple = ((1.0, 0.2), (0.0, 0.9))
     b: tuple = ((0.0,), (0.3,))
 
+    sign = 1.0
+
     def begin(self, obs):
         return obs
 
     def observation(self, state):
         return state
+
+    def allowed(self, state):
+        return None
 
     def step(self, state, action, key):
         state = state @ np.array(self.a, np.float32).T + action @ np.array(self.b, np.float32).T

@@ -22,7 +22,7 @@ AGENTS = {
     "shooting": adv.Shooting(**SMALL, candidates=20),
     "cem-planning": adv.CEMPlanning(**SMALL, candidates=20, elites=4, iterations=2),
     "gradient-planning": adv.GradientPlanning(**SMALL, iterations=3),
-    "mcts": adv.MCTS(n_steps=40, simulations=10, rollouts=1, rollout_steps=5),
+    "mcts": adv.MCTS(n_steps=40, simulations=10, rollouts=1, rollout_steps=15),
     "pets": adv.PETS(**SMALL, **LEARNED, candidates=20, elites=4, iterations=2, particles=4),
 }
 DISCRETE = {"mcts"}
@@ -158,7 +158,7 @@ CHANGES = [
     ("mcts", dict(simulations=50)),
     ("mcts", dict(exploration=0.01)),
     ("mcts", dict(rollouts=3)),
-    ("mcts", dict(rollout_steps=20)),
+    ("mcts", dict(rollout_steps=25)),
 ]
 
 

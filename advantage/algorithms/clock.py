@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from advantage.types import Array, Clock, Pytree
 
@@ -24,11 +23,11 @@ def progress(clock: Clock) -> Array:
     return clock.step.astype(jnp.float32) / clock.total_timesteps.astype(jnp.float32)
 
 
-def with_budget(state: Pytree, total_timesteps: int) -> Pytree:
+def with_budget(state: Pytree, total_timesteps: int | Array) -> Pytree:
     """The state with a new budget, wherever in the state the clock is."""
 
     def budgeted(node: Pytree) -> Pytree:
         is_clock = isinstance(node, Clock)
-        return node._replace(total_timesteps=np.uint32(total_timesteps)) if is_clock else node
+        return node._replace(total_timesteps=jnp.asarray(total_timesteps, jnp.uint32)) if is_clock else node
 
     return jax.tree.map(budgeted, state, is_leaf=lambda node: isinstance(node, Clock))

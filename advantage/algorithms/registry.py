@@ -13,6 +13,7 @@ from advantage.algorithms.dynamic_programming.plan import Solver
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.named_class import named_class, place_of
+from advantage.algorithms.planning.alphazero import AlphaZero
 from advantage.algorithms.planning.shared.options import PlanningOptions
 from advantage.algorithms.playable import Playable, Trainable
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
@@ -47,6 +48,8 @@ ALGORITHMS = {
     "exhaustive-search": "planning.exhaustive_search:ExhaustiveSearch",
     "mcts": "planning.mcts:MCTS",
     "pets": "planning.pets:PETS",
+    "dyna-network": "planning.dyna_network:DynaNetwork",
+    "alphazero": "planning.alphazero:AlphaZero",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
     "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",
@@ -194,7 +197,7 @@ def spec_of(
 
 def plans(algorithm: Trainable) -> bool:
     """Whether an algorithm may plan with the rules of its world, `Spec.world`."""
-    return isinstance(algorithm, PlanningOptions)
+    return isinstance(algorithm, PlanningOptions | AlphaZero)
 
 
 def hyperparameters_of(algorithm: Trainable) -> dict[str, Any]:

@@ -31,6 +31,10 @@ WORLDS = {  # name: file, and class or function
     "jax/CartPoleContinuous-v0": "cartpole:ContinuousCartPole",
     "jax/CartPoleSwingUp-v0": "cartpole:CartPoleSwingUp",
     "jax/Catch-v0": "catch:Catch",
+    "jax/ConnectFour-v0": "line_game:connect_four",
+    "jax/ConnectFour4x4-v0": "line_game:connect_four_4x4",
+    "jax/ConnectFourRandom-v0": "opponents:connect_four_random",
+    "jax/ConnectFourSearch-v0": "opponents:connect_four_search",
     "jax/MinBreakout-v0": "min_breakout:MinBreakout",
     "jax/MountainCar-v0": "mountain_car:MountainCar",
     "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
@@ -38,6 +42,9 @@ WORLDS = {  # name: file, and class or function
     "jax/StatelessCartPole-v1": "partial:stateless_cart_pole",
     "jax/StatelessPendulum-v1": "partial:stateless_pendulum",
     "jax/Testbed-v0": "testbed:Testbed",
+    "jax/TicTacToe-v0": "line_game:tic_tac_toe",
+    "jax/TicTacToePerfect-v0": "opponents:tic_tac_toe_perfect",
+    "jax/TicTacToeRandom-v0": "opponents:tic_tac_toe_random",
     "jax/WastedActions-v0": "wasted_actions:WastedActions",
 }
 EXTRAS = {  # missing module: the extra that installs it

@@ -187,11 +187,19 @@ class LearnedModel(NamedTuple):
     members: Pytree
     scales: Scales
 
+    @property
+    def sign(self) -> float:
+        """1: what is learned is the world of one player."""
+        return 1.0
+
     def begin(self, obs: Pytree) -> Array:
         return self.spaces.vector(obs)
 
     def observation(self, state: Array) -> Pytree:
         return self.spaces.obs(state)
+
+    def allowed(self, state: Array) -> None:
+        return None
 
     def step(self, state: Array, action: Pytree, key: Key) -> Imagined:
         outputs, end = self.sample(state, self.spaces.action_vector(action), key)

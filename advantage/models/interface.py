@@ -25,6 +25,11 @@ class Imagined(NamedTuple):
 class Model(Protocol):
     """Pure functions of N states side by side; actions are in the policy's own units, as in a rollout."""
 
+    @property
+    def sign(self) -> float:
+        """1, and -1 where two players move in turn: the value of what follows, seen from the other side."""
+        ...
+
     def begin(self, obs: Pytree) -> Pytree:
         """The states that belong to observations, both `[N, ...]`."""
         ...
@@ -35,6 +40,10 @@ class Model(Protocol):
 
     def observation(self, state: Pytree) -> Pytree:
         """The observations of states, `[N, ...]`, in the environment's own form."""
+        ...
+
+    def allowed(self, state: Pytree) -> Array | None:
+        """Which of Discrete actions are possible, bool `[N, A]`; None if all are, always."""
         ...
 
 

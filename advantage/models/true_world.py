@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import jax
 
+from advantage.environments.masks import ACTION_MASK, split_mask
 from advantage.environments.spaces import environment_action
 from advantage.environments.tables.world import TabularWorld
 from advantage.models.interface import EnumerableModel, Imagined, Model, Outcomes
-from advantage.types import ActionUnits, Array, Key, ObservedWorld, Pytree, Spec
+from advantage.types import ActionUnits, Array, Game, Key, ObservedWorld, Pytree, Spec
 
 
 class TrueState(NamedTuple):
@@ -33,6 +34,11 @@ class TrueModel:
     world: ObservedWorld
     action_units: ActionUnits = "bounds"
 
+    @property
+    def sign(self) -> float:
+        """-1 in a game of two players."""
+        return -1.0 if isinstance(self.world, Game) else 1.0
+
     def begin(self, obs: Pytree) -> TrueState:
         return TrueState(jax.vmap(self.world.state_of)(obs), obs)
 
@@ -45,6 +51,10 @@ class TrueModel:
     def observation(self, state: TrueState) -> Pytree:
         return state.obs
 
+    def allowed(self, state: TrueState) -> Array | None:
+        has_mask = split_mask(self.world.observation_space)[1] is not None
+        return state.obs[ACTION_MASK].astype(bool) if has_mask else None
+
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +62,8 @@ class TableModel:
     """A finite world's table. States and observations are state numbers, int32 `[N]`."""
 
     world: TabularWorld
+
+    sign = 1.0
 
     def begin(self, obs: Array) -> Array:
         return obs
@@ -63,6 +75,9 @@ class TableModel:
 
     def observation(self, state: Array) -> Array:
         return state
+
+    def allowed(self, state: Array) -> None:
+        return None
 
     def outcomes(self, state: Array, action: Array) -> Outcomes:
         """All successors in the table, padded with probability 0."""

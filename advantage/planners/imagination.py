@@ -75,3 +75,30 @@ def mean_return(problem: PlanningProblem, state: Pytree, actions: Pytree, key: K
     begin = jax.tree.map(lambda x: jnp.broadcast_to(x, (number * particles, *x.shape)), state)
     total = imagined_return(problem.model, begin, jax.tree.map(repeat, actions), key, gamma=problem.gamma)
     return total.reshape(number, particles).mean(1)
+
+
+def random_playouts(problem: PlanningProblem, state: Pytree, key: Key, *, playouts: int, steps: int) -> Array:
+    """The mean discounted return of random Discrete actions from one state, for the player to move.
+
+        G_t = r_t + gamma sign (1 - terminated) G_{t+1}
+
+    with the model's sign. Each action is one of those that are possible.
+    """
+    model = problem.model
+
+    def step(carry: tuple[Pytree, Array, Array], key: Key) -> tuple[tuple, None]:
+        state, total, discount = carry
+        key_choice, key_step = jax.random.split(key)
+        score, allowed = (
+            jax.random.uniform(key_choice, (playouts, problem.actions.choices)),
+            model.allowed(state),
+        )
+        action = (score if allowed is None else jnp.where(allowed, score, -1.0)).argmax(-1).astype(jnp.int32)
+        after = model.step(state, action, key_step)
+        total = total + discount * after.reward
+        return (after.state, total, problem.gamma * model.sign * discount * (1 - after.terminated)), None
+
+    begin = jax.tree.map(lambda x: jnp.broadcast_to(x, (playouts, *x.shape)), state)
+    start = begin, jnp.zeros(playouts), jnp.ones(playouts)
+    (_, total, _), _ = jax.lax.scan(step, start, jax.random.split(key, steps))
+    return total.mean()

@@ -73,7 +73,6 @@ def tree_search(
     simulations: int,
     successors: int,
     exploration: Array | float,
-    sign: float = 1.0,
 ) -> Tree:
     """Upper confidence bounds applied to trees (UCT).
 
@@ -84,7 +83,7 @@ def tree_search(
     with untried actions first and Q scaled to [0, 1] by the lowest and highest return in the tree. A successor that is
     not in the tree becomes a new node; its value is estimated once, and the returns
 
-        G = r + gamma sign (1 - terminated) G'
+        G = r + gamma sign (1 - terminated) G'       sign is that of the model
 
     are added to the actions on the way back to the root.
 
@@ -97,7 +96,6 @@ def tree_search(
         successors: W, how many successors of a node's action the tree holds; 1 for a world without chance. If more
             are seen, one of those it holds stands in for the new one.
         exploration: c.
-        sign: -1 for two players who move in turn, each with rewards and values from its own side.
 
     Source: Kocsis & Szepesvári 2006, "Bandit based Monte-Carlo planning".
     """
@@ -108,7 +106,7 @@ def tree_search(
         leaf = _descend(problem.model, tree, key_down, exploration)
         tree, node = _grown(tree, leaf)
         estimate = jnp.where(tree.ended[node], 0.0, value(_at(tree.state, node), key_value))
-        return _backed_up(tree, node, estimate, problem.gamma, sign)
+        return _backed_up(tree, node, estimate, problem.gamma, problem.model.sign)
 
     def rows(x: Array) -> Array:
         return jnp.zeros((nodes, *x.shape), x.dtype).at[0].set(x)
@@ -148,8 +146,8 @@ def _descend(model: Model, tree: Tree, key: Key, exploration: Array | float) -> 
         leaf, depth = carry
         node = leaf.found
         key_choice, key_step, key_slot = jax.random.split(jax.random.fold_in(key, depth), 3)
-        action = _chosen(tree, node, key_choice, exploration)
         one = jax.tree.map(lambda x: x[node][None], tree.state)
+        action = _chosen(tree, node, key_choice, exploration, model.allowed(one))
         after = jax.tree.map(lambda x: x[0], model.step(one, action[None], key_step))
         slot, found = _child(tree, node, action, after.state, key_slot)
         new = Leaf(node, action, slot, after.state, after.reward, after.terminated, found)
@@ -164,16 +162,17 @@ def _descend(model: Model, tree: Tree, key: Key, exploration: Array | float) -> 
     return jax.lax.while_loop(goes_on, step, (root, jnp.int32(0)))[0]
 
 
-def _chosen(tree: Tree, node: Array, key: Key, exploration: Array | float) -> Array:
-    """The action with the highest bound; untried ones first, in random order."""
+def _chosen(tree: Tree, node: Array, key: Key, exploration: Array | float, allowed: Array | None) -> Array:
+    """The possible action with the highest bound; untried ones first, in random order."""
     visits, value = tree.visits[node], tree.action_value[node]
     width = tree.highest - tree.lowest
     relative = (value - tree.lowest) / jnp.where(width > 0, width, 1.0)
     bonus = exploration * jnp.sqrt(jnp.log(jnp.maximum(visits.sum(), 1)) / jnp.maximum(visits, 1))
     chance = jax.random.uniform(key, visits.shape)
-    score = jnp.where(visits > 0, jnp.where(width > 0, relative, 0.0) + bonus + 1e-6 * chance, jnp.inf)
-    untried = jnp.where(visits > 0, -1.0, chance)
-    return jnp.where((visits > 0).all(), score.argmax(), untried.argmax()).astype(jnp.int32)
+    bound = jnp.where(width > 0, relative, 0.0) + bonus + 1e-6 * chance
+    highest = exploration * jnp.sqrt(jnp.log(jnp.maximum(visits.sum(), 1))) + 2.0  # no bound is above it
+    score = jnp.where(visits > 0, bound, highest + chance)
+    return (score if allowed is None else jnp.where(allowed[0], score, -jnp.inf)).argmax().astype(jnp.int32)
 
 
 def _child(tree: Tree, node: Array, action: Array, state: Pytree, key: Key) -> tuple[Array, Array]:

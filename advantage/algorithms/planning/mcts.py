@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
@@ -19,7 +18,7 @@ from advantage.algorithms.planning.shared.acting import (
 )
 from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
 from advantage.algorithms.planning.shared.options import PlanningOptions
-from advantage.planners.imagination import PlanningProblem, imagined_return
+from advantage.planners.imagination import PlanningProblem, random_playouts
 from advantage.planners.tree_search import most_visited, tree_search
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
@@ -88,14 +87,13 @@ class MCTS(PlanningOptions):
         )
 
     def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        problem = PlanningProblem(actor.model, actor.actions, self.gamma)
+
         def value(state: Pytree, key: Key) -> Array:
-            key_actions, key_play = jax.random.split(key)
-            actions = actor.actions.uniform(key_actions, (self.rollout_steps, self.rollouts))
-            begin = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.rollouts, *x.shape)), state)
-            return imagined_return(actor.model, begin, actions, key_play, gamma=self.gamma).mean()
+            return random_playouts(problem, state, key, playouts=self.rollouts, steps=self.rollout_steps)
 
         tree = tree_search(
-            PlanningProblem(actor.model, actor.actions, self.gamma),
+            problem,
             state,
             key,
             value,

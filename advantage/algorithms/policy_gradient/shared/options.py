@@ -15,7 +15,22 @@ Optimiser = Literal["rmsprop", "adam"]
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkOptions:
+class ArchitectureOptions:
+    """Fields that say what a network looks like."""
+
+    hidden: tuple[int, ...] = ranged((64, 64), "[1, inf)")
+    """Widths of the hidden layers; observations with images have convolutions instead."""
+    activation: Activation = "tanh"
+    """Activation after each hidden layer."""
+    initialisation: Initialisation = "orthogonal"
+    """Initial weights: orthogonal with gains, or independent normals."""
+    network: NetworkChoice = None
+    """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
+    triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None builds layers or convolutions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions(ArchitectureOptions):
     """Fields of every method with a network: of a policy, or of action values."""
 
     n_steps: int = ranged(2048, "[1, inf)")
@@ -30,15 +45,6 @@ class NetworkOptions:
     """Divide rewards by the running standard deviation of the discounted return."""
     clip_reward: float = ranged(10.0, "(0, inf)")
     """Limit of a scaled reward, in standard deviations of the return."""
-    hidden: tuple[int, ...] = ranged((64, 64), "[1, inf)")
-    """Widths of the hidden layers; observations with images have convolutions instead."""
-    activation: Activation = "tanh"
-    """Activation after each hidden layer."""
-    initialisation: Initialisation = "orthogonal"
-    """Initial weights: orthogonal with gains, or independent normals."""
-    network: NetworkChoice = None
-    """gru or lstm for a policy with memory; or, from Python, a network of your own: a pair (init, apply), a recurrent
-    triple (init, apply, initial), adv.MLP, adv.CNN, adv.from_flax(...). None builds layers or convolutions."""
 
 
 @dataclasses.dataclass(frozen=True)

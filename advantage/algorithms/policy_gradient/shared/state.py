@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.clock import clock_init
-from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, PolicyOptions
+from advantage.algorithms.policy_gradient.shared.options import ArchitectureOptions, PolicyOptions
 from advantage.estimators.reward_scale import RewardScale, reward_scale_init
 from advantage.policies.actor_critic import ActorCritic, actor_critic, choose_network
 from advantage.policies.heads import Bounds, Spread
@@ -82,7 +82,7 @@ def policy_state_init(
 
 
 def network_state_init(
-    options: NetworkOptions,
+    options: ArchitectureOptions,
     key: Key,
     spec: Spec,
     *,

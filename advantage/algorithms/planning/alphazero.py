@@ -1,0 +1,248 @@
+"""AlphaZero: search guided by a policy and a value that learn from it (Silver et al. 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advantage.algorithms.clock import advance_clock, progress
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.planning.shared.acting import PlanMemory
+from advantage.algorithms.policy_gradient.shared.minibatches import minibatches
+from advantage.algorithms.policy_gradient.shared.optimisers import clipped
+from advantage.algorithms.policy_gradient.shared.options import ArchitectureOptions
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
+from advantage.estimators.returns import credit
+from advantage.models.interface import Model
+from advantage.models.true_world import true_model
+from advantage.objectives.surrogates import squared_error
+from advantage.planners.guided_search import Search, Searched, guided_search
+from advantage.policies.actor_critic import ActorCritic
+from advantage.policies.heads import CategoricalHead
+from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AlphaZeroState(PolicyState):
+    """A training state with the rules, static, and a key for evaluations, uint32 `[2]`."""
+
+    rules: Model
+    key: Array
+
+
+class SearchingActor(NamedTuple):
+    """The rules, and the networks that guide the search."""
+
+    rules: Model
+    policy: ActorCritic
+    params: Pytree
+    key: Array
+
+    def guide(self, state: Pytree) -> tuple[Array, Array]:
+        """`log p(. | s)` and `v(s)` of N states of the model."""
+        x = self.policy.encoder.policy_input(self.rules.observation(state))
+        logits = self.policy.distribution(self.params["actor"], x).logits
+        return logits, self.policy.value(self.params, x)
+
+
+class Positions(NamedTuple):
+    """What a minibatch learns from, `[N, ...]`: inputs, the search's policy, and the return."""
+
+    x: Pytree
+    policy: Array
+    target: Array
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class AlphaZero(ArchitectureOptions):
+    """Search with the world's own rules, guided by networks, and train the networks on what the search finds.
+
+    In each step, from the present state:
+
+        pi, a  <- a search of so many simulations, guided by p(.|s) and v(s)
+
+    After every n_steps in each environment, n_epochs times over the rollout in minibatches:
+
+        z      <- r + sign gamma (1 - terminated) z'        lambda-returns; v where the rollout ends
+        theta  <- Adam on mean (-sum_a pi(a) log p(a|s) + vf_coef (z - v(s))^2 / 2)
+
+    In a game of two players, such as jax/TicTacToe-v0, each step is a move of the player whose turn it is, and sign is
+    -1. In a world of one player it is 1.
+
+    Source: Silver et al. 2018, "A general reinforcement learning algorithm that masters chess, shogi, and Go through
+    self-play"; Danihelka et al. 2022, "Policy improvement by planning with Gumbel", for search=gumbel.
+    """
+
+    search: Search = "gumbel"
+    """Gumbel's search, which improves the policy with few simulations too, or PUCT with noise at the root."""
+    simulations: int = ranged(32, "[1, inf)")
+    """Simulations for each decision."""
+    n_steps: int = ranged(32, "[1, inf)")
+    """Steps taken in each environment for one update."""
+    batch_size: int = ranged(256, "[1, inf)")
+    """Positions in a minibatch."""
+    n_epochs: int = ranged(4, "[1, inf)")
+    """Passes over each rollout."""
+    learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
+    """Adam's step size; a number or a schedule of progress."""
+    gamma: float = ranged(1.0, "[0, 1]")
+    """Discount per step."""
+    td_lambda: float = ranged(1.0, "[0, 1]")
+    """Lambda of the returns: 1 is the outcome, 0 the value that the search gives the next position."""
+    vf_coef: float = ranged(1.0, "[0, inf)")
+    """Weight of the value's loss."""
+    weight_decay: float = ranged(1e-4, "[0, inf)")
+    """Share of the weights that each unit of the step size takes away."""
+    max_grad_norm: float | None = ranged(1.0, "(0, inf)")
+    """Largest global norm of a gradient; None does not clip."""
+    share_network: bool = False
+    """One network for policy and value, or one each."""
+    hidden: tuple[int, ...] = ranged((128, 128), "[1, inf)")
+    """Widths of the hidden layers; observations with images have convolutions instead."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, key: Key, spec: Spec) -> AlphaZeroState:
+        """Draw the initial training state.
+
+        Raises:
+            ValueError: a world whose rules are not known, actions that are not Discrete, or a recurrent network.
+        """
+        key_policy, key_plans = jax.random.split(key)
+        rules, state = (
+            true_model(spec),
+            network_state_init(self, key_policy, spec, shared=self.share_network, bounds="clip"),
+        )
+        if not isinstance(state.policy.head, CategoricalHead) or state.policy.is_recurrent:
+            raise ValueError(
+                f"AlphaZero needs Discrete actions and a network without memory, and the action space is "
+                f"{spec.action_space}; use cem-planning or ppo."
+            )
+        return extended(
+            state,
+            AlphaZeroState,
+            optimiser=self._optimiser().init(state.params),
+            rules=rules,
+            key=jax.random.key_data(key_plans),
+        )
+
+    def actor(self, state: AlphaZeroState) -> SearchingActor:
+        """The rules and the networks."""
+        return SearchingActor(state.rules, state.policy, state.params, state.key)
+
+    def initial_memory(self, actor: SearchingActor) -> PlanMemory:
+        """The number of decisions, which evaluations draw from."""
+        return PlanMemory((), jnp.int32(0))
+
+    def noise(self, actor: SearchingActor, key: Key, shape: tuple[int, ...]) -> Array:
+        """A key for each step of all environments, `[*shape, 2]`; the first of a step is used."""
+        return jax.random.key_data(jax.random.split(key, shape))
+
+    def act(
+        self, actor: SearchingActor, obs: Pytree, memory: PlanMemory, noise: Array
+    ) -> tuple[Array, PlanMemory, dict[str, Array]]:
+        """Search with noise at the root: `-> action, memory, what the search found`."""
+        key = jax.random.wrap_key_data(jnp.asarray(noise)[0])
+        found = self._search(actor, obs, key, explore=True)
+        extras = {"policy": found.policy, "value": found.value}
+        return found.action, memory._replace(decisions=memory.decisions + 1), extras
+
+    def greedy(self, actor: SearchingActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
+        """Search without noise: `-> action, memory`."""
+        key = jax.random.fold_in(
+            jax.random.wrap_key_data(jnp.asarray(actor.key)), memory.decisions.ravel()[0]
+        )
+        found = self._search(actor, obs, key, explore=False)
+        return found.action, memory._replace(decisions=memory.decisions + 1)
+
+    def update(
+        self, state: AlphaZeroState, rollout: Rollout, key: Key
+    ) -> tuple[AlphaZeroState, dict[str, Array]]:
+        """Learn from what the search found: `-> state, metrics`."""
+        samples, spent = self._positions(state, rollout), progress(state.clock)
+        rate = schedule_value(self.learning_rate, spent)
+        count = samples.target.shape[0]
+        size = count // max(1, count // self.batch_size)
+
+        def step(carry: Any, batch: Positions) -> Any:
+            params, optimiser = carry
+            gradient, metrics = jax.grad(self._loss, has_aux=True)(params, state.policy, batch)
+            updates, optimiser = self._optimiser().update(gradient, optimiser, params)
+            return (jax.tree.map(lambda p, u: p - rate * u, params, updates), optimiser), metrics
+
+        def epoch(carry: Any, key: Key) -> Any:
+            return jax.lax.scan(step, carry, minibatches(samples, key, size))
+
+        keys = jax.random.split(key, self.n_epochs)
+        (params, optimiser), metrics = jax.lax.scan(epoch, (state.params, state.optimiser), keys)
+        learned = dataclasses.replace(
+            state,
+            params=params,
+            optimiser=optimiser,
+            clock=advance_clock(state.clock, rollout.reward.size),
+        )
+        return learned, jax.tree.map(jnp.mean, metrics)
+
+    def _search(self, actor: SearchingActor, obs: Pytree, key: Key, *, explore: bool) -> Searched:
+        return guided_search(
+            actor.rules,
+            actor.rules.begin(jax.tree.map(jnp.asarray, obs)),
+            key,
+            actor.guide,
+            search=self.search,
+            simulations=self.simulations,
+            gamma=self.gamma,
+            explore=explore,
+        )
+
+    def _positions(self, state: AlphaZeroState, rollout: Rollout) -> Positions:
+        """Every step of a rollout with its target, `[T B, ...]`."""
+        actor, sign = self.actor(state), state.rules.sign
+
+        def flat(x: Array) -> Array:
+            return x.reshape(-1, *x.shape[2:])
+
+        after = actor.guide(state.rules.begin(jax.tree.map(flat, rollout.next_obs)))[1]
+        after = after.reshape(rollout.reward.shape)
+        searched = jnp.concatenate([rollout.extras["value"][1:], after[-1:]])
+        next_value = jnp.where(rollout.truncated, after, searched)
+        target = returns_in_turn(
+            rollout.reward,
+            self.gamma * sign * (1 - rollout.terminated),
+            next_value,
+            self.td_lambda * (1 - jnp.logical_or(rollout.terminated, rollout.truncated)),
+        )
+        x = state.policy.encoder.policy_input(jax.tree.map(flat, rollout.obs))
+        return Positions(x, flat(rollout.extras["policy"]), flat(target))
+
+    def _loss(self, params: Pytree, policy: ActorCritic, batch: Positions) -> tuple[Array, dict[str, Array]]:
+        logits = policy.distribution(params["actor"], batch.x).logits
+        log_p = jnp.where(batch.policy > 0, jax.nn.log_softmax(logits), 0.0)
+        cross_entropy = -(batch.policy * log_p).sum(-1).mean()
+        value_loss = squared_error(policy.value(params, batch.x), batch.target).mean()
+        loss = cross_entropy + self.vf_coef * value_loss
+        return loss, {"loss": loss, "cross_entropy": cross_entropy, "value_loss": value_loss}
+
+    def _optimiser(self) -> optax.GradientTransformation:
+        adam = clipped(optax.scale_by_adam(), self.max_grad_norm)
+        return optax.chain(adam, optax.add_decayed_weights(self.weight_decay))
+
+
+def returns_in_turn(reward: Array, discount: Array, next_value: Array, trace: Array) -> Array:
+    """Lambda-returns from the side of the player who moves: `z_t = r_t + d_t ((1 - c_t) v_{t+1} + c_t z_{t+1})`.
+
+    Args:
+        reward: `[T, ...]`, of the player who moves.
+        discount: d, `[T, ...]`: negative where the other player moves next.
+        next_value: `v_{t+1}`, for the player who moves then.
+        trace: c, in [0, 1]; 0 at the end of an episode. The last row's is not used.
+    """
+    trace = trace.at[-1].set(0.0)
+    return credit(reward + discount * (1 - trace) * next_value, discount, trace)

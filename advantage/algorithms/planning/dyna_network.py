@@ -1,0 +1,169 @@
+"""Dyna with networks: a learner off policy that learns from imagined experience (Janner et al. 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from advantage.algorithms.clock import advance_clock, clock_init, progress, with_budget
+from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
+from advantage.algorithms.named_class import named_class
+from advantage.algorithms.planning.shared.imagined_rollout import imagined_rollout, mean_metrics
+from advantage.algorithms.planning.shared.learning import ModelLearning, learn_model, model_learning
+from advantage.algorithms.planning.shared.options import ModelOptions
+from advantage.algorithms.policy_gradient.shared.options import UnitsOption
+from advantage.policies.networks import Activation
+from advantage.types import Algorithm, Clock, Key, Pytree, Rollout, Spec
+
+LEARNERS = {"sac": "value.sac:SAC", "dqn": "value.dqn:DQN"}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DynaState:
+    """The training state: the model that is learned, the learner's own state, and the real clock."""
+
+    learning: ModelLearning
+    learner: Pytree
+    clock: Clock
+
+
+@hyperparameters
+@dataclasses.dataclass(frozen=True)
+class DynaNetwork(ModelOptions, UnitsOption):
+    """Learn a model from real steps, and a policy from imagined ones.
+
+    After every n_steps in each environment:
+
+        model  <- Adam on each network's own bootstrap sample, until held-out transitions get no better
+        once for each of these steps:
+            imagined_envs times, from an observation of the replay buffer:
+                imagined_steps steps of the policy in the model; where one terminates, begin at another observation
+            the learner stores them and takes gradient_steps steps
+
+    The learner is SAC or DQN with the options below, and never sees a real transition. Actions in the environment are
+    the learner's own, with its exploration.
+
+    Source: Sutton 1991, "Dyna, an integrated architecture for learning, planning, and reacting"; Janner et al. 2019,
+    "When to trust your model: model-based policy optimization", algorithm 2.
+    """
+
+    learner: Literal["sac", "dqn"] = "sac"
+    """The method that learns from imagined experience; both take Discrete actions, and sac a Box too."""
+    n_steps: int = ranged(200, "[1, inf)")
+    """Steps taken in each environment between two fits of the model."""
+    imagined_envs: int = ranged(64, "[1, inf)")
+    """Imagined environments side by side."""
+    imagined_steps: int = ranged(5, "[1, inf)")
+    """Steps from a real observation; the more, the more the model's errors add up."""
+    gradient_steps: int = ranged(10, "[1, inf)")
+    """Gradient steps of the learner for each real step."""
+    imagined_buffer_size: int = ranged(100_000, "[1, inf)")
+    """Number of imagined transitions that the learner keeps; the ends of very short ones leave less room."""
+    gamma: float = ranged(0.99, "[0, 1]")
+    """Discount per step."""
+    learning_rate: float | Schedule = ranged(3e-4, "[0, inf)")
+    """The learner's step size; a number or a schedule of progress."""
+    batch_size: int = ranged(256, "[1, inf)")
+    """Imagined transitions in a gradient step of the learner."""
+    tau: float = ranged(0.005, "(0, 1]")
+    """Fraction by which the learner's target networks move in each gradient step."""
+    hidden: tuple[int, ...] = ranged((256, 256), "[1, inf)")
+    """Widths of the hidden layers of the learner's networks."""
+    activation: Activation = "relu"
+    """Activation after each hidden layer of the learner's networks."""
+
+    def __post_init__(self):
+        check(self)
+        if self.imagined_buffer_size < self.batch_size:
+            raise ValueError(
+                f"imagined_buffer_size={self.imagined_buffer_size} is below batch_size={self.batch_size}; use "
+                f"{self.batch_size} or more, or a smaller batch_size."
+            )
+
+    def init(self, key: Key, spec: Spec) -> DynaState:
+        """Draw the initial training state.
+
+        Raises:
+            ValueError: observations or actions that no model predicts, actions that the learner does not take, or a
+                replay buffer that does not fit into memory.
+        """
+        key_model, key_learner = jax.random.split(key)
+        imagined = dataclasses.replace(
+            spec,
+            num_envs=self.imagined_envs,
+            total_timesteps=spec.total_timesteps * self.imagined_envs * self.imagined_steps,
+        )
+        learning = model_learning(self, key_model, spec)
+        learner = self._learner().init(key_learner, imagined)
+        return DynaState(learning, learner, clock_init(spec.total_timesteps))
+
+    def actor(self, state: DynaState) -> Pytree:
+        """The learner's actor."""
+        return self._learner().actor(self._with_budget(state))
+
+    def initial_memory(self, actor: Pytree) -> Pytree:
+        return self._learner().initial_memory(actor)
+
+    def noise(self, actor: Pytree, key: Key, shape: tuple[int, ...]) -> Pytree:
+        return self._learner().noise(actor, key, shape)
+
+    def act(self, actor: Pytree, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
+        """What the learner does: `-> action, memory, extras`."""
+        return self._learner().act(actor, obs, memory, noise)
+
+    def greedy(self, actor: Pytree, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
+        """What the learner holds best: `-> action, memory`."""
+        return self._learner().greedy(actor, obs, memory)
+
+    def update(self, state: DynaState, rollout: Rollout, key: Key) -> tuple[DynaState, dict[str, Any]]:
+        """Fit the model, then let the learner imagine: `-> state, metrics`."""
+        key_model, key_imagine = jax.random.split(key)
+        learning, metrics = learn_model(self, state.learning, rollout, key_model, progress(state.clock))
+        learner = self._learner()
+
+        def turn(state: Pytree, key: Key) -> tuple[Pytree, dict[str, Any]]:
+            key_play, key_learn = jax.random.split(key)
+            imagined = imagined_rollout(
+                learner,
+                learner.actor(state),
+                learning.model,
+                learning.replay,
+                key_play,
+                (self.imagined_steps, self.imagined_envs),
+            )
+            return learner.update(state, imagined, key_learn)
+
+        turns = jax.random.split(key_imagine, rollout.reward.size)
+        learned, of_turns = jax.lax.scan(turn, self._with_budget(state), turns)
+        clock = advance_clock(state.clock, rollout.reward.size)
+        return DynaState(learning, learned, clock), metrics | mean_metrics(of_turns)
+
+    def _with_budget(self, state: DynaState) -> Pytree:
+        """The learner's state with its own budget, which follows the real one when a run is resumed with another."""
+        imagined = self.imagined_envs * self.imagined_steps
+        return with_budget(state.learner, state.clock.total_timesteps * jnp.uint32(imagined))
+
+    def _learner(self) -> Algorithm:
+        """The learner: one rollout is one turn, with gradient_steps gradient steps."""
+        make: Callable[..., Algorithm] = named_class(LEARNERS[self.learner])
+        units = (
+            {"action_units": self.action_units} if self.learner == "sac" else {"target_update_interval": 1}
+        )
+        return make(
+            n_steps=self.imagined_steps * self.imagined_envs,
+            gradient_steps=self.gradient_steps,
+            batch_size=self.batch_size,
+            buffer_size=self.imagined_buffer_size,
+            learning_starts=0,
+            learning_rate=self.learning_rate,
+            gamma=self.gamma,
+            tau=self.tau,
+            hidden=self.hidden,
+            activation=self.activation,
+            **units,
+        )
