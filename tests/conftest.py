@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from repeats import REPEATS
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["SDL_VIDEODRIVER"] = "dummy"  # pygame draws without a screen
@@ -91,3 +92,10 @@ def no_curve(request, monkeypatch):
     """Leave an empty file in the place of the curve, except in the modules that look at it."""
     if request.module.__name__ not in DRAW and "advantage.training.loop" in sys.modules:
         monkeypatch.setattr("advantage.training.loop.plot_curve", lambda folder: folder.curve_path.touch())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if any(name in item.nodeid for name in REPEATS):
+            item.add_marker(pytest.mark.slow)
