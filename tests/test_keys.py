@@ -17,7 +17,7 @@ from advantage.types import Spec
 
 CONTINUOUS = {"ddpg", "dpg", "svg", "td3", "gradient-planning"}
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
-FOREIGN = {"alphazero"}  # the loop of mctx selects among keys, which counts as a use
+FOREIGN = {"alphazero", "muzero"}  # the loop of mctx selects among keys, which counts as a use
 VARIANTS = [
     *(
         algorithm_class(name)()

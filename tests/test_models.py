@@ -26,9 +26,13 @@ from advantage.models.fit import (
     is_held_out,
     learned_init,
 )
+from advantage.models.open_loop import open_loop_errors
 from advantage.models.vectors import VectorSpaces, vector_spaces
 from advantage.policies.networks import MLP
 from advantage.replay.ring import replay_add, replay_init
+from advantage.replay.sequences import ReplayedSequences
+from advantage.runs.folder import RunFolder
+from advantage.runs.log import read_progress
 from advantage.types import Rollout
 
 KEY = jax.random.key(0)
@@ -234,6 +238,51 @@ def test_fitting_stops_when_held_out_transitions_get_no_better():
     assert metrics["model_gradient_steps"] < 4000
     later, _ = fitted(ensemble, rollout, 50, batch_size=64)
     assert (learned.loss <= later.loss + 1e-6).all()
+
+
+def test_errors_by_horizon_are_those_of_a_loop():
+    """Each sequence alone, by its member; predictions beyond an end or the newest step do not count."""
+    rng, steps, size = np.random.default_rng(0), 4, 6
+    ensemble = Ensemble(MLP((8,), "silu"), 2, 1, members=2)
+    scales = scales_update(ensemble.scales_init(), all_rows(linear_rollout(50)))
+    model = LearnedModel(ensemble, BOX, ensemble.init(KEY), scales)
+    obs, action, next_obs = (jnp.asarray(rng.normal(size=(steps, size, d)), jnp.float32) for d in (2, 1, 2))
+    terminated, truncated = rng.uniform(size=(2, steps, size)) < 0.2
+    mask = np.arange(steps)[:, None] < rng.integers(1, steps + 1, size)
+    flags = map(jnp.asarray, (terminated, truncated))
+    rows = ReplayedSequences(obs, action, jnp.zeros((steps, size)), *flags, next_obs, (), jnp.asarray(mask))
+    errors, number = open_loop_errors(model, rows, KEY)
+    std = np.sqrt(np.asarray(scales.inputs.variance.value))[:2]
+    found = [[] for _ in range(steps)]
+    for n in range(size):
+        member, x = jax.tree.map(lambda leaf, n=n: leaf[n % 2], model.members), obs[0, n]
+        for h in range(steps):
+            if not mask[h, n]:
+                break
+            mean = ensemble.predict(member, scales, jnp.concatenate([x, action[h, n]])).mean
+            moments = scales.outputs
+            x = x + (moments.mean.value + jnp.sqrt(moments.variance.value) * mean)[:2]
+            found[h].append(np.square((x - next_obs[h, n]) / std).mean())
+            if terminated[h, n] or truncated[h, n]:
+                break
+    assert list(map(len, found)) == list(number)
+    np.testing.assert_allclose(errors, [np.sqrt(np.mean(each)) if each else 0 for each in found], rtol=1e-4)
+
+
+def test_a_model_alone_gets_better(tmp_path):
+    """A pendulum is predicted better after more experience, and nearer better than far."""
+    algorithm = adv.WorldModel(n_steps=200, members=2, model_hidden=(32,), model_epochs=40, horizon=8)
+    run = adv.train(
+        algorithm,
+        "jax/Pendulum-v1",
+        out=tmp_path / "run",
+        total_timesteps=1000,
+        eval_episodes=0,
+        tensorboard=False,
+    )
+    progress = read_progress(RunFolder(run.path))
+    near, far = progress["train/error_1"], progress["train/error_8"]
+    assert near[-1] < 0.5 * near[0] and near[-1] < far[-1]
 
 
 # -- vectors -----------------------------------------------------------------------------------------------------------

@@ -206,10 +206,10 @@ def spec_of(environment="jax/Pendulum-v1", **fields):
         (adv.MCTS(), spec_of(), "needs Discrete ones.*cem-planning"),
         (adv.GradientPlanning(), spec_of("jax/CartPole-v1"), "needs a Box of floats.*mcts"),
         (adv.ExhaustiveSearch(), spec_of("jax/CartPole-v1"), "finite world whose table is known"),
-        (adv.ExhaustiveSearch(model="learned"), spec_of("jax/CartPole-v1"), "does not know all successors"),
         (adv.PETS(), spec_of("jax/Catch-v0"), "the observation has an image"),
         (adv.PETS(), spec_of("jax/Cliff-v0"), "has indices.*--model true"),
         (adv.Shooting(), spec_of(action_space=spaces.MultiBinary(3)), "planner chooses among Discrete"),
+        (adv.CEMPlanning(), spec_of("jax/TicTacToe-v0"), "has an action mask; use mcts or alphazero"),
     ],
     ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else "",
 )

@@ -111,7 +111,8 @@ def check(algorithm: DataclassInstance) -> None:
 def _allowed(name: str, value: Any, hint: Any, interval: str | None) -> Any:
     """The value of a field, as Python's own. Raises ValueError if it is not allowed."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    is_traced = isinstance(value, Tracer) or (isinstance(value, jax.Array) and value.ndim > 0)
+    parts = value if isinstance(value, Linear) else (value,)
+    is_traced = any(isinstance(x, Tracer) or (isinstance(x, jax.Array) and x.ndim > 0) for x in parts)
     if is_traced or (value is None and type(None) in options):
         return value
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)

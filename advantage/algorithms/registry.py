@@ -14,7 +14,8 @@ from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.named_class import named_class, place_of
 from advantage.algorithms.planning.alphazero import AlphaZero
-from advantage.algorithms.planning.shared.options import PlanningOptions
+from advantage.algorithms.planning.distill import Distill
+from advantage.algorithms.planning.shared.options import LookaheadOptions
 from advantage.algorithms.playable import Playable, Trainable
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
@@ -48,8 +49,11 @@ ALGORITHMS = {
     "exhaustive-search": "planning.exhaustive_search:ExhaustiveSearch",
     "mcts": "planning.mcts:MCTS",
     "pets": "planning.pets:PETS",
+    "model": "planning.world_model:WorldModel",
     "dyna-network": "planning.dyna_network:DynaNetwork",
     "alphazero": "planning.alphazero:AlphaZero",
+    "muzero": "planning.muzero:MuZero",
+    "distill": "planning.distill:Distill",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
     "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",
@@ -91,7 +95,7 @@ _NOT_OFFERED = {
     "duelingdqn": "dqn with --dueling",
     "c51": "dqn with --returns categorical",
     "qrdqn iqn": "dqn with --returns quantile",
-    "rainbow": "dqn with --double --dueling --noisy --prioritised --returns categorical --n 3",
+    "rainbow": "dqn with --preset rainbow",
     "sacdiscrete discretesac": "sac, which takes Discrete actions too",
     "tqc redq crossq droq": "sac or td3",
     "a3c": "a2c, or impala for policies that lag behind",
@@ -197,7 +201,7 @@ def spec_of(
 
 def plans(algorithm: Trainable) -> bool:
     """Whether an algorithm may plan with the rules of its world, `Spec.world`."""
-    return isinstance(algorithm, PlanningOptions | AlphaZero)
+    return isinstance(algorithm, LookaheadOptions | AlphaZero | Distill)
 
 
 def hyperparameters_of(algorithm: Trainable) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from advantage.algorithms.planning.shared.acting import (
     planning_actor,
     planning_noise,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
-from advantage.algorithms.planning.shared.options import PlanningOptions
+from advantage.algorithms.planning.shared.learning import PlanningState, planning_update, rules_state
+from advantage.algorithms.planning.shared.options import LookaheadOptions
 from advantage.models.interface import EnumerableModel
 from advantage.planners.exhaustive import exhaustive_search
 from advantage.planners.imagination import PlanningProblem
@@ -26,7 +26,7 @@ from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class ExhaustiveSearch(PlanningOptions):
+class ExhaustiveSearch(LookaheadOptions):
     """Look at everything that can happen to a depth, at every step, in a finite world whose table is known.
 
         Q_d(s, a)  <- sum over s' of P(s'|s, a) (r + gamma (1 - terminated) max_b Q_{d-1}(s', b)),   Q_0 = 0
@@ -42,13 +42,8 @@ class ExhaustiveSearch(PlanningOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> PlanningState:
-        """Draw the initial training state. Raises ValueError as `planning_state`, and without a table of the world."""
-        if self.model == "learned":
-            raise ValueError(
-                "A learned model does not know all successors; use model='true' (--model true) in a finite world, or "
-                "mcts."
-            )
-        state = planning_state(self, key, spec)
+        """Draw the initial training state. Raises ValueError without a table of the world."""
+        state = rules_state(key, spec)
         if not isinstance(state.rules, EnumerableModel):
             raise ValueError(
                 f"Exhaustive search needs a finite world whose table is known, and observations are "

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.planning.shared.learning import PlanningState
-from advantage.algorithms.planning.shared.options import PlanningOptions
+from advantage.algorithms.planning.shared.options import LookaheadOptions, PlanningOptions
 from advantage.models.interface import Model
 from advantage.planners.action_sequences import PlannedActions
 from advantage.types import Array, Key, Pytree
@@ -36,21 +36,24 @@ class PlanMemory(NamedTuple):
     decisions: Array
 
 
-def planning_actor(options: PlanningOptions, state: PlanningState) -> PlanningActor:
+def planning_actor(options: LookaheadOptions, state: PlanningState) -> PlanningActor:
     """The model as it is now; used as a method's `actor`."""
     if state.learning is None:
         assert state.rules is not None
         return PlanningActor(state.rules, state.actions, state.key, jnp.bool_(False))
+    assert isinstance(options, PlanningOptions)
     random = state.clock.step < jnp.uint32(options.learning_starts)
     return PlanningActor(state.learning.model, state.actions, state.key, random)
 
 
-def planning_noise(options: PlanningOptions, actor: PlanningActor, key: Key, shape: tuple[int, ...]) -> Array:
+def planning_noise(
+    options: LookaheadOptions, actor: PlanningActor, key: Key, shape: tuple[int, ...]
+) -> Array:
     """A key for each decision, uint32 `[*shape, 2]`; used as a method's `noise`."""
     return jax.random.key_data(jax.random.split(key, shape))
 
 
-def no_plan(options: PlanningOptions, actor: PlanningActor) -> PlanMemory:
+def no_plan(options: LookaheadOptions, actor: PlanningActor) -> PlanMemory:
     """The memory of an agent that begins each decision from nothing; used as a method's `initial_memory`."""
     return PlanMemory((), jnp.int32(0))
 

@@ -10,8 +10,14 @@ from gymnasium import spaces
 
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import schedule_value
-from advantage.algorithms.planning.shared.options import ModelOptions, PlanningOptions
+from advantage.algorithms.planning.shared.options import (
+    LookaheadOptions,
+    ModelOptions,
+    PlanningOptions,
+    SequenceOptions,
+)
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
+from advantage.environments.masks import split_mask
 from advantage.models.ensemble import Ensemble, LearnedModel, Transitions, scales_update
 from advantage.models.fit import STEPS_BETWEEN_CHECKS, Learned, fit, learned_init
 from advantage.models.interface import Model
@@ -73,12 +79,33 @@ def planning_state(options: PlanningOptions, key: Key, spec: Spec) -> PlanningSt
             would never be used, or a replay buffer that does not fit into memory.
     """
     key_model, key_plans = jax.random.split(key)
-    is_true = options.model == "true"
+    if isinstance(options, SequenceOptions) and split_mask(spec.observation_space)[1] is not None:
+        raise ValueError(
+            "A plan is a sequence of actions that are always possible, and the observation has an action mask; use "
+            "mcts or alphazero, which obey it."
+        )
+    if options.model == "true":
+        return rules_state(key_plans, spec)
     return PlanningState(
-        rules=true_model(spec) if is_true else None,
-        learning=None if is_true else model_learning(options, key_model, spec),
+        rules=None,
+        learning=model_learning(options, key_model, spec),
         actions=planned_actions(spec),
         key=jax.random.key_data(key_plans),
+        clock=clock_init(spec.total_timesteps),
+    )
+
+
+def rules_state(key: Key, spec: Spec) -> PlanningState:
+    """The initial training state of an agent that plans with the world's own rules.
+
+    Raises:
+        ValueError: a world whose rules are not known, or actions that no planner chooses from.
+    """
+    return PlanningState(
+        rules=true_model(spec),
+        learning=None,
+        actions=planned_actions(spec),
+        key=jax.random.key_data(key),
         clock=clock_init(spec.total_timesteps),
     )
 
@@ -165,12 +192,13 @@ def replayed_rows(vectors: VectorSpaces, rows: Transition) -> Transitions:
 
 
 def planning_update(
-    options: PlanningOptions, state: PlanningState, rollout: Rollout, key: Key, model_steps: int
+    options: LookaheadOptions, state: PlanningState, rollout: Rollout, key: Key, model_steps: int
 ) -> tuple[PlanningState, dict[str, Array]]:
     """Learn the model if there is one to learn: `-> state, metrics`; `model_steps` are those of a decision."""
     metrics: dict[str, Pytree] = {"model_steps": jnp.float32(model_steps)}
     learning = state.learning
     if learning is not None:
+        assert isinstance(options, PlanningOptions)
         learning, more = learn_model(options, learning, rollout, key, progress(state.clock))
         metrics |= more
     clock = advance_clock(state.clock, rollout.reward.size)

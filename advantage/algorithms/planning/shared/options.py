@@ -36,15 +36,21 @@ class ModelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanningOptions(ModelOptions, UnitsOption):
+class LookaheadOptions(UnitsOption):
     """Fields of every agent that plans."""
+
+    n_steps: int = ranged(200, "[1, inf)")
+    """Steps taken in each environment between two rows of the log, and between two fits of a learned model."""
+    gamma: float = ranged(0.99, "[0, 1]")
+    """Discount per step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanningOptions(ModelOptions, LookaheadOptions):
+    """Fields of every agent that plans with the world's own rules or with a model that it learns."""
 
     model: Rules = "true"
     """What to plan with: the world's own rules, or a model that is learned from experience."""
-    n_steps: int = ranged(200, "[1, inf)")
-    """Steps taken in each environment between two fits of a learned model."""
-    gamma: float = ranged(0.99, "[0, 1]")
-    """Discount per step."""
 
 
 @dataclasses.dataclass(frozen=True)

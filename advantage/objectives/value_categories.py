@@ -1,0 +1,51 @@
+"""Numbers of any size as probabilities of categories, so that their scale does not matter to a gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from advantage.types import Array
+
+EPSILON = 1e-3
+
+
+def squashed(x: Array) -> Array:
+    """`h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x`, with eps = 0.001.
+
+    Source: Pohlen et al. 2018, "Observe and look further: achieving consistent performance on Atari", proposition A.2.
+    """
+    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1) - 1) + EPSILON * x
+
+
+def unsquashed(y: Array) -> Array:
+    """The inverse of `squashed`."""
+    root = jnp.sqrt(1 + 4 * EPSILON * (jnp.abs(y) + 1 + EPSILON))
+    return jnp.sign(y) * (jnp.square((root - 1) / (2 * EPSILON)) - 1)
+
+
+def two_hot(x: Array, limit: int) -> Array:
+    """The probabilities of the categories `-limit, ..., limit`, `[..., 2 limit + 1]`, with mean `squashed(x)`.
+
+    The two neighbours of the number share the probability. What is beyond the limit counts as the limit.
+
+    Source: Schrittwieser et al. 2020, "Mastering Atari, Go, chess and shogi by planning with a learned model",
+    appendix F.
+    """
+    y = jnp.clip(squashed(x), -limit, limit) + limit
+    below = jnp.clip(jnp.floor(y), 0, 2 * limit - 1).astype(jnp.int32)
+    share = (y - below)[..., None]
+    size = 2 * limit + 1
+    return (1 - share) * jax.nn.one_hot(below, size) + share * jax.nn.one_hot(below + 1, size)
+
+
+def category_mean(logits: Array) -> Array:
+    """The number that the logits of categories stand for, `[..., 2 limit + 1] -> [...]`."""
+    limit = (logits.shape[-1] - 1) // 2
+    return unsquashed((jax.nn.softmax(logits) * jnp.arange(-limit, limit + 1)).sum(-1))
+
+
+def category_loss(logits: Array, x: Array) -> Array:
+    """The cross-entropy from the two-hot probabilities of `x`, `[...]`."""
+    target = two_hot(x, (logits.shape[-1] - 1) // 2)
+    return -(target * jax.nn.log_softmax(logits)).sum(-1)
