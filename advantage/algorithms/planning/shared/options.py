@@ -24,9 +24,9 @@ class ModelOptions:
     """Widths of the hidden layers of a learned model."""
     model_learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
     """Adam's step size for a learned model; a number or a schedule of progress."""
-    model_batch_size: int = ranged(256, "[1, inf)")
+    model_batch_size: int = ranged(64, "[1, inf)")
     """Transitions in a gradient step of each network of a learned model."""
-    model_epochs: int = ranged(50, "[1, inf)")
+    model_epochs: int = ranged(100, "[1, inf)")
     """The most passes of a learned model over the stored transitions after a rollout; it stops earlier when held-out
     transitions are predicted no better."""
     buffer_size: int = ranged(100_000, "[10, inf)")
