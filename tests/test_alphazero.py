@@ -118,7 +118,7 @@ def test_updates_learn_what_the_search_found():
 
     batch = Positions(x, jnp.float32(policy), jnp.float32(target))
     loss, _ = SMALL._loss(state.params, state.policy, batch)
-    logits, value = (np.float64(part) for part in actor.guide(actor.rules.begin(obs)))
+    logits, value = (np.float64(part) for part in actor.guide(actor.model.begin(obs)))
     free = np.asarray(obs["action_mask"]) == 1
     shifted = np.where(free, logits, -np.inf)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

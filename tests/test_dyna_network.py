@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probe_learners import same_bits
+from probe_models import StateModel
 
 import advantage as adv
 from advantage.algorithms.planning.shared.imagined_rollout import imagined_rollout, mean_metrics
@@ -69,19 +70,8 @@ def test_with_true_rules_imagined_steps_are_the_worlds():
 
 
 @dataclasses.dataclass(frozen=True)
-class EndsAtTwo:
+class EndsAtTwo(StateModel):
     """A model whose state counts steps; it ends at 2, and what comes after an end is poison."""
-
-    sign = 1.0
-
-    def begin(self, obs):
-        return obs
-
-    def observation(self, state):
-        return state
-
-    def allowed(self, state):
-        return None
 
     def step(self, state, action, key):
         after = jnp.where(state >= 2, jnp.nan, state + 1)

@@ -26,6 +26,7 @@ ROOMS = [
     "plain_values",
     "machine",
     "matrices",
+    "rows",
     "environments",
     "running_moments",
     "precise_sum",

@@ -116,7 +116,7 @@ def test_what_counts_beyond_an_end():
     """After a termination rewards and values are 0 and count, the policy does not; after a truncation nothing does."""
     algorithm = dataclasses.replace(SMALL, unroll_steps=5)
     state, rows = small_state(algorithm), sequences()
-    targets = algorithm._targets(algorithm._model(state, state.params), rows, KEY)
+    targets = algorithm._targets(algorithm.actor(state), rows, KEY)
     for n in range(rows.reward.shape[1]):
         ended = cut = False
         for k in range(6):
@@ -133,9 +133,9 @@ def test_what_does_not_count_has_no_gradient():
     """Poison in targets that do not count changes no gradient."""
     algorithm = dataclasses.replace(SMALL, unroll_steps=5)
     state, rows = small_state(algorithm), sequences()
-    model = algorithm._model(state, state.params)
-    targets = algorithm._targets(model, rows, KEY)
-    x = state.networks.encoder.policy_input(rows.obs[0], model.scale)
+    actor = algorithm.actor(state)
+    targets = algorithm._targets(actor, rows, KEY)
+    x = state.networks.encoder.policy_input(rows.obs[0], actor.model.scale)
     poisoned = targets._replace(
         policy=jnp.where(targets.going[..., None], targets.policy, 1e3),
         value=jnp.where(targets.counts, targets.value, 1e3),
@@ -151,9 +151,9 @@ def test_what_does_not_count_has_no_gradient():
 def test_the_loss_unrolls_the_model():
     """The same by hand, without a scan: h once, then g and f."""
     state, rows = small_state(), sequences(steps=5)
-    model = SMALL._model(state, state.params)
-    targets = SMALL._targets(model, rows, KEY)
-    x = state.networks.encoder.policy_input(rows.obs[0], model.scale)
+    actor = SMALL.actor(state)
+    targets = SMALL._targets(actor, rows, KEY)
+    x = state.networks.encoder.policy_input(rows.obs[0], actor.model.scale)
     loss, metrics = SMALL._loss(state.networks, state.params, x, targets)
     networks, latent = state.networks, state.networks.represent(state.params, x)
     policy = value = reward = 0.0

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from probe_models import StateModel
 from random_tables import random_mdp
 
 import advantage as adv
 from advantage.environments.tables.world import world_of
-from advantage.environments.worlds.cartpole import CartPole, CartPoleSwingUp, ContinuousCartPole
+from advantage.environments.worlds.cart_pole_swing_up import CartPoleSwingUp
+from advantage.environments.worlds.cartpole import CartPole, continuous_cart_pole
 from advantage.environments.worlds.pendulum import Pendulum
 from advantage.models.interface import Imagined
 from advantage.models.true_world import TableModel, true_model
@@ -31,21 +33,10 @@ KEY = jax.random.key(0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Counter:
+class Counter(StateModel):
     """A model whose state counts its steps: reward 1, 2, 3, ...; it ends at `last`, and is worth a lot after that."""
 
     last: int
-
-    sign = 1.0
-
-    def begin(self, obs):
-        return obs
-
-    def observation(self, state):
-        return state
-
-    def allowed(self, state):
-        return None
 
     def step(self, state, action, key):
         state = state + 1
@@ -314,16 +305,10 @@ def test_the_tree_is_what_its_simulations_say():
 
 
 @dataclasses.dataclass(frozen=True)
-class TakeTheLast:
+class TakeTheLast(StateModel):
     """Nim: two players take one or two of n stones in turn; who takes the last wins 1."""
 
     sign = -1.0
-
-    def begin(self, obs):
-        return obs
-
-    def observation(self, state):
-        return state
 
     def allowed(self, state):
         return jnp.arange(2) < state[:, None]
@@ -359,22 +344,11 @@ def test_two_players_who_move_in_turn():
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearQuadratic:
+class LinearQuadratic(StateModel):
     """`s' = A s + B a`, reward `-(s' Q s' + a R a)` of the next state and the action."""
 
     a: tuple = ((1.0, 0.2), (0.0, 0.9))
     b: tuple = ((0.0,), (0.3,))
-
-    sign = 1.0
-
-    def begin(self, obs):
-        return obs
-
-    def observation(self, state):
-        return state
-
-    def allowed(self, state):
-        return None
 
     def step(self, state, action, key):
         state = state @ np.array(self.a, np.float32).T + action @ np.array(self.b, np.float32).T
@@ -494,21 +468,22 @@ def test_a_force_of_any_size_moves_the_cart_as_full_force_does():
     state = jnp.array([0.1, -0.2, 0.05, 0.3])
     for action, force in ((0, -1.0), (1, 1.0)):
         expected = CartPole().step(state, jnp.int32(action), KEY)
-        found = ContinuousCartPole().step(state, jnp.array([force]), KEY)
+        found = continuous_cart_pole().step(state, jnp.array([force]), KEY)
         for left, right in zip(expected, found, strict=True):
             np.testing.assert_array_equal(left, right)
 
 
 def test_the_pole_swings_as_a_pendulum_and_energy_is_kept():
     """Without a force, in small steps: kinetic and potential energy of cart and pole stay, and the reward is height."""
-    world = dataclasses.replace(CartPoleSwingUp(), time_step=1e-4)
+    cart = CartPole(continuous=True, time_step=1e-4)
+    world = CartPoleSwingUp(cart)
     state = jnp.array([0.0, 0.3, 2.0, -1.0])
 
     def energy(state):
         _, v, theta, omega = np.asarray(state, float)
-        m, half = world.pole_mass, world.half_length
+        m, half = cart.pole_mass, cart.half_length
         pole = 0.5 * m * (v * v + 2 * half * v * omega * np.cos(theta) + 4 / 3 * half * half * omega * omega)
-        return 0.5 * world.cart_mass * v * v + pole + m * world.gravity * half * np.cos(theta)
+        return 0.5 * cart.cart_mass * v * v + pole + m * cart.gravity * half * np.cos(theta)
 
     before = energy(state)
     after, _ = jax.lax.scan(lambda s, _: (world.step(s, jnp.zeros(1), KEY)[0], None), state, length=5000)

@@ -15,9 +15,7 @@ from advantage.drivers.host.host_actor import actor_of
 from advantage.environments.worlds.pendulum import Pendulum
 
 SMALL = dict(horizon=5, n_steps=40)
-LEARNED = dict(
-    model="learned", members=2, model_hidden=(16,), model_epochs=2, learning_starts=40, buffer_size=200
-)
+LEARNED = dict(members=2, model_hidden=(16,), model_epochs=2, learning_starts=40, buffer_size=200)
 AGENTS = {
     "shooting": adv.Shooting(**SMALL, candidates=20),
     "cem-planning": adv.CEMPlanning(**SMALL, candidates=20, elites=4, iterations=2),
@@ -221,8 +219,6 @@ def test_what_cannot_be_planned_is_refused(algorithm, spec, words):
 def test_options_that_contradict():
     with pytest.raises(ValueError, match="elites=11 is above candidates=10"):
         adv.CEMPlanning(candidates=10, elites=11)
-    with pytest.raises(ValueError, match="PETS learns its model.*cem-planning"):
-        adv.PETS(model="true")
 
 
 def test_a_planner_in_an_environment_without_rules_says_how_to_learn_one(tmp_path):

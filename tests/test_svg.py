@@ -35,8 +35,8 @@ from probe_linear_quadratic import (
 import advantage as adv
 from advantage.algorithms.policy_gradient.shared.replayed_critic import ReplayBatch
 from advantage.algorithms.registry import spec_of
-from advantage.algorithms.value.shared.gaussian_model import gaussian_model
 from advantage.algorithms.value.svg import SVG
+from advantage.models.gaussian_step import gaussian_model
 from advantage.policies.action_value import action_value
 from advantage.policies.distributions import Gaussian, SquashedGaussian
 from advantage.policies.inferred_noise import inferred_noise

@@ -19,6 +19,7 @@ from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_byt
 from advantage.drivers.schedule import BLOCK, iterations_per_row, plan_span, row_ends, rows_per_chunk
 from advantage.environments.spaces import translator
 from advantage.machine import available_cores, free_device_bytes
+from advantage.rows import choose
 from advantage.types import (
     ActionUnits,
     Algorithm,
@@ -86,17 +87,13 @@ def rollout_on_device(
         truncated = elapsed >= world.max_episode_steps
         done = terminated | truncated
         fresh_state, fresh_obs = jax.vmap(world.reset)(reset_keys)
-        state, obs = jax.tree.map(partial(_where, done), (fresh_state, fresh_obs), (state, next_obs))
-        memory = jax.tree.map(partial(_where, done), initial, memory)
+        state, obs = jax.tree.map(partial(choose, done), (fresh_state, fresh_obs), (state, next_obs))
+        memory = jax.tree.map(partial(choose, done), initial, memory)
         facts = Rollout(worlds.obs, action, reward, next_obs, terminated, truncated, extras)
         return WorldState(state, obs, jnp.where(done, 0, elapsed), memory), facts
 
     after, rollout = jax.lax.scan(step, worlds, (noise, keys))
     return after, rollout._replace(memory=worlds.memory)
-
-
-def _where(condition: Array, yes: Array, no: Array) -> Array:
-    return jnp.where(condition.reshape(condition.shape + (1,) * (no.ndim - 1)), yes, no)
 
 
 def iterate_on_device(

@@ -28,8 +28,8 @@ from advantage.types import World
 WORLDS = {  # name: file, and class or function
     "jax/Acrobot-v1": "acrobot:Acrobot",
     "jax/CartPole-v1": "cartpole:CartPole",
-    "jax/CartPoleContinuous-v0": "cartpole:ContinuousCartPole",
-    "jax/CartPoleSwingUp-v0": "cartpole:CartPoleSwingUp",
+    "jax/CartPoleContinuous-v0": "cartpole:continuous_cart_pole",
+    "jax/CartPoleSwingUp-v0": "cart_pole_swing_up:CartPoleSwingUp",
     "jax/Catch-v0": "catch:Catch",
     "jax/ConnectFour-v0": "line_game:connect_four",
     "jax/ConnectFour4x4-v0": "line_game:connect_four_4x4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import optax
 
 from advantage.models.ensemble import Ensemble, Scales, Transitions, calibrated
 from advantage.replay.ring import Replay, transitions_at
+from advantage.rows import choose
 from advantage.types import Array, Key, Pytree
 
 HELD_OUT = 10  # one transition of so many is never fitted
@@ -122,7 +124,7 @@ def fit(
         loss = losses(members)
         better = loss < lowest
         improved = (lowest - loss > IMPROVEMENT * jnp.abs(lowest)).any()
-        best = jax.tree.map(lambda new, old: jnp.where(_along(better, new), new, old), members, best)
+        best = jax.tree.map(partial(choose, better), members, best)
         waited = jnp.where(improved, 0, waited + 1)
         return taken + STEPS_BETWEEN_CHECKS, members, state, best, jnp.minimum(loss, lowest), waited
 
@@ -170,7 +172,3 @@ def _gradient_step(
         return jax.tree.map(lambda p, u: p - learning_rate * u, members, updates), state
 
     return step
-
-
-def _along(flags: Array, leaf: Array) -> Array:
-    return flags.reshape(-1, *(1,) * (leaf.ndim - 1))

@@ -60,6 +60,11 @@ class Outcomes(NamedTuple):
 class EnumerableModel(Model, Protocol):
     """A model that knows all successors, so that expectations over them are exact."""
 
+    @property
+    def successors(self) -> int:
+        """K, the most successors that an action has."""
+        ...
+
     def outcomes(self, state: Pytree, action: Array) -> Outcomes:
         """What can follow one state and one action, both without the axis N."""
         ...

@@ -65,6 +65,10 @@ class TableModel:
 
     sign = 1.0
 
+    @property
+    def successors(self) -> int:
+        return self.world.outcomes.successor.shape[2]
+
     def begin(self, obs: Array) -> Array:
         return obs
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from advantage.environments.spaces import leaf_spaces, map_leaves, take
-from advantage.policies.encoder import encoder
+from advantage.policies.encoder import Encoder, encoder
 from advantage.types import ActionUnits, Array, Pytree, Spec
 
 
@@ -91,21 +91,26 @@ def vector_spaces(spec: Spec) -> VectorSpaces:
         ValueError: observations that are not Boxes of numbers, or actions that are neither Discrete nor a Box.
     """
     seen = encoder(spec.observation_space)
-    kinds = {leaf.kind for leaf in seen.leaves}
-    if kinds != {"continuous"} or seen.has_mask:
-        what = "an image" if "image" in kinds else "an action mask" if kinds == {"continuous"} else "indices"
-        remedy = (
-            "a finite world is planned with its own table, model='true' (--model true)"
-            if kinds == {"one_hot"}
-            else "wrap the environment so that it gives numbers"
-        )
-        raise ValueError(
-            f"A model of the next observation needs Boxes of numbers, and the observation has {what}; {remedy}, or use "
-            "a method without a model: ppo, dqn."
-        )
+    is_table = {leaf.kind for leaf in seen.leaves} == {"one_hot"}
+    remedy = (
+        "a finite world is planned with its own table, model='true' (--model true)"
+        if is_table
+        else "wrap the environment so that it gives numbers"
+    )
+    refuse_unpredictable(seen, f"{remedy}, or use a method without a model: ppo, dqn")
     if not isinstance(spec.action_space, spaces.Discrete | spaces.Box):
         raise ValueError(
             f"A model of the next observation takes Discrete actions or a Box, and the action space is "
             f"{spec.action_space}; use ppo."
         )
     return VectorSpaces(spec.observation_space, spec.action_space, spec.action_units)
+
+
+def refuse_unpredictable(seen: Encoder, remedy: str) -> None:
+    """Raise ValueError, with what to do instead, for observations that are not Boxes of numbers alone."""
+    kinds = {leaf.kind for leaf in seen.leaves}
+    if kinds != {"continuous"} or seen.has_mask:
+        what = "an image" if "image" in kinds else "an action mask" if kinds == {"continuous"} else "indices"
+        raise ValueError(
+            f"A model of the next observation needs Boxes of numbers, and the observation has {what}; {remedy}."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from advantage.objectives.distributional import cross_entropy
 from advantage.types import Array
 
 EPSILON = 1e-3
@@ -32,11 +33,8 @@ def two_hot(x: Array, limit: int) -> Array:
     Source: Schrittwieser et al. 2020, "Mastering Atari, Go, chess and shogi by planning with a learned model",
     appendix F.
     """
-    y = jnp.clip(squashed(x), -limit, limit) + limit
-    below = jnp.clip(jnp.floor(y), 0, 2 * limit - 1).astype(jnp.int32)
-    share = (y - below)[..., None]
-    size = 2 * limit + 1
-    return (1 - share) * jax.nn.one_hot(below, size) + share * jax.nn.one_hot(below + 1, size)
+    y = jnp.clip(squashed(x), -limit, limit)
+    return jnp.maximum(0, 1 - jnp.abs(y[..., None] - jnp.arange(-limit, limit + 1)))
 
 
 def category_mean(logits: Array) -> Array:
@@ -47,5 +45,4 @@ def category_mean(logits: Array) -> Array:
 
 def category_loss(logits: Array, x: Array) -> Array:
     """The cross-entropy from the two-hot probabilities of `x`, `[...]`."""
-    target = two_hot(x, (logits.shape[-1] - 1) // 2)
-    return -(target * jax.nn.log_softmax(logits)).sum(-1)
+    return cross_entropy(two_hot(x, (logits.shape[-1] - 1) // 2), logits)

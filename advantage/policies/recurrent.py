@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from advantage.policies.networks import Initialisation, Network, linear, linear_init
+from advantage.rows import choose
 from advantage.types import Array, Key, Pytree
 
 
@@ -226,11 +227,6 @@ class Recurrent:
 Gated = Literal["gru", "lstm"]
 NetworkChoice = Gated | Network | Recurrent | tuple[Callable[..., Any], ...] | None
 """What a method takes as its `network`; None gives a network of `hidden` layers, or of convolutions for images."""
-
-
-def choose(condition: Array, yes: Array, no: Array) -> Array:
-    """`yes` where `condition` `[N]` is true, else `no` `[N, ...]`."""
-    return jnp.where(condition.reshape(condition.shape + (1,) * (no.ndim - 1)), yes, no)
 
 
 def sigmoid(x: Array) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.replay.frames import Frames
+from advantage.rows import choose
 from advantage.types import Array, Key, Pytree, Rollout
 
 STEPS_PER_END = 16  # there is room for the ends of episodes of at least this average length,
@@ -318,9 +319,7 @@ def successors(replay: Replay, row: Array, env: Array) -> Pytree:
     newest, final = row + 1 == replay.head, replay.final[place, env]
 
     def leaf(ring: Array, finals: Array, last: Array) -> Array:
-        shape = (-1,) + (1,) * (ring.ndim - 2)
-        usual = jnp.where(newest.reshape(shape), last[env], ring[following, env])
-        return jnp.where(ended.reshape(shape), finals[final], usual)
+        return choose(ended, finals[final], choose(newest, last[env], ring[following, env]))
 
     frame = jax.tree.map(leaf, replay.obs, replay.finals, replay.frames.newest(replay.newest, axis=1))
     return replay.frames.after(observations(replay, row, env), frame)

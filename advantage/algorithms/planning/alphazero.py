@@ -7,20 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from advantage.algorithms.clock import advance_clock, progress
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.planning.shared.acting import PlanMemory
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.planning.shared.acting import no_plan, planning_noise
+from advantage.algorithms.planning.shared.searching import (
+    SearchOptions,
+    act_by_search,
+    decayed_adam,
+    greedy_by_search,
+)
 from advantage.algorithms.policy_gradient.shared.minibatches import minibatches
-from advantage.algorithms.policy_gradient.shared.optimisers import clipped
-from advantage.algorithms.policy_gradient.shared.options import ArchitectureOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
 from advantage.estimators.returns import credit
 from advantage.models.interface import Model
 from advantage.models.true_world import true_model
 from advantage.objectives.surrogates import squared_error
-from advantage.planners.guided_search import Search, Searched, guided_search
 from advantage.policies.actor_critic import ActorCritic
 from advantage.policies.heads import CategoricalHead
 from advantage.types import Array, Key, Pytree, Rollout, Spec
@@ -35,19 +37,18 @@ class AlphaZeroState(PolicyState):
     key: Array
 
 
-class SearchingActor(NamedTuple):
-    """The rules, and the networks that guide the search."""
+class RulesActor(NamedTuple):
+    """The world's own rules, the networks that guide the search, and the key of evaluations."""
 
-    rules: Model
+    model: Model
     policy: ActorCritic
     params: Pytree
     key: Array
 
     def guide(self, state: Pytree) -> tuple[Array, Array]:
         """`log p(. | s)` and `v(s)` of N states of the model."""
-        x = self.policy.encoder.policy_input(self.rules.observation(state))
-        logits = self.policy.distribution(self.params["actor"], x).logits
-        return logits, self.policy.value(self.params, x)
+        x = self.policy.encoder.policy_input(self.model.observation(state))
+        return self.policy.distribution(self.params["actor"], x).logits, self.policy.value(self.params, x)
 
 
 class Positions(NamedTuple):
@@ -60,7 +61,7 @@ class Positions(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class AlphaZero(ArchitectureOptions):
+class AlphaZero(SearchOptions):
     """Search with the world's own rules, guided by networks, and train the networks on what the search finds.
 
     In each step, from the present state:
@@ -79,28 +80,14 @@ class AlphaZero(ArchitectureOptions):
     self-play"; Danihelka et al. 2022, "Policy improvement by planning with Gumbel", for search=gumbel.
     """
 
-    search: Search = "gumbel"
-    """Gumbel's search, which improves the policy with few simulations too, or PUCT with noise at the root."""
-    simulations: int = ranged(32, "[1, inf)")
-    """Simulations for each decision."""
     n_steps: int = ranged(32, "[1, inf)")
     """Steps taken in each environment for one update."""
     batch_size: int = ranged(256, "[1, inf)")
     """Positions in a minibatch."""
     n_epochs: int = ranged(4, "[1, inf)")
     """Passes over each rollout."""
-    learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
-    """Adam's step size; a number or a schedule of progress."""
-    gamma: float = ranged(1.0, "[0, 1]")
-    """Discount per step."""
     td_lambda: float = ranged(1.0, "[0, 1]")
     """Lambda of the returns: 1 is the outcome, 0 the value that the search gives the next position."""
-    vf_coef: float = ranged(1.0, "[0, inf)")
-    """Weight of the value's loss."""
-    weight_decay: float = ranged(1e-4, "[0, inf)")
-    """Share of the weights that each unit of the step size takes away."""
-    max_grad_norm: float | None = ranged(1.0, "(0, inf)")
-    """Largest global norm of a gradient; None does not clip."""
     share_network: bool = False
     """One network for policy and value, or one each."""
     hidden: tuple[int, ...] = ranged((128, 128), "[1, inf)")
@@ -128,39 +115,19 @@ class AlphaZero(ArchitectureOptions):
         return extended(
             state,
             AlphaZeroState,
-            optimiser=self._optimiser().init(state.params),
+            optimiser=decayed_adam(self).init(state.params),
             rules=rules,
             key=jax.random.key_data(key_plans),
         )
 
-    def actor(self, state: AlphaZeroState) -> SearchingActor:
+    def actor(self, state: AlphaZeroState) -> RulesActor:
         """The rules and the networks."""
-        return SearchingActor(state.rules, state.policy, state.params, state.key)
+        return RulesActor(state.rules, state.policy, state.params, state.key)
 
-    def initial_memory(self, actor: SearchingActor) -> PlanMemory:
-        """The number of decisions, which evaluations draw from."""
-        return PlanMemory((), jnp.int32(0))
-
-    def noise(self, actor: SearchingActor, key: Key, shape: tuple[int, ...]) -> Array:
-        """A key for each step of all environments, `[*shape, 2]`; the first of a step is used."""
-        return jax.random.key_data(jax.random.split(key, shape))
-
-    def act(
-        self, actor: SearchingActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, dict[str, Array]]:
-        """Search with noise at the root: `-> action, memory, what the search found`."""
-        key = jax.random.wrap_key_data(jnp.asarray(noise)[0])
-        found = self._search(actor, obs, key, explore=True)
-        extras = {"policy": found.policy, "value": found.value}
-        return found.action, memory._replace(decisions=memory.decisions + 1), extras
-
-    def greedy(self, actor: SearchingActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Search without noise: `-> action, memory`."""
-        key = jax.random.fold_in(
-            jax.random.wrap_key_data(jnp.asarray(actor.key)), memory.decisions.ravel()[0]
-        )
-        found = self._search(actor, obs, key, explore=False)
-        return found.action, memory._replace(decisions=memory.decisions + 1)
+    initial_memory = no_plan
+    noise = planning_noise
+    act = act_by_search
+    greedy = greedy_by_search
 
     def update(
         self, state: AlphaZeroState, rollout: Rollout, key: Key
@@ -174,7 +141,7 @@ class AlphaZero(ArchitectureOptions):
         def step(carry: Any, batch: Positions) -> Any:
             params, optimiser = carry
             gradient, metrics = jax.grad(self._loss, has_aux=True)(params, state.policy, batch)
-            updates, optimiser = self._optimiser().update(gradient, optimiser, params)
+            updates, optimiser = decayed_adam(self).update(gradient, optimiser, params)
             return (jax.tree.map(lambda p, u: p - rate * u, params, updates), optimiser), metrics
 
         def epoch(carry: Any, key: Key) -> Any:
@@ -189,18 +156,6 @@ class AlphaZero(ArchitectureOptions):
             clock=advance_clock(state.clock, rollout.reward.size),
         )
         return learned, jax.tree.map(jnp.mean, metrics)
-
-    def _search(self, actor: SearchingActor, obs: Pytree, key: Key, *, explore: bool) -> Searched:
-        return guided_search(
-            actor.rules,
-            actor.rules.begin(jax.tree.map(jnp.asarray, obs)),
-            key,
-            actor.guide,
-            search=self.search,
-            simulations=self.simulations,
-            gamma=self.gamma,
-            explore=explore,
-        )
 
     def _positions(self, state: AlphaZeroState, rollout: Rollout) -> Positions:
         """Every step of a rollout with its target, `[T B, ...]`."""
@@ -229,10 +184,6 @@ class AlphaZero(ArchitectureOptions):
         value_loss = squared_error(policy.value(params, batch.x), batch.target).mean()
         loss = cross_entropy + self.vf_coef * value_loss
         return loss, {"loss": loss, "cross_entropy": cross_entropy, "value_loss": value_loss}
-
-    def _optimiser(self) -> optax.GradientTransformation:
-        adam = clipped(optax.scale_by_adam(), self.max_grad_norm)
-        return optax.chain(adam, optax.add_decayed_weights(self.weight_decay))
 
 
 def returns_in_turn(reward: Array, discount: Array, next_value: Array, trace: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -29,6 +30,7 @@ from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_ste
 from advantage.policies.heads import CategoricalHead, GaussianHead
 from advantage.replay.ring import Replay, replay_add, uniform_draw
 from advantage.replay.sequences import sequences_at
+from advantage.rows import choose
 from advantage.running_moments import Normaliser, moments_update, normaliser
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, no_memory
 
@@ -184,11 +186,7 @@ class Distill(ArchitectureOptions, UnitsOption):
         def step(memory: Pytree, now: Any) -> tuple[Pytree, Array]:
             obs, done = now
             action, memory = planner.greedy(actor, obs, memory)
-
-            def fresh(first: Array, old: Array) -> Array:
-                return jnp.where(done.reshape(-1, *(1,) * (old.ndim - 1)), first, old)
-
-            return jax.tree.map(fresh, begin, memory), action
+            return jax.tree.map(partial(choose, done), begin, memory), action
 
         done = jnp.logical_or(rollout.terminated, rollout.truncated)
         return jax.lax.scan(step, begin, (rollout.obs, done))[1]

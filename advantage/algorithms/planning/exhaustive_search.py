@@ -8,20 +8,20 @@ import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.planning.shared.acting import (
-    PlanMemory,
     PlanningActor,
     act_by_planning,
     greedy_by_planning,
     no_plan,
     planning_actor,
     planning_noise,
+    planning_update,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, planning_update, rules_state
+from advantage.algorithms.planning.shared.learning import PlanningState, rules_state
 from advantage.algorithms.planning.shared.options import LookaheadOptions
 from advantage.models.interface import EnumerableModel
 from advantage.planners.exhaustive import exhaustive_search
 from advantage.planners.imagination import PlanningProblem
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Pytree, Spec
 
 
 @hyperparameters
@@ -43,7 +43,7 @@ class ExhaustiveSearch(LookaheadOptions):
 
     def init(self, key: Key, spec: Spec) -> PlanningState:
         """Draw the initial training state. Raises ValueError without a table of the world."""
-        state = rules_state(key, spec)
+        state = rules_state(self, key, spec)
         if not isinstance(state.rules, EnumerableModel):
             raise ValueError(
                 f"Exhaustive search needs a finite world whose table is known, and observations are "
@@ -54,24 +54,18 @@ class ExhaustiveSearch(LookaheadOptions):
     actor = planning_actor
     initial_memory = no_plan
     noise = planning_noise
+    act = act_by_planning
+    greedy = greedy_by_planning
+    update = planning_update
 
-    def act(
-        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, tuple[()]]:
-        """Plan: `-> action, memory, extras`."""
-        return act_by_planning(self._decide, actor, obs, memory, noise)
-
-    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Plan: `-> action, memory`."""
-        return greedy_by_planning(self._decide, actor, obs, memory)
-
-    def update(
-        self, state: PlanningState, rollout: Rollout, key: Key
-    ) -> tuple[PlanningState, dict[str, Array]]:
-        """Learn the model if there is one to learn: `-> state, metrics`."""
-        return planning_update(self, state, rollout, key, self.depth)
-
-    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """The action with the highest value: `-> action, plan`."""
         problem = PlanningProblem(actor.model, actor.actions, self.gamma)
         q = exhaustive_search(problem, state, depth=self.depth)
         return q.argmax().astype(jnp.int32), plan
+
+    def model_steps(self, state: PlanningState) -> int:
+        """All successors that it looks at, level by level."""
+        assert isinstance(state.rules, EnumerableModel)
+        width = state.actions.choices * state.rules.successors
+        return sum(width**level for level in range(1, self.depth + 1))

@@ -14,17 +14,18 @@ from advantage.algorithms.planning.shared.acting import (
     greedy_by_planning,
     planning_actor,
     planning_noise,
+    planning_update,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
-from advantage.algorithms.planning.shared.options import SequenceOptions
+from advantage.algorithms.planning.shared.learning import PlanningState, planning_state
+from advantage.algorithms.planning.shared.options import PlanningOptions, SequenceOptions
+from advantage.algorithms.planning.shared.sequences import problem_of, sequence_steps
 from advantage.planners.gradient import gradient_planning
-from advantage.planners.imagination import PlanningProblem
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Pytree, Spec
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class GradientPlanning(SequenceOptions):
+class GradientPlanning(SequenceOptions, PlanningOptions):
     """Plan by gradient ascent through the model, at every step.
 
         a_0 .. a_H-1  <- the plan of the step before, one step later; at first the middle of the bounds
@@ -63,30 +64,18 @@ class GradientPlanning(SequenceOptions):
         return PlanMemory(jnp.broadcast_to(middle, (self.horizon, len(middle))), jnp.int32(0))
 
     noise = planning_noise
+    act = act_by_planning
+    greedy = greedy_by_planning
+    update = planning_update
 
-    def act(
-        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, tuple[()]]:
-        """Plan: `-> action, memory, extras`."""
-        return act_by_planning(self._decide, actor, obs, memory, noise)
-
-    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Plan: `-> action, memory`."""
-        return greedy_by_planning(self._decide, actor, obs, memory)
-
-    def update(
-        self, state: PlanningState, rollout: Rollout, key: Key
-    ) -> tuple[PlanningState, dict[str, Array]]:
-        """Learn the model if there is one to learn: `-> state, metrics`."""
-        return planning_update(self, state, rollout, key, 2 * self.horizon * self.iterations * self.plays)
-
-    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """The first action of the best sequence: `-> action, plan`."""
+        problem = problem_of(self, actor, self.gamma)
         best = gradient_planning(
-            PlanningProblem(actor.model, actor.actions, self.gamma, self.plays),
-            state,
-            key,
-            plan,
-            iterations=self.iterations,
-            step_size=self.step_size,
+            problem, state, key, plan, iterations=self.iterations, step_size=self.step_size
         )
         return best.actions[0], jnp.concatenate([best.actions[1:], best.actions[-1:]])
+
+    def model_steps(self, state: PlanningState) -> int:
+        """Those of all iterations, and as many of the derivative."""
+        return sequence_steps(self, state, 2 * self.iterations)

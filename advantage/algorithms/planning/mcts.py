@@ -8,19 +8,19 @@ import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.planning.shared.acting import (
-    PlanMemory,
     PlanningActor,
     act_by_planning,
     greedy_by_planning,
     no_plan,
     planning_actor,
     planning_noise,
+    planning_update,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
+from advantage.algorithms.planning.shared.learning import PlanningState, planning_state
 from advantage.algorithms.planning.shared.options import PlanningOptions
 from advantage.planners.imagination import PlanningProblem, random_playouts
 from advantage.planners.tree_search import most_visited, tree_search
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Pytree, Spec
 
 
 @hyperparameters
@@ -67,26 +67,12 @@ class MCTS(PlanningOptions):
     actor = planning_actor
     initial_memory = no_plan
     noise = planning_noise
+    act = act_by_planning
+    greedy = greedy_by_planning
+    update = planning_update
 
-    def act(
-        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, tuple[()]]:
-        """Plan: `-> action, memory, extras`."""
-        return act_by_planning(self._decide, actor, obs, memory, noise)
-
-    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Plan: `-> action, memory`."""
-        return greedy_by_planning(self._decide, actor, obs, memory)
-
-    def update(
-        self, state: PlanningState, rollout: Rollout, key: Key
-    ) -> tuple[PlanningState, dict[str, Array]]:
-        """Learn the model if there is one to learn: `-> state, metrics`."""
-        return planning_update(
-            self, state, rollout, key, self.simulations * (1 + self.rollouts * self.rollout_steps)
-        )
-
-    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """The action that was taken most often at the root: `-> action, plan`."""
         problem = PlanningProblem(actor.model, actor.actions, self.gamma)
 
         def value(state: Pytree, key: Key) -> Array:
@@ -102,3 +88,7 @@ class MCTS(PlanningOptions):
             exploration=self.exploration,
         )
         return most_visited(tree).astype(jnp.int32), plan
+
+    def model_steps(self, state: PlanningState) -> int:
+        """Those of the rollouts, and at least one for each simulation."""
+        return self.simulations * (1 + self.rollouts * self.rollout_steps)

@@ -7,20 +7,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from gymnasium import spaces
 
 from advantage.algorithms.clock import advance_clock, clock_init, progress
-from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.planning.shared.acting import PlanMemory
-from advantage.algorithms.policy_gradient.shared.optimisers import clipped
-from advantage.algorithms.policy_gradient.shared.options import ArchitectureOptions
+from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.planning.shared.acting import no_plan, planning_noise
+from advantage.algorithms.planning.shared.searching import (
+    SearchOptions,
+    act_by_search,
+    decayed_adam,
+    greedy_by_search,
+    searched,
+)
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
 from advantage.estimators.returns import credit
 from advantage.models.latent import LatentModel, LatentNetworks
 from advantage.objectives.distributional import cross_entropy
 from advantage.objectives.value_categories import category_loss
-from advantage.planners.guided_search import Search, Searched, guided_search
 from advantage.policies.actor_critic import choose_network, feed_forward
 from advantage.policies.encoder import encoder
 from advantage.policies.networks import MLP, Activation
@@ -57,11 +60,15 @@ class MuZeroState:
     clock: Clock
 
 
-class MuZeroActor(NamedTuple):
-    """The model, and the key of evaluations."""
+class LatentActor(NamedTuple):
+    """The model, which guides the search too, and the key of evaluations."""
 
     model: LatentModel
     key: Array
+
+    def guide(self, state: Array) -> tuple[Array, Array]:
+        """`log p` and v of N states of the model."""
+        return self.model.guide(state)
 
 
 class Targets(NamedTuple):
@@ -86,7 +93,7 @@ class Targets(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class MuZero(ArchitectureOptions):
+class MuZero(SearchOptions):
     """Search in a learned model whose states need not be observations.
 
     In each step, from h(x) of the present observation x:
@@ -109,8 +116,6 @@ class MuZero(ArchitectureOptions):
     model", for reanalyse.
     """
 
-    search: Search = "gumbel"
-    """Gumbel's search, which improves the policy with few simulations too, or PUCT with noise at the root."""
     simulations: int = ranged(25, "[1, inf)")
     """Simulations for each decision."""
     n_steps: int = ranged(8, "[1, inf)")
@@ -125,12 +130,8 @@ class MuZero(ArchitectureOptions):
     """The fewest rewards in a value's target before it bootstraps."""
     gamma: float = ranged(0.997, "[0, 1]")
     """Discount per step."""
-    learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
-    """Adam's step size; a number or a schedule of progress."""
     vf_coef: float = ranged(0.25, "[0, inf)")
     """Weight of the value's loss."""
-    weight_decay: float = ranged(1e-4, "[0, inf)")
-    """Share of the weights that each unit of the step size takes away."""
     max_grad_norm: float | None = ranged(5.0, "(0, inf)")
     """Largest global norm of a gradient; None does not clip."""
     latent_size: int = ranged(64, "[2, inf)")
@@ -190,7 +191,7 @@ class MuZero(ArchitectureOptions):
         return MuZeroState(
             networks,
             params,
-            self._optimiser().init(params),
+            decayed_adam(self).init(params),
             moments_init((seen.num_continuous,)),
             replay_of(spec, action, self.buffer_size, extras=found),
             jax.random.key_data(key_plans),
@@ -198,33 +199,14 @@ class MuZero(ArchitectureOptions):
             clock_init(spec.total_timesteps),
         )
 
-    def actor(self, state: MuZeroState) -> MuZeroActor:
+    def actor(self, state: MuZeroState) -> LatentActor:
         """The model with the present parameters."""
-        return MuZeroActor(self._model(state, state.params), state.key)
+        return self._actor(state, state.params)
 
-    def initial_memory(self, actor: MuZeroActor) -> PlanMemory:
-        """The number of decisions, which evaluations draw from."""
-        return PlanMemory((), jnp.int32(0))
-
-    def noise(self, actor: MuZeroActor, key: Key, shape: tuple[int, ...]) -> Array:
-        """A key for each step of all environments, `[*shape, 2]`; the first of a step is used."""
-        return jax.random.key_data(jax.random.split(key, shape))
-
-    def act(
-        self, actor: MuZeroActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, dict[str, Array]]:
-        """Search with noise at the root: `-> action, memory, what the search found`."""
-        key = jax.random.wrap_key_data(jnp.asarray(noise)[0])
-        found = self._search(actor.model, jax.tree.map(jnp.asarray, obs), key, explore=True)
-        extras = {"policy": found.policy, "value": found.value}
-        return found.action, memory._replace(decisions=memory.decisions + 1), extras
-
-    def greedy(self, actor: MuZeroActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Search without noise: `-> action, memory`."""
-        begin = jax.random.wrap_key_data(jnp.asarray(actor.key))
-        key = jax.random.fold_in(begin, jnp.ravel(memory.decisions)[0])
-        found = self._search(actor.model, jax.tree.map(jnp.asarray, obs), key, explore=False)
-        return found.action, memory._replace(decisions=memory.decisions + 1)
+    initial_memory = no_plan
+    noise = planning_noise
+    act = act_by_search
+    greedy = greedy_by_search
 
     def update(self, state: MuZeroState, rollout: Rollout, key: Key) -> tuple[MuZeroState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
@@ -239,12 +221,14 @@ class MuZero(ArchitectureOptions):
             params, optimiser = carry
             key_draw, key_search = jax.random.split(key)
             rows = sequences_at(replay, uniform_draw(replay, key_draw, self.batch_size), length=self._length)
-            model = self._model(state, params)
-            targets = self._targets(model, rows, key_search)
-            x = state.networks.encoder.policy_input(jax.tree.map(lambda leaf: leaf[0], rows.obs), model.scale)
+            actor = self._actor(state, params)
+            targets = self._targets(actor, rows, key_search)
+            x = state.networks.encoder.policy_input(
+                jax.tree.map(lambda leaf: leaf[0], rows.obs), actor.model.scale
+            )
             loss = jax.grad(lambda params: self._loss(state.networks, params, x, targets), has_aux=True)
             gradient, metrics = loss(params)
-            updates, optimiser = self._optimiser().update(gradient, optimiser, params)
+            updates, optimiser = decayed_adam(self).update(gradient, optimiser, params)
             return (jax.tree.map(lambda p, u: p - rate * u, params, updates), optimiser), metrics
 
         (params, optimiser), metrics = repeat(step, (state.params, state.optimiser), count, key)
@@ -262,36 +246,24 @@ class MuZero(ArchitectureOptions):
         )
         return learned, metrics | {"gradient_steps": count}
 
-    def _model(self, state: MuZeroState, params: Pytree) -> LatentModel:
+    def _actor(self, state: MuZeroState, params: Pytree) -> LatentActor:
         scale = normaliser(state.observations, LIMIT) if state.networks.encoder.num_continuous else None
-        return LatentModel(state.networks, params, scale)
+        return LatentActor(LatentModel(state.networks, params, scale), state.key)
 
-    def _search(self, model: LatentModel, obs: Pytree, key: Key, *, explore: bool) -> Searched:
-        return guided_search(
-            model,
-            model.begin(obs),
-            key,
-            model.guide,
-            search=self.search,
-            simulations=self.simulations,
-            gamma=self.gamma,
-            explore=explore,
-        )
-
-    def _targets(self, model: LatentModel, rows: ReplayedSequences, key: Key) -> Targets:
+    def _targets(self, actor: LatentActor, rows: ReplayedSequences, key: Key) -> Targets:
         """Of sequences `[L, N, ...]`, for their first K + 1 steps."""
         steps, size = rows.reward.shape
 
         def flat(x: Array) -> Array:
             return x.reshape(-1, *x.shape[2:])
 
-        after = model.guide(model.begin(jax.tree.map(flat, rows.next_obs)))[1].reshape(steps, size)
+        after = actor.guide(actor.model.begin(jax.tree.map(flat, rows.next_obs)))[1].reshape(steps, size)
         value = returns_to_the_end(rows, after, self.gamma)
         policy = rows.extras["policy"]
         first = slice(0, self.unroll_steps + 1)
         if self.reanalyse:
             obs = jax.tree.map(lambda x: flat(x[first]), rows.obs)
-            policy = self._search(model, obs, key, explore=False).policy.reshape(-1, size, policy.shape[-1])
+            policy = searched(self, actor, obs, key, explore=False).policy.reshape(-1, size, policy.shape[-1])
         done = jnp.logical_or(rows.terminated, rows.truncated)
         before = jnp.concatenate([jnp.zeros((1, size), bool), done[:-1]])
         going = jnp.cumsum(before, axis=0) == 0
@@ -331,10 +303,6 @@ class MuZero(ArchitectureOptions):
         reward = later[2].mean()
         loss = policy + self.vf_coef * value + reward
         return loss, {"loss": loss, "policy_loss": policy, "value_loss": value, "reward_loss": reward}
-
-    def _optimiser(self) -> optax.GradientTransformation:
-        adam = clipped(optax.scale_by_adam(), self.max_grad_norm)
-        return optax.chain(adam, optax.add_decayed_weights(self.weight_decay))
 
 
 def returns_to_the_end(rows: ReplayedSequences, next_value: Array, gamma: Array | float) -> Array:

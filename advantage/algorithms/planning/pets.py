@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.planning.shared.acting import (
-    PlanMemory,
     PlanningActor,
     act_by_planning,
     greedy_by_planning,
     planning_actor,
     planning_noise,
+    planning_update,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
-from advantage.algorithms.planning.shared.options import CrossEntropyOptions, Rules
-from advantage.planners.cross_entropy import CrossEntropy, cross_entropy_planning
-from advantage.planners.imagination import PlanningProblem
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.algorithms.planning.shared.learning import PlanningState, learned_state
+from advantage.algorithms.planning.shared.options import CrossEntropyOptions, LookaheadOptions, ModelOptions
+from advantage.algorithms.planning.shared.sequences import (
+    check_elites,
+    decide_by_cross_entropy,
+    first_distribution,
+    sequence_steps,
+)
+from advantage.types import Array, Key, Pytree
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class PETS(CrossEntropyOptions):
+class PETS(CrossEntropyOptions, ModelOptions, LookaheadOptions):
     """Plan by the cross-entropy method, with particles that each follow one network of a learned ensemble.
 
         collect learning_starts steps with random actions; then, after every n_steps in each environment:
@@ -40,8 +42,6 @@ class PETS(CrossEntropyOptions):
     algorithm 1, with trajectory sampling TS-infinity.
     """
 
-    model: Rules = "learned"
-    """Always learned."""
     candidates: int = ranged(350, "[2, inf)")
     """Sequences drawn in an iteration."""
     elites: int = ranged(35, "[1, inf)")
@@ -53,50 +53,20 @@ class PETS(CrossEntropyOptions):
 
     def __post_init__(self):
         check(self)
-        if self.model != "learned":
-            raise ValueError("PETS learns its model; for the world's own rules use cem-planning.")
-        if self.elites > self.candidates:
-            raise ValueError(
-                f"elites={self.elites} is above candidates={self.candidates}; use at most as many elites as candidates."
-            )
+        check_elites(self)
 
-    def init(self, key: Key, spec: Spec) -> PlanningState:
-        """Draw the initial training state. Raises ValueError as `planning_state`."""
-        return planning_state(self, key, spec)
-
+    init = learned_state
     actor = planning_actor
-
-    def initial_memory(self, actor: PlanningActor) -> PlanMemory:
-        """The first distribution, if plans are remembered."""
-        begin = actor.actions.begin(self.horizon, self.spread) if self.remember else ()
-        return PlanMemory(begin, jnp.int32(0))
-
+    initial_memory = first_distribution
     noise = planning_noise
+    act = act_by_planning
+    greedy = greedy_by_planning
+    update = planning_update
 
-    def act(
-        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, tuple[()]]:
-        """Plan: `-> action, memory, extras`."""
-        return act_by_planning(self._decide, actor, obs, memory, noise)
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """The first action of the best sequence: `-> action, plan`."""
+        return decide_by_cross_entropy(self, actor, state, plan, key, self.gamma)
 
-    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Plan: `-> action, memory`."""
-        return greedy_by_planning(self._decide, actor, obs, memory)
-
-    def update(
-        self, state: PlanningState, rollout: Rollout, key: Key
-    ) -> tuple[PlanningState, dict[str, Array]]:
-        """Learn the model if there is one to learn: `-> state, metrics`."""
-        return planning_update(
-            self, state, rollout, key, self.horizon * self.candidates * self.iterations * self.plays
-        )
-
-    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
-        begin = plan if self.remember else actor.actions.begin(self.horizon, self.spread)
-        method = CrossEntropy(
-            self.candidates, self.elites, self.iterations, self.keep, self.noise_beta, self.keep_elites
-        )
-        problem = PlanningProblem(actor.model, actor.actions, self.gamma, self.plays)
-        sequences, _ = cross_entropy_planning(problem, state, key, begin, method)
-        later = actor.actions.later(sequences, self.spread) if self.remember else ()
-        return actor.actions.best(sequences)[0], later
+    def model_steps(self, state: PlanningState) -> int:
+        """Those of all candidates in all iterations."""
+        return sequence_steps(self, state, self.candidates * self.iterations)

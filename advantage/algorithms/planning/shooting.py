@@ -6,24 +6,24 @@ import dataclasses
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.planning.shared.acting import (
-    PlanMemory,
     PlanningActor,
     act_by_planning,
     greedy_by_planning,
     no_plan,
     planning_actor,
     planning_noise,
+    planning_update,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, planning_state, planning_update
-from advantage.algorithms.planning.shared.options import SequenceOptions
-from advantage.planners.imagination import PlanningProblem
+from advantage.algorithms.planning.shared.learning import PlanningState, planning_state
+from advantage.algorithms.planning.shared.options import PlanningOptions, SequenceOptions
+from advantage.algorithms.planning.shared.sequences import problem_of, sequence_steps
 from advantage.planners.random_shooting import random_shooting
-from advantage.types import Array, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Pytree
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class Shooting(SequenceOptions):
+class Shooting(SequenceOptions, PlanningOptions):
     """Plan by random shooting, at every step anew.
 
         sequences  <- candidates times horizon actions, drawn uniformly
@@ -44,31 +44,20 @@ class Shooting(SequenceOptions):
     def __post_init__(self):
         check(self)
 
-    def init(self, key: Key, spec: Spec) -> PlanningState:
-        """Draw the initial training state. Raises ValueError as `planning_state`."""
-        return planning_state(self, key, spec)
-
+    init = planning_state
     actor = planning_actor
     initial_memory = no_plan
     noise = planning_noise
+    act = act_by_planning
+    greedy = greedy_by_planning
+    update = planning_update
 
-    def act(
-        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, tuple[()]]:
-        """Plan: `-> action, memory, extras`."""
-        return act_by_planning(self._decide, actor, obs, memory, noise)
-
-    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """Plan: `-> action, memory`."""
-        return greedy_by_planning(self._decide, actor, obs, memory)
-
-    def update(
-        self, state: PlanningState, rollout: Rollout, key: Key
-    ) -> tuple[PlanningState, dict[str, Array]]:
-        """Learn the model if there is one to learn: `-> state, metrics`."""
-        return planning_update(self, state, rollout, key, self.horizon * self.candidates * self.plays)
-
-    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
-        problem = PlanningProblem(actor.model, actor.actions, self.gamma, self.plays)
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """The first action of the best sequence: `-> action, plan`."""
+        problem = problem_of(self, actor, self.gamma)
         best = random_shooting(problem, state, key, horizon=self.horizon, candidates=self.candidates)
         return best.actions[0], plan
+
+    def model_steps(self, state: PlanningState) -> int:
+        """Those of all candidates."""
+        return sequence_steps(self, state, self.candidates)

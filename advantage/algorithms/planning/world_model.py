@@ -10,26 +10,25 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
 from advantage.algorithms.planning.shared.acting import (
-    PlanMemory,
     PlanningActor,
     act_by_planning,
     greedy_by_planning,
     no_plan,
     planning_noise,
 )
-from advantage.algorithms.planning.shared.learning import PlanningState, learn_model, planning_state
-from advantage.algorithms.planning.shared.options import PlanningOptions, Rules
+from advantage.algorithms.planning.shared.learning import PlanningState, learn_model, learned_state
+from advantage.algorithms.planning.shared.options import LookaheadOptions, ModelOptions
 from advantage.models.open_loop import open_loop_errors
 from advantage.replay.ring import uniform_draw
 from advantage.replay.sequences import sequences_at
-from advantage.types import Array, Key, Mean, Pytree, Rollout, Spec
+from advantage.types import Array, Key, Mean, Pytree, Rollout
 
 SEQUENCES = 256  # that errors are measured on
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class WorldModel(PlanningOptions):
+class WorldModel(ModelOptions, LookaheadOptions):
     """Learn a model of the world from random actions, and measure its error by horizon.
 
     After every n_steps in each environment:
@@ -44,19 +43,13 @@ class WorldModel(PlanningOptions):
     for the ensemble.
     """
 
-    model: Rules = "learned"
-    """Always learned."""
     horizon: int = ranged(20, "[2, inf)")
     """The furthest prediction, in steps."""
 
     def __post_init__(self):
         check(self)
-        if self.model != "learned":
-            raise ValueError("The model is learned; a world's own rules have no error to measure.")
 
-    def init(self, key: Key, spec: Spec) -> PlanningState:
-        """Draw the initial training state. Raises ValueError as `planning_state`."""
-        return planning_state(self, key, spec)
+    init = learned_state
 
     def actor(self, state: PlanningState) -> PlanningActor:
         """An actor that always acts at random."""
@@ -66,15 +59,8 @@ class WorldModel(PlanningOptions):
     initial_memory = no_plan
     noise = planning_noise
 
-    def act(
-        self, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
-    ) -> tuple[Array, PlanMemory, tuple[()]]:
-        """A random action: `-> action, memory, extras`."""
-        return act_by_planning(self._decide, actor, obs, memory, noise)
-
-    def greedy(self, actor: PlanningActor, obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
-        """A random action: `-> action, memory`."""
-        return greedy_by_planning(self._decide, actor, obs, memory)
+    act = act_by_planning
+    greedy = greedy_by_planning
 
     def update(
         self, state: PlanningState, rollout: Rollout, key: Key
@@ -95,5 +81,10 @@ class WorldModel(PlanningOptions):
         clock = advance_clock(state.clock, rollout.reward.size)
         return dataclasses.replace(state, learning=learning, clock=clock), {**metrics, **by_horizon}
 
-    def _decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """A random action: `-> action, plan`."""
         return actor.actions.uniform(key, ()), plan
+
+    def model_steps(self, state: PlanningState) -> int:
+        """None: it does not plan."""
+        return 0

@@ -27,7 +27,6 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     scaled_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init
-from advantage.algorithms.value.shared.gaussian_model import gaussian_model, model_init
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
     LearningState,
@@ -36,6 +35,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
+from advantage.models.gaussian_step import gaussian_model, model_init
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic, feed_forward

@@ -1,18 +1,19 @@
-"""How an agent that plans acts: functions that methods use as `actor`, `noise` and so on."""
+"""How an agent that plans acts and learns: functions that methods use as `actor`, `act`, `update` and so on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.planning.shared.learning import PlanningState
-from advantage.algorithms.planning.shared.options import LookaheadOptions, PlanningOptions
+from advantage.algorithms.clock import advance_clock, progress
+from advantage.algorithms.planning.shared.learning import PlanningState, learn_model
+from advantage.algorithms.planning.shared.options import ModelOptions
 from advantage.models.interface import Model
 from advantage.planners.action_sequences import PlannedActions
-from advantage.types import Array, Key, Pytree
+from advantage.types import Array, Key, Pytree, Rollout
 
 
 class PlanningActor(NamedTuple):
@@ -36,41 +37,50 @@ class PlanMemory(NamedTuple):
     decisions: Array
 
 
-def planning_actor(options: LookaheadOptions, state: PlanningState) -> PlanningActor:
+class PlanningAgent(Protocol):
+    """What a method has to say for itself; all else is here."""
+
+    def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
+        """In one environment, from one state of the model and the plan so far: `-> action, plan`."""
+        ...
+
+    def model_steps(self, state: PlanningState) -> int:
+        """How many steps of the model a decision takes."""
+        ...
+
+
+def planning_actor(agent: PlanningAgent, state: PlanningState) -> PlanningActor:
     """The model as it is now; used as a method's `actor`."""
     if state.learning is None:
         assert state.rules is not None
         return PlanningActor(state.rules, state.actions, state.key, jnp.bool_(False))
-    assert isinstance(options, PlanningOptions)
-    random = state.clock.step < jnp.uint32(options.learning_starts)
+    assert isinstance(agent, ModelOptions)
+    random = state.clock.step < jnp.uint32(agent.learning_starts)
     return PlanningActor(state.learning.model, state.actions, state.key, random)
 
 
-def planning_noise(
-    options: LookaheadOptions, actor: PlanningActor, key: Key, shape: tuple[int, ...]
-) -> Array:
+def planning_noise(agent: object, actor: Pytree, key: Key, shape: tuple[int, ...]) -> Array:
     """A key for each decision, uint32 `[*shape, 2]`; used as a method's `noise`."""
     return jax.random.key_data(jax.random.split(key, shape))
 
 
-def no_plan(options: LookaheadOptions, actor: PlanningActor) -> PlanMemory:
+def no_plan(agent: object, actor: Pytree) -> PlanMemory:
     """The memory of an agent that begins each decision from nothing; used as a method's `initial_memory`."""
     return PlanMemory((), jnp.int32(0))
 
 
-Decide = Callable[[PlanningActor, Pytree, Pytree, Key], tuple[Array, Pytree]]
-"""`(actor, the model's state, the plan so far, key) -> action, plan`, for one environment."""
-
-
 def act_by_planning(
-    decide: Decide, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
+    agent: PlanningAgent, actor: PlanningActor, obs: Pytree, memory: PlanMemory, noise: Array
 ) -> tuple[Array, PlanMemory, tuple[()]]:
-    """Plan in each environment, or act at random before a model is learned: `-> action, memory, extras`."""
+    """Plan in each environment, or act at random before a model is learned; used as a method's `act`.
+
+    `-> action, memory, extras`.
+    """
     keys = jax.random.wrap_key_data(jnp.asarray(noise))
 
     def one(obs: Pytree, memory: PlanMemory, key: Key) -> tuple[Array, PlanMemory]:
         key_plan, key_random = jax.random.split(key)
-        action, plan = decide(actor, _begin(actor.model, obs), memory.plan, key_plan)
+        action, plan = agent.decide(actor, _begin(actor.model, obs), memory.plan, key_plan)
         random = actor.actions.uniform(key_random, ()).astype(action.dtype)
         return jnp.where(actor.random, random, action), PlanMemory(plan, memory.decisions + 1)
 
@@ -79,17 +89,34 @@ def act_by_planning(
 
 
 def greedy_by_planning(
-    decide: Decide, actor: PlanningActor, obs: Pytree, memory: PlanMemory
+    agent: PlanningAgent, actor: PlanningActor, obs: Pytree, memory: PlanMemory
 ) -> tuple[Array, PlanMemory]:
-    """Plan in each environment with random numbers that depend on the number of the decision: `-> action, memory`."""
+    """Plan with random numbers that depend on the number of the decision; used as a method's `greedy`.
+
+    `-> action, memory`.
+    """
     begin = jax.random.wrap_key_data(jnp.asarray(actor.key))
 
     def one(obs: Pytree, memory: PlanMemory) -> tuple[Array, PlanMemory]:
         key = jax.random.fold_in(begin, memory.decisions)
-        action, plan = decide(actor, _begin(actor.model, obs), memory.plan, key)
+        action, plan = agent.decide(actor, _begin(actor.model, obs), memory.plan, key)
         return action, PlanMemory(plan, memory.decisions + 1)
 
     return jax.vmap(one)(jax.tree.map(jnp.asarray, obs), memory)
+
+
+def planning_update(
+    agent: PlanningAgent, state: PlanningState, rollout: Rollout, key: Key
+) -> tuple[PlanningState, dict[str, Array]]:
+    """Learn the model if there is one to learn; used as a method's `update`: `-> state, metrics`."""
+    metrics: dict[str, Array] = {"model_steps": jnp.float32(agent.model_steps(state))}
+    learning = state.learning
+    if learning is not None:
+        assert isinstance(agent, ModelOptions)
+        learning, more = learn_model(agent, learning, rollout, key, progress(state.clock))
+        metrics |= more
+    clock = advance_clock(state.clock, rollout.reward.size)
+    return dataclasses.replace(state, learning=learning, clock=clock), metrics
 
 
 def _begin(model: Model, obs: Pytree) -> Pytree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from advantage.models.interface import Model
 from advantage.replay.ring import Replay, observations, uniform_draw
+from advantage.rows import choose
 from advantage.types import Algorithm, Array, Key, Mean, Pytree, Rollout
 
 
@@ -42,11 +44,7 @@ def imagined_rollout(
         action, _, extras = algorithm.act(actor, obs, (), noise)
         after = model.step(state, action, key)
         next_obs, truncated = model.observation(after.state), jnp.zeros(envs, bool)
-
-        def go_on(new: Array, old: Array) -> Array:
-            return jnp.where(after.terminated.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        following = jax.tree.map(go_on, beginnings(index), after.state)
+        following = jax.tree.map(partial(choose, after.terminated), beginnings(index), after.state)
         row = Rollout(obs, action, after.reward, next_obs, after.terminated, truncated, extras)
         return following, row
 

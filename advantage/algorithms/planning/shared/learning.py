@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
-from advantage.algorithms.clock import advance_clock, clock_init, progress
+from advantage.algorithms.clock import clock_init
 from advantage.algorithms.hyperparameters import schedule_value
 from advantage.algorithms.planning.shared.options import (
     LookaheadOptions,
@@ -26,7 +26,7 @@ from advantage.models.vectors import VectorSpaces, vector_spaces
 from advantage.planners.action_sequences import PlannedActions, planned_actions
 from advantage.policies.networks import MLP
 from advantage.replay.ring import Replay, Transition, replay_add
-from advantage.types import Array, Clock, Key, Pytree, Rollout, Spec
+from advantage.types import Array, Clock, Key, Rollout, Spec
 
 
 @jax.tree_util.register_dataclass
@@ -72,41 +72,41 @@ class PlanningState:
 
 
 def planning_state(options: PlanningOptions, key: Key, spec: Spec) -> PlanningState:
-    """The initial training state.
+    """The initial training state; used as a method's `init`.
 
     Raises:
-        ValueError: a world whose rules are not known, observations or actions that no model predicts, a model that
-            would never be used, or a replay buffer that does not fit into memory.
+        ValueError: see `rules_state` and `learned_state`.
     """
-    key_model, key_plans = jax.random.split(key)
+    return (rules_state if options.model == "true" else learned_state)(options, key, spec)
+
+
+def rules_state(options: LookaheadOptions, key: Key, spec: Spec) -> PlanningState:
+    """The initial training state of an agent that plans with the world's own rules.
+
+    Raises:
+        ValueError: a world whose rules are not known, actions that no planner chooses from, or an action mask that a
+            planner of sequences would not obey.
+    """
     if isinstance(options, SequenceOptions) and split_mask(spec.observation_space)[1] is not None:
         raise ValueError(
             "A plan is a sequence of actions that are always possible, and the observation has an action mask; use "
             "mcts or alphazero, which obey it."
         )
-    if options.model == "true":
-        return rules_state(key_plans, spec)
-    return PlanningState(
-        rules=None,
-        learning=model_learning(options, key_model, spec),
-        actions=planned_actions(spec),
-        key=jax.random.key_data(key_plans),
-        clock=clock_init(spec.total_timesteps),
-    )
+    rules, actions = true_model(spec), planned_actions(spec)
+    return PlanningState(rules, None, actions, jax.random.key_data(key), clock_init(spec.total_timesteps))
 
 
-def rules_state(key: Key, spec: Spec) -> PlanningState:
-    """The initial training state of an agent that plans with the world's own rules.
+def learned_state(options: ModelOptions, key: Key, spec: Spec) -> PlanningState:
+    """The initial training state of an agent that learns its model; used as a method's `init`.
 
     Raises:
-        ValueError: a world whose rules are not known, or actions that no planner chooses from.
+        ValueError: observations or actions that no model predicts, actions that no planner chooses from, or a replay
+            buffer that does not fit into memory.
     """
+    key_model, key_plans = jax.random.split(key)
+    learning, actions = model_learning(options, key_model, spec), planned_actions(spec)
     return PlanningState(
-        rules=true_model(spec),
-        learning=None,
-        actions=planned_actions(spec),
-        key=jax.random.key_data(key),
-        clock=clock_init(spec.total_timesteps),
+        None, learning, actions, jax.random.key_data(key_plans), clock_init(spec.total_timesteps)
     )
 
 
@@ -189,17 +189,3 @@ def replayed_rows(vectors: VectorSpaces, rows: Transition) -> Transitions:
         vectors.vector(rows.next_obs),
         rows.discount == 0,
     )
-
-
-def planning_update(
-    options: LookaheadOptions, state: PlanningState, rollout: Rollout, key: Key, model_steps: int
-) -> tuple[PlanningState, dict[str, Array]]:
-    """Learn the model if there is one to learn: `-> state, metrics`; `model_steps` are those of a decision."""
-    metrics: dict[str, Pytree] = {"model_steps": jnp.float32(model_steps)}
-    learning = state.learning
-    if learning is not None:
-        assert isinstance(options, PlanningOptions)
-        learning, more = learn_model(options, learning, rollout, key, progress(state.clock))
-        metrics |= more
-    clock = advance_clock(state.clock, rollout.reward.size)
-    return dataclasses.replace(state, learning=learning, clock=clock), metrics

@@ -54,7 +54,7 @@ class PlanningOptions(ModelOptions, LookaheadOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceOptions(PlanningOptions):
+class SequenceOptions:
     """Fields of every agent that plans a sequence of actions and takes the first."""
 
     horizon: int = ranged(20, "[1, inf)")
@@ -62,11 +62,6 @@ class SequenceOptions(PlanningOptions):
     particles: int | None = ranged(None, "[1, inf)")
     """How often a sequence is played; its value is the mean. None: once for the world's own rules, once for each
     network of a learned model."""
-
-    @property
-    def plays(self) -> int:
-        """The number of particles."""
-        return self.particles or (1 if self.model == "true" else self.members)
 
 
 @dataclasses.dataclass(frozen=True)

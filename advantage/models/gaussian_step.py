@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.models.vectors import refuse_unpredictable
 from advantage.policies.action_value import action_width
 from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.distributions import Gaussian
@@ -54,13 +55,7 @@ def gaussian_model(policy: ActorCritic) -> GaussianModel:
     Raises:
         ValueError: an observation that is not made of numbers in Boxes alone, or a recurrent policy.
     """
-    kinds = {leaf.kind for leaf in policy.encoder.leaves}
-    if kinds != {"continuous"} or policy.encoder.has_mask:
-        what = "an image" if "image" in kinds else "an action mask" if kinds == {"continuous"} else "indices"
-        raise ValueError(
-            f"A model of the next observation needs Boxes of numbers, and the observation has {what}; use order=0 "
-            "(--order 0), which has no model, or sac."
-        )
+    refuse_unpredictable(policy.encoder, "use order=0 (--order 0), which has no model, or sac")
     return GaussianModel(feed_forward(policy.network), policy.encoder.num_continuous, policy.initialisation)
 
 
