@@ -25,14 +25,17 @@ from advantage.algorithms.dynamic_programming.solve import solve as solve
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
 from advantage.algorithms.hyperparameters import Linear as Linear
 from advantage.algorithms.planning.alphazero import AlphaZero as AlphaZero
+from advantage.algorithms.planning.autoencoder_policy import AutoencoderPolicy as AutoencoderPolicy
 from advantage.algorithms.planning.cem_planning import CEMPlanning as CEMPlanning
 from advantage.algorithms.planning.distill import Distill as Distill
+from advantage.algorithms.planning.dreamer import Dreamer as Dreamer
 from advantage.algorithms.planning.dyna_network import DynaNetwork as DynaNetwork
 from advantage.algorithms.planning.exhaustive_search import ExhaustiveSearch as ExhaustiveSearch
 from advantage.algorithms.planning.gradient_planning import GradientPlanning as GradientPlanning
 from advantage.algorithms.planning.mcts import MCTS as MCTS
 from advantage.algorithms.planning.muzero import MuZero as MuZero
 from advantage.algorithms.planning.pets import PETS as PETS
+from advantage.algorithms.planning.planet import PlaNet as PlaNet
 from advantage.algorithms.planning.shooting import Shooting as Shooting
 from advantage.algorithms.planning.world_model import WorldModel as WorldModel
 from advantage.algorithms.policy_gradient.a2c import A2C as A2C

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
 
 import gymnasium
 import jax
@@ -17,6 +18,7 @@ from advantage.environments.check import check_environment
 from advantage.environments.make import environment_names, make, resolve
 from advantage.environments.worlds.catch import Catch
 from advantage.environments.worlds.min_breakout import MinBreakout
+from advantage.environments.worlds.pendulum_pixels import rod_picture
 from advantage.environments.worlds.pixels import CELL, COLOURS, picture
 from advantage.policies.encoder import encoder
 
@@ -292,3 +294,35 @@ def test_ppo_catches_every_ball(tmp_path):
     tuned = adv.preset("ppo", "jax/Catch-v0")
     run = adv.train(tuned.algorithm, "jax/Catch-v0", out=tmp_path / "run", **tuned.options)
     assert run.evaluation is not None and run.evaluation.mean == 1.0
+
+
+def test_the_pendulum_is_drawn_at_its_angle():
+    """The brightest pixels lie on the rod, from the middle to its end, and one dot in NumPy agrees with each pixel."""
+    for angle in np.linspace(-3, 3, 13):
+        seen = np.asarray(rod_picture(jnp.float32(angle)))[..., 0]
+        for row in range(32):
+            for column in range(32):
+                x, y = column - 15.5, 15.5 - row
+                along = min(max(-x * math.sin(angle) + y * math.cos(angle), 0), 13)
+                distance = math.hypot(x + along * math.sin(angle), y - along * math.cos(angle))
+                assert abs(int(seen[row, column]) - 255 * min(max(2 - distance, 0), 1)) <= 1
+    up, left = (np.asarray(rod_picture(jnp.float32(a)))[..., 0] for a in (0, np.pi / 2))
+    assert up[4, 15] == 255 and up[28, 15] == 0 and left[15, 4] == 255 and left[15, 28] == 0
+
+
+def test_the_seen_pendulum_is_the_pendulum():
+    """Its states, rewards and starts, with pictures for observations, in both interfaces."""
+    plain, seen = adv.make("jax/Pendulum-v1"), adv.make("jax/PendulumPixels-v0")
+    (state, _), (other, picture_) = plain.reset(KEY), seen.reset(KEY)
+    for _ in range(5):
+        np.testing.assert_array_equal(state, other)
+        assert picture_.shape == (32, 32, 1) and picture_.dtype == np.uint8
+        np.testing.assert_array_equal(picture_, rod_picture(state[0]))
+        state, _, reward, terminated = plain.step(state, jnp.array([1.0]), KEY)
+        other, picture_, *outcome = seen.step(other, jnp.array([1.0]), KEY)
+        assert outcome == [reward, terminated]
+    env = gymnasium.make("advantage/PendulumPixels-v0", render_mode="rgb_array")
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space.contains(obs) and env.render().shape == (768, 768, 3)
+    obs, reward, *_ = env.step(np.array([0.5], np.float32))
+    assert env.observation_space.contains(obs) and reward < 0

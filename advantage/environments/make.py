@@ -39,6 +39,7 @@ WORLDS = {  # name: file, and class or function
     "jax/MountainCar-v0": "mountain_car:MountainCar",
     "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
     "jax/Pendulum-v1": "pendulum:Pendulum",
+    "jax/PendulumPixels-v0": "pendulum_pixels:PendulumPixels",
     "jax/StatelessCartPole-v1": "partial:stateless_cart_pole",
     "jax/StatelessPendulum-v1": "partial:stateless_pendulum",
     "jax/Testbed-v0": "testbed:Testbed",

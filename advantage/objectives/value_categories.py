@@ -38,9 +38,10 @@ def two_hot(x: Array, limit: int) -> Array:
 
 
 def category_mean(logits: Array) -> Array:
-    """The number that the logits of categories stand for, `[..., 2 limit + 1] -> [...]`."""
-    limit = (logits.shape[-1] - 1) // 2
-    return unsquashed((jax.nn.softmax(logits) * jnp.arange(-limit, limit + 1)).sum(-1))
+    """The number that logits of categories stand for, `[..., 2 limit + 1] -> [...]`; equal logits give exactly 0."""
+    limit, p = (logits.shape[-1] - 1) // 2, jax.nn.softmax(logits)
+    surplus = p[..., limit + 1 :] - p[..., :limit][..., ::-1]
+    return unsquashed((surplus * jnp.arange(1, limit + 1)).sum(-1))
 
 
 def category_loss(logits: Array, x: Array) -> Array:

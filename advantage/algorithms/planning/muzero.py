@@ -20,6 +20,7 @@ from advantage.algorithms.planning.shared.searching import (
     searched,
 )
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
+from advantage.algorithms.value.shared.gradient_steps import number_of_gradient_steps
 from advantage.estimators.returns import credit
 from advantage.models.latent import LatentModel, LatentNetworks
 from advantage.objectives.distributional import cross_entropy
@@ -214,8 +215,7 @@ class MuZero(SearchOptions):
             replay_add(state.replay, rollout),
             schedule_value(self.learning_rate, progress(state.clock)),
         )
-        begun = (replay.added >= jnp.uint32(self.learning_starts)) & (replay.stored > 0)
-        count = jnp.where(begun, self.gradient_steps * rollout.reward.size // self.n_steps, 0)
+        count = number_of_gradient_steps(self, replay, rollout.reward.size)
 
         def step(carry: Any, key: Key) -> tuple[Any, dict[str, Array]]:
             params, optimiser = carry

@@ -97,7 +97,11 @@ for _name, _steps in (("StatelessCartPole-v1", 500), ("StatelessPendulum-v1", 20
             kwargs={"name": _name},
             max_episode_steps=_steps,
         )
-for _name, _function, _steps in (("Catch-v0", "catch", 10), ("MinBreakout-v0", "min_breakout", 1000)):
+for _name, _function, _steps in (
+    ("Catch-v0", "catch", 10),
+    ("MinBreakout-v0", "min_breakout", 1000),
+    ("PendulumPixels-v0", "pendulum_pixels", 200),
+):
     if NAMESPACE + _name not in gymnasium.registry:
         gymnasium.register(
             NAMESPACE + _name,

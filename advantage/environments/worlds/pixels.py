@@ -11,6 +11,7 @@ import numpy as np
 
 from advantage.environments.worlds.catch import Catch
 from advantage.environments.worlds.min_breakout import MinBreakout
+from advantage.environments.worlds.pendulum_pixels import PendulumPixels
 from advantage.types import Array, Key, Pytree, World
 
 CELL = 24  # pixels of the picture for each pixel of the world
@@ -33,7 +34,7 @@ class PixelEnv(gymnasium.Env):
     """A world of pixels in Gymnasium's interface.
 
     A picture shows each pixel as a square in the colour of its channel, on black. Where a pixel has several channels,
-    the first one is seen.
+    the first one is seen. A number below 255 makes it darker.
 
     Attributes:
         world: the world, whose observation is uint8 `[height, width, channels]` with at most four channels.
@@ -58,8 +59,10 @@ class PixelEnv(gymnasium.Env):
         self.obs = np.asarray(obs)
         return self.obs, {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.key, (self.state, *outcome) = _step(self.world, self.state, np.int32(action), self.key)
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        is_choice = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        chosen = np.asarray(action, np.int32 if is_choice else np.float32)
+        self.key, (self.state, *outcome) = _step(self.world, self.state, chosen, self.key)
         self.obs, reward, terminated = jax.device_get(outcome)
         return self.obs, float(reward), bool(terminated), False, {}
 
@@ -70,7 +73,8 @@ class PixelEnv(gymnasium.Env):
 def picture(obs: np.ndarray) -> np.ndarray:
     """An observation in colours and enlarged: uint8 `[height, width, channels] -> [24 height, 24 width, 3]`."""
     first = (obs > 0).argmax(axis=-1)
-    shown = np.where((obs > 0).any(axis=-1, keepdims=True), COLOURS[first], np.uint8(0))
+    bright = np.take_along_axis(obs, first[..., None], axis=-1) / 255
+    shown = np.round(COLOURS[first] * bright).astype(np.uint8)
     return shown.repeat(CELL, axis=0).repeat(CELL, axis=1)
 
 
@@ -84,3 +88,8 @@ def min_breakout(
 ) -> PixelEnv:
     """`MinBreakout` in Gymnasium's interface, without a time limit: the registration sets it."""
     return PixelEnv(MinBreakout(repeat_action_probability), render_mode)
+
+
+def pendulum_pixels(render_mode: str | None = None) -> PixelEnv:
+    """`PendulumPixels` in Gymnasium's interface, without a time limit: the registration sets it."""
+    return PixelEnv(PendulumPixels(), render_mode)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from advantage.policies.action_value import ActionValue
 from advantage.replay.ring import Replay
 from advantage.types import Array, Key, Pytree, Rollout
 
-Loss = Callable[[Pytree], tuple[Array, dict[str, Array]]]
+Loss = Callable[[Pytree], tuple[Array, Any]]
 
 
 @jax.tree_util.register_dataclass
@@ -33,6 +33,19 @@ class LearningState(ReplayedState):
     """A training state that counts its gradient steps, uint32."""
 
     gradient_steps: Array
+
+
+class StepOptions(Protocol):
+    """The options that say how many gradient steps there are."""
+
+    @property
+    def n_steps(self) -> int: ...
+
+    @property
+    def gradient_steps(self) -> int: ...
+
+    @property
+    def learning_starts(self) -> int: ...
 
 
 S = TypeVar("S", bound=LearningState)
@@ -74,7 +87,7 @@ def take_gradient_steps(
     return state, metrics | {"gradient_steps": count}
 
 
-def number_of_gradient_steps(options: BufferOptions, replay: Replay, steps: int) -> Array:
+def number_of_gradient_steps(options: StepOptions, replay: Replay, steps: int) -> Array:
     """Gradient steps after a rollout of so many environment steps: the same number for each transition.
 
     None are taken until `learning_starts` transitions have been stored.
@@ -95,8 +108,8 @@ def adam_step(
     learning_rate: Array | float,
     *,
     max_grad_norm: Array | float | None = None,
-) -> tuple[Pytree, optax.OptState, dict[str, Array]]:
-    """One step of Adam down `loss(params) -> loss, metrics`: `-> parameters, optimiser, metrics`."""
+) -> tuple[Pytree, optax.OptState, Any]:
+    """One step of Adam down `loss(params) -> loss, more`: `-> parameters, optimiser, more`."""
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     updates, optimiser = clipped(optax.scale_by_adam(), max_grad_norm).update(gradient, optimiser)
     return jax.tree.map(lambda x, step: x - learning_rate * step, params, updates), optimiser, metrics
