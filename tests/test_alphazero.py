@@ -9,11 +9,12 @@ import pytest
 from probe_learners import same_bits
 
 import advantage as adv
-from advantage.algorithms.planning.alphazero import returns_in_turn
+from advantage.algorithms.planning.alphazero import Positions, returns_in_turn
 from advantage.environments.worlds.line_game import LineGame
-from advantage.environments.worlds.opponents import best_values
+from advantage.environments.worlds.opponents import _table, best_values
 from advantage.models.true_world import TrueModel
 from advantage.planners.guided_search import guided_search
+from advantage.types import Rollout
 
 pytest.importorskip("mctx")
 KEY = jax.random.key(0)
@@ -114,8 +115,6 @@ def test_updates_learn_what_the_search_found():
     policy = np.random.default_rng(1).dirichlet(np.ones(9), 6) * np.asarray(obs["action_mask"])
     policy /= policy.sum(1, keepdims=True)
     target = np.linspace(-1, 1, 6)
-    from advantage.algorithms.planning.alphazero import Positions
-
     batch = Positions(x, jnp.float32(policy), jnp.float32(target))
     loss, _ = SMALL._loss(state.params, state.policy, batch)
     logits, value = (np.float64(part) for part in actor.guide(actor.model.begin(obs)))
@@ -124,6 +123,68 @@ def test_updates_learn_what_the_search_found():
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     expected = -(policy * np.where(free, log_p, 0)).sum(1).mean() + 0.5 * ((target - value) ** 2).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def acted(share, number=4000):
+    """What is done in an empty board by an agent that takes so many steps at random."""
+    agent = dataclasses.replace(SMALL, exploration=share, simulations=2)
+    state = agent.init(KEY, adv.Spec(GAME.observation_space, GAME.action_space, number, 1000, world=GAME))
+    corner = jnp.zeros((3, 3), jnp.int8).at[0, 0].set(1).at[2, 2].set(-1)
+    obs = jax.vmap(GAME.observe)(jnp.broadcast_to(corner, (number, 3, 3)))
+    actor = agent.actor(state)
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *jnp.shape(x))), agent.initial_memory(actor))
+    noise = agent.noise(actor, KEY, (1, number))[0]
+    action, _, extras = jax.jit(agent.act)(actor, obs, memory, noise)
+    return np.asarray(action), np.asarray(extras["random"])
+
+
+def test_some_steps_are_at_random_among_those_that_are_possible():
+    action, random = acted(0.3)
+    assert abs(random.mean() - 0.3) < 0.03
+    share = np.bincount(action[random], minlength=9) / random.sum()
+    np.testing.assert_allclose(share, np.array([0, 1, 1, 1, 1, 1, 1, 1, 0]) / 7, atol=0.04)
+    assert not acted(0.0, 50)[1].any()
+
+
+def test_returns_stop_before_a_step_at_random():
+    """What follows a random move says nothing about the position before it; the search's value does."""
+    agent = dataclasses.replace(SMALL, td_lambda=1.0)
+    state = agent.init(KEY, adv.Spec(GAME.observation_space, GAME.action_space, 1, 1000, world=GAME))
+    boards = jnp.asarray(positions(5))[:, None]
+    obs = jax.vmap(jax.vmap(GAME.observe))(boards)
+    none = jnp.zeros((4, 1), bool)
+    extras = {
+        "policy": jnp.full((4, 1, 9), 1 / 9),
+        "value": jnp.array([[0.1], [0.2], [0.3], [0.4]]),
+        "random": jnp.array([[False], [False], [True], [False]]),
+    }
+    rollout = Rollout(
+        jax.tree.map(lambda x: x[:4], obs), jnp.zeros((4, 1), jnp.int32), jnp.zeros((4, 1)),
+        jax.tree.map(lambda x: x[1:], obs), none, none, extras,
+    )  # fmt: skip
+    target = np.asarray(agent._positions(state, rollout).target).ravel()
+    after = float(agent.actor(state).guide(state.rules.begin(jax.tree.map(lambda x: x[4], obs)))[1][0])
+    np.testing.assert_allclose(target, [0.3, -0.3, after, -after], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_tic_tac_toe_is_learned_in_every_position(tmp_path):
+    """The preset: an optimal move in at least 99.9 % of all 4,520 positions, and no game lost to the perfect player."""
+    tuned = adv.preset("alphazero", "jax/TicTacToe-v0")
+    adv.train(tuned.algorithm, "jax/TicTacToe-v0", out=tmp_path / "run", eval_episodes=0, **tuned.options)
+    agent = adv.load(tmp_path / "run")
+    table = _table(GAME)
+    codes = np.flatnonzero(np.isfinite(table).any(1))
+    boards = (codes[:, None] // 3 ** np.arange(9) % 3 - 1).reshape(-1, 3, 3).astype(np.int8)
+    actor = agent.algorithm.actor(agent.state)
+    obs = jax.vmap(GAME.observe)(jnp.asarray(boards))
+    initial = agent.algorithm.initial_memory(actor)
+    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(boards), *jnp.shape(x))), initial)
+    action = np.asarray(jax.jit(agent.algorithm.greedy)(actor, obs, memory)[0])
+    assert len(boards) == 4520
+    assert (table[codes, action] == table[codes].max(1)).mean() >= 0.999
+    assert adv.evaluate(agent, "jax/TicTacToePerfect-v0", episodes=300).returns.min() >= 0
 
 
 def test_self_play_trains_resumes_and_meets_an_opponent(tmp_path):
@@ -157,6 +218,7 @@ def test_a_world_of_one_player(tmp_path):
         dict(search="puct"),
         dict(simulations=3),
         dict(td_lambda=0.5),
+        dict(exploration=0.9),
         dict(vf_coef=0.1),
         dict(weight_decay=0.1),
         dict(gamma=0.8),

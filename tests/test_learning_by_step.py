@@ -12,7 +12,7 @@ from probe_runs import stop_at
 import advantage as adv
 from advantage import evaluation
 from advantage.drivers.draws import draw, draw_block, of_block
-from advantage.drivers.schedule import BLOCK, ROW_STEPS
+from advantage.drivers.schedule import BLOCK, ROW_STEPS, rows_after
 from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.types import Spec
 
@@ -140,3 +140,12 @@ def test_an_evaluation_that_walks_in_a_circle_is_cut_and_says_so(tmp_path, monke
     limited = adv.evaluate(run.agent, on_host, episodes=2)
     assert limited.cut == 0
     assert list(limited.lengths) == [40, 40]
+
+
+def test_a_call_that_takes_long_is_followed_by_shorter_ones():
+    """So that a run in which a decision takes long reports and stops every ten seconds."""
+    assert rows_after(64, 64, ran=40, seconds=100.0) == 4
+    assert rows_after(64, 64, ran=1, seconds=100.0) == 1
+    assert rows_after(4, 64, ran=4, seconds=5.0) == 4
+    assert rows_after(4, 64, ran=4, seconds=1.0) == 8
+    assert rows_after(40, 64, ran=40, seconds=0.1) == 64

@@ -28,7 +28,8 @@ def test_every_preset_fits_its_environment(algorithm, environment):
     if name.startswith("ALE/"):
         pytest.importorskip("ale_py")
     target = stacked(modified(resolve(name), modifications_of(options)), options.frame_stack)
-    spec = adv.Spec(*target.spaces, options.num_envs, options.total_timesteps)
+    world = target.source if target.kind == "device" else None
+    spec = adv.Spec(*target.spaces, options.num_envs, options.total_timesteps, world=world)
     tuned.algorithm.init(jax.random.key(0), spec)
     rollout = getattr(tuned.algorithm, "n_steps", 1) * options.num_envs  # a search has none
     assert options.total_timesteps % rollout == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +17,14 @@ from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.records import check_records, kind_of
 from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
-from advantage.drivers.schedule import BLOCK, iterations_per_row, plan_span, row_ends, rows_per_chunk
+from advantage.drivers.schedule import (
+    BLOCK,
+    iterations_per_row,
+    plan_span,
+    row_ends,
+    rows_after,
+    rows_per_chunk,
+)
 from advantage.environments.spaces import translator
 from advantage.machine import available_cores, free_device_bytes
 from advantage.rows import choose
@@ -227,7 +235,7 @@ class DeviceDriver:
         refuse_what_does_not_fit(self.rollout_bytes, free_device_bytes(), algorithm.n_steps, spec.num_envs)
         self.book = EpisodeBook(spec.num_envs, num_seeds)
         self.per_row = iterations_per_row(algorithm, spec)
-        self.rows = rows_per_chunk(algorithm, spec, num_seeds)
+        self.rows = self.allowed_rows = rows_per_chunk(algorithm, spec, num_seeds)
         (here,) = jnp.zeros(()).devices()
         self.num_seeds, devices = num_seeds, jax.devices(here.platform)[:num_seeds]
         self.mesh = Mesh(np.array(devices), (SEEDS,)) if len(devices) > 1 else None
@@ -251,11 +259,12 @@ class DeviceDriver:
 
     def span(self, iteration: int, step: int, until: int) -> Span:
         """The iterations of a chunk, or those that are left."""
-        chunk = self.rows * self.per_row
+        chunk = self.allowed_rows * self.per_row
         return plan_span(self.algorithm, self.spec, chunk=chunk, iteration=iteration, step=step, until=until)
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
         """Run the iterations of a span, at most one chunk."""
+        begun = time.perf_counter()
         state, worlds, run_keys = self._spread((state, self.worlds, run_keys))
         sizes = Sizes(span.n_steps, self.rows, self.per_row, self.mesh)
         state, self.worlds, metrics, facts = _chunk(
@@ -275,6 +284,9 @@ class DeviceDriver:
         episodes = self.book.record_seeds(reward, done, span.first_step)
         iterations, steps = row_ends(span, self.per_row, self.spec.num_envs)
         rows = {name: value[: len(steps)].T for name, value in metric_rows(metrics).items()}
+        self.allowed_rows = rows_after(
+            self.allowed_rows, self.rows, ran=len(steps), seconds=time.perf_counter() - begun
+        )
         return Iterated(state, rows, episodes, iterations, steps)
 
     def conclusion(self, step: int) -> list[str]:

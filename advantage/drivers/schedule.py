@@ -19,6 +19,7 @@ SHORT = 8  # an iteration of fewer steps shares a row with others
 CHUNK_STEPS = 2**17  # approximate environment steps of a device chunk, in each seed
 ALL_CHUNK_STEPS = 2**22  # the same in all seeds together
 MAX_CHUNK_ROWS = 64
+LONG_CALL = 10.0  # seconds; during a call a run neither reports nor stops
 
 
 def iterations_per_row(algorithm: Algorithm, spec: Spec) -> int:
@@ -31,6 +32,17 @@ def rows_per_chunk(algorithm: Algorithm, spec: Spec, num_seeds: int) -> int:
     """Number of rows of metrics of one call on the device."""
     steps = algorithm.n_steps * spec.num_envs * iterations_per_row(algorithm, spec)
     return int(np.clip(min(CHUNK_STEPS, ALL_CHUNK_STEPS // num_seeds) // steps, 1, MAX_CHUNK_ROWS))
+
+
+def rows_after(allowed: int, most: int, *, ran: int, seconds: float) -> int:
+    """How many rows the next call on the device may have, after one of `ran` rows that took so long.
+
+    Fewer after a call that took longer than `LONG_CALL`, so that the next one does not; twice as many, up to `most`,
+    after one that took less than a quarter of it.
+    """
+    if seconds > LONG_CALL:
+        return max(1, int(ran * LONG_CALL / seconds))
+    return min(most, 2 * allowed) if seconds < LONG_CALL / 4 else allowed
 
 
 def plan_span(algorithm: Algorithm, spec: Spec, *, chunk: int, iteration: int, step: int, until: int) -> Span:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.planning.shared.acting import no_plan, planning_noise
+from advantage.algorithms.planning.shared.acting import PlanMemory, no_plan, planning_noise
 from advantage.algorithms.planning.shared.searching import (
     SearchOptions,
     act_by_search,
@@ -66,7 +66,7 @@ class AlphaZero(SearchOptions):
 
     In each step, from the present state:
 
-        pi, a  <- a search of so many simulations, guided by p(.|s) and v(s)
+        pi, a  <- a search of so many simulations, guided by p(.|s) and v(s);  sometimes a is drawn at random
 
     After every n_steps in each environment, n_epochs times over the rollout in minibatches:
 
@@ -87,7 +87,10 @@ class AlphaZero(SearchOptions):
     n_epochs: int = ranged(4, "[1, inf)")
     """Passes over each rollout."""
     td_lambda: float = ranged(1.0, "[0, 1]")
-    """Lambda of the returns: 1 is the outcome, 0 the value that the search gives the next position."""
+    """Lambda of the returns: 1 is the outcome, 0 the value that the search gives the next position. Returns stop before
+    a step at random."""
+    exploration: float = ranged(0.25, "[0, 1]")
+    """Share of steps at random while learning, so that all kinds of positions are seen."""
     share_network: bool = False
     """One network for policy and value, or one each."""
     hidden: tuple[int, ...] = ranged((128, 128), "[1, inf)")
@@ -126,7 +129,19 @@ class AlphaZero(SearchOptions):
 
     initial_memory = no_plan
     noise = planning_noise
-    act = act_by_search
+
+    def act(
+        self, actor: RulesActor, obs: Pytree, memory: PlanMemory, noise: Array
+    ) -> tuple[Array, PlanMemory, dict[str, Array]]:
+        """Search with noise at the root, or act at random: `-> action, memory, what the search found`."""
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(jax.random.wrap_key_data(jnp.asarray(noise)))
+        action, memory, extras = act_by_search(self, actor, obs, memory, jax.random.key_data(keys[:, 0]))
+        allowed = actor.model.allowed(actor.model.begin(jax.tree.map(jnp.asarray, obs)))
+        score = jax.vmap(lambda key: jax.random.uniform(key, extras["policy"].shape[1:]))(keys[:, 1])
+        drawn = (score if allowed is None else jnp.where(allowed, score, -1.0)).argmax(-1)
+        random = jax.vmap(jax.random.uniform)(keys[:, 2]) < self.exploration
+        return jnp.where(random, drawn.astype(action.dtype), action), memory, extras | {"random": random}
+
     greedy = greedy_by_search
 
     def update(
@@ -168,11 +183,13 @@ class AlphaZero(SearchOptions):
         after = after.reshape(rollout.reward.shape)
         searched = jnp.concatenate([rollout.extras["value"][1:], after[-1:]])
         next_value = jnp.where(rollout.truncated, after, searched)
+        random = rollout.extras["random"]
+        stops = rollout.terminated | rollout.truncated | jnp.concatenate([random[1:], random[:1]])
         target = returns_in_turn(
             rollout.reward,
             self.gamma * sign * (1 - rollout.terminated),
             next_value,
-            self.td_lambda * (1 - jnp.logical_or(rollout.terminated, rollout.truncated)),
+            self.td_lambda * (1 - stops),
         )
         x = state.policy.encoder.policy_input(jax.tree.map(flat, rollout.obs))
         return Positions(x, flat(rollout.extras["policy"]), flat(target))
