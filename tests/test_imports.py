@@ -47,7 +47,6 @@ ROOMS = [
     "report",
     "training",
     "experiment",
-    "cluster",
     "cli",
     "__main__",
 ]
@@ -199,8 +198,10 @@ def test_optional_and_slow_libraries_load_on_demand():
 
 
 def test_nothing_can_execute_what_it_loads():
-    """cloudpickle carries environments to worker processes; no module may use it, or its like, for files."""
+    """cloudpickle carries environments to other processes; no module may use it, or its like, for files."""
     carriers = (
+        "advantage.drivers.cluster.actors",
+        "advantage.drivers.cluster.rollout_actor",
         "advantage.drivers.host.crew",
         "advantage.drivers.host.workers",
         "advantage.drivers.search.host_games",

@@ -27,6 +27,9 @@ def draw(
     return actor, Draws(algorithm.noise(actor, key_noise, shape), key_world, key_update)
 
 
+draw_compiled = jax.jit(draw, static_argnames="shape")
+
+
 def draw_block(algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, num_envs: int) -> Draws:
     """The draws of the block of `BLOCK` one-step iterations that contains this iteration."""
     return draw(algorithm, state, run_key, iteration // BLOCK, (BLOCK, num_envs))[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.playable import Playable
@@ -20,6 +20,22 @@ from advantage.environments.make import table_of
 from advantage.types import Driver, Search, Spec
 
 
+class Processes(NamedTuple):
+    """Which processes step host environments.
+
+    Attributes:
+        workers: number of worker processes here; "auto" measures and chooses.
+        worker_timeout: seconds after which a worker, or an actor, counts as hung.
+        actors: number of actors on the cluster that this process has joined; 0 uses none.
+        asynchronous: whether actors go on without waiting.
+    """
+
+    workers: int | Literal["auto"]
+    worker_timeout: float
+    actors: int = 0
+    asynchronous: bool = False
+
+
 def takes_many_seeds(algorithm: Playable, environment: Environment) -> bool:
     """Whether one driver runs several seeds side by side; otherwise they run one after the other."""
     return environment.kind == "device" and not isinstance(algorithm, Planner | PolicySearch)
@@ -31,8 +47,7 @@ def make_driver(
     spec: Spec,
     *,
     seeds: list[int],
-    workers: int | Literal["auto"],
-    worker_timeout: float,
+    processes: Processes,
     stopped: Callable[[], bool],
     log_info: Sequence[str] = (),
 ) -> Driver:
@@ -43,16 +58,18 @@ def make_driver(
         environment: the environment to act in.
         spec: the run's spec.
         seeds: seeds of the runs that are trained together; one, unless `takes_many_seeds`.
-        workers: number of worker processes for host environments; "auto" measures and chooses.
-        worker_timeout: seconds after which a worker counts as hung.
+        processes: which processes step.
         stopped: returns whether the run should stop.
         log_info: names of numbers in the environment's info, whose means are metrics.
 
     Raises:
-        ValueError: the algorithm cannot run in this environment, or there is no info to log.
+        ValueError: the algorithm cannot run in this environment or on a cluster, or there is no info to log.
     """
     if log_info:
         _refuse_without_info(algorithm, environment, log_info)
+    workers, worker_timeout = processes[:2]
+    if processes.actors:
+        return _cluster_driver(algorithm, environment, spec, seeds[0], processes, log_info)
     if isinstance(algorithm, Planner):
         return SolverDriver(algorithm, table_of(environment), spec.total_timesteps)
     if isinstance(algorithm, PolicySearch):
@@ -75,6 +92,37 @@ def make_driver(
         workers=workers,
         worker_timeout=worker_timeout,
         in_place=True,
+        log_info=log_info,
+    )
+
+
+def _cluster_driver(
+    algorithm: Playable,
+    environment: Environment,
+    spec: Spec,
+    seed: int,
+    processes: Processes,
+    log_info: Sequence[str],
+) -> Driver:
+    from advantage.drivers.cluster.asynchronous import AsynchronousDriver
+    from advantage.drivers.cluster.synchronous import SynchronousDriver
+
+    if isinstance(algorithm, Planner | PolicySearch) or environment.kind != "host":
+        what = {"device": "an on-device world", "vector": "a vector environment"}.get(
+            environment.kind, "this method"
+        )
+        raise ValueError(
+            f"A cluster steps Gymnasium environments for methods that learn from rollouts, and {what} is not that; "
+            "leave out cluster (--cluster)."
+        )
+    make = AsynchronousDriver if processes.asynchronous else SynchronousDriver
+    return make(
+        algorithm,
+        environment.source,
+        spec,
+        seed,
+        number=min(processes.actors, spec.num_envs),
+        timeout=processes.worker_timeout,
         log_info=log_info,
     )
 

@@ -37,7 +37,7 @@ from advantage.training.announcements import finished_before, interface_notes, w
 from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
-from advantage.training.options import LARGEST, Options, modifications_of, recorded
+from advantage.training.options import LARGEST, Options, modifications_of, processes_of, recorded
 from advantage.training.reporting import Callback, Reporter, stops
 from advantage.training.rewind import rewind_to
 from advantage.types import Iterated, Pytree
@@ -89,8 +89,7 @@ class Loop:
             self.environment,
             self.spec,
             seeds=seeds,
-            workers=options.workers,
-            worker_timeout=options.worker_timeout,
+            processes=processes_of(options),
             stopped=self._is_interrupted,
             log_info=options.log_info,
         )

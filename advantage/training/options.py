@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from advantage.drivers.cluster.connection import check_cluster, cores_of_cluster
+from advantage.drivers.make_driver import Processes
 from advantage.environments.modifications import Modifications
 from advantage.plain_values import plain_bool, plain_number, whole_number
 
@@ -63,6 +65,14 @@ class Options:
     """Number of worker processes that step host environments; 0 is none, auto measures and chooses."""
     worker_timeout: float = 60.0
     """Seconds after which a worker counts as hung."""
+    cluster: str | None = None
+    """Step environments by actors of a Ray cluster: auto joins the one that runs on this machine, an address such as
+    10.0.0.5:6379 another one, local or local:4 starts one here; None uses no cluster."""
+    cluster_mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    """All actors make each rollout with the newest policy, as on one machine; or each goes on without waiting, and the
+    method corrects for late data."""
+    actors: int | None = None
+    """Number of actors on the cluster, each with its share of num_envs; None takes one for each core."""
     device: str | None = None
     """Device to compute on: cpu, gpu or tpu; None uses JAX's choice."""
     tensorboard: bool = True
@@ -72,6 +82,10 @@ class Options:
         _check_modifications(self)
         for name, low in _LOWEST.items():
             self._set(name, whole_number, lambda n, low=low: n >= low, f"use a whole number of {low} or more")
+        if self.cluster is not None:
+            check_cluster(self.cluster)
+        if self.actors is not None:
+            self._set("actors", whole_number, lambda n: n >= 1, "use a whole number of 1 or more, or None")
         for name in ("eval_every", "checkpoint_every"):
             if getattr(self, name) is not None:
                 remedy = "use a whole number of steps of 1 or more, or None"
@@ -153,6 +167,13 @@ def recorded(options: Options) -> dict[str, Any]:
 def modifications_of(options: Options) -> Modifications:
     """How the environment of a run is made besides its name."""
     return Modifications(options.env_options, options.wrappers, options.ignore_observation)
+
+
+def processes_of(options: Options) -> Processes:
+    """Which processes step the environments of a run; it has joined its cluster."""
+    asynchronous = options.cluster_mode == "asynchronous"
+    actors = 0 if options.cluster is None else options.actors or cores_of_cluster()
+    return Processes(options.workers, options.worker_timeout, actors, asynchronous)
 
 
 def options_from(options: dict[str, Any]) -> Options:

@@ -13,6 +13,7 @@ import jax
 from advantage.agent import CONFIG_FIELDS, Agent, load, read_saved, restore_config
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.registry import to_json, trainable
+from advantage.drivers.cluster.connection import Connection
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.environment import Environment, fitting, stacked
@@ -109,7 +110,7 @@ def train(
     training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
     runs: list[Run] = []
     for group in [seeds] if at_once else [[seed] for seed in seeds]:
-        with _device(settings.device), contextlib.ExitStack() as locks:
+        with _device(settings.device), _cluster(settings), contextlib.ExitStack() as locks:
             loop = Loop(training, group)
             with contextlib.closing(loop):
                 loop.create_folders(Path(out) if out is not None else None, Path(root), locks)
@@ -145,6 +146,7 @@ def resume(
     callback: Callback | None = None,
     reporter: Reporter | None = None,
     trust: bool = False,
+    cluster: str | None = None,
 ) -> Run:
     """Resume a run from a checkpoint, as if it had never stopped; a run that had finished gets what it lacks.
 
@@ -157,6 +159,7 @@ def resume(
         env_options, wrappers: as for `train`, for an `environment` that is given; the run's own come with `trust`.
         eval_environment, callback, reporter: as for `train`.
         trust: whether the package, keywords and wrappers of the run's own environment may be used.
+        cluster: as for `train`; what the run's folder says of it is not followed.
 
     Raises:
         FileNotFoundError, CheckpointError: there is no run at `path`, or it has no checkpoint or a damaged one.
@@ -169,13 +172,13 @@ def resume(
         refuse_links_out(folder, folder.checkpoints, folder.last, folder.best)
         config = read_config(folder, CONFIG_FIELDS)
         chosen, spec = restore_config(config, folder.config_path, algorithm)
-        settings = _recorded_options(folder, config, total_timesteps)
+        settings = _recorded_options(folder, config, total_timesteps, cluster)
         if environment is None and not config["environment_by_name"]:
             raise ValueError(
                 f"The environment of {folder.path} was the Python object {config['environment']}, which has no "
                 "name; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
             )
-        with _device(settings.device):
+        with _device(settings.device), _cluster(settings):
             recorded = environment is None
             modifications = modifications_of(settings)
             if recorded:
@@ -215,12 +218,20 @@ def _refuse_smaller_budget(folder: RunFolder, step: int, total_timesteps: int | 
         )
 
 
-def _recorded_options(folder: RunFolder, config: dict[str, Any], total_timesteps: int | None) -> Options:
-    """The run's own options, with a new budget if one is given."""
+def _recorded_options(
+    folder: RunFolder, config: dict[str, Any], total_timesteps: int | None, cluster: str | None
+) -> Options:
+    """The run's own options, with a new budget if one is given, and with the cluster that is given or none."""
     try:
         settings = options_from(config["training"])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder.config_path}: training: {error}") from None
+    if settings.cluster is not None and settings.cluster_mode == "asynchronous" and cluster is None:
+        raise ValueError(
+            f"{folder.path} was trained by asynchronous actors of a cluster; say which one goes on: --cluster local, "
+            "auto or an address (cluster=)."
+        )
+    settings = dataclasses.replace(settings, cluster=cluster)
     if total_timesteps is None:
         return settings
     return dataclasses.replace(settings, total_timesteps=total_timesteps)
@@ -229,6 +240,13 @@ def _recorded_options(folder: RunFolder, config: dict[str, Any], total_timesteps
 def _refuse_other_spaces(target: Environment, spec: Spec, folder: RunFolder) -> None:
     if (spec.observation_space, spec.action_space) != spaces_of(target):
         raise ValueError(f"{target.name} has other spaces than the run in {folder.path} was trained with.")
+
+
+def _cluster(settings: Options) -> contextlib.AbstractContextManager[Any]:
+    """The cluster that this process belongs to while it trains, if there is one."""
+    if settings.cluster is None:
+        return contextlib.nullcontext()
+    return Connection(settings.cluster, f"advantage {settings.seed}")
 
 
 @contextlib.contextmanager

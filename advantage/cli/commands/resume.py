@@ -31,6 +31,8 @@ class Resume:
     """Wrapper for the environment of --env, module:Wrapper or module:Wrapper(8); can be repeated."""
     trust: bool = False
     """Allow the import of the package that defines the run's environment, and the run's keywords and wrappers."""
+    cluster: str | None = None
+    """Go on by actors of a Ray cluster: auto, an address, local or local:4; without it, on this machine."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -48,6 +50,7 @@ def command(arguments: Sequence[str]) -> int:
         wrappers=flags.wrappers,
         reporter=reporter(flags.quiet),
         trust=flags.trust,
+        cluster=flags.cluster,
     )
     if not flags.quiet:
         summarise([run])

@@ -200,7 +200,7 @@ class Collector:
                 "The episodes of a vector environment cannot be replayed: new episodes begin, and the resumed run "
                 "differs from an uninterrupted one."
             ]
-        notices = [notice for env in range(self.spec.num_envs) for notice in self._replay(env, records)]
+        notices = [notice for env in range(self.spec.num_envs) for notice in self.replay(env, records)]
         self.row = 0
         return notices
 
@@ -223,7 +223,7 @@ class Collector:
                 kinds[name] = RecordKind((shape, *(space.shape or ())), np.dtype(space.dtype), low, high)
         check_records(records, kinds)
 
-    def _replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
+    def replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
         """Restore one environment, or begin a new episode and return a notice."""
         assert not isinstance(self.stepper, VectorStepper)
         actions = _nest(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import gymnasium
 import jax
 import numpy as np
 
-from advantage.drivers.draws import Draws, draw
+from advantage.drivers.draws import draw_compiled
 from advantage.drivers.host.collector import Collector
 from advantage.drivers.host.fused import ShortIterations, SingleSteps
 from advantage.drivers.host.host_actor import HostActor
@@ -86,7 +85,7 @@ class HostDriver:
             self.stepper = self._episode_stepper(environments, seed, workers, worker_timeout, shapes)
         self.collector = Collector(self.stepper, spec)
         self.info = InfoMeans(log_info, self.stepper.info_names)
-        self.update = compiled(_update, in_place)
+        self.update = compiled(updated, in_place)
         self.iterations: Callable[[Pytree, Key, Span], tuple[Pytree, dict[str, Any], Episodes]]
         if self.per_row == 1:
             self.iterations = self._one_iteration
@@ -143,7 +142,7 @@ class HostDriver:
         """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
         with self._watchdog():
-            self.collector.start(_initial_memory(self.algorithm, state))
+            self.collector.start(first_memory(self.algorithm, state))
         return state
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
@@ -176,7 +175,7 @@ class HostDriver:
     ) -> tuple[Pytree, dict[str, Any], Episodes]:
         """Run one rollout and its update: `-> state, metrics, episodes`."""
         shape = span.n_steps, self.spec.num_envs
-        actor, draws = _draw(self.algorithm, state, run_key, np.uint32(span.iteration), shape=shape)
+        actor, draws = draw_compiled(self.algorithm, state, run_key, np.uint32(span.iteration), shape=shape)
         noise = jax.device_get(draws.noise)
         rollout, episodes = self.collector.collect(HostActor(self.algorithm, actor), noise, span)
         state, metrics = self.update(self.algorithm, state, rollout, draws.key_update)
@@ -194,20 +193,14 @@ class HostDriver:
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Replay every environment's running episode; with a notice for each that could not be restored."""
         with self._watchdog():
-            return state, self.collector.restore(_initial_memory(self.algorithm, state), records)
+            return state, self.collector.restore(first_memory(self.algorithm, state), records)
 
     def close(self) -> None:
         self.collector.close()
 
 
-@partial(jax.jit, static_argnames="shape")
-def _draw(
-    algorithm: Algorithm, state: Pytree, run_key: Key, iteration: Any, shape: tuple[int, int]
-) -> tuple[Pytree, Draws]:
-    return draw(algorithm, state, run_key, iteration, shape)
-
-
-def _update(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> tuple[Pytree, dict[str, Any]]:
+def updated(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> tuple[Pytree, dict[str, Any]]:
+    """One update, to be compiled."""
     return algorithm.update(state, rollout, key)
 
 
@@ -216,5 +209,6 @@ def _compute_initial_memory(algorithm: Algorithm, state: Pytree) -> Pytree:
     return algorithm.initial_memory(algorithm.actor(state))
 
 
-def _initial_memory(algorithm: Algorithm, state: Pytree) -> Pytree:
+def first_memory(algorithm: Algorithm, state: Pytree) -> Pytree:
+    """The memory in which episodes begin, in NumPy."""
     return jax.device_get(_compute_initial_memory(algorithm, state))

@@ -1,0 +1,306 @@
+"""The actors of a run: their shares of the environments, what they make, and their replacement when one is lost."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+import jax
+import numpy as np
+
+from advantage.drivers.cluster.connection import first_line, ray_library
+from advantage.drivers.cluster.rollout_actor import Made, Order, RolloutActor, Setting
+from advantage.drivers.host.stepper import (
+    Buffers,
+    EnvironmentFailure,
+    MakeEnvironment,
+    buffer_shapes,
+)
+from advantage.environments.defect import EnvironmentDefect
+from advantage.environments.spaces import read, write
+from advantage.types import Algorithm, Pytree, Spec
+
+START_SECONDS = 300.0  # for a node to come up and an environment to be made
+TRIES = 5  # replacements of an actor for one rollout
+SLOW = 5.0  # times the median rollout; a slower actor is named,
+SECONDS_TO_NAME = 2.0  # after so many seconds at the earliest
+
+
+class ClusterWarning(UserWarning):
+    """Something happened to an actor, and the run goes on."""
+
+
+class Lost(Exception):
+    """An actor, or its node, is gone."""
+
+
+class Actors:
+    """All actors of a run.
+
+    Args:
+        algorithm: who acts.
+        make: makes one environment.
+        spec: the run's spec.
+        seed: the run's seed.
+        number: of actors; at most the number of environments.
+        timeout: seconds that an actor may take longer than all others.
+        whole: act with the shapes of all environments; see `Setting`.
+        log_info: names of numbers in the environments' infos.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        make: MakeEnvironment,
+        spec: Spec,
+        seed: int,
+        number: int,
+        timeout: float,
+        whole: bool,
+        log_info: Sequence[str] = (),
+    ):
+        self.ray, self.timeout, self.spec = ray_library(), timeout, spec
+        self.shapes = buffer_shapes(
+            spec.observation_space, spec.action_space, algorithm.n_steps, spec.num_envs, log_info
+        )
+        number = min(number, spec.num_envs)
+        self.shares = [part.tolist() for part in np.array_split(np.arange(spec.num_envs), number)]
+        self.settings = [
+            cloudpickle.dumps(Setting(make, algorithm, share, seed, self.shapes, spec, whole))
+            for share in self.shares
+        ]
+        self.lost = 0
+        self.handles: list[Any] = [self._new(place) for place in range(number)]
+        self.check_number()
+
+    def _new(self, place: int) -> Any:
+        remote = self.ray.remote(RolloutActor)
+        return remote.options(num_cpus=1, max_restarts=0, max_task_retries=0).remote(
+            list(sys.path), self.settings[place]
+        )
+
+    def where(self) -> str:
+        """On which nodes they are, for the user."""
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes() if node["Alive"]}
+        addresses = sorted(set(nodes.values()))
+        number = len(self.handles)
+        actors, places = (
+            f"{count} {word}{'s' * (count > 1)}" for count, word in ((number, "actor"), (len(nodes), "node"))
+        )
+        return f"by {actors} on {places} ({', '.join(addresses)})"
+
+    def share(self, weights: Any) -> Any:
+        """Put a policy into the object store, once for each node: a reference."""
+        return self.ray.put(weights)
+
+    def check_number(self) -> None:
+        """Warn if there are more actors than cores."""
+        cores = int(self.ray.cluster_resources().get("CPU", 0))
+        if len(self.handles) > cores:
+            warnings.warn(
+                f"{len(self.handles)} actors share the {cores} cores of the cluster; those that find no core wait for "
+                "nodes to join. Use fewer actors (--actors), or more nodes.",
+                ClusterWarning,
+                stacklevel=2,
+            )
+
+    def order(self, place: int, weights: Any, order: Order) -> Any:
+        """Ask an actor for a rollout: a reference to what it will make."""
+        return self.handles[place].collect.remote(weights, order)
+
+    def reset(self, place: int) -> Pytree:
+        """Begin the first episodes of an actor's environments: the observations."""
+        return self.answer(place, self.handles[place].reset.remote(), START_SECONDS)
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of the first actor's environments."""
+        return self.answer(0, self.handles[0].info_names.remote(), self.timeout)
+
+    def restore(self, place: int, index: int, episode: int, actions: Pytree, length: int) -> Pytree:
+        """Replay an episode in an actor: the observation that is reached."""
+        call = self.handles[place].restore.remote(index, episode, actions, length)
+        return self.answer(place, call, START_SECONDS)
+
+    def answer(self, place: int, reference: Any, seconds: float) -> Any:
+        """What an actor answers.
+
+        Raises:
+            Lost: the actor or its node is gone.
+            EnvironmentFailure, EnvironmentDefect: an environment failed, or the actor takes too long.
+        """
+        try:
+            return self.ray.get(reference, timeout=seconds)
+        except self.ray.exceptions.GetTimeoutError:
+            raise self.hung(place, seconds) from None
+        except self.ray.exceptions.RayTaskError as error:
+            raise self.failed(place, error) from error
+        except self.ray.exceptions.RayError as error:
+            raise Lost(first_line(error)) from None
+
+    def hung(self, place: int, seconds: float) -> EnvironmentFailure:
+        """The exception for an actor that does not answer."""
+        return EnvironmentFailure(
+            f"Actor {place} (environments {self.names(place)}) has not answered for {seconds:.0f} s. Its environments "
+            "hang, or no node has a core for it; set worker_timeout (--worker-timeout) if they are that slow."
+        )
+
+    def failed(self, place: int, error: Any) -> Exception:
+        """The exception for an error in an actor: that of the environment, with its text."""
+        cause = error.cause if error.cause is not None else error
+        if isinstance(cause, EnvironmentDefect | EnvironmentFailure):
+            return cause
+        if isinstance(cause, ImportError | AttributeError):
+            return EnvironmentFailure(
+                f"Actor {place} cannot make its environments: {cause}. Every node needs the package of the "
+                "environment, and the same version of this library and of Python."
+            )
+        return EnvironmentFailure(f"Actor {place} (environments {self.names(place)}) failed: {error}")
+
+    def names(self, place: int) -> str:
+        """The numbers of an actor's environments."""
+        return ", ".join(map(str, self.shares[place]))
+
+    def replace(self, place: int, why: str, replay: Callable[[int], list[str]]) -> None:
+        """Make another actor for a share of the environments, and replay their episodes.
+
+        Args:
+            place: of the actor.
+            why: it is gone.
+            replay: restores the environments of a place, and says what could not be.
+        """
+        for _ in range(TRIES):
+            self.lost += 1
+            warnings.warn(
+                f"Actor {place} (environments {self.names(place)}) is lost: {why}. Another one takes its place, "
+                "replays its episodes and makes its rollout again.",
+                ClusterWarning,
+                stacklevel=2,
+            )
+            self.ray.kill(self.handles[place])
+            self.handles[place] = self._new(place)
+            try:
+                for notice in replay(place):
+                    warnings.warn(notice, ClusterWarning, stacklevel=2)
+                return
+            except Lost as error:
+                why = str(error)
+        raise EnvironmentFailure(
+            f"Actor {place} (environments {self.names(place)}) was lost {TRIES} times in a row: {why}. The last "
+            "checkpoint is intact; advantage resume goes on from it."
+        )
+
+    def wait(self, references: dict[int, Any], *, all_of_them: bool) -> list[int]:
+        """Wait for one of the references, or for all: the places that have answered, or are lost.
+
+        Names an actor that takes far longer than the others; raises EnvironmentFailure after the timeout.
+        """
+        begun, named, first = time.perf_counter(), False, None
+        while True:
+            self.ray.wait(
+                [*references.values()], num_returns=len(references) if all_of_them else 1, timeout=0.2
+            )
+            answered, now = self.finished(references), time.perf_counter()
+            if len(answered) == len(references) or (answered and not all_of_them):
+                return answered
+            if first is None and 2 * len(answered) >= len(references):
+                first = now  # half of them are there
+            slow = [place for place in references if place not in answered]
+            waited, allowed = now - begun, max(self.timeout, START_SECONDS)
+            if first is not None:
+                waited, allowed = now - first, self.timeout
+                if not named and waited > max(SECONDS_TO_NAME, SLOW * (first - begun)):
+                    named = True
+                    warnings.warn(
+                        f"Waiting for actor {', '.join(map(str, slow))}, which takes more than {SLOW:.0f} times as "
+                        "long as half of the others.",
+                        ClusterWarning,
+                        stacklevel=2,
+                    )
+            if waited > allowed:
+                raise self.hung(slow[0], waited)
+
+    def finished(self, references: dict[int, Any]) -> list[int]:
+        """The places whose references are there already."""
+        ready, _ = self.ray.wait([*references.values()], num_returns=len(references), timeout=0)
+        return [place for place, reference in references.items() if reference in ready]
+
+    def close(self) -> None:
+        """End every actor."""
+        for handle in self.handles:
+            self.ray.kill(handle)
+
+
+class RemoteEnvironments:
+    """The interface of a `Stepper` over some of the actors: it resets, restores and closes; actors make rollouts.
+
+    Attributes:
+        buffers: the arrays of these environments, `[T, B, ...]`.
+        columns: of each actor in them, by its place.
+    """
+
+    def __init__(self, actors: Actors, places: Sequence[int], buffers: Buffers):
+        self.actors, self.buffers = actors, buffers
+        self.owners = [(place, index) for place in places for index in actors.shares[place]]
+        self.columns: dict[int, slice] = {}
+        begin = 0
+        for place in places:
+            self.columns[place] = slice(begin, begin + len(actors.shares[place]))
+            begin = self.columns[place].stop
+
+    def reset(self) -> None:
+        """Begin every environment's first episode."""
+        for place, columns in self.columns.items():
+            write(self.buffers.obs, (0, columns), self.actors.reset(place))
+
+    def step(self, t: int) -> None:
+        """Not possible: an actor takes whole rollouts."""
+        raise NotImplementedError
+
+    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
+        """Replay an episode's first steps where the environment is."""
+        place, number = self.owners[index]
+        obs = self.actors.restore(place, number, episode, jax.tree.map(np.asarray, actions), length)
+        write(self.buffers.obs, (0, index), obs)
+
+    def info_names(self) -> list[str]:
+        """As in `Stepper.info_names`."""
+        return self.actors.info_names()
+
+    def enter(self, place: int, made: Made, steps: int) -> None:
+        """Write the first steps of an actor's rollout into its columns."""
+        columns, rows = self.columns[place], slice(steps)
+        at = rows, columns
+        write(self.buffers.obs, (slice(steps + 1), columns), read(made.obs, slice(steps + 1)))
+        ends = np.nonzero((made.terminated | made.truncated)[rows])
+
+        def successors(obs: np.ndarray, finals: np.ndarray) -> np.ndarray:
+            following = obs[1 : steps + 1].copy()
+            following[ends] = finals[: len(ends[0])]
+            return following
+
+        write(self.buffers.next_obs, at, jax.tree.map(successors, made.obs, made.finals))
+        write(self.buffers.action, at, read(made.action, rows))
+        facts = self.buffers.info | {
+            name: getattr(self.buffers, name) for name in ("reward", "terminated", "truncated")
+        }
+        for name, array in facts.items():
+            array[at] = (made.info[name] if name in self.buffers.info else getattr(made, name))[rows]
+
+    def close(self) -> None:
+        self.actors.close()
+
+
+def share_of(tree: Pytree, columns: slice, axis: int) -> Pytree:
+    """Some columns of arrays whose axis of environments is `axis`."""
+    return jax.tree.map(
+        lambda x: np.ascontiguousarray(np.asarray(x)[(slice(None),) * axis + (columns,)]), tree
+    )
+
+
+def nbytes(tree: Pytree) -> int:
+    """The bytes of all arrays."""
+    return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))

@@ -1,0 +1,221 @@
+"""Actors on a cluster: the numbers of one machine, whatever is lost on the way; late data; and what is refused."""
+
+import contextlib
+import os
+import signal
+import sys
+import warnings
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+from probe_learners import same_bits
+
+import advantage as adv
+from advantage.drivers.cluster.actors import Actors, ClusterWarning
+from advantage.drivers.cluster.connection import Connection, check_cluster
+from advantage.environments.defect import MissingExtra
+
+ray = pytest.importorskip("ray")
+pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One cluster for all tests of a process."""
+    with Connection("local:3", "tests"):
+        yield "auto"
+
+
+class Corridor(gymnasium.Env):
+    """Walk to the right; each process of it says its number in a folder, and `fails` makes a step raise."""
+
+    observation_space = spaces.Dict(
+        {"place": spaces.Discrete(9), "noise": spaces.Box(-1, 1, (2,), np.float32)}
+    )
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, folder=None, fails=None):
+        self.fails = fails
+        if folder is not None:
+            open(os.path.join(folder, str(os.getpid())), "w").close()
+
+    def _obs(self):
+        noise = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return {"place": self.place, "noise": noise}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.steps = int(self.np_random.integers(3)), 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.fails:
+            raise RuntimeError("a wheel came off")
+        self.place = int(np.clip(self.place + 2 * action - 1, 0, 8))
+        return self._obs(), float(self.place == 8), self.place == 8, self.steps == 20, {}
+
+
+def train(algorithm, environment, out, **options):
+    options = dict(total_timesteps=384, num_envs=4, eval_episodes=0, tensorboard=False) | options
+    return adv.train(algorithm, environment, out=out, **options)
+
+
+SMALL = dict(n_steps=16, hidden=(8,))
+LEARNERS = {
+    "ppo": (adv.PPO(**SMALL, batch_size=32), "CartPole-v1"),
+    "gru": (adv.PPO(**SMALL, batch_size=32, network="gru"), Corridor),
+    "trpo": (adv.TRPO(**SMALL), "Pendulum-v1"),
+    "a2c": (adv.A2C(**SMALL), Corridor),
+    "sac": (adv.SAC(**SMALL, batch_size=16, learning_starts=64, buffer_size=500), "Pendulum-v1"),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_numbers_are_those_of_one_machine(name, cluster, tmp_path):
+    """States, episodes and checkpoints, bit for bit, with shares of unequal size; the run goes on here."""
+    algorithm, environment = LEARNERS[name]
+    here = train(algorithm, environment, tmp_path / "here", workers=0)
+    there = train(algorithm, environment, tmp_path / "there", cluster=cluster, actors=3)
+    same_bits(here.agent.state, there.agent.state)
+    read = lambda run: (run.path / "episodes.csv").read_text()  # noqa: E731
+    assert read(here) == read(there)
+    given = dict(environment=environment) if environment is Corridor else {}
+    more = [adv.resume(run.path, total_timesteps=768, **given) for run in (here, there)]
+    same_bits(more[0].agent.state, more[1].agent.state)
+
+
+def kill_one_at(steps, folder):
+    """A callback that kills the process of an actor at each of some steps."""
+    left, gone = list(steps), set()
+
+    def callback(progress):
+        if left and progress.step >= left[0]:
+            left.pop(0)
+            alive = [int(n) for n in os.listdir(folder) if int(n) not in gone | {os.getpid()}]
+            victim = alive[len(left) % len(alive)]
+            gone.add(victim)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+
+    return callback
+
+
+def test_lost_actors_cost_nothing(cluster, tmp_path):
+    """Three are killed; the run says so, and its numbers are those of a run in which nothing happened."""
+    algorithm, folder = adv.PPO(**SMALL, batch_size=32), tmp_path / "processes"
+    folder.mkdir()
+    here = train(algorithm, Corridor, tmp_path / "here", workers=0, total_timesteps=960)
+    with pytest.warns(ClusterWarning, match="is lost: .*Another one takes its place"):
+        there = train(
+            algorithm,
+            lambda: Corridor(folder),
+            tmp_path / "there",
+            cluster=cluster,
+            actors=2,
+            total_timesteps=960,
+            callback=kill_one_at((200, 450, 700), folder),
+        )
+    same_bits(here.agent.state, there.agent.state)
+    assert (here.path / "episodes.csv").read_text() == (there.path / "episodes.csv").read_text()
+
+
+def test_an_error_in_an_environment_is_its_own(cluster, tmp_path):
+    with pytest.raises(adv.EnvironmentFailure, match=r"environment \d, step 4, .*a wheel came off"):
+        train(adv.PPO(**SMALL, batch_size=32), lambda: Corridor(fails=5), tmp_path / "run", cluster=cluster)
+
+
+LATE = adv.Impala(n_steps=10, hidden=(8,), normalize_reward=False)
+
+
+def test_asynchronous_actors_take_the_exact_budget_and_say_how_late_data_is(cluster, tmp_path):
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClusterWarning)
+        run = train(
+            LATE,
+            lambda: Corridor(folder),
+            tmp_path / "run",
+            cluster=cluster,
+            cluster_mode="asynchronous",
+            actors=2,
+            total_timesteps=1_004,
+            callback=kill_one_at((300,), folder),
+        )
+    assert run.step == 1_004
+    rows = np.genfromtxt(run.path / "progress.csv", delimiter=",", names=True)
+    lag, names = rows["trainlag"], np.genfromtxt(run.path / "episodes.csv", delimiter=",", names=True)
+    assert 0 < lag[1:].mean() <= 3 and rows["trainactors_lost"][-1] >= 1
+    assert {*names["env"]} == {0, 1, 2, 3}
+    for env in range(4):  # every episode once, in order
+        mine = names[names["env"] == env]
+        assert [*mine["episode"]] == [*range(len(mine))]
+    with pytest.raises(ValueError, match="was trained by asynchronous actors of a cluster; say which one"):
+        adv.resume(run.path, total_timesteps=1_204, environment=Corridor)
+    more = adv.resume(run.path, total_timesteps=1_204, environment=Corridor, cluster=cluster)
+    assert more.step == 1_204
+
+
+def test_actors_of_one_version_have_their_own_noise(cluster, tmp_path):
+    """Two environments with the same seed would do the same with the same noise: here actions differ."""
+    orders = []
+    original = Actors.order
+
+    def seen(self, place, weights, order):
+        orders.append((place, jax.tree.leaves(order.noise)[0]))
+        return original(self, place, weights, order)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Actors, "order", seen)
+        train(LATE, Corridor, tmp_path / "run", cluster=cluster, cluster_mode="asynchronous", actors=2)
+    noises = {noise.tobytes() for _, noise in orders}
+    assert len(noises) == len(orders) > 8
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "words"),
+    [
+        (
+            adv.PPO(n_steps=16),
+            dict(cluster_mode="asynchronous"),
+            "PPO cannot learn asynchronously.*Use impala",
+        ),
+        (
+            adv.Impala(n_steps=10, normalize_reward=True),
+            dict(cluster_mode="asynchronous"),
+            "normalize_reward=True is not",
+        ),
+        (
+            adv.Impala(n_steps=10, normalize_reward=False, correction="none"),
+            dict(cluster_mode="asynchronous"),
+            "correction='none' with lag=0 is not allowed",
+        ),
+        (LATE, dict(cluster_mode="asynchronous", actors=3), "num_envs=4 is no multiple of actors=3"),
+        (adv.SAC(learning_starts=64), {}, "n_steps=1 is not allowed on a cluster.*use 8 or more"),
+        (adv.CEM(), dict(num_envs=1), "leave out cluster"),
+    ],
+    ids=["on-policy", "reward-scale", "uncorrected", "unequal", "short", "search"],
+)
+def test_what_a_cluster_cannot_do(algorithm, options, words, cluster, tmp_path):
+    environment = "Pendulum-v1" if isinstance(algorithm, adv.SAC) else "CartPole-v1"
+    with pytest.raises(ValueError, match=words):
+        train(algorithm, environment, tmp_path / "run", cluster=cluster, **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", ["", "locals", "local:0", "local:x", "nowhere"])
+def test_what_is_no_cluster(given):
+    with pytest.raises(ValueError, match=f"cluster='{given}' is not allowed; use"):
+        check_cluster(given)
+    with pytest.raises(ValueError, match="is not allowed; use"):
+        adv.train("ppo", "CartPole-v1", cluster=given)
+
+
+def test_a_cluster_needs_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r'pip install "advantage\[cluster\]"'):
+        adv.train("ppo", "CartPole-v1", cluster="local", total_timesteps=64)
