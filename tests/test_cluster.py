@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import pathlib
 import signal
+import subprocess
 import sys
+import time
 import warnings
 
 import gymnasium
@@ -26,7 +29,11 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::Reso
 def cluster():
     """One cluster for all tests of a process."""
     with Connection("local:3", "tests"):
+        OWN.update(processes_of_ray())
         yield "auto"
+
+
+OWN: set[int] = set()
 
 
 class Corridor(gymnasium.Env):
@@ -128,6 +135,22 @@ def test_an_error_in_an_environment_is_its_own(cluster, tmp_path):
         train(adv.PPO(**SMALL, batch_size=32), lambda: Corridor(fails=5), tmp_path / "run", cluster=cluster)
 
 
+@pytest.mark.parametrize("search", [adv.CEM(candidates=6, elite=0.4), adv.CMAES()], ids=["cem", "cma-es"])
+def test_a_search_plays_its_candidates_on_a_cluster(search, cluster, tmp_path):
+    """The state and the logged returns are those of one machine, with an actor killed in between."""
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    searching = adv.PolicySearch(search, hidden=(4,))
+    options = dict(total_timesteps=1_500, num_envs=1)
+    here = train(searching, Corridor, tmp_path / "here", workers=0, **options)
+    with pytest.warns(ClusterWarning, match="is lost: .*plays its game again"):
+        there = train(
+            searching, lambda: Corridor(folder), tmp_path / "there", cluster=cluster, actors=2,
+            callback=kill_one_at((500,), folder), **options,
+        )  # fmt: skip
+    same_bits(here.agent.state, there.agent.state)
+
+
 LATE = adv.Impala(n_steps=10, hidden=(8,), normalize_reward=False)
 
 
@@ -196,12 +219,20 @@ def test_actors_of_one_version_have_their_own_noise(cluster, tmp_path):
         ),
         (LATE, dict(cluster_mode="asynchronous", actors=3), "num_envs=4 is no multiple of actors=3"),
         (adv.SAC(learning_starts=64), {}, "n_steps=1 is not allowed on a cluster.*use 8 or more"),
-        (adv.CEM(), dict(num_envs=1), "leave out cluster"),
+        (
+            adv.PPO(n_steps=16),
+            dict(environment="jax/CartPole-v1"),
+            "an on-device world is not that; leave out cluster",
+        ),
     ],
-    ids=["on-policy", "reward-scale", "uncorrected", "unequal", "short", "search"],
+    ids=["on-policy", "reward-scale", "uncorrected", "unequal", "short", "device"],
 )
 def test_what_a_cluster_cannot_do(algorithm, options, words, cluster, tmp_path):
-    environment = "Pendulum-v1" if isinstance(algorithm, adv.SAC) else "CartPole-v1"
+    default = "Pendulum-v1" if isinstance(algorithm, adv.SAC) else "CartPole-v1"
+    environment, options = (
+        options.get("environment", default),
+        {k: v for k, v in options.items() if k != "environment"},
+    )
     with pytest.raises(ValueError, match=words):
         train(algorithm, environment, tmp_path / "run", cluster=cluster, **options)
     assert not (tmp_path / "run").exists()
@@ -219,3 +250,79 @@ def test_a_cluster_needs_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r'pip install "advantage\[cluster\]"'):
         adv.train("ppo", "CartPole-v1", cluster="local", total_timesteps=64)
+
+
+NODES = """
+import sys, warnings
+import jax, numpy as np, ray
+from ray.cluster_utils import Cluster
+import advantage as adv
+
+def main(folder):
+    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.2"})
+    nodes = [many.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}") for n in (3, 4)]
+    ray.init(address=many.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+    left = []
+
+    def callback(progress):
+        if progress.step >= 1024 and not left:
+            left.append(many.remove_node(nodes[0], allow_graceful=False))
+            many.add_node(num_cpus=1, node_ip_address="127.0.0.5")
+
+    algorithm = adv.PPO(n_steps=64, batch_size=64, hidden=(8,))
+    options = dict(total_timesteps=2048, num_envs=4, eval_episodes=0, tensorboard=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options |= dict(cluster="auto", actors=3, callback=callback)
+        there = adv.train(algorithm, "CartPole-v1", out=folder + "/there", **options)
+    ray.shutdown()
+    many.shutdown()
+    options |= dict(cluster=None, actors=None, callback=None)
+    here = adv.train(algorithm, "CartPole-v1", out=folder + "/here", workers=0, **options)
+    same = all(jax.tree.leaves(jax.tree.map(np.array_equal, here.agent.state, there.agent.state)))
+    print("nodes that left:", len(left), "same:", same)
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_node_that_leaves_and_another_that_joins_change_no_number(tmp_path):
+    script = tmp_path / "nodes.py"
+    script.write_text(NODES)
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240)
+    assert "nodes that left: 1 same: True" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_a_killed_learner_leaves_no_process(tmp_path):
+    """Within 60 seconds: Ray's own agents look after their parent every now and then."""
+    command = "import advantage as adv; adv.train('ppo', 'CartPole-v1', cluster='local:2', num_envs=2)"
+    learner = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path, start_new_session=True)
+    sleep_until(lambda: (tmp_path / "runs").exists(), 60)
+    time.sleep(5)
+    before = processes_of_ray()
+    assert before
+    learner.kill()
+    learner.wait()
+    sleep_until(lambda: not (processes_of_ray() & before), 60)
+    assert not processes_of_ray() & before
+
+
+def sleep_until(condition, seconds):
+    due = time.monotonic() + seconds
+    while not condition() and time.monotonic() < due:
+        time.sleep(0.5)
+
+
+def processes_of_ray():
+    """Numbers of processes of Ray on this machine, but those of this test's own cluster."""
+    found = set()
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes()
+                if b"ray::" in words or b"raylet" in words or b"gcs_server" in words:
+                    found.add(int(entry.name))
+    return found - OWN

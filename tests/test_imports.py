@@ -201,6 +201,7 @@ def test_nothing_can_execute_what_it_loads():
     """cloudpickle carries environments to other processes; no module may use it, or its like, for files."""
     carriers = (
         "advantage.drivers.cluster.actors",
+        "advantage.drivers.cluster.games",
         "advantage.drivers.cluster.rollout_actor",
         "advantage.drivers.host.crew",
         "advantage.drivers.host.workers",

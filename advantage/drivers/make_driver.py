@@ -17,7 +17,7 @@ from advantage.drivers.search.host_games import HostGames
 from advantage.drivers.solver import SolverDriver
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
-from advantage.types import Driver, Search, Spec
+from advantage.types import Algorithm, Driver, Search, Spec
 
 
 class Processes(NamedTuple):
@@ -68,12 +68,12 @@ def make_driver(
     if log_info:
         _refuse_without_info(algorithm, environment, log_info)
     workers, worker_timeout = processes[:2]
-    if processes.actors:
-        return _cluster_driver(algorithm, environment, spec, seeds[0], processes, log_info)
+    if processes.actors and (isinstance(algorithm, Planner) or environment.kind != "host"):
+        _refuse_cluster(environment)
     if isinstance(algorithm, Planner):
         return SolverDriver(algorithm, table_of(environment), spec.total_timesteps)
     if isinstance(algorithm, PolicySearch):
-        player = _game_player(algorithm, environment, spec, workers, worker_timeout, log_info)
+        player = _game_player(algorithm, environment, spec, processes, log_info)
         return SearchDriver(
             algorithm,
             player,
@@ -82,6 +82,8 @@ def make_driver(
             stopped=stopped,
             log_info=log_info,
         )
+    if processes.actors:
+        return _cluster_driver(algorithm, environment, spec, seeds[0], processes, log_info)
     if environment.kind == "device":
         return DeviceDriver(algorithm, environment.source, spec, len(seeds))
     return HostDriver(
@@ -96,8 +98,17 @@ def make_driver(
     )
 
 
+def _refuse_cluster(environment: Environment) -> None:
+    kinds = {"device": "an on-device world", "vector": "a vector environment"}
+    what = kinds.get(environment.kind, "a solver")
+    raise ValueError(
+        f"A cluster steps Gymnasium environments, for methods that learn from them, and {what} is not that; leave out "
+        "cluster (--cluster)."
+    )
+
+
 def _cluster_driver(
-    algorithm: Playable,
+    algorithm: Algorithm,
     environment: Environment,
     spec: Spec,
     seed: int,
@@ -107,14 +118,6 @@ def _cluster_driver(
     from advantage.drivers.cluster.asynchronous import AsynchronousDriver
     from advantage.drivers.cluster.synchronous import SynchronousDriver
 
-    if isinstance(algorithm, Planner | PolicySearch) or environment.kind != "host":
-        what = {"device": "an on-device world", "vector": "a vector environment"}.get(
-            environment.kind, "this method"
-        )
-        raise ValueError(
-            f"A cluster steps Gymnasium environments for methods that learn from rollouts, and {what} is not that; "
-            "leave out cluster (--cluster)."
-        )
     make = AsynchronousDriver if processes.asynchronous else SynchronousDriver
     return make(
         algorithm,
@@ -144,8 +147,7 @@ def _game_player(
     algorithm: Search,
     environment: Environment,
     spec: Spec,
-    workers: int | Literal["auto"],
-    worker_timeout: float,
+    processes: Processes,
     log_info: Sequence[str],
 ) -> GamePlayer:
     if environment.kind == "vector":
@@ -160,4 +162,9 @@ def _game_player(
         )
     if environment.kind == "device":
         return DeviceGames(algorithm, environment.source, spec.action_units)
-    return HostGames(algorithm, environment.source, spec, workers, worker_timeout, log_info)
+    workers, timeout = processes[:2]
+    if processes.actors:
+        from advantage.drivers.cluster.games import ClusterGames
+
+        return ClusterGames(algorithm, environment.source, spec, processes.actors, timeout, log_info)
+    return HostGames(algorithm, environment.source, spec, workers, timeout, log_info)

@@ -84,14 +84,8 @@ class Actors:
         )
 
     def where(self) -> str:
-        """On which nodes they are, for the user."""
-        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes() if node["Alive"]}
-        addresses = sorted(set(nodes.values()))
-        number = len(self.handles)
-        actors, places = (
-            f"{count} {word}{'s' * (count > 1)}" for count, word in ((number, "actor"), (len(nodes), "node"))
-        )
-        return f"by {actors} on {places} ({', '.join(addresses)})"
+        """How many there are, and on which nodes, for the user."""
+        return where(self.ray, len(self.handles))
 
     def share(self, weights: Any) -> Any:
         """Put a policy into the object store, once for each node: a reference."""
@@ -132,33 +126,11 @@ class Actors:
             Lost: the actor or its node is gone.
             EnvironmentFailure, EnvironmentDefect: an environment failed, or the actor takes too long.
         """
-        try:
-            return self.ray.get(reference, timeout=seconds)
-        except self.ray.exceptions.GetTimeoutError:
-            raise self.hung(place, seconds) from None
-        except self.ray.exceptions.RayTaskError as error:
-            raise self.failed(place, error) from error
-        except self.ray.exceptions.RayError as error:
-            raise Lost(first_line(error)) from None
+        return answer(self.ray, place, reference, seconds, f"environments {self.names(place)}")
 
     def hung(self, place: int, seconds: float) -> EnvironmentFailure:
         """The exception for an actor that does not answer."""
-        return EnvironmentFailure(
-            f"Actor {place} (environments {self.names(place)}) has not answered for {seconds:.0f} s. Its environments "
-            "hang, or no node has a core for it; set worker_timeout (--worker-timeout) if they are that slow."
-        )
-
-    def failed(self, place: int, error: Any) -> Exception:
-        """The exception for an error in an actor: that of the environment, with its text."""
-        cause = error.cause if error.cause is not None else error
-        if isinstance(cause, EnvironmentDefect | EnvironmentFailure):
-            return cause
-        if isinstance(cause, ImportError | AttributeError):
-            return EnvironmentFailure(
-                f"Actor {place} cannot make its environments: {cause}. Every node needs the package of the "
-                "environment, and the same version of this library and of Python."
-            )
-        return EnvironmentFailure(f"Actor {place} (environments {self.names(place)}) failed: {error}")
+        return hung(place, seconds, f"environments {self.names(place)}")
 
     def names(self, place: int) -> str:
         """The numbers of an actor's environments."""
@@ -232,6 +204,61 @@ class Actors:
         """End every actor."""
         for handle in self.handles:
             self.ray.kill(handle)
+
+
+def where(ray: Any, number: int) -> str:
+    """How many actors there are and on which nodes, for the user."""
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    addresses = sorted(set(nodes.values()))
+    actors, places = (
+        f"{count} {word}{'s' * (count > 1)}" for count, word in ((number, "actor"), (len(nodes), "node"))
+    )
+    return f"by {actors} on {places} ({', '.join(addresses)})"
+
+
+def answer(ray: Any, place: int, reference: Any, seconds: float, holds: str) -> Any:
+    """What an actor answers.
+
+    Args:
+        ray: the library.
+        place: of the actor.
+        reference: to the answer.
+        seconds: to wait for it.
+        holds: what the actor does, for messages.
+
+    Raises:
+        Lost: the actor or its node is gone.
+        EnvironmentFailure, EnvironmentDefect: an environment failed, or the actor takes too long.
+    """
+    try:
+        return ray.get(reference, timeout=seconds)
+    except ray.exceptions.GetTimeoutError:
+        raise hung(place, seconds, holds) from None
+    except ray.exceptions.RayTaskError as error:
+        raise _failed(place, error, holds) from error
+    except ray.exceptions.RayError as error:
+        raise Lost(first_line(error)) from None
+
+
+def hung(place: int, seconds: float, holds: str) -> EnvironmentFailure:
+    """The exception for an actor that does not answer."""
+    return EnvironmentFailure(
+        f"Actor {place} ({holds}) has not answered for {seconds:.0f} s. Its environments hang, or no node has a core "
+        "for it; set worker_timeout (--worker-timeout) if they are that slow."
+    )
+
+
+def _failed(place: int, error: Any, holds: str) -> Exception:
+    """The exception for an error in an actor: that of the environment, with its text."""
+    cause = error.cause if error.cause is not None else error
+    if isinstance(cause, EnvironmentDefect | EnvironmentFailure):
+        return cause
+    if isinstance(cause, ImportError | AttributeError):
+        return EnvironmentFailure(
+            f"Actor {place} cannot make its environments: {cause}. Every node needs the package of the environment, "
+            "and the same version of this library and of Python."
+        )
+    return EnvironmentFailure(f"Actor {place} ({holds}) failed: {error}")
 
 
 class RemoteEnvironments:

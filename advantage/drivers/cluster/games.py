@@ -1,0 +1,142 @@
+"""Whole episodes of candidates, played by the actors of a cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from advantage.drivers.cluster.actors import TRIES, ClusterWarning, Lost, answer, where
+from advantage.drivers.cluster.connection import ray_library
+from advantage.drivers.host.stepper import EnvironmentFailure, MakeEnvironment, episode_seed
+from advantage.drivers.search.games import Chance, Games
+from advantage.types import Array, Pytree, Search, Spec
+
+
+class GameActor:
+    """What runs in a process of the cluster: one environment, in which candidates play one after another."""
+
+    def __init__(self, path: list[str], setting: bytes):
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+        from advantage.drivers.search.host_games import Player
+
+        self.player = Player(*cloudpickle.loads(setting))
+
+    def play(self, actor: Pytree, vector: np.ndarray, seed: int, left: int) -> tuple[Any, ...]:
+        """One episode, as `Player.play`; it stops after more than `left` steps."""
+        return self.player.play(actor, vector, seed, lambda length: length <= left)
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged."""
+        return sorted(self.player.heard)
+
+
+class ClusterGames:
+    """Plays candidates in a Gymnasium environment; the results are those of one process.
+
+    Args:
+        algorithm: the search.
+        make: makes one environment.
+        spec: the run's spec.
+        number: of actors.
+        timeout: seconds that a game may take.
+        log_info: names of numbers in the environment's infos, which are summed.
+    """
+
+    def __init__(
+        self,
+        algorithm: Search,
+        make: MakeEnvironment,
+        spec: Spec,
+        number: int,
+        timeout: float,
+        log_info: Sequence[str] = (),
+    ):
+        import jax
+
+        self.ray, self.number, self.timeout, self.log_info = ray_library(), number, timeout, tuple(log_info)
+        self.setting = cloudpickle.dumps((make, jax.device_get(algorithm), spec, self.log_info))
+        self.handles: list[Any] = []
+
+    @property
+    def where(self) -> str:
+        """How many actors play, and on which nodes."""
+        return where(self.ray, self.number)
+
+    def start(self, games: int) -> None:
+        """Make the environments, for generations of about `games` games."""
+        self.number = min(self.number, games)
+        self.handles = [self._new() for _ in range(self.number)]
+
+    def _new(self) -> Any:
+        remote = self.ray.remote(GameActor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
+        return remote.remote(list(sys.path), self.setting)
+
+    def play(
+        self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
+    ) -> Games | None:
+        """Play one episode with each parameter vector, `[G, d]`.
+
+        Returns None if they take more than `left` steps together, or `stopped()` becomes true.
+
+        Raises:
+            EnvironmentFailure, EnvironmentDefect: an environment failed, or actors are lost again and again.
+        """
+        import jax
+
+        shared, vectors = self.ray.put(jax.device_get(actor)), np.asarray(vectors)
+        seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
+        games: list[Any] = [None] * len(vectors)
+        todo, playing, lost = [*range(len(vectors))][::-1], {}, 0
+        while todo or playing:
+            for place in range(self.number):
+                if todo and place not in [at for at, _ in playing.values()]:
+                    game = todo.pop()
+                    call = self.handles[place].play.remote(shared, vectors[game], seeds[game], left)
+                    playing[call] = place, game
+            ready, _ = self.ray.wait([*playing], num_returns=1, timeout=0.2)
+            for reference in ready:
+                place, game = playing.pop(reference)
+                try:
+                    games[game] = answer(self.ray, place, reference, self.timeout, "plays candidates")
+                except Lost as error:
+                    lost += 1
+                    if lost > TRIES * self.number:
+                        raise EnvironmentFailure(
+                            f"Actors were lost {lost} times in one generation: {error}."
+                        ) from None
+                    warnings.warn(
+                        f"Actor {place} is lost: {error}. Another one takes its place and plays its game again.",
+                        ClusterWarning,
+                        stacklevel=2,
+                    )
+                    self.handles[place] = self._new()
+                    todo.append(game)
+                    continue
+                left -= games[game][1]
+            if left < 0 or stopped():
+                self._abandon(playing)
+                return None
+        returns, lengths, sums, squares, infos = map(np.array, zip(*games, strict=True))
+        return Games(returns, lengths, sums, squares, infos.reshape(len(games), len(self.log_info), 2))
+
+    def _abandon(self, playing: dict[Any, tuple[int, int]]) -> None:
+        """Replace the actors of games that nobody waits for."""
+        for place, _ in playing.values():
+            self.ray.kill(self.handles[place])
+            self.handles[place] = self._new()
+
+    def info_names(self) -> list[str]:
+        """The names in the infos of steps that lacked a name that is logged, of the first actor."""
+        return self.ray.get(self.handles[0].info_names.remote())
+
+    def close(self) -> None:
+        """End every actor."""
+        for handle in self.handles:
+            self.ray.kill(handle)
