@@ -23,6 +23,7 @@ _HOMES = {
     "solve": "algorithms.dynamic_programming.solve",
     "Comparison": "comparison.compare",
     "compare": "comparison.compare",
+    "diagnose": "diagnosis",
     "MDP": "environments.tables.mdp",
     "POMDP": "environments.tables.mdp",
     "MarkovChain": "environments.tables.markov_chain",

@@ -87,6 +87,7 @@ from advantage.algorithms.value.svg import SVG as SVG
 from advantage.algorithms.value.td3 import TD3 as TD3
 from advantage.comparison.compare import Comparison as Comparison
 from advantage.comparison.compare import compare as compare
+from advantage.diagnosis import diagnose as diagnose
 from advantage.drivers.host.stepper import EnvironmentFailure as EnvironmentFailure
 from advantage.environments.check import check_environment as check_environment
 from advantage.environments.defect import EnvironmentDefect as EnvironmentDefect

@@ -297,7 +297,7 @@ def test_a_node_that_leaves_and_another_that_joins_change_no_number(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_learner_leaves_no_process(tmp_path):
-    """Within 60 seconds: Ray's own agents look after their parent every now and then."""
+    """Actors within seconds; two agents of Ray look for their parent only about once a minute."""
     command = "import advantage as adv; adv.train('ppo', 'CartPole-v1', cluster='local:2', num_envs=2)"
     learner = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path, start_new_session=True)
     sleep_until(lambda: (tmp_path / "runs").exists(), 60)
@@ -306,7 +306,7 @@ def test_a_killed_learner_leaves_no_process(tmp_path):
     assert before
     learner.kill()
     learner.wait()
-    sleep_until(lambda: not (processes_of_ray() & before), 60)
+    sleep_until(lambda: not (processes_of_ray() & before), 120)
     assert not processes_of_ray() & before
 
 

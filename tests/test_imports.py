@@ -42,6 +42,7 @@ ROOMS = [
     "drivers",
     "runs",
     "comparison",
+    "diagnosis",
     "agent",
     "evaluation",
     "report",

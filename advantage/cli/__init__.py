@@ -20,6 +20,7 @@ usage: advantage COMMAND ...
   eval RUN                       play test episodes       advantage eval runs/... --episodes 100
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
+  doctor RUN...                  find what is wrong with a run
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
@@ -32,7 +33,7 @@ Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device 
 """
 
 # Each is a file in `commands/` with a function `command(arguments) -> exit code`.
-COMMANDS = ("train", "resume", "eval", "enjoy", "compare", "experiment", "check", "lab", "list")
+COMMANDS = ("train", "resume", "eval", "enjoy", "compare", "doctor", "experiment", "check", "lab", "list")
 
 
 def run() -> NoReturn:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advantage.algorithms.dynamic_programming.planner import Planner
+from advantage.diagnosis import diagnose
 from advantage.environments.make import word_for
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.terminal import Quiet, Terminal
@@ -32,6 +33,8 @@ def summarise(runs: Sequence[Run]) -> None:
             f"  numbers     {folder.progress_path}, {folder.episodes_path}\n"
             f"  checkpoint  {folder.last}"
         )
+        for finding in diagnose(run.path)[run.path]:
+            print(f"  doctor      {finding.rule}: {finding.evidence} {finding.advice}")
     first = RunFolder(runs[0].path)
     path, video = shlex.quote(str(first.path)), shlex.quote(str(first.videos / "play.mp4"))
     config: dict[str, Any] = read_config(first)
