@@ -34,6 +34,7 @@ _HOMES = {
     "make": "environments.make",
     "Agent": "agent",
     "Evaluation": "evaluation",
+    "export": "exporting.export",
     "evaluate": "evaluation",
     "load": "agent",
     "run_experiment": "experiment",

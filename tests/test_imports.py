@@ -44,6 +44,7 @@ ROOMS = [
     "comparison",
     "diagnosis",
     "agent",
+    "exporting",
     "evaluation",
     "report",
     "training",

@@ -21,6 +21,7 @@ usage: advantage COMMAND ...
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
+  export RUN                     write a policy for other programs
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
@@ -33,7 +34,19 @@ Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device 
 """
 
 # Each is a file in `commands/` with a function `command(arguments) -> exit code`.
-COMMANDS = ("train", "resume", "eval", "enjoy", "compare", "doctor", "experiment", "check", "lab", "list")
+COMMANDS = (
+    "train",
+    "resume",
+    "eval",
+    "enjoy",
+    "compare",
+    "doctor",
+    "export",
+    "experiment",
+    "check",
+    "lab",
+    "list",
+)
 
 
 def run() -> NoReturn:

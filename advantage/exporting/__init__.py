@@ -1,0 +1,1 @@
+"""A trained policy for programs that do not have this library."""
