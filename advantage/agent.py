@@ -275,10 +275,16 @@ def read_saved(
         return False
 
     wanted = path
+    before = path.resolve()
     try:
         wanted = checkpoint_at(path, folder)
+        before = wanted.resolve()
         return read_from(wanted)
     except CheckpointError as error:
+        if (
+            wanted.resolve() != before
+        ):  # the run goes on, and has moved its link to a newer checkpoint meanwhile
+            return read_saved(path, folder, config, given=given, algorithm=algorithm, spec=spec)
         for other in reversed(list_checkpoints(folder.checkpoints)):
             if other.resolve() == wanted.resolve():
                 continue

@@ -14,8 +14,7 @@ from advantage.diagnosis import RULES, diagnose
 class Doctor:
     """Read the logs of runs and say what is wrong and what to try.
 
-    RUN is a run folder, a folder of run folders, or a pattern. Each finding has its evidence and its source. The exit
-    code is 0 where nothing is found and 1 where something is.
+    RUN is a run folder, a folder of run folders, or a pattern. Each finding has its evidence and its source.
     """
 
     json: bool = False
@@ -36,4 +35,4 @@ def command(arguments: Sequence[str]) -> int:
                 print(f"{path}: none of {len(RULES)} rules applies.")
             for each in findings:
                 print(f"{path}: {each.rule}\n  {each.evidence}\n  {each.advice}\n  Source: {each.source}.")
-    return int(any(found.values()))
+    return 0
