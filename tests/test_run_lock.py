@@ -21,6 +21,7 @@ import pytest
 from probe_runs import SIZE, stop_at, tiny_grid, train
 
 import advantage as adv
+import advantage.agent as agent_module
 from advantage.cli import main
 from advantage.experiment import read_experiment
 from advantage.runs.folder import claim_run_folder
@@ -307,3 +308,29 @@ def test_a_cell_that_somebody_writes_fails_by_name_and_runs_the_next_time(saved,
         assert (cell.path / "config.json").exists()
     assert main(["experiment", "grid.toml"]) == 0 and cell.finished
     assert not (cell.path / "lock").exists()
+
+
+def test_who_reads_while_the_run_moves_its_link_gets_the_newest_checkpoint(tmp_path, monkeypatch):
+    """The link `last` goes from one checkpoint to the next between two reads of its files."""
+    run = adv.train(
+        adv.PPO(n_steps=32, batch_size=32, hidden=(4,)), "jax/CartPole-v1", out=tmp_path / "r", total_timesteps=96,
+        checkpoint_every=32, eval_episodes=0, tensorboard=False,
+    )  # fmt: skip
+    last, (older, *_, newest) = run.path / "last", sorted((run.path / "checkpoints").iterdir())
+    assert older != newest
+
+    def point_to(checkpoint):
+        last.unlink()
+        last.symlink_to(Path("checkpoints") / checkpoint.name)
+
+    point_to(older)
+    original, calls = agent_module.read_manifest, []
+
+    def moved(path):
+        if not calls:
+            point_to(newest)
+        calls.append(path)
+        return original(path)
+
+    monkeypatch.setattr(agent_module, "read_manifest", moved)
+    assert adv.load(run.path).step == 96 and len(calls) > 1
