@@ -24,7 +24,8 @@ from advantage.types import Clock
 
 KEY = jax.random.key(0)
 MODEL = dict(
-    n_steps=4, gradient_steps=1, batch_size=3, sequence_length=5, latent_size=6, latent_classes=3, memory_size=6, model_hidden=(8,),
+    n_steps=4, gradient_steps=1, batch_size=3, sequence_length=5, latent_size=6, latent_classes=3, memory_size=6,
+    model_hidden=(8,),
     value_limit=5, learning_starts=16, buffer_size=200,
 )  # fmt: skip
 DREAMER = adv.Dreamer(**MODEL, horizon=3, imagined_starts=7, hidden=(8,))
