@@ -262,7 +262,7 @@ def _failed(place: int, error: Any, holds: str) -> Exception:
 
 
 class RemoteEnvironments:
-    """The interface of a `Stepper` over some of the actors: it resets, restores and closes; actors make rollouts.
+    """An `EpisodeHolder` over some of the actors: it resets, restores and closes; actors make rollouts.
 
     Attributes:
         buffers: the arrays of these environments, `[T, B, ...]`.
@@ -282,10 +282,6 @@ class RemoteEnvironments:
         """Begin every environment's first episode."""
         for place, columns in self.columns.items():
             write(self.buffers.obs, (0, columns), self.actors.reset(place))
-
-    def step(self, t: int) -> None:
-        """Not possible: an actor takes whole rollouts."""
-        raise NotImplementedError
 
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
         """Replay an episode's first steps where the environment is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import gymnasium
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.host.host_actor import HostActor
-from advantage.drivers.host.stepper import Buffers, EpisodeStepper
+from advantage.drivers.host.stepper import Buffers, EpisodeHolder, EpisodeStepper
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.records import RecordKind, check_records, kind_of
 from advantage.environments.defect import EnvironmentWarning
@@ -35,8 +36,11 @@ class Collector:
         replayable: the length of an episode after which its actions are no longer kept, because it may never end.
     """
 
-    def __init__(self, stepper: EpisodeStepper | VectorStepper, spec: Spec):
+    def __init__(self, stepper: EpisodeHolder | VectorStepper, spec: Spec):
         self.stepper, self.spec = stepper, spec
+        self.by_step = cast(
+            EpisodeStepper | VectorStepper, stepper
+        )  # who makes whole rollouts never calls `step`
         self.translate = translator(spec.action_space, spec.action_units)
         self.book = EpisodeBook(spec.num_envs)
         self.history: list[list[Pytree]] = [[] for _ in range(spec.num_envs)]
@@ -89,7 +93,7 @@ class Collector:
         """Take a policy's actions in row t; where an episode ends, the memory is reset."""
         buffers = self.buffers
         write(buffers.action, t, self.translate(action))
-        self.stepper.step(t)
+        self.by_step.step(t)
         if self.remembers:
             self.memory = self._forget_where(buffers.terminated[t] | buffers.truncated[t], self.memory)
 

@@ -118,16 +118,21 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, index, episode)).generate_state(1)[0] >> 1)
 
 
-class EpisodeStepper(Protocol):
-    """The environments of the host driver, in this process or in worker processes."""
+class EpisodeHolder(Protocol):
+    """Environments that begin episodes and replay them, wherever they are."""
 
     buffers: Buffers
 
     def reset(self) -> None: ...
-    def step(self, t: int) -> None: ...
     def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None: ...
     def info_names(self) -> list[str]: ...
     def close(self) -> None: ...
+
+
+class EpisodeStepper(EpisodeHolder, Protocol):
+    """The environments of the host driver, in this process or in worker processes, which take single steps."""
+
+    def step(self, t: int) -> None: ...
 
 
 class Stepper:
