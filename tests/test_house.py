@@ -4,6 +4,7 @@ Each rule has a list of exceptions with their reason; a test fails where one of 
 """
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,3 +175,14 @@ def test_the_rules_find_what_is_against_them():
     tidy = {"a.py": 'def f(world: World | None, a):\n    """Says."""\n    return getattr(a, a.name)\n'}
     rules = (long_files, long_functions, functions_with_many_parameters, untyped_parts, asks_whether_it_has)
     assert not any(rule(tidy) for rule in (*rules, asks_for_an_attribute_by_name))
+
+
+def test_the_repository_holds_sources_and_small_results_only():
+    """Packages and archives that a command left behind are not committed, nor anything of many megabytes."""
+    root = PACKAGE.parent
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [root / name for name in listed.stdout.decode().split("\0") if name]
+    assert not [file.name for file in files if file.suffix in (".whl", ".gz", ".zip", ".tar", ".so")]
+    assert not [file.name for file in files if file.exists() and file.stat().st_size > 1_000_000]
