@@ -108,8 +108,12 @@ from advantage.policies.networks import MLP as MLP
 from advantage.policies.networks import Custom as Custom
 from advantage.runs.checkpoint import CheckpointError as CheckpointError
 from advantage.runs.lock import RunInUse as RunInUse
+from advantage.training.callbacks import Callbacks as Callbacks
 from advantage.training.nonfinite import NonFiniteUpdate as NonFiniteUpdate
 from advantage.training.reporting import Progress as Progress
+from advantage.training.sinks import log_to_logging as log_to_logging
+from advantage.training.sinks import log_to_mlflow as log_to_mlflow
+from advantage.training.sinks import log_to_wandb as log_to_wandb
 from advantage.training.train import Run as Run
 from advantage.training.train import resume as resume
 from advantage.training.train import train as train

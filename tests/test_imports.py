@@ -46,6 +46,7 @@ ROOMS = [
     "agent",
     "exporting",
     "evaluation",
+    "film",
     "report",
     "training",
     "experiment",

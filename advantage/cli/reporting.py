@@ -11,13 +11,21 @@ from advantage.diagnosis import diagnose
 from advantage.environments.make import word_for
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.terminal import Quiet, Terminal
+from advantage.training.callbacks import Callbacks
 from advantage.training.options import modifications_of, options_from
+from advantage.training.sinks import log_to_mlflow, log_to_wandb
 from advantage.training.train import Run
 
 
 def reporter(quiet: bool, notice: str = "") -> Quiet | Terminal:
     """The reporter of a training, which prints `notice` at the beginning."""
     return Quiet() if quiet else Terminal(notice=notice)
+
+
+def sinks(wandb: str | None, mlflow: str | None) -> list[Callbacks]:
+    """The callbacks that send a run's metrics to the services whose project or experiment is named."""
+    wanted = [] if wandb is None else [log_to_wandb(wandb)]
+    return wanted if mlflow is None else [*wanted, log_to_mlflow(mlflow)]
 
 
 def summarise(runs: Sequence[Run]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, PolicyOptions
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.environments.check import far_bounds
+from advantage.environments.environment import Environment
+from advantage.environments.make import word_for
+from advantage.environments.modifications import Modifications
 from advantage.policies.interface import describe_interface, large_layers
-from advantage.types import Spec
+from advantage.types import DriverFacts, Spec
 
 
 def interface_notes(algorithm: Playable, spec: Spec) -> list[str]:
@@ -29,6 +34,31 @@ def warnings_before(algorithm: Playable, spec: Spec) -> list[str]:
     far = far_bounds(spec.action_space, spec.action_units) if clips else []
     large = large_layers(spec.observation_space) if algorithm.network is None else []
     return [*map(str, far), *large]
+
+
+def beginning(
+    algorithm: Playable,
+    spec: Spec,
+    configs: dict[int, dict[str, Any]],
+    *,
+    folders: dict[int, Path],
+    driver: DriverFacts,
+    step: int,
+) -> dict[str, Any]:
+    """What a reporter is told when runs begin; `configs` and `folders` are by seed."""
+    config = next(iter(configs.values()))
+    return {
+        "algorithm": config["algorithm"],
+        "environment": config["environment"],
+        "seeds": list(configs),
+        "total_timesteps": spec.total_timesteps,
+        "step": step,
+        "num_envs": spec.num_envs,
+        "driver": driver,
+        "folders": list(folders.values()),
+        "interface": interface_notes(algorithm, spec),
+        "warnings": warnings_before(algorithm, spec),
+    }
 
 
 def finished_before(path: Path, step: int, total: int, unit: str) -> str:
@@ -62,3 +92,12 @@ def differences(recorded: Any, here: dict[str, Any]) -> list[str]:
     return [
         f"Resumed with {', '.join(other)}: the numbers may differ from those of a run that was not stopped."
     ]
+
+
+def farewell(
+    folders: Iterable[Path], step: int, environment: Environment, modifications: Modifications
+) -> str:
+    """How runs that were interrupted are resumed."""
+    named = word_for(environment.name, modifications) if environment.by_name else []
+    commands = "; ".join(shlex.join(["advantage", "resume", str(folder), *named]) for folder in folders)
+    return f"Stopped at step {step:_} and saved. To resume: {commands}"

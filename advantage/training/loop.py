@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from advantage.agent import Agent, Saved, other_agents
+from advantage.agent import Agent, Saved
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
-from advantage.algorithms.registry import algorithm_name, plans, spec_of, to_json
-from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.algorithms.registry import algorithm_name, plans, spec_of
 from advantage.drivers.make_driver import make_driver
 from advantage.drivers.records import RecordFault, check_records
 from advantage.environments.environment import Environment
-from advantage.environments.make import rules_of, word_for
-from advantage.environments.spaces import space_to_json
+from advantage.environments.make import rules_of
 from advantage.environments.version import version_of
-from advantage.evaluation import evaluate
 from advantage.replay.left_out import without_replay
 from advantage.report import table_report
 from advantage.runs.checkpoint import CheckpointError
@@ -33,13 +29,18 @@ from advantage.runs.log import Logger
 from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve, results_are_missing
 from advantage.runs.recorded import config_facts
-from advantage.training.announcements import finished_before, interface_notes, warnings_before
+from advantage.training.announcements import beginning, farewell, finished_before
+from advantage.training.callbacks import Ended, Evaluated, Listeners, Started
+from advantage.training.early_stopping import reason_of_run
+from advantage.training.evaluating import evaluate_and_say, film_step
 from advantage.training.first_state import draw_first_state, spaces_of
+from advantage.training.intervals import crossed, next_multiple
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
-from advantage.training.options import LARGEST, Options, modifications_of, processes_of, recorded
-from advantage.training.reporting import Callback, Reporter, stops
+from advantage.training.options import Options, modifications_of, processes_of
+from advantage.training.reporting import Reporter
 from advantage.training.rewind import rewind_to
+from advantage.training.run_config import run_config
 from advantage.types import Iterated, Pytree
 
 
@@ -51,7 +52,7 @@ class Training:
     environment: Environment
     eval_environment: Environment
     options: Options
-    callback: Callback | None
+    listeners: Listeners
     reporter: Reporter
 
 
@@ -67,6 +68,7 @@ class Loop:
         self.training, self.seeds, self.started = training, seeds, time.perf_counter()
         self.algorithm, self.environment = training.algorithm, training.environment
         self.options, self.say = training.options, training.reporter.message
+        self.listeners, self.configs = training.listeners, {}
         with saying(f"Making {self.environment.name}.", self.say):
             spaces = spaces_of(self.environment)
         options = self.options
@@ -109,25 +111,12 @@ class Loop:
             locks.enter_context(lock)
             folders.append(folder)
         for folder, seed in zip(folders, self.seeds, strict=True):
-            config = self._config(seed, name, host)
+            config = run_config(self.algorithm, self.environment, self.spec, self.options, seed)
+            config["host"] = host
             write_config(folder, config)
             logger = Logger(folder, tensorboard=self.options.tensorboard)
             self.journals.append(Journal(folder, seed, logger, config_facts(config)))
-
-    def _config(self, seed: int, name: str, host: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "algorithm": name,
-            "hyperparameters": to_json(self.algorithm),
-            "environment": self.environment.name,
-            "environment_by_name": self.environment.by_name,
-            "seed": seed,
-            "spaces": {
-                "observation": space_to_json(self.spec.observation_space),
-                "action": space_to_json(self.spec.action_space),
-            },
-            "training": recorded(dataclasses.replace(self.options, seed=seed, num_seeds=1)),
-            "host": host,
-        }
+            self.configs[seed] = config
 
     def restore(self, folder: RunFolder, config: dict[str, Any], saved: Saved) -> None:
         """Restore everything from a checkpoint of the folder.
@@ -163,6 +152,7 @@ class Loop:
             self.say(notice)
         self.journals.append(Journal(folder, self.seeds[0], logger, config_facts(config)))
         self.journals[0].restore(own, metadata)
+        self.configs[self.seeds[0]] = config
 
     def run(self) -> bool:
         """Iterate until the budget is spent, or a callback or a signal stops the run; returns whether it has finished.
@@ -177,10 +167,18 @@ class Loop:
             if results_are_missing(folder):
                 self._write_results()
             return True
-        self.training.reporter.begin(self._facts())
+        begins = beginning(
+            self.algorithm,
+            self.spec,
+            self.configs,
+            folders=self._folders,
+            driver=self.driver.facts,
+            step=self.step,
+        )
+        self.training.reporter.begin(begins)
         if not self.step:
             self._save()  # a run that is killed early can be resumed too
-        with self.interrupt, self._last_words():
+        with self.interrupt, self._last_words(), self._telling_start_and_end():
             self._iterate()
             finished = self._is_finished
             self._save()
@@ -200,9 +198,10 @@ class Loop:
         options, total = self.options, self.options.total_timesteps
         checkpoint_every = options.checkpoint_every or max(1, total // 10)
         begun, first_step, compiled_before = time.perf_counter(), self.step, COMPILE_CLOCK.seconds
-        stopped = False
+        stopped = self._stops_early()
         while not (self._is_finished or stopped or self._is_interrupted()):
-            until = min(_next(self.step, checkpoint_every), _next(self.step, options.eval_every), total)
+            breaks = (checkpoint_every, options.eval_every, options.video_every)
+            until = min(total, *(next_multiple(self.step, every) for every in breaks))
             with self._saying_what_compiles():
                 result = self.driver.iterate(
                     self.state, self.first.run_keys, self.driver.span(self.iteration, self.step, until)
@@ -221,23 +220,25 @@ class Loop:
                 "time/compile": compiling,
             }
             stopped = self._report(result, iteration, before, times)
-            evaluating = _crossed(before, self.step, options.eval_every) and self.step < total
+            evaluating = crossed(before, self.step, options.eval_every) and self.step < total
             if evaluating:
-                self._evaluate()
-            if _crossed(before, self.step, checkpoint_every) or evaluating:
+                stopped = self._evaluate() or self._stops_early() or stopped
+            if crossed(before, self.step, options.video_every):
+                self._film()
+            if crossed(before, self.step, checkpoint_every) or evaluating:
                 self._save()
 
     def _report(self, result: Iterated, iteration: int, step: int, times: dict[str, float]) -> bool:
-        """Log the rows and inform the reporter and the callback; returns whether the callback stops the run."""
+        """Log the rows and inform the reporter and the callbacks; returns whether a callback stops the run."""
         stopped, total = False, self.options.total_timesteps
         for place, journal in enumerate(self.journals):
+            stopped |= self.listeners.episodes(journal.seed, result.episodes[place])
             for progress in journal.rows(
                 place, result, iteration=iteration, step=step, total=total, times=times
             ):
                 if place == 0:
                     self.training.reporter.update(progress)
-                if self.training.callback is not None and stops(self.training.callback(progress)):
-                    stopped = True
+                stopped |= self.listeners.iteration(progress)
         return stopped
 
     def _refuse_nonfinite(self, result: Iterated) -> None:
@@ -252,25 +253,43 @@ class Loop:
             f"{self.journals[found.place].folder.last}. {remedy(self.algorithm)}"
         )
 
-    def _evaluate(self) -> None:
-        """Evaluate the current agents on the episodes that `adv.evaluate` plays with the run's seed."""
-        episodes = self.options.eval_episodes
+    def _evaluate(self) -> bool:
+        """Evaluate the current agents on the episodes that `adv.evaluate` plays with the run's seed.
+
+        Returns whether a callback stops the run.
+        """
+        episodes, stopped = self.options.eval_episodes, False
         if not self._evaluates:
             if episodes:
                 self.say("Not evaluated: a vector environment needs a separate eval_environment.")
-            return
-        target = self.training.eval_environment
+            return False
         for place, journal in enumerate(self.journals):
             agent = self._agent(place)
-            with saying(f"Evaluating: {episodes} episodes.", self.say):
-                result = evaluate(agent, target, episodes=episodes, seed=journal.seed)
-            journal.evaluate(self.step, result)
             who = f"seed {journal.seed}, " if len(self.journals) > 1 else ""
-            who += f"{self.algorithm.play}: " if isinstance(self.algorithm, PolicySearch) else ""
-            self.say(f"Evaluation at step {self.step:_}: {who}{result}")
-            for name, other in other_agents(agent).items():
-                result = evaluate(other, target, episodes=episodes, seed=journal.seed)
-                self.say(f"Evaluation at step {self.step:_}: {name}: {result}")
+            result = evaluate_and_say(
+                agent,
+                self.training.eval_environment,
+                episodes=episodes,
+                seed=journal.seed,
+                who=who,
+                say=self.say,
+            )
+            journal.evaluate(self.step, result)
+            stopped |= self.listeners.evaluation(Evaluated(journal.seed, self.step, result, agent))
+        return stopped
+
+    def _stops_early(self) -> bool:
+        """Whether the evaluations of every seed say that the run stops before its budget is spent."""
+        reasons = [reason_of_run(journal.folder, self.options) for journal in self.journals]
+        if None in reasons:
+            return False
+        self.say(f"Stopping at step {self.step:_}: {reasons[0]}.")
+        return True
+
+    def _film(self) -> None:
+        """Film one episode of each seed's agent."""
+        for place, journal in enumerate(self.journals):
+            film_step(self._agent(place), self.training.eval_environment, journal.folder, journal.seed)
 
     def _agent(self, place: int) -> Agent:
         """The agent of one seed."""
@@ -326,6 +345,10 @@ class Loop:
         self.training.reporter.end()
 
     @property
+    def _folders(self) -> dict[int, Path]:
+        return {journal.seed: journal.folder.path for journal in self.journals}
+
+    @property
     def _is_finished(self) -> bool:
         """Whether the budget is spent or the driver has finished."""
         return self.step >= self.options.total_timesteps or self.driver.finished or self.was_finished
@@ -342,15 +365,7 @@ class Loop:
         return self.interrupt.signal is not None
 
     def _farewell(self) -> str:
-        named = (
-            word_for(self.environment.name, modifications_of(self.options))
-            if self.environment.by_name
-            else []
-        )
-        commands = "; ".join(
-            shlex.join(["advantage", "resume", str(journal.folder.path), *named]) for journal in self.journals
-        )
-        return f"Stopped at step {self.step:_} and saved. To resume: {commands}"
+        return farewell(self._folders.values(), self.step, self.environment, modifications_of(self.options))
 
     def _saying_what_compiles(self) -> contextlib.AbstractContextManager[None]:
         """A context that says that the first call of a driver compiles, if that takes long."""
@@ -358,6 +373,15 @@ class Loop:
             return contextlib.nullcontext()
         self.has_iterated = True
         return saying("Compiling the programs of this run and taking its first steps.", self.say)
+
+    @contextlib.contextmanager
+    def _telling_start_and_end(self) -> Iterator[None]:
+        """A context that informs the callbacks of the beginning and, after any error too, of the end."""
+        self.listeners.start(Started(self.configs, self._folders, self.step, self.options.total_timesteps))
+        try:
+            yield
+        finally:
+            self.listeners.end(Ended(self._folders, self.step, self._is_finished))
 
     @contextlib.contextmanager
     def _last_words(self) -> Iterator[None]:
@@ -372,28 +396,3 @@ class Loop:
                     f"The run stopped. {journal.folder.last} is the checkpoint of step {journal.saved_step:_}."
                 )
             raise
-
-    def _facts(self) -> dict[str, Any]:
-        """What a reporter is told when the run begins."""
-        facts = self.driver.facts
-        return {
-            "algorithm": algorithm_name(self.algorithm),
-            "environment": self.environment.name,
-            "seeds": self.seeds,
-            "total_timesteps": self.options.total_timesteps,
-            "step": self.step,
-            "num_envs": self.options.num_envs,
-            "driver": facts,
-            "folders": [journal.folder.path for journal in self.journals],
-            "interface": interface_notes(self.algorithm, self.spec),
-            "warnings": warnings_before(self.algorithm, self.spec),
-        }
-
-
-def _next(step: int, every: int | None) -> int:
-    """The next multiple of `every` after `step`."""
-    return LARGEST if every is None else (step // every + 1) * every
-
-
-def _crossed(before: int, after: int, every: int | None) -> bool:
-    return every is not None and after // every > before // every

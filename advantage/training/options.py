@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from types import FunctionType
 from typing import Annotated, Any, Literal
@@ -55,6 +56,12 @@ class Options:
     """Environment steps between evaluations; None evaluates once, at the end."""
     eval_episodes: int = 10
     """Number of episodes in an evaluation; 0 never evaluates."""
+    stop_at_return: float | None = None
+    """Stop when the mean return of an evaluation reaches this; needs eval_every."""
+    patience: int | None = None
+    """Stop when this many evaluations in a row are not better than the best one before; needs eval_every."""
+    video_every: int | None = None
+    """Environment steps between films of one episode, in the run's folder videos/; None films none."""
     checkpoint_every: int | None = None
     """Environment steps between checkpoints; None makes ten in a run."""
     keep_checkpoints: int = 3
@@ -86,10 +93,11 @@ class Options:
             check_cluster(self.cluster)
         if self.actors is not None:
             self._set("actors", whole_number, lambda n: n >= 1, "use a whole number of 1 or more, or None")
-        for name in ("eval_every", "checkpoint_every"):
+        for name in ("eval_every", "checkpoint_every", "video_every"):
             if getattr(self, name) is not None:
                 remedy = "use a whole number of steps of 1 or more, or None"
                 self._set(name, whole_number, lambda n: n >= 1, remedy)
+        _check_early_stopping(self)
         if self.workers != "auto":
             remedy = "use 'auto', or a whole number of 0 or more"
             self._set("workers", whole_number, lambda n: n >= 0, remedy)
@@ -121,6 +129,22 @@ class Options:
         if value is None or not allows(value):
             raise ValueError(f"{name}={given!r} is not allowed; {remedy}.")
         object.__setattr__(self, name, value)
+
+
+def _check_early_stopping(options: Options) -> None:
+    """Raise ValueError unless the rules of early stopping are numbers and there are evaluations to go by."""
+    if options.patience is not None:
+        options._set(
+            "patience", whole_number, lambda n: n >= 1, "use a whole number of evaluations of 1 or more"
+        )
+    if options.stop_at_return is not None:
+        options._set("stop_at_return", plain_number, math.isfinite, "use a finite number, or None")
+    rules = [name for name in ("stop_at_return", "patience") if getattr(options, name) is not None]
+    if rules and (options.eval_every is None or not options.eval_episodes):
+        raise ValueError(
+            f"{rules[0]} goes by the evaluations during the run, and there are none; set eval_every (--eval-every) to "
+            "the number of steps between them, and eval_episodes to 1 or more."
+        )
 
 
 def _check_modifications(options: Options) -> None:

@@ -1,12 +1,9 @@
-"""Callbacks and reporters, which are informed about a training."""
+"""Reporters, which are informed about a training."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
-
-from advantage.plain_values import plain_bool
 
 
 class Progress(NamedTuple):
@@ -24,14 +21,6 @@ class Progress(NamedTuple):
     step: int
     total_timesteps: int
     row: dict[str, float]
-
-
-Callback = Callable[[Progress], bool | None]
-
-
-def stops(answer: Any) -> bool:
-    """Whether a callback's answer stops the run: False does, NumPy's and JAX's too; None and 0 do not."""
-    return answer is not None and plain_bool(answer) is False
 
 
 class Reporter(Protocol):

@@ -28,10 +28,11 @@ from advantage.runs.compilation import enable_compilation_cache, in_single_preci
 from advantage.runs.folder import RunFolder, describe_host, open_run_folder, read_config, refuse_links_out
 from advantage.runs.lock import RunLock
 from advantage.training.announcements import differences
+from advantage.training.callbacks import Callback, listeners_of
 from advantage.training.first_state import spaces_of
 from advantage.training.loop import Loop, Training
 from advantage.training.options import Options, modifications_of, options_from
-from advantage.training.reporting import Callback, Reporter, Silent
+from advantage.training.reporting import Reporter, Silent
 from advantage.types import Spec
 
 
@@ -69,7 +70,7 @@ def train(
     out: str | Path | None = None,
     root: str | Path = "runs",
     eval_environment: Any = None,
-    callback: Callback | None = None,
+    callback: Callback | list[Callback] | tuple[Callback, ...] | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Any:
@@ -83,7 +84,9 @@ def train(
         out: the run folder; by default a new one below `root`.
         root: where new run folders go.
         eval_environment: the environment for evaluations; by default the same.
-        callback: called with a `Progress` after every iteration; returning False stops the run after a checkpoint.
+        callback: a function of the `Progress` after each iteration, `adv.Callbacks(...)` with functions for the start,
+            iterations, episodes, evaluations and the end, or a list of these; one that returns False stops the run
+            after a checkpoint.
         reporter: tells the user what happens; by default only Python warnings are issued.
         **options: the fields of `Options`.
 
@@ -107,7 +110,7 @@ def train(
     if target.kind == "device":
         share_cores(settings.num_seeds if at_once else available_cores())
     evaluated_on = target if eval_environment is None else resolve(eval_environment)
-    training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
+    training = Training(chosen, target, evaluated_on, settings, listeners_of(callback), reporter or Silent())
     runs: list[Run] = []
     for group in [seeds] if at_once else [[seed] for seed in seeds]:
         with _device(settings.device), _cluster(settings), contextlib.ExitStack() as locks:
@@ -143,7 +146,7 @@ def resume(
     env_options: dict[str, Any] | None = None,
     wrappers: Sequence[Wrapper] = (),
     eval_environment: Any = None,
-    callback: Callback | None = None,
+    callback: Callback | list[Callback] | tuple[Callback, ...] | None = None,
     reporter: Reporter | None = None,
     trust: bool = False,
     cluster: str | None = None,
@@ -153,7 +156,7 @@ def resume(
     Args:
         path: the run folder, whose last checkpoint is taken, or one of its checkpoints (`checkpoints/step_...`,
             `best`). If it has later checkpoints they are moved to `set_aside`, with a copy of the logs.
-        total_timesteps: a new budget; by default the old one.
+        total_timesteps: a new budget, by which the run no longer stops early; by default the old one.
         environment: as for `train`; by default the run's own. Needed if that was a Python object.
         algorithm: needed only if the run used your own network or schedule.
         env_options, wrappers: as for `train`, for an `environment` that is given; the run's own come with `trust`.
@@ -194,7 +197,9 @@ def resume(
             saved = read_saved(Path(path), folder, config, given=given, algorithm=chosen, spec=spec)
             _refuse_smaller_budget(folder, saved.metadata["step"], total_timesteps)
             evaluated_on = target if eval_environment is None else resolve(eval_environment)
-            training = Training(chosen, target, evaluated_on, settings, callback, reporter or Silent())
+            training = Training(
+                chosen, target, evaluated_on, settings, listeners_of(callback), reporter or Silent()
+            )
             loop = Loop(training, [settings.seed])
             with contextlib.closing(loop):
                 for notice in differences(config.get("host"), describe_host(version_of(target))):
@@ -234,7 +239,7 @@ def _recorded_options(
     settings = dataclasses.replace(settings, cluster=cluster)
     if total_timesteps is None:
         return settings
-    return dataclasses.replace(settings, total_timesteps=total_timesteps)
+    return dataclasses.replace(settings, total_timesteps=total_timesteps, stop_at_return=None, patience=None)
 
 
 def _refuse_other_spaces(target: Environment, spec: Spec, folder: RunFolder) -> None:

@@ -11,7 +11,7 @@ import tyro
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import parse
 from advantage.cli.play import named_environment
-from advantage.cli.reporting import reporter, summarise
+from advantage.cli.reporting import reporter, sinks, summarise
 from advantage.training.train import resume
 
 
@@ -33,6 +33,10 @@ class Resume:
     """Allow the import of the package that defines the run's environment, and the run's keywords and wrappers."""
     cluster: str | None = None
     """Go on by actors of a Ray cluster: auto, an address, local or local:4; without it, on this machine."""
+    wandb: str | None = None
+    """Project of Weights & Biases to send metrics to; None sends nothing."""
+    mlflow: str | None = None
+    """Experiment of MLflow to send metrics to; None sends nothing."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -49,6 +53,7 @@ def command(arguments: Sequence[str]) -> int:
         env_options=flags.env_options,
         wrappers=flags.wrappers,
         reporter=reporter(flags.quiet),
+        callback=sinks(flags.wandb, flags.mlflow),
         trust=flags.trust,
         cluster=flags.cluster,
     )

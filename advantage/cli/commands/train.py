@@ -11,7 +11,7 @@ from advantage.algorithms.presets import Preset, preset, presets
 from advantage.algorithms.registry import ALGORITHMS, default_algorithm, hyperparameters_of
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import leading_words, parse
-from advantage.cli.reporting import reporter, summarise
+from advantage.cli.reporting import reporter, sinks, summarise
 from advantage.training.options import Options
 from advantage.training.train import train
 
@@ -30,6 +30,10 @@ class Train(Generic[Algorithm]):
     """The run folder; by default a new folder in root."""
     root: Path = Path("runs")
     """Folder for new run folders."""
+    wandb: str | None = None
+    """Project of Weights & Biases to send metrics to; None sends nothing."""
+    mlflow: str | None = None
+    """Experiment of MLflow to send metrics to; None sends nothing."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -54,6 +58,7 @@ def command(arguments: Sequence[str]) -> int:
         out=flags.out,
         root=flags.root,
         reporter=reporter(flags.quiet, notice),
+        callback=sinks(flags.wandb, flags.mlflow),
         **vars(flags.run),
     )
     if not flags.quiet:

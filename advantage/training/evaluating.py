@@ -1,0 +1,32 @@
+"""An evaluation or a film in the middle of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from advantage.agent import Agent, other_agents
+from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.environments.environment import Environment
+from advantage.evaluation import Evaluation, evaluate
+from advantage.film import watch
+from advantage.runs.folder import RunFolder
+from advantage.runs.patience import saying
+
+
+def evaluate_and_say(
+    agent: Agent, environment: Environment, *, episodes: int, seed: int, who: str, say: Callable[[str], None]
+) -> Evaluation:
+    """The evaluation of an agent; that of the others in its state, such as a mean policy, is said only."""
+    with saying(f"Evaluating: {episodes} episodes.", say):
+        result = evaluate(agent, environment, episodes=episodes, seed=seed)
+    who += f"{agent.algorithm.play}: " if isinstance(agent.algorithm, PolicySearch) else ""
+    say(f"Evaluation at step {agent.step:_}: {who}{result}")
+    for name, other in other_agents(agent).items():
+        said = evaluate(other, environment, episodes=episodes, seed=seed)
+        say(f"Evaluation at step {agent.step:_}: {name}: {said}")
+    return result
+
+
+def film_step(agent: Agent, environment: Environment, folder: RunFolder, seed: int) -> None:
+    """Film one greedy episode of an agent, as `videos/step_N.mp4`. Raises what `watch` raises."""
+    list(watch(agent, environment, folder.videos / f"step_{agent.step:010d}.mp4", seed=seed))
