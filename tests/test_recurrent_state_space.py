@@ -1,6 +1,7 @@
 """Recurrent state-space models: what they are trained on, and their losses, by definition."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,10 @@ def test_sequences_become_observations_in_their_order():
     rollout, length = experience(60, 3), 9
     one = jax.ShapeDtypeStruct((1,), jnp.float32)
     replay = replay_add(replay_init(one, one, capacity=180, num_envs=3), rollout)
-    index = jnp.arange(180)
-    rows = arrivals(sequences_at(replay, index, length=length))
+    index, rollout = jnp.arange(180), jax.device_get(rollout)
+    rows = jax.device_get(
+        jax.jit(lambda replay: arrivals(sequences_at(replay, index, length=length)))(replay)
+    )
     for i in range(180):
         begin, env = divmod(i, 3)
         story = told(rollout, env, begin, 60, length)
@@ -92,12 +95,13 @@ def test_drawn_sequences_are_whole_where_there_is_enough():
     rollout = experience(40, 2)
     one = jax.ShapeDtypeStruct((1,), jnp.float32)
     replay = replay_add(replay_init(one, one, capacity=80, num_envs=2), rollout)
-    rows = draw_arrivals(replay, KEY, 500, length=30)
+    draw = partial(jax.jit, static_argnums=(2,), static_argnames=("length",))(draw_arrivals)
+    rows = jax.device_get(draw(replay, KEY, 500, length=30))
     assert rows.mask.all() and rows.first[0].all()
     assert {*np.asarray(rows.obs[0, :, 0] % 1000 < 30)} == {True}
     assert len({*np.asarray(rows.obs[0, :, 0]).tolist()}) > 15
     short = jax.tree.map(lambda x: x[:5], rollout)
-    few = draw_arrivals(replay_add(replay_init(one, one, capacity=80, num_envs=2), short), KEY, 50, length=30)
+    few = draw(replay_add(replay_init(one, one, capacity=80, num_envs=2), short), KEY, 500, length=30)
     assert not few.mask.all() and few.mask[0].all()
 
 
@@ -247,10 +251,8 @@ def test_what_does_not_count_has_no_gradient():
     )
     params, noise = model.init(KEY), model.latent.noise(KEY, rows.reward.shape)
     params = jax.tree.map(lambda x: x + 0.1, params)
-    gradients = [
-        jax.grad(lambda p, r=r: sequence_loss(model, p, r, noise, Weights(1.0, 0.1, 0.0))[0])(params)
-        for r in (rows, poison)
-    ]
+    loss = lambda p, r: sequence_loss(model, p, r, noise, Weights(1.0, 0.1, 0.0))[0]  # noqa: E731
+    gradients = [jax.jit(jax.grad(loss))(params, r) for r in (rows, poison)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
