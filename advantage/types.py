@@ -19,7 +19,8 @@ else:
 
 Pytree = Any
 Array = Any  # NumPy's or JAX's: the same code serves both
-ActionUnits = Literal["bounds", "raw"]  # in a Box: 0 is its middle, 1 its upper bound; or its own numbers
+# In a Box: 0 is its middle, 1 its upper bound; or its own numbers, clipped to the bounds or not.
+ActionUnits = Literal["bounds", "raw", "unclipped"]
 
 
 class Rollout(NamedTuple):

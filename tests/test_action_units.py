@@ -21,7 +21,7 @@ from advantage.algorithms.registry import (
 )
 from advantage.drivers.device import rollout_on_device, start
 from advantage.drivers.host.driver import HostDriver
-from advantage.environments.check import far_bounds
+from advantage.environments.check import answer_beyond_bounds, far_bounds
 from advantage.environments.spaces import action_scale, environment_action, policy_bounds
 from advantage.policies.interface import describe_interface
 from advantage.types import Span
@@ -300,3 +300,68 @@ def test_on_the_device_training_and_evaluation_know_the_units_too(algorithm, tmp
         returns[units] = episodes["r"][0], adv.evaluate(first, episodes=2, deterministic=False).returns
     for one, other in zip(returns["bounds"], returns["raw"], strict=True):
         assert (np.abs(np.subtract(one, other)) > 1).all()
+
+
+class OpenDial(Dial):
+    """Its bounds are -1 and 1."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+
+class OpenDialWorld(DialWorld):
+    action_space = OpenDial.action_space
+
+
+def unclipped(**options):
+    options = (
+        dict(action_bounds="none", log_std_init=1.5, hidden=(4,), n_steps=8, normalize_observation=False)
+        | options
+    )
+    return adv.A2C(**options)
+
+
+def test_without_bounds_the_environment_gets_what_was_drawn():
+    """The same draws as with clipping, on both drivers; with clipping all of them are within -1 and 1."""
+    algorithm, world = unclipped(), OpenDialWorld()
+    spec = spec_of(algorithm, world.observation_space, world.action_space, num_envs=4, total_timesteps=32)
+    assert spec.action_units == "unclipped"
+    state = algorithm.init(jax.random.key(0), spec)
+    actor, worlds = algorithm.actor(state), start(world, jax.random.key(2), 4)
+    noise = algorithm.noise(actor, jax.random.key(1), (8, 4))
+    _, rollout = rollout_on_device(algorithm, world, actor, worlds, noise, jax.random.key(3), "unclipped")
+    drawn = np.asarray(rollout.action)[..., 0]
+    assert abs(drawn).max() > 3
+    np.testing.assert_array_equal(np.asarray(rollout.next_obs)[..., 0], drawn)
+    u = np.float32([[0.5, -7.0]])
+    box = spaces.Box(-1, 1, (2,), np.float32)
+    np.testing.assert_array_equal(environment_action(box, u, "unclipped"), u)
+    np.testing.assert_array_equal(environment_action(box, u, "raw"), [[0.5, -1.0]])
+
+
+@pytest.mark.filterwarnings("ignore:action_space")
+def test_without_bounds_training_evaluation_and_the_agent_agree(tmp_path, capsys):
+    Dial.given.clear()
+    run = adv.train(
+        unclipped(log_std_init=2.0), OpenDial, out=tmp_path / "run", total_timesteps=64, num_envs=2,
+        workers=0, eval_episodes=0, tensorboard=False,
+    )  # fmt: skip
+    assert max(map(abs, Dial.given)) > 1.5
+    Dial.given.clear()
+    evaluation = adv.evaluate(run.agent, OpenDial, episodes=2, deterministic=False)
+    assert max(map(abs, Dial.given)) > 1.5
+    assert evaluation.returns == pytest.approx(
+        np.add.reduceat([-abs(given - 523.5) / 100 for given in Dial.given], [0, 8])
+    )
+    assert run.agent.spec.action_units == adv.load(run.path).spec.action_units == "unclipped"
+
+
+class Strict(Dial):
+    def step(self, action):
+        assert self.action_space.contains(action), "out of bounds"
+        return super().step(action)
+
+
+def test_check_tells_whether_actions_beyond_the_bounds_are_taken():
+    assert answer_beyond_bounds(Dial()).startswith("taken")
+    assert "out of bounds" in answer_beyond_bounds(Strict())
+    assert answer_beyond_bounds(gymnasium.make("CartPole-v1")) == ""

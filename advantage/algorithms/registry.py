@@ -17,7 +17,7 @@ from advantage.algorithms.planning.alphazero import AlphaZero
 from advantage.algorithms.planning.distill import Distill
 from advantage.algorithms.planning.shared.options import LookaheadOptions
 from advantage.algorithms.playable import Playable, Trainable
-from advantage.algorithms.policy_gradient.shared.options import UnitsOption
+from advantage.algorithms.policy_gradient.shared.options import PolicyOptions, UnitsOption
 from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
 from advantage.algorithms.search.policy_search import PolicySearch
@@ -196,9 +196,11 @@ def spec_of(
     world: World | None = None,
 ) -> Spec:
     """The spec of a run; an algorithm without the option `action_units` acts in units of the bounds."""
-    acting: Any = algorithm
-    has_units = isinstance(algorithm, UnitsOption | PolicySearch)
-    units: ActionUnits = acting.action_units if has_units else "bounds"
+    units: ActionUnits = "bounds"
+    if isinstance(algorithm, UnitsOption | PolicySearch):
+        units = algorithm.action_units
+    if isinstance(algorithm, PolicyOptions | PolicySearch) and algorithm.action_bounds == "none":
+        units = "unclipped"
     return Spec(observation_space, action_space, num_envs, total_timesteps, units, frame_stack, world)
 
 

@@ -38,7 +38,7 @@ from advantage.environments.space_faults import (
     value_changes,
     value_faults,
 )
-from advantage.environments.spaces import leaf_spaces
+from advantage.environments.spaces import in_units_of_bounds, leaf_spaces, map_leaves
 from advantage.environments.watchdog import BY_HAND, Watchdog
 from advantage.plain_values import require_whole
 from advantage.types import ActionUnits
@@ -330,6 +330,26 @@ def check_environment(
                 for fault in faults:
                     defects.setdefault((fault.place, fault.kind), fault.at(f"environment {index}", "close()"))
     return sorted(defects.values(), key=lambda defect: defect.severity != "error")
+
+
+def answer_beyond_bounds(environment: gymnasium.Env, seed: int = 0) -> str:
+    """How the first step takes an action beyond its bounds; empty if no number of an action has two bounds."""
+    action_space = copy.deepcopy(environment.action_space)
+    action_space.seed(seed)
+    boxes = [space for _, space in leaf_spaces(action_space) if isinstance(space, spaces.Box)]
+    if not any(in_units_of_bounds(box, "bounds").any() for box in boxes):
+        return ""
+
+    def beyond(space: spaces.Space, leaf: Any) -> Any:
+        if not isinstance(space, spaces.Box):
+            return leaf
+        bounded = in_units_of_bounds(space, "bounds")
+        return np.where(bounded, 2 * space.high - space.low, leaf).astype(space.dtype)
+
+    environment.reset(seed=seed)
+    action = map_leaves(beyond, action_space, action_space.sample())
+    _, faults = _call("step raises", "the action to be taken", lambda: environment.step(action))
+    return f"refused ({faults[0].found})" if faults else "taken, so --action-bounds none works"
 
 
 def describe(environment: gymnasium.Env, *, steps: int = 1000, seed: int = 0) -> list[tuple[str, str]]:

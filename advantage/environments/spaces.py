@@ -82,7 +82,7 @@ def translator(space: spaces.Space, units: ActionUnits = "bounds") -> Callable[[
 
     Policies count choices from zero, flatten a Box, use tuples for Dict and Tuple, and act in units of a bounded Box: 0
     is its middle, 1 its upper bound. The function adds the `start` of Discrete, stacks MultiDiscrete, and gives a Box
-    its own units, shape and dtype and clips it to its bounds.
+    its own units, shape and dtype and clips it to its bounds, unless the units say that it is not clipped.
     """
     if isinstance(space, spaces.Box):
         return _box_translator(space, units)
@@ -111,8 +111,9 @@ def _box_translator(space: spaces.Box, units: ActionUnits) -> Callable[[Array], 
             action = action.reshape(action.shape[:-1] + space.shape)
         if scales:
             action = middle + half * action
-        namespace = action.__array_namespace__()
-        action = namespace.minimum(namespace.maximum(action, space.low), space.high)
+        if units != "unclipped":
+            namespace = action.__array_namespace__()
+            action = namespace.minimum(namespace.maximum(action, space.low), space.high)
         return action if action.dtype == space.dtype else action.astype(space.dtype)
 
     return translate

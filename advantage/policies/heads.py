@@ -20,7 +20,7 @@ from advantage.policies.distributions import (
 )
 from advantage.types import ActionUnits, Array, Key, Pytree
 
-Bounds = Literal["clip", "squash"]
+Bounds = Literal["clip", "squash", "none"]
 Spread = Literal["state-independent", "state-dependent"]
 LOG_STD_RANGE = (-5.0, 2.0)  # a state-dependent log_std is clipped to it
 
@@ -150,7 +150,7 @@ def head(
     if isinstance(space, spaces.MultiBinary):
         return BernoulliHead(int(np.prod(space.shape)))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        if bounds == "clip":
+        if bounds != "squash":
             return GaussianHead(int(np.prod(space.shape)), spread)
         if space.is_bounded():
             low, high = (tuple(bound.ravel().tolist()) for bound in policy_bounds(space, units))

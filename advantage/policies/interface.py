@@ -69,6 +69,8 @@ def _describe_picture(leaf: Leaf) -> str:
 
 def _describe_action(name: str, space: spaces.Box, units: ActionUnits) -> str:
     """The sentence about an action Box; empty if the policy's units are the environment's."""
+    if units == "unclipped":
+        return f"{name}: the environment gets what the policy draws, beyond the bounds too (--action-bounds none)."
     middle, half = action_scale(space, units)
     if not (middle.any() or (half != 1).any()):
         return ""

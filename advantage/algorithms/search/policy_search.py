@@ -17,7 +17,7 @@ from advantage.policies.actor_critic import Bounds
 from advantage.policies.deterministic import Deterministic, Scoring, deterministic, flatten, unflatten
 from advantage.policies.networks import Activation, Initialisation
 from advantage.running_moments import Moments, Normaliser, moments_init, moments_merge, normaliser
-from advantage.types import ActionUnits, Array, Clock, Key, Played, Pytree, Spec
+from advantage.types import Array, Clock, Key, Played, Pytree, Spec
 
 
 class SearchState(NamedTuple):
@@ -81,7 +81,7 @@ class PolicySearch:
     """Initial weights of the search: orthogonal with gains, or independent normals."""
     action_bounds: Bounds = "clip"
     """Bounded continuous actions: clip the policy's outputs, or squash them by tanh."""
-    action_units: ActionUnits = "bounds"
+    action_units: Literal["bounds", "raw"] = "bounds"
     """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper bound, or raw environment units."""
     normalize_observation: bool = cast(bool, None)  # `__post_init__` replaces it by the optimiser's default
     """Scale observations by running mean and standard deviation; the default is True for ars (V2) only."""

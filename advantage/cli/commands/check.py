@@ -11,7 +11,7 @@ import tyro
 
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import parse
-from advantage.environments.check import check_environment, describe
+from advantage.environments.check import answer_beyond_bounds, check_environment, describe
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.environment import close
 from advantage.environments.make import resolve
@@ -64,6 +64,7 @@ def command(arguments: Sequence[str]) -> int:
         ("policy", text) for text in describe_interface(env.observation_space, env.action_space, "bounds")
     ]
     facts += [("note", text) for text in large_layers(env.observation_space)]
+    facts += [("beyond bounds", answer)] if (answer := answer_beyond_bounds(env)) else []
     for label, fact in facts:
         print(f"{label:>16}: {fact}")
     close(env)

@@ -9,7 +9,6 @@ from advantage.algorithms.hyperparameters import Schedule, ranged
 from advantage.policies.heads import Bounds, Spread
 from advantage.policies.networks import Activation, Initialisation
 from advantage.policies.recurrent import NetworkChoice
-from advantage.types import ActionUnits
 
 Optimiser = Literal["rmsprop", "adam"]
 
@@ -51,7 +50,7 @@ class NetworkOptions(ArchitectureOptions):
 class UnitsOption:
     """The field of every method that acts in a Box."""
 
-    action_units: ActionUnits = "bounds"
+    action_units: Literal["bounds", "raw"] = "bounds"
     """Bounded continuous actions: 0 is the middle of the bounds and 1 the upper bound, or raw environment units."""
 
 
@@ -60,7 +59,8 @@ class PolicyOptions(UnitsOption, NetworkOptions):
     """Fields of every method with a stochastic policy."""
 
     action_bounds: Bounds = "clip"
-    """Bounded continuous actions: clip a Gaussian's samples, or squash them by tanh."""
+    """Bounded continuous actions: clip a Gaussian's samples, squash them by tanh, or give the environment what was
+    sampled, in its own units and beyond the bounds too (none)."""
     action_spread: Spread = "state-independent"
     """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
     log_std_init: float = ranged(0.0, "[-5, 2]")
