@@ -26,6 +26,7 @@ usage: advantage COMMAND ...
   lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
   list                           list algorithms and environments
+  completion SHELL               completion of commands and options in bash, zsh or fish
 
   advantage COMMAND --help       every option, with its default
   advantage --version
@@ -46,6 +47,7 @@ COMMANDS = (
     "check",
     "lab",
     "list",
+    "completion",
 )
 
 

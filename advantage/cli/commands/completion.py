@@ -1,0 +1,117 @@
+"""`advantage completion SHELL`: a script by which a shell completes commands, algorithms, environments and options."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+
+from advantage.algorithms.registry import ALGORITHMS, default_algorithm
+from advantage.cli import COMMANDS
+from advantage.cli.commands.train import Train
+from advantage.cli.parse import flag_names
+from advantage.environments.make import environment_names
+from advantage.training.options import Options
+
+HELP = """usage: advantage completion SHELL
+
+Print a script for bash, zsh or fish, which completes what you type after `advantage`:
+
+  bash    advantage completion bash > ~/.local/share/bash-completion/completions/advantage
+  zsh     advantage completion zsh >> ~/.zshrc
+  fish    advantage completion fish > ~/.config/fish/completions/advantage.fish
+"""
+
+BASH = """_advantage() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" words=""
+  case "$COMP_CWORD:${{COMP_WORDS[1]}}" in
+    1:*) words="{commands}" ;;
+    2:completion) words="bash zsh fish" ;;
+    2:train) words="{algorithms}" ;;
+    3:train) words="{environments}" ;;
+    *:train) case "${{COMP_WORDS[2]}}" in
+{train}
+    esac ;;
+{others}
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+  [[ ${{#COMPREPLY[@]}} -gt 0 ]] || COMPREPLY=($(compgen -f -- "$word"))
+}}
+complete -o filenames -F _advantage advantage
+"""
+ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
+FISH = """complete -c advantage -n __fish_is_first_token -f -a "{commands}"
+complete -c advantage -n "__fish_seen_subcommand_from completion" -f -a "bash zsh fish"
+complete -c advantage -n "__fish_seen_subcommand_from train" -a "{algorithms} {environments}"
+{options}
+"""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Print the script for a shell; returns the exit code."""
+    if {"--help", "-h"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    scripts = {"bash": bash_script, "zsh": lambda: ZSH + bash_script(), "fish": fish_script}
+    if len(arguments) != 1 or arguments[0] not in scripts:
+        raise ValueError(
+            f"advantage completion needs one of {', '.join(scripts)}; see advantage completion --help."
+        )
+    print(scripts[arguments[0]](), end="")
+    return 0
+
+
+def bash_script() -> str:
+    """A function for bash's programmable completion."""
+    train = "\n".join(
+        f'      {name}) words="{_joined(flags)}" ;;' for name, flags in _flags_of_algorithms().items()
+    )
+    others = "\n".join(
+        f'    *:{name}) words="{_joined(flags)}" ;;' for name, flags in _flags_of_commands().items()
+    )
+    return BASH.format(train=train, others=others, **_words())
+
+
+def fish_script() -> str:
+    """Lines for fish; those of an algorithm's options have its name as their condition."""
+    places = {f"__fish_seen_subcommand_from {name}": flags for name, flags in _flags_of_commands().items()}
+    places |= {
+        f"__fish_seen_subcommand_from train; and __fish_seen_subcommand_from {name}": flags
+        for name, flags in _flags_of_algorithms().items()
+    }
+    lines = [
+        f'complete -c advantage -n "{place}" -l {flag.removeprefix("--")}'
+        for place, flags in places.items()
+        for flag in flags
+    ]
+    return FISH.format(options="\n".join(lines), **_words())
+
+
+def _words() -> dict[str, str]:
+    return {
+        "commands": _joined(COMMANDS),
+        "algorithms": _joined(ALGORITHMS),
+        "environments": _joined(environment_names()),
+    }
+
+
+def _flags_of_algorithms() -> dict[str, list[str]]:
+    """The options of `train` for each algorithm."""
+    return {name: _flags(Train, Train(Options(), default_algorithm(name))) for name in ALGORITHMS}
+
+
+def _flags_of_commands() -> dict[str, list[str]]:
+    """The options of each command whose file has a class of its name."""
+    modules = {name: importlib.import_module(f"advantage.cli.commands.{name}") for name in COMMANDS}
+    classes = {
+        name: vars(module).get(name.replace("-", " ").title().replace(" ", ""))
+        for name, module in modules.items()
+    }
+    return {name: _flags(cls) for name, cls in classes.items() if cls is not None and name != "train"}
+
+
+def _flags(cls: type, default: object | None = None) -> list[str]:
+    return ["--" + name.replace("_", "-") for name in sorted(flag_names(cls, default))]
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " ".join(words)
