@@ -114,7 +114,10 @@ def assert_finite(tree: Any) -> None:
 def alternatives(algorithm: Any, field: dataclasses.Field, changes: dict[str, Any]) -> list[Any]:
     """Every other value of a choice, and that of `changes` for a number."""
     hint = typing.get_type_hints(type(algorithm))[field.name]
-    if field.name == "sequence_length":  # it is for recurrent networks alone: see test_recurrent.py
+    if field.name in (
+        "sequence_length",
+        "memory_span",
+    ):  # for recurrent networks alone: see test_recurrent.py
         return []
     if hint is bool:
         return [not getattr(algorithm, field.name)]

@@ -110,6 +110,23 @@ def alone(network, params, x, begins, memory):
     return np.stack(features)
 
 
+@pytest.mark.parametrize("kind", [GRU, LSTM])
+def test_a_span_says_how_long_units_remember_at_first(kind):
+    """Without other input a unit keeps the share u / (1 + u) of its memory, u from 1 to span - 1."""
+    x, memory = np.zeros((1, 2), np.float32), np.full((1, 500), 0.5, np.float32)
+    cell = kind(500, span=30)
+    params = jax.tree.map(np.asarray, cell.init(jax.random.key(0), x))
+    weights = {"weight": np.zeros_like(params["input"]["weight"])}
+    quiet = {"input": params["input"] | weights, "memory": jax.tree.map(np.zeros_like, params["memory"])}
+    after = cell.apply(quiet, x, memory if kind is GRU else (memory, memory))[1]
+    kept = (after if kind is GRU else after[1]) / 0.5
+    u = kept / (1 - kept)
+    assert 0.99 < u.min() < 1.5 and 28 < u.max() < 29.01 and abs(u.mean() - 15) < 1.5
+    plain = kind(500).init(jax.random.key(0), x)
+    np.testing.assert_array_equal(plain["input"]["weight"], params["input"]["weight"])
+    assert not np.array_equal(plain["input"]["bias"], params["input"]["bias"])
+
+
 @pytest.mark.parametrize("cell", [GRU(4), LSTM(4)])
 def test_a_sequence_is_its_episodes_one_after_the_other_and_each_alone(cell):
     network, rng = Recurrent(cell), np.random.default_rng(0)
@@ -271,6 +288,7 @@ def test_a_network_without_recurrence_is_the_feed_forward_one():
         (adv.OffPolicyActorCritic(network="gru"), ("recurrent", "ppo, trpo", "frame_stack")),
         (adv.PPO(network="gru", sequence_length=48), ("sequence_length=48", "does not divide", "n_steps")),
         (adv.PPO(sequence_length=64), ("sequence_length=64", "network='gru'")),
+        (adv.PPO(memory_span=64), ("memory_span=64", "network='gru'")),
         (adv.PPO(network="gru", hidden=()), ("network='gru'", "hidden")),
         (
             adv.PPO(

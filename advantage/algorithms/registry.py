@@ -109,7 +109,7 @@ _NOT_OFFERED = {
 }
 
 # Values of these options in runs that were saved before the options existed.
-MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None}
+MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None, "memory_span": None}
 
 
 def algorithm_class(name: str) -> type:

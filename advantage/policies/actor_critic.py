@@ -186,11 +186,18 @@ def choose_network(
     hidden: tuple[int, ...],
     activation: Activation,
     initialisation: Initialisation,
+    memory_span: float | None = None,
 ) -> Network | Recurrent:
     """The user's network; else an MLP, or convolutions if the observation has an image.
 
-    With "gru" and "lstm", a cell of the last width in `hidden` follows the other layers or the convolutions.
+    With "gru" and "lstm", a cell of the last width in `hidden` follows the other layers or the convolutions; a
+    `memory_span` is for them only.
     """
+    if memory_span is not None and not isinstance(network, str):
+        raise ValueError(
+            f"memory_span={memory_span:g} is for the gates of a recurrent network: use network='gru' or 'lstm', or "
+            "leave it out."
+        )
     images = encoder(observation_space).images
     if isinstance(network, str):
         if network not in ("gru", "lstm") or not hidden:
@@ -202,7 +209,7 @@ def choose_network(
         base = feed_forward(
             choose_network(None, observation_space, tuple(before), activation, initialisation)
         )
-        cell = GRU(size, initialisation) if network == "gru" else LSTM(size, initialisation)
+        cell = (GRU if network == "gru" else LSTM)(size, initialisation, memory_span)
         return Recurrent(cell, base if before or images else None)
     if type(network) is tuple and len(network) == 3 and all(map(callable, network)):
         return Recurrent(CustomCell(*network))

@@ -43,15 +43,23 @@ class GRU:
         n    = tanh(x W_n + b_n + r (h U_n + c_n))
         h'   = (1 - z) n + z h
 
+    With a `span`, the biases of z are drawn so that units remember for 1 to span - 1 steps at first: see `span_bias`.
+
     Source: Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", eq. 5 to 8, with the reset
     gate applied after the matrix product, as in cuDNN.
     """
 
     size: int
     initialisation: Initialisation = "orthogonal"
+    span: float | None = None
 
     def init(self, key: Key, x: Array) -> Pytree:
-        return _gates_init(key, x.shape[-1], self.size, gates=3, initialisation=self.initialisation)
+        params = _gates_init(key, x.shape[-1], self.size, gates=3, initialisation=self.initialisation)
+        if self.span is None:
+            return params
+        keep = span_bias(key, self.size, self.span)
+        bias = jnp.zeros(3 * self.size).at[self.size : 2 * self.size].set(keep)
+        return params | {"input": params["input"] | {"bias": bias}}
 
     def initial(self) -> Array:
         return jnp.zeros(self.size)
@@ -74,7 +82,8 @@ class LSTM:
         c'      = f c + i g
         h'      = o tanh(c')
 
-    The bias of the forget gate is initialised to 1.
+    The bias of the forget gate is initialised to 1; with a `span`, it is drawn as `span_bias` says, and the bias of the
+    input gate is its negative.
 
     Source: Hochreiter & Schmidhuber 1997, "Long short-term memory"; Gers et al. 2000, "Learning to forget", for the
     forget gate.
@@ -82,11 +91,14 @@ class LSTM:
 
     size: int
     initialisation: Initialisation = "orthogonal"
+    span: float | None = None
 
     def init(self, key: Key, x: Array) -> Pytree:
         params = _gates_init(key, x.shape[-1], self.size, gates=4, initialisation=self.initialisation)
-        forget = jnp.zeros(4 * self.size).at[self.size : 2 * self.size].set(1.0)
-        return params | {"input": params["input"] | {"bias": forget}}
+        keep = jnp.ones(self.size) if self.span is None else span_bias(key, self.size, self.span)
+        take = 0.0 if self.span is None else -keep
+        bias = jnp.zeros(4 * self.size).at[: self.size].set(take).at[self.size : 2 * self.size].set(keep)
+        return params | {"input": params["input"] | {"bias": bias}}
 
     def initial(self) -> tuple[Array, Array]:
         return jnp.zeros(self.size), jnp.zeros(self.size)
@@ -227,6 +239,18 @@ class Recurrent:
 Gated = Literal["gru", "lstm"]
 NetworkChoice = Gated | Network | Recurrent | tuple[Callable[..., Any], ...] | None
 """What a method takes as its `network`; None gives a network of `hidden` layers, or of convolutions for images."""
+
+
+def span_bias(key: Key, size: int, span: float) -> Array:
+    """Biases of a gate that keeps a memory, `[size]`: `log u`, u uniform from 1 to `span - 1`, 2 or more.
+
+    A gate with bias b and no other input keeps the share `sigmoid(b) = u / (1 + u)` in each step, so what a unit
+    remembers fades in about `1 + u` steps.
+
+    Source: Tallec & Ollivier 2018, "Can recurrent neural networks warp time?", eq. 16.
+    """
+    drawn = jax.random.uniform(jax.random.fold_in(key, 1), (size,), minval=1.0, maxval=max(span - 1, 1.0))
+    return jnp.log(drawn)
 
 
 def sigmoid(x: Array) -> Array:

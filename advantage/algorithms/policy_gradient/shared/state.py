@@ -76,6 +76,7 @@ def policy_state_init(
         bounds=options.action_bounds,
         spread=options.action_spread,
         log_std=options.log_std_init,
+        memory_span=options.memory_span,
     )
     _check_sequence_length(options, batch_size, state.policy.is_recurrent)
     return state
@@ -90,10 +91,16 @@ def network_state_init(
     bounds: Bounds = "squash",
     spread: Spread = "state-independent",
     log_std: Array | float = 0.0,
+    memory_span: float | None = None,
 ) -> PolicyState:
     """`policy_state_init` of a method whose head is not among its options. Raises ValueError as it does."""
     network = choose_network(
-        options.network, spec.observation_space, options.hidden, options.activation, options.initialisation
+        options.network,
+        spec.observation_space,
+        options.hidden,
+        options.activation,
+        options.initialisation,
+        memory_span,
     )
     policy = actor_critic(
         spec.observation_space,
