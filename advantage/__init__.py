@@ -51,6 +51,7 @@ _HOMES = {
     "Run": "training.train",
     "resume": "training.train",
     "train": "training.train",
+    "train_side_by_side": "training.train",
     "Rollout": "types",
     "Spec": "types",
 }

@@ -113,6 +113,7 @@ from advantage.training.reporting import Progress as Progress
 from advantage.training.train import Run as Run
 from advantage.training.train import resume as resume
 from advantage.training.train import train as train
+from advantage.training.train import train_side_by_side as train_side_by_side
 from advantage.types import Rollout as Rollout
 from advantage.types import Spec as Spec
 

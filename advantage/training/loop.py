@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,19 @@ from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve, results_are_missing
 from advantage.runs.recorded import config_facts
 from advantage.training.announcements import finished_before, interface_notes, warnings_before
+from advantage.training.due import crossed, next_due
 from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
-from advantage.training.options import LARGEST, Options, modifications_of, processes_of, recorded
+from advantage.training.options import Options, modifications_of, processes_of, recorded
 from advantage.training.reporting import Callback, Reporter, stops
 from advantage.training.rewind import rewind_to
-from advantage.types import Iterated, Pytree
+from advantage.types import Algorithm, Iterated, Pytree
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What is trained, where it is evaluated, and who is informed."""
+    """What is trained (`members`: each run's own settings, if they differ), where it is evaluated, who is informed."""
 
     algorithm: Playable
     environment: Environment
@@ -53,6 +54,7 @@ class Training:
     options: Options
     callback: Callback | None
     reporter: Reporter
+    members: Sequence[Algorithm] = ()
 
 
 class Loop:
@@ -66,6 +68,7 @@ class Loop:
     def __init__(self, training: Training, seeds: list[int]):
         self.training, self.seeds, self.started = training, seeds, time.perf_counter()
         self.algorithm, self.environment = training.algorithm, training.environment
+        self.algorithms: list[Playable] = [*training.members] or [training.algorithm] * len(seeds)
         self.options, self.say = training.options, training.reporter.message
         with saying(f"Making {self.environment.name}.", self.say):
             spaces = spaces_of(self.environment)
@@ -83,7 +86,7 @@ class Loop:
         self.was_finished = self.is_complete = False  # with this budget, before it was resumed
         self.journals: list[Journal] = []
         self.state: Pytree = None
-        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say)
+        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say, training.members)
         self.driver = make_driver(
             self.algorithm,
             self.environment,
@@ -92,32 +95,35 @@ class Loop:
             processes=processes_of(options),
             stopped=self._is_interrupted,
             log_info=options.log_info,
+            members=training.members,
         )
 
-    def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:
+    def create_folders(self, paths: Sequence[Path | None], root: Path, locks: contextlib.ExitStack) -> None:
         """Begin the first episodes, make and lock the run folders (`locks` releases them), and write their configs."""
-        name = algorithm_name(self.algorithm)
         with saying("Starting the environments.", self.say):
             self.state = self.driver.start(self.first.state, self.first.world_keys)
         self.first = self.first._replace(state=None)  # it may be large
         host, folders = describe_host(version_of(self.environment)), []
-        for seed in self.seeds:
-            path = out if out is None or self.options.num_seeds == 1 else out / f"seed_{seed}"
-            folder, lock = claim_run_folder(
-                path, root=root, environment=self.environment.name, algorithm=name, seed=seed
-            )
+        where = {
+            "root": root,
+            "environment": self.environment.name,
+            "algorithm": algorithm_name(self.algorithm),
+        }
+        for seed, path in zip(self.seeds, paths, strict=True):
+            folder, lock = claim_run_folder(path, seed=seed, **where)
             locks.enter_context(lock)
             folders.append(folder)
-        for folder, seed in zip(folders, self.seeds, strict=True):
-            config = self._config(seed, name, host)
-            write_config(folder, config)
+        for place, (folder, seed) in enumerate(zip(folders, self.seeds, strict=True)):
+            write_config(folder, config := self.config(place, host))
             logger = Logger(folder, tensorboard=self.options.tensorboard)
             self.journals.append(Journal(folder, seed, logger, config_facts(config)))
 
-    def _config(self, seed: int, name: str, host: dict[str, Any]) -> dict[str, Any]:
+    def config(self, place: int, host: dict[str, Any]) -> dict[str, Any]:
+        """What config.json says of one seed's run."""
+        seed = self.seeds[place]
         return {
-            "algorithm": name,
-            "hyperparameters": to_json(self.algorithm),
+            "algorithm": algorithm_name(self.algorithm),
+            "hyperparameters": to_json(self.algorithms[place]),
             "environment": self.environment.name,
             "environment_by_name": self.environment.by_name,
             "seed": seed,
@@ -202,7 +208,7 @@ class Loop:
         begun, first_step, compiled_before = time.perf_counter(), self.step, COMPILE_CLOCK.seconds
         stopped = False
         while not (self._is_finished or stopped or self._is_interrupted()):
-            until = min(_next(self.step, checkpoint_every), _next(self.step, options.eval_every), total)
+            until = min(next_due(self.step, checkpoint_every), next_due(self.step, options.eval_every), total)
             with self._saying_what_compiles():
                 result = self.driver.iterate(
                     self.state, self.first.run_keys, self.driver.span(self.iteration, self.step, until)
@@ -221,10 +227,10 @@ class Loop:
                 "time/compile": compiling,
             }
             stopped = self._report(result, iteration, before, times)
-            evaluating = _crossed(before, self.step, options.eval_every) and self.step < total
+            evaluating = crossed(before, self.step, options.eval_every) and self.step < total
             if evaluating:
                 self._evaluate()
-            if _crossed(before, self.step, checkpoint_every) or evaluating:
+            if crossed(before, self.step, checkpoint_every) or evaluating:
                 self._save()
 
     def _report(self, result: Iterated, iteration: int, step: int, times: dict[str, float]) -> bool:
@@ -276,7 +282,7 @@ class Loop:
         """The agent of one seed."""
         state = self.driver.state_of(self.state, place)
         return Agent(
-            self.algorithm,
+            self.algorithms[place],
             state,
             self.spec,
             self.environment.name,
@@ -388,12 +394,3 @@ class Loop:
             "interface": interface_notes(self.algorithm, self.spec),
             "warnings": warnings_before(self.algorithm, self.spec),
         }
-
-
-def _next(step: int, every: int | None) -> int:
-    """The next multiple of `every` after `step`."""
-    return LARGEST if every is None else (step // every + 1) * every
-
-
-def _crossed(before: int, after: int, every: int | None) -> bool:
-    return every is not None and after // every > before // every
