@@ -52,6 +52,8 @@ _HOMES = {
     "resume": "training.train",
     "train": "training.train",
     "train_side_by_side": "training.train",
+    "Tuning": "tuning.result",
+    "tune": "tuning.tune",
     "Rollout": "types",
     "Spec": "types",
 }

@@ -49,6 +49,7 @@ ROOMS = [
     "report",
     "training",
     "experiment",
+    "tuning",
     "cli",
     "__main__",
 ]
