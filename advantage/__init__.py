@@ -52,6 +52,7 @@ _HOMES = {
     "resume": "training.train",
     "train": "training.train",
     "train_side_by_side": "training.train",
+    "train_population": "tuning.population",
     "Tuning": "tuning.result",
     "tune": "tuning.tune",
     "Rollout": "types",
