@@ -55,6 +55,10 @@ _HOMES = {
     "Run": "training.train",
     "resume": "training.train",
     "train": "training.train",
+    "train_side_by_side": "training.train",
+    "train_population": "tuning.population",
+    "Tuning": "tuning.result",
+    "tune": "tuning.tune",
     "Rollout": "types",
     "Spec": "types",
 }

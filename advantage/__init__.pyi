@@ -117,6 +117,10 @@ from advantage.training.sinks import log_to_wandb as log_to_wandb
 from advantage.training.train import Run as Run
 from advantage.training.train import resume as resume
 from advantage.training.train import train as train
+from advantage.training.train import train_side_by_side as train_side_by_side
+from advantage.tuning.population import train_population as train_population
+from advantage.tuning.result import Tuning as Tuning
+from advantage.tuning.tune import tune as tune
 from advantage.types import Rollout as Rollout
 from advantage.types import Spec as Spec
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advantage.algorithms.dynamic_programming.planner import Planner
-from advantage.algorithms.playable import playable
+from advantage.algorithms.playable import Trainable, playable
 from advantage.algorithms.registry import default_algorithm, from_json, to_json
 from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
@@ -41,6 +41,7 @@ from advantage.plain_values import require_whole
 from advantage.runs.checkpoint import CheckpointError, finished_step, list_checkpoints, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
+from advantage.training.callbacks import Callback
 from advantage.training.options import Options, recorded
 from advantage.training.train import resume, train
 
@@ -52,8 +53,8 @@ _ALGORITHM_FIELDS = {"name": str, "options": dict, "grid": dict}
 class Cell:
     """One training of the grid: what is trained, on what, how, and the folder of its run."""
 
-    algorithm: Any
-    environment: str
+    algorithm: Trainable
+    environment: Any
     options: Options
     path: Path
 
@@ -136,7 +137,7 @@ def read_experiment(file: str | Path) -> list[Cell]:
     if twice:
         raise ValueError(f"{file}: declares {min(twice)} twice; remove one of them.")
     for cell in cells:
-        _refuse_others(cell, file)
+        refuse_others(cell, file)
     return cells
 
 
@@ -180,13 +181,14 @@ def _check(
             raise ValueError(f"{at('')}: {what} needs {name!r}.")
 
 
-def _refuse_others(cell: Cell, file: Path) -> None:
-    """Raises ValueError if the cell's folder holds a run that is not of this cell."""
+def refuse_others(cell: Cell, file: Path) -> None:
+    """Raises ValueError if the cell's folder holds a run that is not of this cell, which `file` declares."""
     folder = RunFolder(cell.path)
     if not folder.config_path.exists():
         return
     config = read_config(folder, ("hyperparameters", "environment", "training"))
-    wanted = to_json(cell.algorithm) | recorded(cell.options) | {"environment": cell.environment}
+    environment = resolve(cell.environment).name
+    wanted = to_json(cell.algorithm) | recorded(cell.options) | {"environment": environment}
     training = recorded(Options()) | config["training"]  # a run of an older version lacks what is new
     found = config["hyperparameters"] | training | {"environment": config["environment"]}
     other = sorted(name for name in wanted if wanted[name] != found.get(name))
@@ -259,6 +261,37 @@ def _last_words(cell: Cell, code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"{error} (full output in {cell.log})"
 
 
+def carry_on(cell: Cell, callback: Callback) -> None:
+    """Train a cell in this process, from its last checkpoint if there is one; a finished cell stays as it is.
+
+    The cell's folder holds nothing but its run: what a killed process left there before the first checkpoint is
+    removed.
+
+    Args:
+        cell: what is trained.
+        callback: as for `train`.
+    """
+    if cell.finished:
+        return
+    folder = RunFolder(cell.path)
+    saved = list_checkpoints(folder.checkpoints)
+    if folder.last.exists() or saved:
+        resume(
+            cell.path if folder.last.exists() else saved[-1],
+            environment=cell.environment,
+            env_options=cell.options.env_options,
+            wrappers=cell.options.wrappers,
+            callback=callback,
+        )
+        return
+    if cell.path.exists():
+        with RunLock(cell.path):
+            shutil.rmtree(cell.path, ignore_errors=True)
+    train(
+        cell.algorithm, cell.environment, out=cell.path, callback=callback, **dataclasses.asdict(cell.options)
+    )
+
+
 def _run_cell(file: str, number: int, parent: int) -> int:
     """The work of a cell's process: train or resume, with all output in the log."""
     cell = read_experiment(file)[number]
@@ -267,25 +300,7 @@ def _run_cell(file: str, number: int, parent: int) -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            if cell.finished:
-                return 0
-            saved = list_checkpoints(RunFolder(cell.path).checkpoints)
-            if RunFolder(cell.path).last.exists() or saved:
-                path = cell.path if RunFolder(cell.path).last.exists() else saved[-1]
-                resume(
-                    path, environment=cell.environment,
-                    env_options=cell.options.env_options, wrappers=cell.options.wrappers,
-                    callback=lambda _: os.getppid() == parent,
-                )  # fmt: skip
-            else:
-                if cell.path.exists():  # killed before it had a checkpoint
-                    with RunLock(cell.path):
-                        shutil.rmtree(cell.path, ignore_errors=True)
-                options = dataclasses.asdict(cell.options)
-                train(
-                    cell.algorithm, cell.environment, out=cell.path,
-                    callback=lambda _: os.getppid() == parent, **options,
-                )  # fmt: skip
+            carry_on(cell, lambda _: os.getppid() == parent)
         except Exception as error:
             traceback.print_exc()
             print(f"{type(error).__name__}: {error}", file=sys.stderr)  # JAX ends a traceback with a remark

@@ -50,9 +50,9 @@ def test_each_moment_is_told_once_and_in_order(recorded):
     assert plain == [event.step for name, event in seen if name == "iteration"] == list(range(16, 129, 16))
     assert [event.step for name, event in seen if name == "evaluation"] == [64, 128]
     start, end = seen[0][1], seen[-1][1]
-    assert (start.step, start.total_timesteps, start.folders) == (0, 128, {3: run.path})
-    assert start.configs[3]["algorithm"] == "a2c" and start.configs[3]["hyperparameters"]["n_steps"] == 8
-    assert (end.step, end.finished, end.folders) == (128, True, {3: run.path})
+    assert (start.step, start.total_timesteps, start.folders) == (0, 128, [run.path])
+    assert start.configs[0]["algorithm"] == "a2c" and start.configs[0]["hyperparameters"]["n_steps"] == 8
+    assert (end.step, end.finished, end.folders) == (128, True, [run.path])
 
 
 def test_episodes_and_evaluations_are_those_of_the_logs(recorded):

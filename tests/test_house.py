@@ -22,6 +22,7 @@ MANY_PARAMETERS = {
     "environments/tables/mdp.py:from_samples",
     "estimators/off_policy_corrections.py:vtrace",
     "training/train.py:resume",
+    "tuning/tune.py:tune",
 }
 # Objects of Gymnasium, NumPy and other libraries, and of users, of which it is not known what they have.
 FOREIGN_OBJECTS = {
@@ -41,6 +42,8 @@ FOREIGN_PARTS = {
     "environments/make.py",
     "evaluation.py",
     "training/train.py",
+    "tuning/population.py",
+    "tuning/tune.py",
 }
 
 

@@ -50,6 +50,7 @@ ROOMS = [
     "report",
     "training",
     "experiment",
+    "tuning",
     "cli",
     "__main__",
 ]

@@ -85,3 +85,21 @@ def test_they_are_listed(capsys):
     for algorithm, environment in PAIRS:
         line = next(line for line in listed.splitlines() if line.split()[:1] == [algorithm] and "-v" in line)
         assert environment in line
+
+
+def test_preset_files(tmp_path, capsys):
+    file = tmp_path / "ppo.json"
+    file.write_text(json.dumps({"CartPole-v1": {"gamma": 0.5, "num_envs": 2, "total_timesteps": 64}}))
+    tuned = adv.preset("ppo", "jax/CartPole-v1", file)
+    assert tuned.algorithm.gamma == 0.5 and tuned.options == {"num_envs": 2, "total_timesteps": 64}
+    for content, word in (
+        ("{", "cannot be read as a preset file"),
+        ("[]", "is not a preset file"),
+        ('{"Acrobot-v1": {}}', "has no preset for"),
+        ('{"CartPole-v1": {"gamma": 7}}', "gamma=7"),
+        ('{"CartPole-v1": {"wrappers": ["os:system"]}}', "'wrappers' is not allowed in a preset file"),
+    ):
+        file.write_text(content)
+        assert main(["train", "ppo", "CartPole-v1", "--preset", str(file)]) == 2
+        said = capsys.readouterr().err
+        assert word in said and said.count("\n") == 1

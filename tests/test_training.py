@@ -29,20 +29,20 @@ from advantage.cli import main
 from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_evaluations, read_progress
-from advantage.training import loop, reporting
+from advantage.training import reporting, results
 from advantage.types import Spec
 
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "CartPole-v1", "jax/CartPole-v1"
 PATHS = pytest.mark.parametrize("environment", [HOST, DEVICE])
-plot_curve = loop.plot_curve
+plot_curve = results.plot_curve
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
+        patch.setattr(results, "plot_curve", lambda folder: None)
         yield
 
 
@@ -504,7 +504,7 @@ def test_a_reporter_is_told_what_happens(tmp_path):
 
 
 def test_a_run_folder_has_the_promised_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", plot_curve)
+    monkeypatch.setattr(results, "plot_curve", plot_curve)
     run = train(HOST, tmp_path / "run", eval_episodes=1, eval_every=SIZE, checkpoint_every=SIZE)
     names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in run.path.iterdir()}
     logs = {"progress.csv", "episodes.csv", "evaluations.csv", "events.out.tfevents", "curve.png"}
@@ -754,7 +754,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_last_checkpoint(name, tmp_
     assert listener.calls[-1][0] == "end"
     assert f"{tmp_path / 'run' / 'last'} is the checkpoint of step 0" in listener.calls[-2][1]
     monkeypatch.undo()
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
     assert adv.resume(tmp_path / "run").finished
     assert learned(adv.resume(tmp_path / "run", total_timesteps=4 * SIZE)) == learned(
         train(HOST, tmp_path / "again", total_timesteps=4 * SIZE)

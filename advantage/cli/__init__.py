@@ -23,6 +23,7 @@ usage: advantage COMMAND ...
   doctor RUN...                  find what is wrong with a run
   export RUN                     write a policy for other programs
   experiment FILE                train a grid of runs     advantage experiment grid.toml
+  tune ALGORITHM ENVIRONMENT     search for settings      advantage tune ppo CartPole-v1
   lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
   list                           list algorithms and environments
@@ -44,6 +45,7 @@ COMMANDS = (
     "doctor",
     "export",
     "experiment",
+    "tune",
     "check",
     "lab",
     "list",
@@ -57,9 +59,9 @@ def run() -> NoReturn:
     from advantage.runs.interrupt import end_process, leaving
 
     os.environ.pop("JAX_ENABLE_X64", None)  # all is computed in single precision, or as a function says
-    open_output(goes_on=sys.argv[1:2] in (["train"], ["resume"], ["experiment"]))
-    # An experiment waits until its runs, each in its own process, have saved; `enjoy` closes its video.
-    clears_up = sys.argv[1:2] in (["experiment"], ["enjoy"])
+    open_output(goes_on=sys.argv[1:2] in (["train"], ["tune"], ["resume"], ["experiment"]))
+    # Experiments and studies wait until their runs, in other processes, have saved; `enjoy` closes its video.
+    clears_up = sys.argv[1:2] in (["experiment"], ["tune"], ["enjoy"])
     with leaving(at_once=not clears_up, patience=60.0 if clears_up else 1.5):
         code = main()
     if code > 128:
@@ -129,13 +131,13 @@ def _explain(error: Exception) -> int:
     from advantage.environments.make import MissingExtra
     from advantage.runs.checkpoint import CheckpointError
     from advantage.training.nonfinite import NonFiniteUpdate
+    from advantage.tuning.storage import StudyFailure
 
     if isinstance(error, EnvironmentFailure) and error.__cause__ is not None:
         traceback.print_exception(error.__cause__)
         print(file=sys.stderr)
-    if isinstance(
-        error, EnvironmentDefect | EnvironmentFailure | CheckpointError | MissingExtra | NonFiniteUpdate
-    ):
+    named = EnvironmentDefect | EnvironmentFailure | CheckpointError | MissingExtra | NonFiniteUpdate
+    if isinstance(error, named | StudyFailure):
         return _complain(str(error), 1)
     if isinstance(error, FileExistsError | FileNotFoundError | ValueError):
         return _complain(str(error), 2)

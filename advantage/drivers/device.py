@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -121,12 +122,17 @@ def iterate_on_device(
 
 
 class Sizes(NamedTuple):
-    """Sizes of a call: steps per iteration, rows of metrics, iterations per row, devices that share the seeds."""
+    """Sizes of a call: steps per iteration, rows of metrics, iterations per row, devices that share the seeds.
+
+    `settings` is 0 if every seed has its own hyperparameters, arrays with a leading axis of seeds; None if all have the
+    same.
+    """
 
     n_steps: int
     rows: int
     per_row: int
     mesh: Mesh | None
+    settings: int | None
 
 
 class Begun(NamedTuple):
@@ -152,7 +158,8 @@ def _chunk(
 
     if sizes.mesh is not None:  # each device runs its own seeds and never waits for another
         one, each, later = PartitionSpec(), PartitionSpec(SEEDS), PartitionSpec(None, SEEDS)
-        places: Any = (one, Begun(*cast(Any, (each, each, each, one))), one), (each, each, later, later)
+        settings = one if sizes.settings is None else each
+        places: Any = (settings, Begun(*cast(Any, (each, each, each, one))), one), (each, each, later, later)
         run = jax.shard_map(run, mesh=sizes.mesh, in_specs=places[0], out_specs=places[1], check_vma=False)
     return run(algorithm, begun, count)
 
@@ -160,16 +167,16 @@ def _chunk(
 def _iterations(
     algorithm: Algorithm, world: World, units: ActionUnits, begun: Begun, count: Array, sizes: Sizes
 ) -> Any:
-    (state, worlds, run_keys, first), (n_steps, rows, per_row, _) = begun, sizes
+    (state, worlds, run_keys, first), (n_steps, rows, per_row, _, settings) = begun, sizes
     by_block, num_envs = per_row > 1 and algorithm.n_steps == 1, worlds.elapsed.shape[1]
 
-    @partial(jax.vmap, in_axes=(0, 0, None))
-    def next_block(state, run_key, iteration):
+    @partial(jax.vmap, in_axes=(settings, 0, 0, None))
+    def next_block(algorithm: Algorithm, state, run_key, iteration):
         return draw_block(algorithm, state, run_key, iteration, num_envs)
 
     @jax.jit  # so that it is traced once, for the shapes and for the loop
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def one(iteration, state, worlds, run_key, block):
+    @partial(jax.vmap, in_axes=(settings, None, 0, 0, 0, 0))
+    def one(algorithm: Algorithm, iteration, state, worlds, run_key, block):
         if by_block:
             actor, draws = algorithm.actor(state), of_block(block, iteration)
         else:
@@ -179,8 +186,8 @@ def _iterations(
     def zeros(size, shapes):
         return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
 
-    block = next_block(state, run_keys, first) if by_block else None
-    metrics, facts = jax.eval_shape(one, first, state, worlds, run_keys, block)[2:]
+    block = next_block(algorithm, state, run_keys, first) if by_block else None
+    metrics, facts = jax.eval_shape(one, algorithm, first, state, worlds, run_keys, block)[2:]
     metrics = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), metrics)
 
     def row(r, carry):
@@ -192,9 +199,9 @@ def _iterations(
             now = first + i
             if by_block:
                 block = jax.lax.cond(
-                    now % BLOCK == 0, lambda: next_block(state, run_keys, now), lambda: block
+                    now % BLOCK == 0, lambda: next_block(algorithm, state, run_keys, now), lambda: block
                 )
-            state, worlds, metrics, new = one(now, state, worlds, run_keys, block)
+            state, worlds, metrics, new = one(algorithm, now, state, worlds, run_keys, block)
             facts = jax.tree.map(lambda all, x: all.at[i].set(x), facts, new)
             return state, worlds, block, jax.tree.map(jnp.add, sums, metrics), facts
 
@@ -209,12 +216,29 @@ def _iterations(
     return state, worlds, *report
 
 
-@partial(jax.jit, static_argnames=("world", "num_envs"))
-def _start(algorithm: Algorithm, world: World, state: Pytree, keys: Key, num_envs: int) -> WorldState:
-    def one(state, key):
+@partial(jax.jit, static_argnames=("world", "num_envs", "settings"))
+def _start(
+    algorithm: Algorithm, world: World, state: Pytree, keys: Key, num_envs: int, settings: int | None
+) -> WorldState:
+    def one(algorithm: Algorithm, state, key):
         return start(world, key, num_envs, algorithm.initial_memory(algorithm.actor(state)))
 
-    return jax.vmap(one)(state, keys)
+    return jax.vmap(one, in_axes=(settings, 0, 0))(algorithm, state, keys)
+
+
+def stack_settings(members: Sequence[Algorithm]) -> Algorithm:
+    """Algorithms that differ in floats only as one, whose floats are arrays with an entry for each of them.
+
+    Raises:
+        ValueError: they differ in something else, which a program cannot hold side by side.
+    """
+    first, *others = map(jax.tree.structure, members)
+    if any(other != first for other in others):
+        raise ValueError(
+            "These settings differ in more than the values of floats, so one program cannot train them side by side; "
+            "train them one after the other."
+        )
+    return jax.tree.map(lambda *values: jnp.stack([jnp.asarray(value) for value in values]), *members)
 
 
 def _by_time(facts: np.ndarray) -> np.ndarray:
@@ -227,10 +251,28 @@ class DeviceDriver:
 
     Every array of the state has a leading axis of seeds; each seed gives the same numbers as when it runs alone. If JAX
     has several devices they share the seeds; if some get one fewer, the first seeds run twice and one run is discarded.
+
+    Args:
+        algorithm: the algorithm; with `members`, one of them.
+        world, spec: the world and the spec of each run.
+        num_seeds: number of runs side by side.
+        members: an algorithm for each run, if they differ; they may differ in the values of floats.
+
+    Attributes:
+        settings: the algorithm of all runs, or the members' stacked one.
     """
 
-    def __init__(self, algorithm: Algorithm, world: World, spec: Spec, num_seeds: int = 1):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        world: World,
+        spec: Spec,
+        num_seeds: int = 1,
+        members: Sequence[Algorithm] = (),
+    ):
         self.algorithm, self.world, self.spec = algorithm, world, spec
+        self.settings = stack_settings(members) if members else algorithm
+        self.axis = 0 if members else None
         self.rollout_bytes = rollout_bytes(algorithm, spec, num_seeds)
         refuse_what_does_not_fit(self.rollout_bytes, free_device_bytes(), algorithm.n_steps, spec.num_envs)
         self.book = EpisodeBook(spec.num_envs, num_seeds)
@@ -250,7 +292,7 @@ class DeviceDriver:
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Begin every environment's first episode, with one key for each seed; returns the states unchanged."""
-        self.worlds = _start(self.algorithm, self.world, states, keys, num_envs=self.spec.num_envs)
+        self.worlds = _start(self.settings, self.world, states, keys, self.spec.num_envs, self.axis)
         return states
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
@@ -266,9 +308,10 @@ class DeviceDriver:
         """Run the iterations of a span, at most one chunk."""
         begun = time.perf_counter()
         state, worlds, run_keys = self._spread((state, self.worlds, run_keys))
-        sizes = Sizes(span.n_steps, self.rows, self.per_row, self.mesh)
+        settings = self.settings if self.axis is None else self._spread(self.settings)
+        sizes = Sizes(span.n_steps, self.rows, self.per_row, self.mesh, self.axis)
         state, self.worlds, metrics, facts = _chunk(
-            self.algorithm,
+            settings,
             self.world,
             self.spec.action_units,
             Begun(state, worlds, run_keys, np.int32(span.iteration)),

@@ -50,6 +50,7 @@ def make_driver(
     processes: Processes,
     stopped: Callable[[], bool],
     log_info: Sequence[str] = (),
+    members: Sequence[Algorithm] = (),
 ) -> Driver:
     """The driver of a run.
 
@@ -61,6 +62,7 @@ def make_driver(
         processes: which processes step.
         stopped: returns whether the run should stop.
         log_info: names of numbers in the environment's info, whose means are metrics.
+        members: an algorithm for each seed, if they differ.
 
     Raises:
         ValueError: the algorithm cannot run in this environment or on a cluster, or there is no info to log.
@@ -85,7 +87,7 @@ def make_driver(
     if processes.actors:
         return _cluster_driver(algorithm, environment, spec, seeds[0], processes, log_info)
     if environment.kind == "device":
-        return DeviceDriver(algorithm, environment.source, spec, len(seeds))
+        return DeviceDriver(algorithm, environment.source, spec, len(seeds), members)
     return HostDriver(
         algorithm,
         environment.source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +39,23 @@ def warnings_before(algorithm: Playable, spec: Spec) -> list[str]:
 def beginning(
     algorithm: Playable,
     spec: Spec,
-    configs: dict[int, dict[str, Any]],
+    configs: Sequence[dict[str, Any]],
     *,
-    folders: dict[int, Path],
+    folders: Sequence[Path],
     driver: DriverFacts,
     step: int,
 ) -> dict[str, Any]:
-    """What a reporter is told when runs begin; `configs` and `folders` are by seed."""
-    config = next(iter(configs.values()))
+    """What a reporter is told when runs begin; there is one of `configs` and `folders` for each seed."""
+    config = configs[0]
     return {
         "algorithm": config["algorithm"],
         "environment": config["environment"],
-        "seeds": list(configs),
+        "seeds": [config["seed"] for config in configs],
         "total_timesteps": spec.total_timesteps,
         "step": step,
         "num_envs": spec.num_envs,
         "driver": driver,
-        "folders": list(folders.values()),
+        "folders": list(folders),
         "interface": interface_notes(algorithm, spec),
         "warnings": warnings_before(algorithm, spec),
     }
@@ -95,7 +95,7 @@ def differences(recorded: Any, here: dict[str, Any]) -> list[str]:
 
 
 def farewell(
-    folders: Iterable[Path], step: int, environment: Environment, modifications: Modifications
+    folders: Sequence[Path], step: int, environment: Environment, modifications: Modifications
 ) -> str:
     """How runs that were interrupted are resumed."""
     named = word_for(environment.name, modifications) if environment.by_name else []

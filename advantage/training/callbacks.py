@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,15 @@ class Started(NamedTuple):
     """A training begins, or goes on.
 
     Attributes:
-        configs: what config.json says of the run of each seed: algorithm, hyperparameters, environment, options.
-        folders: the run folder of each seed.
+        seeds: the seed of each run.
+        configs: what config.json says of each run: algorithm, hyperparameters, environment, options.
+        folders: the folder of each run.
         step: environment steps so far, of `total_timesteps`.
     """
 
-    configs: dict[int, dict[str, Any]]
-    folders: dict[int, Path]
+    seeds: Sequence[int]
+    configs: Sequence[dict[str, Any]]
+    folders: Sequence[Path]
     step: int
     total_timesteps: int
 
@@ -67,12 +69,14 @@ class Ended(NamedTuple):
     """A training ends: its budget is spent, or it was stopped.
 
     Attributes:
-        folders: the run folder of each seed.
+        seeds: the seed of each run.
+        folders: the folder of each run.
         step: environment steps taken.
         finished: whether the budget is spent.
     """
 
-    folders: dict[int, Path]
+    seeds: Sequence[int]
+    folders: Sequence[Path]
     step: int
     finished: bool
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
+from advantage.drivers.device import stack_settings
 from advantage.drivers.host.stepper import failure
 from advantage.environments.check import check_spaces
 from advantage.environments.defect import EnvironmentDefect
@@ -21,7 +22,7 @@ from advantage.environments.watchdog import Watchdog
 from advantage.machine import free_device_bytes, refuse_large
 from advantage.matrices import for_each
 from advantage.runs.patience import saying
-from advantage.types import Array, Key, Pytree, Spec
+from advantage.types import Algorithm, Array, Key, Pytree, Spec
 
 
 class FirstState(NamedTuple):
@@ -39,26 +40,36 @@ class FirstState(NamedTuple):
 
 
 def draw_first_state(
-    algorithm: Playable, spec: Spec, seeds: list[int], say: Callable[[str], None]
+    algorithm: Playable,
+    spec: Spec,
+    seeds: list[int],
+    say: Callable[[str], None],
+    members: Sequence[Algorithm] = (),
 ) -> FirstState:
-    """Draw the initial weights of every seed, one seed after the other.
+    """Draw the initial weights of every seed, one seed after the other; `members` are each seed's own settings, if any.
 
     Raises:
         ValueError: a space or a budget that the algorithm cannot handle, or learning that does not fit into memory.
     """
-    jax.eval_shape(lambda key: algorithm.init(key, spec), jax.random.key(0))  # sees the budget's value
+    for each in members or [algorithm]:
+        jax.eval_shape(
+            lambda key, each=each: each.init(key, spec), jax.random.key(0)
+        )  # sees the budget's value
 
     @jax.jit
     def begin(algorithm: Playable, seeds: Array, total_timesteps: Array) -> FirstState:
         budgeted = dataclasses.replace(spec, total_timesteps=total_timesteps)
+        settings, structure = jax.tree.flatten(algorithm)
 
-        def one(seed):
+        def one(seed, *own):
             key_init, key_worlds, key_run = jax.random.split(jax.random.key(seed), 3)
-            return FirstState(algorithm.init(key_init, budgeted), key_worlds, key_run)
+            chosen = structure.unflatten(own) if members else algorithm
+            return FirstState(chosen.init(key_init, budgeted), key_worlds, key_run)
 
-        return for_each(one, seeds)
+        return for_each(one, seeds, *(settings if members else ()))
 
-    arguments = algorithm, np.array(seeds, np.uint32), np.uint32(spec.total_timesteps)
+    drawn: Any = stack_settings(members) if members else algorithm
+    arguments = drawn, np.array(seeds, np.uint32), np.uint32(spec.total_timesteps)
     size = _bytes_to_learn(begin.eval_shape(*arguments).state)
     remedy = "use a smaller network (hidden=), or make the observations smaller"
     refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())

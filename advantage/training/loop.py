@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from advantage.environments.environment import Environment
 from advantage.environments.make import rules_of
 from advantage.environments.version import version_of
 from advantage.replay.left_out import without_replay
-from advantage.report import table_report
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import COMPILE_CLOCK
-from advantage.runs.folder import RunFolder, claim_run_folder, describe_host, write_config
+from advantage.runs.folder import RunFolder, describe_host, write_config
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
 from advantage.runs.patience import saying
-from advantage.runs.plot import plot_curve, results_are_missing
+from advantage.runs.plot import results_are_missing
 from advantage.runs.recorded import config_facts
 from advantage.training.announcements import beginning, farewell, finished_before
 from advantage.training.callbacks import Ended, Evaluated, Listeners, Started
@@ -39,14 +38,15 @@ from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
 from advantage.training.options import Options, modifications_of, processes_of
 from advantage.training.reporting import Reporter
+from advantage.training.results import write_pictures
 from advantage.training.rewind import rewind_to
-from advantage.training.run_config import run_config
-from advantage.types import Iterated, Pytree
+from advantage.training.run_config import claim_folders, run_config
+from advantage.types import Algorithm, Iterated, Pytree
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What is trained, where it is evaluated, and who is informed."""
+    """What is trained (`members`: each run's own settings, if they differ), where it is evaluated, who is informed."""
 
     algorithm: Playable
     environment: Environment
@@ -54,6 +54,7 @@ class Training:
     options: Options
     listeners: Listeners
     reporter: Reporter
+    members: Sequence[Algorithm] = ()
 
 
 class Loop:
@@ -67,8 +68,10 @@ class Loop:
     def __init__(self, training: Training, seeds: list[int]):
         self.training, self.seeds, self.started = training, seeds, time.perf_counter()
         self.algorithm, self.environment = training.algorithm, training.environment
+        self.algorithms: list[Playable] = [*training.members] or [training.algorithm] * len(seeds)
         self.options, self.say = training.options, training.reporter.message
-        self.listeners, self.configs = training.listeners, {}
+        self.listeners = training.listeners
+        self.configs: list[dict[str, Any]] = []
         with saying(f"Making {self.environment.name}.", self.say):
             spaces = spaces_of(self.environment)
         options = self.options
@@ -85,7 +88,7 @@ class Loop:
         self.was_finished = self.is_complete = False  # with this budget, before it was resumed
         self.journals: list[Journal] = []
         self.state: Pytree = None
-        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say)
+        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say, training.members)
         self.driver = make_driver(
             self.algorithm,
             self.environment,
@@ -94,29 +97,23 @@ class Loop:
             processes=processes_of(options),
             stopped=self._is_interrupted,
             log_info=options.log_info,
+            members=training.members,
         )
 
-    def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:
+    def create_folders(self, paths: Sequence[Path | None], root: Path, locks: contextlib.ExitStack) -> None:
         """Begin the first episodes, make and lock the run folders (`locks` releases them), and write their configs."""
-        name = algorithm_name(self.algorithm)
         with saying("Starting the environments.", self.say):
             self.state = self.driver.start(self.first.state, self.first.world_keys)
         self.first = self.first._replace(state=None)  # it may be large
-        host, folders = describe_host(version_of(self.environment)), []
-        for seed in self.seeds:
-            path = out if out is None or self.options.num_seeds == 1 else out / f"seed_{seed}"
-            folder, lock = claim_run_folder(
-                path, root=root, environment=self.environment.name, algorithm=name, seed=seed
-            )
-            locks.enter_context(lock)
-            folders.append(folder)
-        for folder, seed in zip(folders, self.seeds, strict=True):
-            config = run_config(self.algorithm, self.environment, self.spec, self.options, seed)
-            config["host"] = host
+        host = describe_host(version_of(self.environment))
+        for seed, algorithm in zip(self.seeds, self.algorithms, strict=True):
+            config = run_config(algorithm, self.environment, self.spec, self.options, seed)
+            self.configs.append(config | {"host": host})
+        folders = claim_folders(paths, root, self.configs, locks)
+        for folder, config, seed in zip(folders, self.configs, self.seeds, strict=True):
             write_config(folder, config)
             logger = Logger(folder, tensorboard=self.options.tensorboard)
             self.journals.append(Journal(folder, seed, logger, config_facts(config)))
-            self.configs[seed] = config
 
     def restore(self, folder: RunFolder, config: dict[str, Any], saved: Saved) -> None:
         """Restore everything from a checkpoint of the folder.
@@ -152,7 +149,7 @@ class Loop:
             self.say(notice)
         self.journals.append(Journal(folder, self.seeds[0], logger, config_facts(config)))
         self.journals[0].restore(own, metadata)
-        self.configs[self.seeds[0]] = config
+        self.configs.append(config)
 
     def run(self) -> bool:
         """Iterate until the budget is spent, or a callback or a signal stops the run; returns whether it has finished.
@@ -246,11 +243,15 @@ class Loop:
         found = find_nonfinite(result, len(self.seeds))
         if found is None:
             return
+        step, iteration = (
+            self.step + int(result.steps[found.row]),
+            self.iteration + int(result.iterations[found.row]),
+        )
+        last = self.journals[found.place].folder.last
         raise NonFiniteUpdate(
-            f"The update after step {self.step + int(result.steps[found.row]):_} (iteration "
-            f"{self.iteration + int(result.iterations[found.row]) - 1}, seed {self.seeds[found.place]}) gave a value "
-            f"that is not finite: {found.names}. It was not applied; the last checkpoint is "
-            f"{self.journals[found.place].folder.last}. {remedy(self.algorithm)}"
+            f"The update after step {step:_} (iteration {iteration - 1}, seed {self.seeds[found.place]}) gave a value "
+            f"that is not finite: {found.names}. It was not applied; the last checkpoint is {last}. "
+            f"{remedy(self.algorithm)}"
         )
 
     def _evaluate(self) -> bool:
@@ -295,7 +296,7 @@ class Loop:
         """The agent of one seed."""
         state = self.driver.state_of(self.state, place)
         return Agent(
-            self.algorithm,
+            self.algorithms[place],
             state,
             self.spec,
             self.environment.name,
@@ -323,18 +324,9 @@ class Loop:
         """Write the learning curve and, for a tabular agent in a finite world, its policy; say how the run ended."""
         conclusion, unit = self.driver.conclusion(self.step), self.driver.facts.unit
         for place, journal in enumerate(self.journals):
-            journal.logger.flush()
-            report = table_report(self._agent(place), self.environment)
-            if report is not None:
-                name = f"{algorithm_name(self.algorithm)} on {self.environment.name}"
-                title = f"{name}\nseed {journal.seed}, after {self.step:,} {unit}"
-                report.plot(journal.folder, title)
-                if place == 0:
-                    conclusion = report.lines(journal.evaluation, conclusion)
-            try:  # the curve comes last: where it is, everything is
-                plot_curve(journal.folder)
-            except CheckpointError as error:
-                self.say(f"curve.png was not drawn: {error}")
+            report = write_pictures(journal, self._agent(place), self.environment, unit=unit, say=self.say)
+            if report is not None and place == 0:
+                conclusion = report.lines(journal.evaluation, conclusion)
         for line in conclusion:
             self.say(line)
 
@@ -345,8 +337,8 @@ class Loop:
         self.training.reporter.end()
 
     @property
-    def _folders(self) -> dict[int, Path]:
-        return {journal.seed: journal.folder.path for journal in self.journals}
+    def _folders(self) -> list[Path]:
+        return [journal.folder.path for journal in self.journals]
 
     @property
     def _is_finished(self) -> bool:
@@ -365,7 +357,7 @@ class Loop:
         return self.interrupt.signal is not None
 
     def _farewell(self) -> str:
-        return farewell(self._folders.values(), self.step, self.environment, modifications_of(self.options))
+        return farewell(self._folders, self.step, self.environment, modifications_of(self.options))
 
     def _saying_what_compiles(self) -> contextlib.AbstractContextManager[None]:
         """A context that says that the first call of a driver compiles, if that takes long."""
@@ -377,11 +369,13 @@ class Loop:
     @contextlib.contextmanager
     def _telling_start_and_end(self) -> Iterator[None]:
         """A context that informs the callbacks of the beginning and, after any error too, of the end."""
-        self.listeners.start(Started(self.configs, self._folders, self.step, self.options.total_timesteps))
+        self.listeners.start(
+            Started(self.seeds, self.configs, self._folders, self.step, self.options.total_timesteps)
+        )
         try:
             yield
         finally:
-            self.listeners.end(Ended(self._folders, self.step, self._is_finished))
+            self.listeners.end(Ended(self.seeds, self._folders, self.step, self._is_finished))
 
     @contextlib.contextmanager
     def _last_words(self) -> Iterator[None]:

@@ -15,8 +15,7 @@ def log_to_logging(logger: logging.Logger, level: int = logging.INFO) -> Callbac
     """Callbacks that write to a logger of Python's `logging`: start, iterations, evaluations and end."""
 
     def start(event: Started) -> None:
-        for seed, folder in event.folders.items():
-            config = event.configs[seed]
+        for seed, folder, config in zip(event.seeds, event.folders, event.configs, strict=True):
             names = f"{config['algorithm']} on {config['environment']}"
             logger.log(level, "%s, seed %d, from step %d of %d: %s", names, seed, event.step,
                        event.total_timesteps, folder)  # fmt: skip
@@ -53,9 +52,9 @@ def log_to_wandb(project: str, **options: Any) -> Callbacks:
     runs: dict[int, Any] = {}
 
     def start(event: Started) -> None:
-        for seed, folder in event.folders.items():
+        for seed, folder, config in zip(event.seeds, event.folders, event.configs, strict=True):
             runs[seed] = wandb.init(
-                project=project, name=folder.name, id=folder.name, dir=str(folder), config=event.configs[seed],
+                project=project, name=folder.name, id=folder.name, dir=str(folder), config=config,
                 resume="allow", reinit="create_new", **options,
             )  # fmt: skip
 
@@ -86,9 +85,8 @@ def log_to_mlflow(experiment: str, tracking_uri: str | None = None) -> Callbacks
     def start(event: Started) -> None:
         known = client.get_experiment_by_name(experiment)
         home = client.create_experiment(experiment) if known is None else known.experiment_id
-        for seed, folder in event.folders.items():
+        for seed, folder, config in zip(event.seeds, event.folders, event.configs, strict=True):
             runs[seed] = client.create_run(home, run_name=folder.name).info.run_id
-            config = event.configs[seed]
             facts = {"algorithm": config["algorithm"], "environment": config["environment"], "seed": seed}
             facts |= config["hyperparameters"]
             client.log_batch(runs[seed], params=[Param(name, str(value)) for name, value in facts.items()])

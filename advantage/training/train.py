@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from advantage.training.first_state import spaces_of
 from advantage.training.loop import Loop, Training
 from advantage.training.options import Options, modifications_of, options_from
 from advantage.training.reporting import Reporter, Silent
-from advantage.types import Spec
+from advantage.types import Algorithm, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,81 @@ def train(
         with _device(settings.device), _cluster(settings), contextlib.ExitStack() as locks:
             loop = Loop(training, group)
             with contextlib.closing(loop):
-                loop.create_folders(Path(out) if out is not None else None, Path(root), locks)
+                loop.create_folders(_paths(out, group, settings), Path(root), locks)
                 runs.extend(_run(loop))
     return runs if settings.num_seeds > 1 else runs[0]
+
+
+def train_side_by_side(
+    algorithms: Sequence[Algorithm],
+    environment: Any,
+    *,
+    out: Sequence[Path],
+    callback: Callback | None = None,
+    **options: Any,
+) -> list[Run]:
+    """Train several settings of an algorithm in an on-device world in one program, with one seed each.
+
+    Each run has the numbers that it has alone, up to rounding, and a run folder of its own, which `resume` continues.
+
+    Args:
+        algorithms: the settings, which differ in the values of floats only.
+        environment: an on-device world, as for `train`.
+        out: the run folder of each.
+        callback: as for `train`; it hears of all runs, and stops all.
+        **options: the fields of `Options`, the same for all.
+
+    Raises:
+        ValueError: the settings differ in more than floats, or the environment is no on-device world.
+    """
+    seeds = [options_from(options).seed] * len(algorithms)
+    return train_members(
+        algorithms, environment, seeds=seeds, out=out, callback_of=lambda _: callback, **options
+    )
+
+
+@in_single_precision
+def train_members(
+    algorithms: Sequence[Algorithm],
+    environment: Any,
+    *,
+    seeds: Sequence[int],
+    out: Sequence[Path],
+    callback_of: Callable[[Loop], Callback | None],
+    **options: Any,
+) -> list[Run]:
+    """What `train_side_by_side` does, with a seed for each run.
+
+    Args:
+        algorithms, environment, out: as there.
+        seeds: the seed of each run.
+        callback_of: makes the callback, from the loop that it may look into and change.
+        **options: the fields of `Options`, the same for all.
+    """
+    settings = options_from(options)
+    target = stacked(modified(resolve(environment), modifications_of(settings)), settings.frame_stack)
+    if settings.num_seeds > 1 or not takes_many_seeds(algorithms[0], target):
+        raise ValueError(
+            f"{target.name}: only an on-device world (jax/...), with one seed for each run, trains several settings "
+            "side by side; train them one after the other."
+        )
+    share_cores(len(algorithms))
+    training = Training(
+        algorithms[0], target, target, settings, listeners_of(None), Silent(), list(algorithms)
+    )
+    with _device(settings.device), contextlib.ExitStack() as locks:
+        loop = Loop(training, list(seeds))
+        loop.listeners = listeners_of(callback_of(loop))
+        with contextlib.closing(loop):
+            loop.create_folders([Path(path) for path in out], Path("runs"), locks)
+            return _run(loop)
+
+
+def _paths(out: str | Path | None, seeds: Sequence[int], settings: Options) -> list[Path | None]:
+    """The run folder of each seed; None for a new one."""
+    if out is None or settings.num_seeds == 1:
+        return [None if out is None else Path(out) for _ in seeds]
+    return [Path(out) / f"seed_{seed}" for seed in seeds]
 
 
 def _run(loop: Loop) -> list[Run]:
@@ -130,9 +202,9 @@ def _run(loop: Loop) -> list[Run]:
             step=loop.step,
             evaluation=journal.evaluation,
             finished=finished,
-            algorithm=loop.algorithm,
+            algorithm=algorithm,
         )
-        for journal in loop.journals
+        for journal, algorithm in zip(loop.journals, loop.algorithms, strict=True)
     ]
 
 

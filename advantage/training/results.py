@@ -1,0 +1,29 @@
+"""The pictures that a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from advantage.agent import Agent
+from advantage.algorithms.registry import algorithm_name
+from advantage.environments.environment import Environment
+from advantage.report import TableReport, table_report
+from advantage.runs.checkpoint import CheckpointError
+from advantage.runs.plot import plot_curve
+from advantage.training.journal import Journal
+
+
+def write_pictures(
+    journal: Journal, agent: Agent, environment: Environment, *, unit: str, say: Callable[[str], None]
+) -> TableReport | None:
+    """Write the learning curve and, for a tabular agent in a finite world, its policy, which is returned."""
+    journal.logger.flush()
+    report = table_report(agent, environment)
+    if report is not None:
+        name = f"{algorithm_name(agent.algorithm)} on {environment.name}"
+        report.plot(journal.folder, f"{name}\nseed {journal.seed}, after {agent.step:,} {unit}")
+    try:  # the curve comes last: where it is, everything is
+        plot_curve(journal.folder)
+    except CheckpointError as error:
+        say(f"curve.png was not drawn: {error}")
+    return report

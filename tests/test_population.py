@@ -1,0 +1,142 @@
+"""Population-based training: copies of the best members with other settings, which their next updates have."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import advantage as adv
+from advantage.drivers.device import DeviceDriver, iterate_on_device
+from advantage.drivers.draws import draw
+from advantage.environments.worlds.cartpole import CartPole
+from advantage.training.options import Options
+from advantage.tuning.population import next_generation
+from advantage.tuning.space import read_space
+
+TINY = adv.PPO(n_steps=32, batch_size=32, n_epochs=1, hidden=(8,))
+DEVICE = "jax/CartPole-v1"
+POPULATION = {"learning_rate": {"log": [1e-3, 1e-1]}, "gamma": {"log_below_one": [0.5, 0.99]}}
+
+
+def test_the_worst_become_copies_of_the_best_with_other_settings():
+    """Against a loop in NumPy: every leaf is copied, values change by a factor inside of their domain."""
+    space = read_space(TINY, Options(), POPULATION)
+    rates, gammas = (
+        np.float32([1e-3, 2e-3, 4e-3, 8e-3, 0.05, 0.03]),
+        np.float32([0.5, 0.9, 0.95, 0.7, 0.6, 0.8]),
+    )
+    settings = dataclasses.replace(TINY, learning_rate=jnp.array(rates), gamma=jnp.array(gammas))
+    settings = jax.tree.map(lambda x: x if np.ndim(x) else jnp.full(6, x), settings)
+    state = {"weights": jnp.arange(12.0).reshape(6, 2), "count": jnp.arange(6)}
+    score = np.array([3.0, -1.0, 9.0, 2.0, 7.0, -np.inf])
+    seen = set()
+    for seed in range(40):
+        made = next_generation(state, settings, score, jax.random.key(seed), space, share=1 / 3)
+        parent = np.asarray(made.parent)
+        assert set(parent[[1, 5]]) <= {2, 4} and list(parent[[0, 2, 3, 4]]) == [0, 2, 3, 4]
+        np.testing.assert_array_equal(made.state["weights"], np.asarray(state["weights"])[parent])
+        np.testing.assert_array_equal(made.state["count"], parent)
+        for place in range(6):
+            rate, gamma = (float(getattr(made.settings, name)[place]) for name in ("learning_rate", "gamma"))
+            if place not in (1, 5):
+                assert (rate, gamma) == (rates[place], gammas[place])
+                continue
+            rate_of, gamma_of = rates[parent[place]], gammas[parent[place]]
+            assert min(abs(rate - np.clip(rate_of * f, 1e-3, 0.1)) for f in (0.8, 1.25)) < 1e-7
+            assert min(abs(gamma - (1 - np.clip((1 - gamma_of) * f, 0.01, 0.5))) for f in (0.8, 1.25)) < 1e-6
+            seen.add((parent[place], rate > rate_of, gamma > gamma_of))
+        np.testing.assert_array_equal(made.settings.gae_lambda, np.float32([TINY.gae_lambda] * 6))
+    assert len(seen) == 8  # both parents, and all pairs of factors
+    edge = dataclasses.replace(settings, learning_rate=jnp.full(6, 0.1), gamma=jnp.full(6, 0.99))
+    for seed in range(8):
+        made = next_generation(state, edge, score, jax.random.key(seed), space, share=1 / 3)
+        assert made.settings.learning_rate.max() <= np.float32(
+            0.1
+        ) and made.settings.gamma.max() <= np.float32(0.99)
+
+
+def test_a_population_learns_with_its_new_settings(tmp_path, monkeypatch):
+    """The first update after a change of generation is that of a lone run with the copied state and the new settings.
+
+    And the new settings are those that the member's config.json and checkpoint have, so `resume` takes them.
+    """
+    updates = []
+    iterate = DeviceDriver.iterate
+
+    def watched(driver, state, run_keys, span):
+        before = driver.settings, state, driver.worlds
+        result = iterate(driver, state, run_keys, span)
+        updates.append((*before, run_keys, span, result.state))
+        return result
+
+    monkeypatch.setattr(DeviceDriver, "iterate", watched)
+    out = tmp_path / "population"
+    small = dict(num_envs=2, eval_episodes=0, tensorboard=False)
+    runs = adv.train_population(
+        TINY, DEVICE, members=3, every=128, space=POPULATION, out=out, total_timesteps=384, **small
+    )
+    rows = [json.loads(line) for line in (out / "population.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [128] * 3 + [256] * 3
+    (copy,) = [row for row in rows[:3] if row["parent"] != row["member"]]
+    place = copy["member"]
+    assert copy["parent"] == max(rows[:3], key=lambda row: row["score"])["member"]
+    assert copy["score"] == min(row["score"] for row in rows[:3])
+    settings, state, worlds, run_keys, span, after = next(row for row in updates if row[4].first_step == 128)
+    np.testing.assert_allclose(settings.learning_rate[place], copy["learning_rate"], rtol=1e-6)
+    for leaf in jax.tree.leaves(state.params):
+        np.testing.assert_array_equal(leaf[place], leaf[copy["parent"]])
+
+    state, worlds, key = jax.tree.map(lambda leaf: leaf[place], (state, worlds, run_keys))
+
+    @jax.jit
+    def alone(algorithm):
+        now = state, worlds
+        for n in range(span.iteration, span.iteration + span.count):
+            actor, draws = draw(algorithm, now[0], key, n, (32, 2))
+            now = iterate_on_device(algorithm, CartPole(), *now, actor, draws)[:2]
+        return ravel_pytree(now[0].params)[0]
+
+    new, old = (
+        alone(dataclasses.replace(TINY, **{name: rows[member][name] for name in POPULATION}))
+        for member in (place, copy["parent"])
+    )
+    found = ravel_pytree(jax.tree.map(lambda leaf: leaf[place], after.params))[0]
+    np.testing.assert_allclose(found, new, rtol=1e-4, atol=1e-5)
+    assert np.abs(found - old).max() > 1e-3
+    assert sorted(run.path.name for run in runs) == ["member_0", "member_1", "member_2"]
+    last = {row["member"]: row for row in rows}
+    for run in runs:
+        number = int(run.path.name[-1])
+        written = json.loads((run.path / "config.json").read_text())["hyperparameters"]
+        told = adv.load(run.path)  # which compares config.json with the checkpoint
+        for name in POPULATION:
+            assert written[name] == pytest.approx(last[number][name], rel=1e-6)
+            assert getattr(told.algorithm, name) == written[name] == getattr(run.algorithm, name)
+
+
+@pytest.mark.slow
+def test_a_member_is_resumed_with_its_newest_settings(tmp_path):
+    small = dict(num_envs=2, eval_episodes=1, tensorboard=False, total_timesteps=384)
+    out = tmp_path / "population"
+    runs = adv.train_population(TINY, DEVICE, members=3, every=128, space=POPULATION, out=out, **small)
+    rows = [json.loads(line) for line in (out / "population.jsonl").read_text().splitlines()]
+    last = {f"member_{row['member']}": row for row in rows}
+    means = [run.evaluation.mean for run in runs]
+    assert means == sorted(means, reverse=True)
+    for run in runs:
+        longer = adv.resume(run.path, total_timesteps=448)
+        assert longer.step == 448
+        assert longer.algorithm.learning_rate == pytest.approx(last[run.path.name]["learning_rate"], rel=1e-6)
+
+
+def test_a_population_changes_floats_only(tmp_path):
+    space = {"n_epochs": {"integers": [1, 2]}}
+    with pytest.raises(ValueError, match="n_epochs is not a float"):
+        adv.train_population(TINY, DEVICE, every=64, space=space, out=tmp_path / "out", total_timesteps=128)
+    with pytest.raises(ValueError, match="members=1"):
+        adv.train_population(TINY, DEVICE, every=64, members=1, space=POPULATION, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
