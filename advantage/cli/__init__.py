@@ -21,6 +21,7 @@ usage: advantage COMMAND ...
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
+  board [RUN...]                 watch runs in a browser  advantage board runs
   export RUN                     write a policy for other programs
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   lab SECTION                    measure estimators       advantage lab gradient
@@ -41,6 +42,7 @@ COMMANDS = (
     "enjoy",
     "compare",
     "doctor",
+    "board",
     "export",
     "experiment",
     "check",

@@ -16,6 +16,7 @@ from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.registry import algorithm_name, plans, spec_of, to_json
 from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.board.still import write_report
 from advantage.drivers.make_driver import make_driver
 from advantage.drivers.records import RecordFault, check_records
 from advantage.environments.environment import Environment
@@ -312,6 +313,7 @@ class Loop:
                 report.plot(journal.folder, title)
                 if place == 0:
                     conclusion = report.lines(journal.evaluation, conclusion)
+            write_report(journal.folder)
             try:  # the curve comes last: where it is, everything is
                 plot_curve(journal.folder)
             except CheckpointError as error:
