@@ -88,18 +88,23 @@ class Board:
                 self._diagnose(min(end, time.monotonic() + seconds / 2))
             session, _, known = since.partition(":")
             known = int(known) if session == self._session and known.isdecimal() else -1
-            told = [run for run in self.runs.values() if self._last_change(run, metric) > known]
+            read = [run for run in self.runs.values() if metric in run.curves]
+            told = [run for run in read if max(run.change, run.curves[metric].change) > known]
             answer = {
                 "metric": metric,
-                "metrics": [RETURN, EVALUATION, *sorted({x for run in self.runs.values() for x in run.view.metrics})],
+                "metrics": [
+                    RETURN,
+                    EVALUATION,
+                    *sorted({x for run in self.runs.values() for x in run.view.metrics}),
+                ],
                 "until": f"{self._session}:{self.change}",
                 "paths": [str(path) for path in self.paths],
                 "reading": unread,
                 "here": [run.number for run in self.runs.values()],
-                "runs": [_run_to_json(run, metric) for run in told],
+                "runs": [_run_to_json(run, run.curves[metric]) for run in told],
             }
             if self.change > known:
-                answer["groups"] = self._groups_to_json(metric, with_lines=not unread)
+                answer["groups"] = self._groups_to_json(read, metric, with_lines=not unread)
             return answer
 
     def watched(self, number: int) -> tuple[RunView, tuple[Finding, ...]]:
@@ -171,9 +176,6 @@ class Board:
             curve.table, curve.fault, curve.change = table, fault, self.change
             curve.line = _line(table, metric)
 
-    def _last_change(self, run: _Watched, metric: str) -> int:
-        return max(run.change, run.curves[metric].change if metric in run.curves else 0)
-
     def _diagnose(self, end: float) -> None:
         """Let the doctor see runs that have changed, those first that it has not seen for longest."""
         now = time.monotonic()
@@ -208,27 +210,24 @@ class Board:
         ]
         return [finding for _, finding in disagreements(kin)]
 
-    def _groups_to_json(self, metric: str, with_lines: bool) -> list[dict[str, Any]]:
+    def _groups_to_json(self, runs: list[_Watched], metric: str, with_lines: bool) -> list[dict[str, Any]]:
         """Groups of each environment's runs, with their lines if all runs have been read."""
-        numbers = {run.view.folder.path: run for run in self.runs.values()}
-        environments = dict.fromkeys(run.view.environment for run in self.runs.values() if not run.view.fault)
+        sound = [run for run in runs if not run.view.fault]
+        watched = {run.view.folder.path: run for run in sound}
         groups, lines = [], {}
-        for environment in environments:
-            views = [
-                run.view
-                for run in self.runs.values()
-                if run.view.environment == environment and not run.view.fault
-            ]
-            for group in group_runs(views):
-                members = [numbers[view.folder.path] for view in group.records]
+        for environment in dict.fromkeys(run.view.environment for run in sound):
+            for group in group_runs([run.view for run in sound if run.view.environment == environment]):
+                members = [watched[view.folder.path] for view in group.records]
                 told = _group_to_json(group, environment, members)
                 if with_lines and len(members) > 1:
                     key = (metric, *((run.number, run.curves[metric].change) for run in members))
-                    lines[key] = self._groups.get(key) or group_line([run.curves[metric].line for run in members])
+                    lines[key] = self._groups.get(key) or group_line(
+                        [run.curves[metric].line for run in members]
+                    )
                     told["line"] = lines[key].to_json()
                 groups.append(told)
-        kept = {key: line for key, line in self._groups.items() if key[0] != metric} | lines
-        self._groups = kept if with_lines else self._groups
+        if with_lines:  # lines of groups that have changed since are forgotten
+            self._groups = {key: line for key, line in self._groups.items() if key[0] != metric} | lines
         return groups
 
 
@@ -255,11 +254,10 @@ def _line(table: GrowingTable, metric: str) -> Line:
     return line_of(table.column("step"), table.column(metric))
 
 
-def _run_to_json(run: _Watched, metric: str) -> dict[str, Any]:
-    view, curve = run.view, run.curves.get(metric)
+def _run_to_json(run: _Watched, curve: _Curve) -> dict[str, Any]:
+    view, line = run.view, curve.line
     evaluated, returns = view.evaluations.column("step"), view.evaluations.column("return")
     latest = returns[evaluated == evaluated.max()] if len(evaluated) else np.full(1, np.nan)
-    line = EMPTY if curve is None else curve.line
     return {
         "id": run.number,
         "change": run.change,
@@ -268,7 +266,7 @@ def _run_to_json(run: _Watched, metric: str) -> dict[str, Any]:
         "environment": view.environment,
         "seed": view.seed,
         "state": view.state,
-        "fault": view.fault or ("" if curve is None else curve.fault),
+        "fault": view.fault or curve.fault,
         "step": view.step,
         "total": view.total,
         "rate": number(view.rate),
@@ -282,7 +280,9 @@ def _run_to_json(run: _Watched, metric: str) -> dict[str, Any]:
 
 def _group_to_json(group: Group[RunView], environment: str, members: Sequence[_Watched]) -> dict[str, Any]:
     return {
-        "key": json.dumps([environment, group.records[0].algorithm, group.records[0].options], sort_keys=True),
+        "key": json.dumps(
+            [environment, group.records[0].algorithm, group.records[0].options], sort_keys=True
+        ),
         "label": group.label,
         "algorithm": group.records[0].algorithm,
         "settings": group.settings,

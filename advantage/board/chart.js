@@ -2,7 +2,7 @@
 // A line chart as SVG: hover, zoom by dragging, a log axis, smoothing. Numbers in, elements out; no library.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MARGIN = {left: 58, right: 12, top: 10, bottom: 40};
+const MARGIN = {left: 58, right: 20, top: 10, bottom: 40};
 
 function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS(SVG, tag);
@@ -154,7 +154,7 @@ function chart(host) {
 
   function axes(range, span) {
     const {toX, toY, width, height} = scale, made = [];
-    const wide = Math.max(2, Math.floor((width - MARGIN.left) / 110)), high = Math.max(2, Math.floor(height / 60));
+    const wide = Math.max(2, Math.floor((width - MARGIN.left) / 90)), high = Math.max(2, Math.floor(height / 60));
     for (const y of options.log ? logTicks(...span, high) : ticks(...span, high)) made.push(
       svg("line", {x1: MARGIN.left, x2: width - MARGIN.right, y1: toY(y), y2: toY(y), class: "grid"}),
       svg("text", {x: MARGIN.left - 8, y: toY(y) + 4, "text-anchor": "end", class: "axis"}, short(y)));

@@ -11,8 +11,8 @@ import numpy as np
 from advantage.comparison.seed_statistics import FEWEST_SEEDS, interquartile_mean, interquartile_mean_interval
 
 MOST_POINTS = 300  # of a line
-GROUP_POINTS = 120
-RESAMPLES = 400  # of a bootstrap; the page is drawn anew every second
+GROUP_POINTS = 100
+RESAMPLES = 200  # of a bootstrap; the page is drawn anew every second
 
 
 class Line(NamedTuple):
@@ -56,11 +56,10 @@ def thinned(line: Line, most: int = MOST_POINTS) -> Line:
     n = len(line.x)
     if n <= most:
         return line
-    bins = (most - 2) // 2
-    edges = np.linspace(0, n, bins + 1).astype(int)[:-1]
-    place = np.repeat(np.arange(bins), np.diff([*edges, n]))
-    by_value = np.lexsort((line.y, place))  # within each bin from the lowest to the highest
-    kept = np.unique([0, n - 1, *by_value[edges], *by_value[[*(edges[1:] - 1), n - 1]]])
+    size = -(-n // ((most - 2) // 2))  # of a bin
+    bins = np.pad(line.y, (0, -n % size), mode="edge").reshape(-1, size)
+    begins = np.arange(0, n, size)
+    kept = np.unique([0, n - 1, *(begins + bins.argmin(axis=1)), *(begins + bins.argmax(axis=1))])
     return Line(line.x[kept], line.y[kept])
 
 
@@ -92,8 +91,20 @@ def group_line(lines: Sequence[Line], points: int = GROUP_POINTS) -> GroupLine:
 
 
 def rounded(values: np.ndarray) -> list[Any]:
-    """Numbers for JSON with six digits, those without a fraction as whole numbers, None for those not finite."""
-    return [number(value) for value in values.tolist()]
+    """Numbers for JSON with six digits, whole ones as integers, None for those that are not finite."""
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    if known.all() and (values == np.trunc(values)).all() and (np.abs(values) < 2**53).all():
+        return values.astype(np.int64).tolist()
+    size = np.abs(values, where=known, out=np.ones_like(values))
+    digits = 5 - np.floor(np.log10(np.where(size > 0, size, 1.0)))
+    fine, coarse = 10.0 ** np.clip(digits, 0, 300), 10.0 ** np.clip(-digits, 0, None)
+    shown = np.rint(np.where(known, values, 0.0) * fine / coarse) / fine * coarse
+    return (
+        shown.tolist()
+        if known.all()
+        else [x if there else None for x, there in zip(shown.tolist(), known, strict=True)]
+    )
 
 
 def number(value: float) -> float | int | None:

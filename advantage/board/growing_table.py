@@ -11,6 +11,7 @@ import numpy as np
 
 from advantage.runs.log import parse_lines
 
+_LARGE = 16_384  # bytes of rows that are worth reading side by side
 _MARK = 64  # bytes before the place reached, by which a file that was rewritten is noticed
 
 
@@ -78,20 +79,65 @@ def grown(table: GrowingTable) -> GrowingTable:
 def _with_more(table: GrowingTable, more: bytes) -> GrowingTable:
     """The table with the complete rows of `more`, the bytes after its offset."""
     more = more[: more.rfind(b"\n") + 1]
-    lines = more.decode(errors="replace").split("\n")[:-1]
-    if not lines:
+    if not more:
         return table
-    parsed = parse_lines(table.path, table.header, lines, table.wanted, first=table.rows + 2)
+    parsed = _numbers(more, table.header, tuple(table.columns)) if len(more) > _LARGE else None
+    if parsed is None:
+        lines = more.decode(errors="replace").split("\n")[:-1]
+        parsed = parse_lines(table.path, table.header, lines, table.wanted, first=table.rows + 2)
     return dataclasses.replace(
         table,
         columns={name: np.concatenate([table.column(name), part]) for name, part in parsed.items()},
-        rows=table.rows + len(lines),
+        rows=table.rows + more.count(b"\n"),
         offset=table.offset + len(more),
         mark=(table.mark + more)[-_MARK:],
     )
 
 
-def last_rows(path: Path, wanted: tuple[str, ...], size: int = 32_768) -> tuple[tuple[str, ...], Mapping[str, np.ndarray]]:
+def _numbers(rows: bytes, header: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, np.ndarray] | None:
+    """The wanted columns of complete rows, sooner than `parse_lines`; None if a row is not as it should be."""
+    text, width = np.frombuffer(rows, np.uint8), len(header)
+    end = np.flatnonzero((text == ord(",")) | (text == ord("\n")))  # of each cell
+    is_last = text[end] == ord("\n")
+    if len(end) % width or is_last.sum() * width != len(end) or not is_last[width - 1 :: width].all():
+        return None
+    begin = np.concatenate([[0], end[:-1] + 1])
+    places = {name: slice(header.index(name), None, width) for name in wanted}
+    try:
+        return {name: decimals(text, begin[place], end[place]) for name, place in places.items()}
+    except ValueError:
+        return None
+
+
+def decimals(text: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The numbers that are written in a text, uint8 `[T]`, between places `begin` and `end`, `[N]` each: `-> [N]`.
+
+    All are read side by side, one sign of each after the other, which is several times as fast as one number after
+    the other. Up to 15 digits the result is exact, and beyond it has an error of about 1e-16 of its size. NaN where
+    `begin` is `end`. Raises ValueError for what is no number.
+    """
+    value, places = np.zeros(len(end)), np.zeros(len(end), np.int64)
+    after_point, has_digit, odd = np.zeros((3, len(end)), bool)
+    for place in range(int((end - begin).max(initial=0))):
+        at = begin + place
+        sign = text[np.minimum(at, end)]  # the comma or the line end behind the shorter ones is no digit
+        digit, is_point = sign - np.uint8(ord("0")), sign == ord(".")
+        is_digit = digit <= 9
+        value = np.where(is_digit, 10 * value + digit, value)
+        places += is_digit & after_point
+        odd |= (at < end) & ~is_digit & ~(is_point & ~after_point) & ~((sign == ord("-")) & (place == 0))
+        after_point |= is_point
+        has_digit |= is_digit
+    value = value / 10.0**places * np.where(text[begin] == ord("-"), -1, 1)
+    value[begin == end] = np.nan
+    for cell in np.flatnonzero((odd | ~has_digit) & (begin < end)):  # such as 1e-05
+        value[cell] = float(text[begin[cell] : end[cell]].tobytes())
+    return value
+
+
+def last_rows(
+    path: Path, wanted: tuple[str, ...], size: int = 8192
+) -> tuple[tuple[str, ...], Mapping[str, np.ndarray]]:
     """The header of a CSV file, and its last complete rows, those within its last `size` bytes.
 
     Raises:

@@ -22,7 +22,11 @@ def page(still: dict[str, Any] | None = None) -> str:
     """
     data = json.dumps({"colours": COLOURS, "still": still}, allow_nan=False).replace("<", "\\u003c")
     title = "Runs" if still is None else "{algorithm} on {environment}".format(**still["detail"])
-    policy = "" if still is None else f'<meta http-equiv="Content-Security-Policy" content="{_allowed(still=True)}">\n'
+    policy = (
+        ""
+        if still is None
+        else f'<meta http-equiv="Content-Security-Policy" content="{_allowed(still=True)}">\n'
+    )
     return Template(_text("board.html")).substitute(
         policy=policy, title=html.escape(title), style=_style(), script=_script(), data=data
     )

@@ -102,7 +102,9 @@ def _stamps(paths: Iterable[Path]) -> Iterable[tuple[int, int, int] | None]:
 def _read(view: RunView, signature: tuple[Any, ...]) -> RunView:
     folder = view.folder
     logs = (folder.progress_path, folder.episodes_path, folder.evaluations_path)
-    refuse_links_out(folder, folder.config_path, *logs, folder.last)
+    refuse_links_out(
+        folder, *(path for path in (folder.config_path, *logs, folder.last) if path.is_symlink())
+    )
     config: dict[str, Any] = read_config(folder, CONFIG_FIELDS)
     for field, kind in CONFIG_FIELDS.items():
         if type(config[field]) is not kind:
@@ -112,7 +114,7 @@ def _read(view: RunView, signature: tuple[Any, ...]) -> RunView:
     options = config["hyperparameters"] | {name: config["training"].get(name) for name in LEARNING_OPTIONS}
     total = options["total_timesteps"] if type(options["total_timesteps"]) is int else 0
     metrics, recent = last_rows(folder.progress_path, ("step", "time/elapsed"))
-    _, episodes = last_rows(folder.episodes_path, ("step",))
+    _, episodes = last_rows(folder.episodes_path, ("step",), size=2048)
     steps = [int(table["step"].max()) for table in (recent, episodes) if len(table.get("step", ()))]
     step = max(steps, default=0)
     evaluations = view.evaluations

@@ -27,7 +27,6 @@ PORT = 8642
 PORTS = 50  # that are tried, one after the other
 
 
-
 class Server(socketserver.ThreadingTCPServer):
     """Serves a board until `shutdown`; `serve_forever` runs it.
 
@@ -51,7 +50,9 @@ class Server(socketserver.ThreadingTCPServer):
                 return
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise ValueError(f"The board cannot listen at {host}, port {tried}: {error.strerror}.") from None
+                    raise ValueError(
+                        f"The board cannot listen at {host}, port {tried}: {error.strerror}."
+                    ) from None
         raise ValueError(
             f"The ports {port} to {tried} of {host} are in use; give another one, --port NUMBER, or --port 0 for any."
         )
@@ -62,7 +63,9 @@ class Server(socketserver.ThreadingTCPServer):
         return self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):  # a browser that goes away is no error
+        if not isinstance(
+            sys.exception(), ConnectionError | TimeoutError
+        ):  # a browser that goes away is no error
             super().handle_error(request, client_address)
 
 
@@ -170,7 +173,9 @@ def _address(host: str) -> tuple[socket.AddressFamily, str]:
     try:
         family, *_, place = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise ValueError(f"--host {host}: this is no address of this machine ({error}); give one, such as 0.0.0.0.") from None
+        raise ValueError(
+            f"--host {host}: this is no address of this machine ({error}); give one, such as 0.0.0.0."
+        ) from None
     return family, str(place[0])
 
 

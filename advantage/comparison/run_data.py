@@ -99,9 +99,8 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[list[Path], list[LeftOut]]:
             lost.append(LeftOut(Path(given), "no file matches this pattern; look at what `ls` finds"))
         for match in map(Path, matches):
             if match.is_dir():
-                found |= {
-                    folder.resolve(): folder for folder in _below(match) if folder.resolve() not in found
-                }
+                for folder in _below(match):
+                    found.setdefault(folder.resolve(), folder)
             elif match == Path(given):
                 state = (
                     "is a file; give the run folder"
@@ -296,7 +295,9 @@ def _differ(name: str, records: Sequence[Trained]) -> bool:
 def option_text(value: Any) -> str:
     """An option's value as it is written on the command line."""
     if isinstance(value, dict) and len(value) == 1:
-        return ":".join([*value, *(option_text(part) for part in np.ravel(next(iter(value.values()))).tolist())])
+        return ":".join(
+            [*value, *(option_text(part) for part in np.ravel(next(iter(value.values()))).tolist())]
+        )
     if isinstance(value, list):
         return ",".join(map(option_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -336,10 +336,9 @@ def parse_lines(
         CheckpointError: a line has too few or too many cells, or a cell is no number.
     """
     places = [place for place, name in enumerate(columns) if wanted is None or name in wanted]
-    cells = [commas + 1 for commas in map(str.count, lines, itertools.repeat(","))]
-    if set(cells) - {len(columns)}:
-        for number, count in enumerate(cells, first):
-            if count == len(columns):
+    if set(map(str.count, lines, itertools.repeat(","))) - {len(columns) - 1}:
+        for number, line in enumerate(lines, first):
+            if (count := line.count(",") + 1) == len(columns):
                 continue
             found, expected = f"{count} cells", f"{len(columns)} as in the header"
             raise CheckpointError.of(path, f"line {number}", found=found, expected=expected, remedy=_REMEDY)
@@ -374,6 +373,8 @@ def _numbers(path: Path, lines: Sequence[str], places: Sequence[int], first: int
 def _filled(lines: Sequence[str]) -> Sequence[str]:
     """The lines with `nan` in their empty cells."""
     text = "\n".join(["", *lines, ""])
+    if not any(empty in text for empty in (",,", "\n,", ",\n")):
+        return lines
     for empty, filled in ((",,", ",nan,"), (",,", ",nan,"), ("\n,", "\nnan,"), (",\n", ",nan\n")):
         text = text.replace(empty, filled)
     return text.split("\n")[1:-1]

@@ -39,7 +39,9 @@ def command(arguments: Sequence[str]) -> int:
         if flags.port not in (0, server.port):
             print(f"Port {flags.port} is in use by another program; the board takes port {server.port}.")
         name = f"[{flags.host}]" if ":" in flags.host else flags.host
-        print(f"The board is at http://{name}:{server.port}/ and watches {', '.join(runs or [USUAL])}. Ctrl-C ends it.")
+        print(
+            f"The board is at http://{name}:{server.port}/ and watches {', '.join(runs or [USUAL])}. Ctrl-C ends it."
+        )
         if flags.host not in LOOPBACK:
             print("Everybody who can reach this address can see these runs; there is no password.")
         server.serve_forever()
