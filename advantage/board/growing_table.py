@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.log import parse_lines
 
 _LARGE = 16_384  # bytes of rows that are worth reading side by side
@@ -154,4 +155,11 @@ def last_rows(
         end = file.seek(0, os.SEEK_END)
         file.seek(max(begin, end - size))
         lines = file.read().decode(errors="replace").split("\n")[:-1]
-    return header, parse_lines(path, header, lines if end - size <= begin else lines[1:], wanted)
+        lines = lines if end - size <= begin else lines[1:]
+        try:
+            return header, parse_lines(path, header, lines, wanted)
+        except CheckpointError:  # which line of the file that is, only the whole file says
+            file.seek(begin)
+            return header, parse_lines(
+                path, header, file.read().decode(errors="replace").split("\n")[:-1], wanted
+            )
