@@ -364,7 +364,9 @@ def test_the_board_tells_only_what_is_new(runs):
 def test_an_answer_takes_no_longer_than_it_may(runs):
     board = Board([runs])
     first = board.answer(seconds=-1.0)
-    assert first["reading"] == len(first["here"]) == 6 and first["runs"] == [] == first.get("groups", [])
+    assert first["reading"] == first["unseen"] == len(first["here"]) == 6 and first[
+        "runs"
+    ] == [] == first.get("groups", [])
     board._read("return", np.inf)  # one request later some are there, and the lines of groups when all are
     for run in list(board.runs.values())[4:]:
         run.curves.clear()

@@ -207,6 +207,7 @@ function renderRuns(runs) {
 // One run
 
 function openRun(id) {
+  if (DATA.still) return place("detail").scrollIntoView({behavior: "smooth"});
   Object.assign(state, {open: id, detail: null, detailChange: -1});
   small.clear();
   place("charts").replaceChildren();
@@ -316,7 +317,7 @@ async function poll() {
     take(answer);
     if (news || state.reading || place("lost").hidden === false) render();
     place("lost").hidden = true;
-    if (state.reading) wait = 0;
+    if (answer.unseen) wait = state.reading ? 0 : SECOND / 5;
     if (state.open !== null) await readDetail();
   } catch {
     if (turn !== state.turn) return;

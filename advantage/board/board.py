@@ -77,14 +77,16 @@ class Board:
             seconds: the time after which reading is left for the next answer, which then should be asked for at once.
 
         Returns:
-            JSON values: `runs`, `groups`, `metrics`, `reading` (the number of runs not read yet) and `until`.
+            JSON values: `runs`, `groups`, `metrics`, `until`, and the numbers of runs that were not read yet, `reading`,
+            and that were not looked at this time, `unseen`.
         """
         with self._lock:
             end = time.monotonic() + seconds
             self._scan()
             metric = metric or self._usual_metric()
-            unread = self._read(metric, end)
-            if not unread:
+            unseen = self._read(metric, end)
+            unread = sum(metric not in run.curves for run in self.runs.values())
+            if not unseen:
                 self._diagnose(min(end, time.monotonic() + seconds / 2))
             session, _, known = since.partition(":")
             known = int(known) if session == self._session and known.isdecimal() else -1
@@ -100,6 +102,7 @@ class Board:
                 "until": f"{self._session}:{self.change}",
                 "paths": [str(path) for path in self.paths],
                 "reading": unread,
+                "unseen": unseen,
                 "here": [run.number for run in self.runs.values()],
                 "runs": [_run_to_json(run, run.curves[metric]) for run in told],
             }
@@ -148,10 +151,11 @@ class Board:
         return next((name for name in ("train/residual", *sorted(names)) if name in names), RETURN)
 
     def _read(self, metric: str, end: float) -> int:
-        """Read what is new of each run until the time is over; returns how many were never read."""
-        for run in sorted(self.runs.values(), key=lambda run: (metric in run.curves, run.looked)):
+        """Read what is new of each run until the time is over; returns how many runs were not looked at."""
+        waiting = sorted(self.runs.values(), key=lambda run: (metric in run.curves, run.looked))
+        for place, run in enumerate(waiting):
             if time.monotonic() > end:
-                break
+                return len(waiting) - place
             run.looked = time.monotonic()
             view = look(run.view)
             if view is run.view and metric in run.curves:
@@ -160,7 +164,7 @@ class Board:
                 self.change += 1
                 run.view, run.change = view, self.change
             self._read_curve(run, metric)
-        return sum(metric not in run.curves for run in self.runs.values())
+        return 0
 
     def _read_curve(self, run: _Watched, metric: str) -> None:
         curve = run.curves.pop(metric, None) or _Curve(_table(run.view, metric))
