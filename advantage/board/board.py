@@ -77,8 +77,8 @@ class Board:
             seconds: the time after which reading is left for the next answer, which then should be asked for at once.
 
         Returns:
-            JSON values: `runs`, `groups`, `metrics`, `until`, and the numbers of runs that were not read yet, `reading`,
-            and that were not looked at this time, `unseen`.
+            JSON values: `runs`, `groups`, `metrics`, `until`, and the numbers of runs that have not been read yet
+            (`reading`) and that were not looked at this time (`unseen`).
         """
         with self._lock:
             end = time.monotonic() + seconds
