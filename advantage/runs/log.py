@@ -356,8 +356,8 @@ def parse_lines(
 def _numbers(path: Path, lines: Sequence[str], places: Sequence[int], first: int) -> np.ndarray:
     """The cells at `places` of every line: `[lines, places]`."""
     if lines and places:
-        with contextlib.suppress(ValueError):  # the loop below is slow and reports wrong cells
-            table = np.loadtxt(_filled(lines), delimiter=",", comments=None, usecols=places, ndmin=2)
+        with contextlib.suppress(ValueError):  # the loop below reads empty cells and reports wrong ones
+            table = np.loadtxt(lines, delimiter=",", comments=None, usecols=places, ndmin=2)
             if len(table) == len(lines):  # loadtxt skips blank lines
                 return table
     rows = []
@@ -368,16 +368,6 @@ def _numbers(path: Path, lines: Sequence[str], places: Sequence[int], first: int
         except ValueError as error:
             raise CheckpointError(f"{path}: line {number}: {error}; {_REMEDY}.") from None
     return np.array(rows, np.float64).reshape(len(lines), len(places))
-
-
-def _filled(lines: Sequence[str]) -> Sequence[str]:
-    """The lines with `nan` in their empty cells."""
-    text = "\n".join(["", *lines, ""])
-    if not any(empty in text for empty in (",,", "\n,", ",\n")):
-        return lines
-    for empty, filled in ((",,", ",nan,"), (",,", ",nan,"), ("\n,", "\nnan,"), (",\n", ",nan\n")):
-        text = text.replace(empty, filled)
-    return text.split("\n")[1:-1]
 
 
 def _read(path: Path, columns: Sequence[str], wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:

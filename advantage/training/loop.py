@@ -309,8 +309,7 @@ class Loop:
             report = table_report(self._agent(place), self.environment)
             if report is not None:
                 name = f"{algorithm_name(self.algorithm)} on {self.environment.name}"
-                title = f"{name}\nseed {journal.seed}, after {self.step:,} {unit}"
-                report.plot(journal.folder, title)
+                report.plot(journal.folder, f"{name}\nseed {journal.seed}, after {self.step:,} {unit}")
                 if place == 0:
                     conclusion = report.lines(journal.evaluation, conclusion)
             write_report(journal.folder)
