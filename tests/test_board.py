@@ -164,8 +164,8 @@ def test_numbers_of_every_form_are_those_that_python_reads():
     text = np.frombuffer((",".join([*written, "", "8"]) + "\n").encode(), np.uint8)
     end = np.flatnonzero((text == ord(",")) | (text == ord("\n")))
     found = decimals(text, np.concatenate([[0], end[:-1] + 1]), end)
-    np.testing.assert_allclose(found, [*map(float, written), np.nan, 8.0], rtol=1e-15)
-    for wrong in ("abc", "1-2", "1.2.3", "-", ".", "1e", "--1"):
+    np.testing.assert_allclose(found, [*map(float, written), np.nan, 8.0], rtol=4e-15)
+    for wrong in ("9" * 41, "abc", "1-2", "1.2.3", "-", ".", "1e", "--1"):
         text = np.frombuffer(f"{wrong}\n".encode(), np.uint8)
         with pytest.raises(ValueError):
             decimals(text, np.array([0]), np.array([len(wrong)]))
@@ -187,7 +187,7 @@ def test_a_large_file_is_read_as_a_small_one(tmp_path, damage):
         return
     table = grown(table)
     expected = np.arange(2000) / 9
-    np.testing.assert_allclose(table.column("a"), np.where(np.arange(2000) % 7, expected, np.nan), rtol=1e-15)
+    np.testing.assert_allclose(table.column("a"), np.where(np.arange(2000) % 7, expected, np.nan), rtol=4e-15)
     assert table.rows == 2000
 
 

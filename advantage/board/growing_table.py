@@ -13,6 +13,7 @@ from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.log import parse_lines
 
 _LARGE = 16_384  # bytes of rows that are worth reading side by side
+_LONGEST = 40  # signs of a number that is read so
 _MARK = 64  # bytes before the place reached, by which a file that was rewritten is noticed
 
 
@@ -113,25 +114,34 @@ def _numbers(rows: bytes, header: tuple[str, ...], wanted: tuple[str, ...]) -> d
 def decimals(text: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     """The numbers that are written in a text, uint8 `[T]`, between places `begin` and `end`, `[N]` each: `-> [N]`.
 
-    All are read side by side, one sign of each after the other, which is several times as fast as one number after
-    the other. Up to 15 digits the result is exact, and beyond it has an error of about 1e-16 of its size. NaN where
-    `begin` is `end`. Raises ValueError for what is no number.
+    All are read side by side, as sums of digits times powers of ten, in a fraction of the time of one after the
+    other; their relative error is about 1e-15. NaN where `begin` is `end`.
+
+    Raises:
+        ValueError: what is written is no number, or longer than 40 signs.
     """
-    value, places = np.zeros(len(end)), np.zeros(len(end), np.int64)
-    after_point, has_digit, odd = np.zeros((3, len(end)), bool)
-    for place in range(int((end - begin).max(initial=0))):
-        at = begin + place
-        sign = text[np.minimum(at, end)]  # the comma or the line end behind the shorter ones is no digit
-        digit, is_point = sign - np.uint8(ord("0")), sign == ord(".")
-        is_digit = digit <= 9
-        value = np.where(is_digit, 10 * value + digit, value)
-        places += is_digit & after_point
-        odd |= (at < end) & ~is_digit & ~(is_point & ~after_point) & ~((sign == ord("-")) & (place == 0))
-        after_point |= is_point
-        has_digit |= is_digit
-    value = value / 10.0**places * np.where(text[begin] == ord("-"), -1, 1)
-    value[begin == end] = np.nan
-    for cell in np.flatnonzero((odd | ~has_digit) & (begin < end)):  # such as 1e-05
+    length = end - begin
+    width = int(length.max(initial=1))
+    if width > _LONGEST:
+        raise ValueError(f"a number of {width} signs")
+    places, size = np.arange(width), length.astype(np.uint8)
+    padded = np.concatenate([text, np.zeros(width, np.uint8)])
+    signs = np.lib.stride_tricks.sliding_window_view(padded, width)[
+        begin
+    ].T  # a row for each place: [width, N]
+    signs = np.where(places.astype(np.uint8)[:, None] < size, signs, np.uint8(0))
+    is_digit = (signs >= ord("0")) & (signs <= ord("9"))
+    is_point, is_minus = signs == ord("."), signs[0] == ord("-")
+    digits = np.where(is_digit, signs - np.uint8(ord("0")), np.uint8(0)).astype(np.float64)
+    count, points = is_digit.sum(axis=0, dtype=np.uint8), is_point.sum(axis=0, dtype=np.uint8)
+    point = np.where(points, is_point.argmax(axis=0), length)
+    value = np.zeros(len(end))
+    for at in np.flatnonzero(np.bincount(point)):
+        value = np.where(point == at, 10.0 ** (at - places - (places < at)) @ digits, value)
+    value[is_minus] *= -1
+    value[length == 0] = np.nan
+    is_plain = (count > 0) & (points <= 1) & (count + points + is_minus == size)
+    for cell in np.flatnonzero(~is_plain & (length > 0)):  # such as 1e-05
         value[cell] = float(text[begin[cell] : end[cell]].tobytes())
     return value
 
