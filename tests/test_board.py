@@ -106,6 +106,16 @@ def test_a_table_that_grows_in_any_pieces_is_the_file(tmp_path, seed):
     assert table.column("x").size == 0 and grown(table) is table
 
 
+def test_a_file_is_taken_up_in_pieces_of_whole_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("advantage.board.growing_table._CHUNK", 100)
+    file = tmp_path / "progress.csv"
+    file.write_text("step,a\n" + "".join(f"{n},{n / 7!r}\n" for n in range(300)) + "300,0.")
+    table = grown(GrowingTable(file, ("step", "a")))
+    np.testing.assert_array_equal(table.column("step"), np.arange(300))
+    np.testing.assert_array_equal(table.column("a"), np.arange(300) / 7)
+    assert table.rows == 300 and file.read_bytes()[table.offset :] == b"300,0."
+
+
 def test_only_what_is_new_is_read(tmp_path):
     file = tmp_path / "episodes.csv"
     file.write_text("step,r\n" + "".join(f"{n},1.5\n" for n in range(100)))

@@ -14,6 +14,7 @@ from advantage.runs.log import parse_lines
 
 _LARGE = 16_384  # bytes of rows that are worth reading side by side
 _LONGEST = 40  # signs of a number that is read so
+_CHUNK = 8_000_000  # bytes that are taken up at once; arrays on the way are about ten times as large
 _MARK = 64  # bytes before the place reached, by which a file that was rewritten is noticed
 
 
@@ -75,7 +76,12 @@ def grown(table: GrowingTable) -> GrowingTable:
             table = GrowingTable(
                 table.path, table.wanted, header, empty, 0, len(first), first[-_MARK:], status.st_ino
             )
-        return _with_more(table, file.read())
+        while True:
+            file.seek(table.offset)
+            longer = _with_more(table, file.read(_CHUNK))
+            if longer is table:
+                return table
+            table = longer
 
 
 def _with_more(table: GrowingTable, more: bytes) -> GrowingTable:
@@ -126,9 +132,8 @@ def decimals(text: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray
         raise ValueError(f"a number of {width} signs")
     places, size = np.arange(width), length.astype(np.uint8)
     padded = np.concatenate([text, np.zeros(width, np.uint8)])
-    signs = np.lib.stride_tricks.sliding_window_view(padded, width)[
-        begin
-    ].T  # a row for each place: [width, N]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+    signs = windows[begin].T.copy()  # a row for each place: [width, N]
     signs = np.where(places.astype(np.uint8)[:, None] < size, signs, np.uint8(0))
     is_digit = (signs >= ord("0")) & (signs <= ord("9"))
     is_point, is_minus = signs == ord("."), signs[0] == ord("-")
