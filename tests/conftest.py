@@ -74,7 +74,8 @@ def few_maps_of_memory():
     gc.freeze()
 
 
-# Modules with tests of the curve that a run draws at its end. For the others drawing is a fifth of a short run's time.
+# Modules with tests of the curve and the report that a run writes at its end. For the others drawing is a fifth of a
+# short run's time.
 DRAW = {
     "test_cli",
     "test_interrupt",
@@ -89,9 +90,11 @@ DRAW = {
 
 @pytest.fixture(autouse=True)
 def no_curve(request, monkeypatch):
-    """Leave an empty file in the place of the curve, except in the modules that look at it."""
     if request.module.__name__ not in DRAW and "advantage.training.results" in sys.modules:
         monkeypatch.setattr("advantage.training.results.plot_curve", lambda folder: folder.curve_path.touch())
+        monkeypatch.setattr(
+            "advantage.training.results.write_report", lambda folder: folder.report_path.touch()
+        )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -43,6 +43,7 @@ ROOMS = [
     "runs",
     "comparison",
     "diagnosis",
+    "board",
     "agent",
     "exporting",
     "evaluation",

@@ -507,8 +507,9 @@ def test_a_run_folder_has_the_promised_files(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "plot_curve", plot_curve)
     run = train(HOST, tmp_path / "run", eval_episodes=1, eval_every=SIZE, checkpoint_every=SIZE)
     names = {re.sub(r"(tfevents).*", r"\1", path.name) for path in run.path.iterdir()}
-    logs = {"progress.csv", "episodes.csv", "evaluations.csv", "events.out.tfevents", "curve.png"}
-    assert names == {"config.json", "checkpoints", "last", "best"} | logs
+    logs = {"progress.csv", "episodes.csv", "evaluations.csv", "events.out.tfevents"}
+    assert names == {"config.json", "checkpoints", "last", "best", "curve.png", "report.html"} | logs
+    assert "<title>ppo on " in (run.path / "report.html").read_text(encoding="utf-8")
     for checkpoint in (run.path / "checkpoints").iterdir():
         assert re.fullmatch(r"step_\d{12}", checkpoint.name)
         assert {file.name for file in checkpoint.iterdir()} == {"manifest.json", "state.safetensors"}

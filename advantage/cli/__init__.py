@@ -21,6 +21,7 @@ usage: advantage COMMAND ...
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
+  board [RUN...]                 watch runs in a browser  advantage board runs
   export RUN                     write a policy for other programs
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   tune ALGORITHM ENVIRONMENT     search for settings      advantage tune ppo CartPole-v1
@@ -43,6 +44,7 @@ COMMANDS = (
     "enjoy",
     "compare",
     "doctor",
+    "board",
     "export",
     "experiment",
     "tune",

@@ -28,7 +28,8 @@ def parse(
 
     Args:
         arguments: what follows the command's name.
-        usage: the command's name and its leading words, such as `eval RUN`; the last can repeat: `compare RUN...`.
+        usage: the command's name and its leading words, such as `eval RUN`; the last can repeat, `compare RUN...`, and
+            be absent, `board [RUN...]`.
         cls: a dataclass; each field is a flag, its docstring is the flag's help.
         default: holds the defaults of the flags; by default those of the fields.
 
@@ -37,7 +38,7 @@ def parse(
         SystemExit: the arguments ask for help, which has been printed.
     """
     command, *names = usage.split()
-    leading = leading_words(arguments, len(arguments) if usage.endswith("...") else len(names))
+    leading = leading_words(arguments, len(arguments) if "..." in usage else len(names))
     flags = _gathered(arguments[len(leading) :])
     program = " ".join(["advantage", command, *(leading or names)])
     options: dict[str, Any] = {
@@ -48,7 +49,7 @@ def parse(
     if {"--help", "-h"} & set(flags):
         tyro.cli(cls, prog=program, args=["--help"], **options)
     flags = with_our_names(flags, flag_names(cls, default))
-    if missing := names[len(leading) :]:
+    if missing := [name for name in names[len(leading) :] if not name.startswith("[")]:
         raise ValueError(f"advantage {command} needs {' '.join(missing)}: advantage {usage} [options].")
     complaint = io.StringIO()
     try:

@@ -8,7 +8,7 @@ import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -99,9 +99,8 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[list[Path], list[LeftOut]]:
             lost.append(LeftOut(Path(given), "no file matches this pattern; look at what `ls` finds"))
         for match in map(Path, matches):
             if match.is_dir():
-                found |= {
-                    folder.resolve(): folder for folder in _below(match) if folder.resolve() not in found
-                }
+                for folder in _below(match):
+                    found.setdefault(folder.resolve(), folder)
             elif match == Path(given):
                 state = (
                     "is a file; give the run folder"
@@ -239,47 +238,66 @@ def _without_restarts(elapsed: np.ndarray) -> np.ndarray:
     return elapsed + np.cumsum(np.where(elapsed < before, before, 0.0))
 
 
-class Group(NamedTuple):
-    """Runs that differ only in their seeds."""
+class Trained(Protocol):
+    """What grouping asks of a run: its algorithm, and options that change what it learns."""
+
+    @property
+    def algorithm(self) -> str: ...
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+
+
+AnyRun = TypeVar("AnyRun", bound=Trained)
+
+
+class Group(NamedTuple, Generic[AnyRun]):
+    """Runs that differ only in their seeds; `settings` are the options in which they differ from other groups."""
 
     label: str
-    records: list[Record]
+    records: list[AnyRun]
+    settings: dict[str, str]
 
 
-def group_runs(records: Sequence[Record]) -> list[Group]:
+def group_runs(records: Sequence[AnyRun]) -> list[Group[AnyRun]]:
     """Group the seeds of each algorithm and choice of options, in the order in which they were given.
 
     A label is the algorithm's name and the options in which groups differ: hyperparameters if the groups of that
     algorithm differ in them, options of `LEARNING_OPTIONS` if any groups do.
     """
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[AnyRun]] = {}
     for record in records:
         groups.setdefault(_identity(record), []).append(record)
     firsts = [group[0] for group in groups.values()]
-    labels: list[str] = []
-    for first in firsts:
-        kin = [other for other in firsts if other.algorithm == first.algorithm]
+    differing: dict[str, list[str]] = {}
+    for algorithm in {first.algorithm for first in firsts}:
+        kin = [first for first in firsts if first.algorithm == algorithm]
         names = sorted({name for other in kin for name in other.options} - set(LEARNING_OPTIONS))
-        told = [name for name in names if _differ(name, kin)]
-        told += [name for name in LEARNING_OPTIONS if _differ(name, firsts)]
-        labels.append(
-            " ".join([first.algorithm, *(f"{name}={_text(first.options.get(name))}" for name in told)])
-        )
-    return [Group(label, group) for label, group in zip(labels, groups.values(), strict=True)]
+        differing[algorithm] = [name for name in names if _differ(name, kin)]
+    common = [name for name in LEARNING_OPTIONS if _differ(name, firsts)]
+    found = []
+    for first, group in zip(firsts, groups.values(), strict=True):
+        told = [*differing[first.algorithm], *common]
+        settings = {name: option_text(first.options.get(name)) for name in told}
+        label = " ".join([first.algorithm, *(f"{name}={text}" for name, text in settings.items())])
+        found.append(Group(label, group, settings))
+    return found
 
 
-def _identity(record: Record) -> str:
+def _identity(record: Trained) -> str:
     return json.dumps([record.algorithm, record.options], sort_keys=True)
 
 
-def _differ(name: str, records: Sequence[Record]) -> bool:
+def _differ(name: str, records: Sequence[Trained]) -> bool:
     return len({json.dumps(record.options.get(name), sort_keys=True) for record in records}) > 1
 
 
-def _text(value: Any) -> str:
+def option_text(value: Any) -> str:
     """An option's value as it is written on the command line."""
     if isinstance(value, dict) and len(value) == 1:
-        return ":".join([*value, *(_text(part) for part in np.ravel(next(iter(value.values()))).tolist())])
+        return ":".join(
+            [*value, *(option_text(part) for part in np.ravel(next(iter(value.values()))).tolist())]
+        )
     if isinstance(value, list):
-        return ",".join(map(_text, value))
+        return ",".join(map(option_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

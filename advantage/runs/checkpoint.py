@@ -357,5 +357,8 @@ def finished_step(last: Path, total_timesteps: int) -> int | None:
         CheckpointError: the manifest of its last checkpoint is missing or damaged.
     """
     metadata: Any = read_manifest(last)["metadata"]
-    done = metadata["step"] >= total_timesteps or metadata.get("finished") == total_timesteps
-    return metadata["step"] if done else None
+    step = metadata.get("step")
+    if type(step) is not int:
+        field, found = "metadata/step", repr(step)[:200]
+        raise CheckpointError.of(last / MANIFEST, field, found=found, expected="an integer", remedy=_DAMAGED)
+    return step if step >= total_timesteps or metadata.get("finished") == total_timesteps else None

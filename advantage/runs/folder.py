@@ -2,7 +2,7 @@
 
 runs/{env}__{algorithm}__{seed}__{time}/
   config.json   progress.csv   episodes.csv   evaluations.csv   events.out.tfevents...
-  checkpoints/step_.../   last -> ...   best -> ...   curve.png   videos/
+  checkpoints/step_.../   last -> ...   best -> ...   curve.png   report.html   videos/
   lock, while a process writes the run
   set_aside/1/   what came after a checkpoint from which the run was resumed
 """
@@ -75,6 +75,10 @@ class RunFolder:
     @property
     def curve_path(self) -> Path:
         return self.path / "curve.png"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def policy_path(self) -> Path:

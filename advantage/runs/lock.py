@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 LOCK = "lock"
+_SILENCE = 600.0  # seconds without a new row after which a writer on another machine counts as ended
 _MOMENT = 0.05  # seconds within which a process that has taken a lock writes its name into the file
 
 
@@ -78,6 +79,29 @@ def refuse_if_in_use(folder: Path) -> None:
     """Raises RunInUse if another process is writing the run in `folder`; changes nothing there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.close(_lock(Path(folder) / LOCK, 0))
+
+
+def seems_in_use(folder: Path) -> bool:
+    """Whether the run's lock file names a process that is alive. Unlike a try to lock, this never disturbs a writer.
+
+    A process of another machine counts as alive while it has written a log within the last ten minutes.
+    """
+    try:
+        words = (Path(folder) / LOCK).read_bytes()[:200].decode(errors="replace").split(" ")
+    except OSError:
+        return False
+    if len(words) < 5 or not words[1].isdecimal() or int(words[1]) == 0:
+        return False  # it is just being taken, or is no lock of ours
+    if words[3] != platform.node():
+        logs = [path.stat().st_mtime for path in Path(folder).glob("*.csv")]
+        return time.time() - max(logs, default=0.0) < _SILENCE
+    try:
+        os.kill(int(words[1]), 0)  # signal 0 only asks whether the process is there
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it belongs to somebody else
+        return True
+    return True
 
 
 def _take(path: Path) -> int:

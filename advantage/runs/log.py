@@ -208,7 +208,7 @@ def _fault(path: Path, found: _Tally | None, expected: Any) -> str:
 
 def _until(last_step: int, path: Path, names: Sequence[str], lines: Sequence[str]) -> list[str]:
     """The lines of steps up to `last_step`."""
-    steps = _parse(path, names, lines, ("step",)).get("step", ())
+    steps = parse_lines(path, names, lines, ("step",)).get("step", ())
     return [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
 
 
@@ -235,7 +235,7 @@ class _Table:
         self.path = path
         self.columns, lines = _lines(path, columns)
         if last_step is not None:
-            _parse(path, self.columns, lines)
+            parse_lines(path, self.columns, lines)
             lines = _until(last_step, path, self.columns, lines)
         self.tally: _Tally | None = _Tally(bool(columns), lines)
         if path.exists() or self.columns:
@@ -315,30 +315,45 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, lines[:-1]  # after the last line end there is nothing, or an incomplete line
 
 
-def _parse(
-    path: Path, columns: Sequence[str], lines: Sequence[str], wanted: Collection[str] | None = None
+def parse_lines(
+    path: Path,
+    columns: Sequence[str],
+    lines: Sequence[str],
+    wanted: Collection[str] | None = None,
+    *,
+    first: int = 2,
 ) -> dict[str, np.ndarray]:
-    """The columns as arrays: int64 for counts, float64 for the rest, NaN for an empty cell."""
+    """Lines of a CSV file as arrays: int64 for counts, float64 for the rest, NaN for an empty cell.
+
+    Args:
+        path: the file, for messages.
+        columns: its header.
+        lines: complete lines, without their ends.
+        wanted: the columns to read; by default all.
+        first: the number of the first line in the file, for messages.
+
+    Raises:
+        CheckpointError: a line has too few or too many cells, or a cell is no number.
+    """
     places = [place for place, name in enumerate(columns) if wanted is None or name in wanted]
-    cells = [commas + 1 for commas in map(str.count, lines, itertools.repeat(","))]
-    if set(cells) - {len(columns)}:
-        for number, count in enumerate(cells, 2):
-            if count == len(columns):
+    if set(map(str.count, lines, itertools.repeat(","))) - {len(columns) - 1}:
+        for number, line in enumerate(lines, first):
+            if (count := line.count(",") + 1) == len(columns):
                 continue
             found, expected = f"{count} cells", f"{len(columns)} as in the header"
             raise CheckpointError.of(path, f"line {number}", found=found, expected=expected, remedy=_REMEDY)
-    table = _numbers(path, lines, places)
+    table = _numbers(path, lines, places, first)
     parsed: dict[str, np.ndarray] = dict(zip((columns[place] for place in places), table.T, strict=True))
     for name in _COUNTS.intersection(parsed):
         wrong = np.flatnonzero(~(np.isfinite(parsed[name]) & (parsed[name] == np.trunc(parsed[name]))))
         if wrong.size:
-            field, found = f"line {wrong[0] + 2}, column {name}", parsed[name][wrong[0]]
+            field, found = f"line {wrong[0] + first}, column {name}", parsed[name][wrong[0]]
             raise CheckpointError.of(path, field, found=found, expected="an integer", remedy=_REMEDY)
         parsed[name] = parsed[name].astype(np.int64)
     return parsed
 
 
-def _numbers(path: Path, lines: Sequence[str], places: Sequence[int]) -> np.ndarray:
+def _numbers(path: Path, lines: Sequence[str], places: Sequence[int], first: int) -> np.ndarray:
     """The cells at `places` of every line: `[lines, places]`."""
     if lines and places:
         with contextlib.suppress(ValueError):  # the loop below reads empty cells and reports wrong ones
@@ -346,7 +361,7 @@ def _numbers(path: Path, lines: Sequence[str], places: Sequence[int]) -> np.ndar
             if len(table) == len(lines):  # loadtxt skips blank lines
                 return table
     rows = []
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(lines, first):
         cells = line.split(",")
         try:
             rows.append([float(cells[place] or "nan") for place in places])
@@ -356,4 +371,4 @@ def _numbers(path: Path, lines: Sequence[str], places: Sequence[int]) -> np.ndar
 
 
 def _read(path: Path, columns: Sequence[str], wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    return _parse(path, *_lines(path, columns), wanted)
+    return parse_lines(path, *_lines(path, columns), wanted)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from advantage.agent import Agent
 from advantage.algorithms.registry import algorithm_name
+from advantage.board.still import write_report
 from advantage.environments.environment import Environment
 from advantage.report import TableReport, table_report
 from advantage.runs.checkpoint import CheckpointError
@@ -16,12 +17,16 @@ from advantage.training.journal import Journal
 def write_pictures(
     journal: Journal, agent: Agent, environment: Environment, *, unit: str, say: Callable[[str], None]
 ) -> TableReport | None:
-    """Write the learning curve and, for a tabular agent in a finite world, its policy, which is returned."""
+    """Write the learning curve, the page `report.html` and, for a tabular agent in a finite world, its policy.
+
+    Returns what the agent has learned about a finite world, if it is in one.
+    """
     journal.logger.flush()
     report = table_report(agent, environment)
     if report is not None:
         name = f"{algorithm_name(agent.algorithm)} on {environment.name}"
         report.plot(journal.folder, f"{name}\nseed {journal.seed}, after {agent.step:,} {unit}")
+    write_report(journal.folder)
     try:  # the curve comes last: where it is, everything is
         plot_curve(journal.folder)
     except CheckpointError as error:
