@@ -83,8 +83,6 @@ REPEATS = (
     "test_export.py::test_a_compiled_program_acts_as_the_agent[mixed",
     "test_export.py::test_a_compiled_program_acts_as_the_agent[squashed",
     "test_export.py::test_a_compiled_program_acts_as_the_agent[tuple",
-    "test_export.py::test_numpy_source_acts_as_the_agent[numbers",
-    "test_export.py::test_numpy_source_acts_as_the_agent[tuple",
     "test_frame_stack.py::test_an_agent_learns_from_stacks_and_is_evaluated_on_them",
     "test_games.py::test_a_search_sees_a_win_and_a_threat",
     "test_games.py::test_any_method_with_masks_learns_a_game_against_an_opponent[jax/ConnectFourRan",
