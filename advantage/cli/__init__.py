@@ -22,6 +22,7 @@ usage: advantage COMMAND ...
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
   export RUN                     write a policy for other programs
+  import-sb3 FILE ENVIRONMENT    take a policy of stable-baselines3
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
@@ -33,7 +34,7 @@ usage: advantage COMMAND ...
 Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device worlds (jax/CartPole-v1).
 """
 
-# Each is a file in `commands/` with a function `command(arguments) -> exit code`.
+# Each is a file in `commands/`, with `_` for `-`, with a function `command(arguments) -> exit code`.
 COMMANDS = (
     "train",
     "resume",
@@ -42,6 +43,7 @@ COMMANDS = (
     "compare",
     "doctor",
     "export",
+    "import-sb3",
     "experiment",
     "check",
     "lab",
@@ -93,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
     warnings.showwarning = partial(_show_warning, show)
     try:
-        code = importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
+        module = importlib.import_module(f"advantage.cli.commands.{name.replace('-', '_')}")
+        code = module.command(rest)
         sys.stdout.flush()
         return code
     except SystemExit as stop:
