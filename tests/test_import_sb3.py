@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -15,9 +16,12 @@ from gymnasium import spaces
 
 import advantage as adv
 from advantage.cli import main
+from advantage.environments.spaces import environment_action
 from advantage.importing.torch_tensors import Refused, read_tensors
 from advantage.policies.action_value import action_value
 from advantage.training.reporting import Silent
+
+FILES = Path(__file__).parent / "stable_baselines3"
 
 # A file as torch writes it: a pickle of protocol 2, the numbers beside it
 
@@ -238,6 +242,21 @@ def test_a_policy_acts_as_its_definition_says(name, imported):
     assert type(agent.algorithm) is CASES[name][-1] and agent.step == run.step == 2000
     for x in np.random.default_rng(2).normal(size=(100, 3)):
         np.testing.assert_allclose(agent.act(x), CASES[name][1](tensors, x), rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", ["ppo_cartpole", "a2c_pendulum"])
+def test_a_file_of_the_library_acts_as_it_does_there(name, tmp_path):
+    """Written by stable-baselines3 2.9.2 with torch 2.13, with observations and what its own `predict` answers."""
+    given = FILES / name
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        for part in ("data", "policy.pth"):
+            archive.write(given / part, part)
+    there = json.loads((given / "expected.json").read_text())
+    agent = adv.load(adv.import_sb3(tmp_path / "model.zip", there["env"], out=tmp_path / "run").path)
+    chosen, _ = agent.actor.greedy(np.array(there["obs"], np.float32), ())
+    action = environment_action(agent.spec.action_space, chosen, agent.spec.action_units)
+    np.testing.assert_allclose(action, there["action"], rtol=1e-5, atol=1e-6)
+    assert agent.step >= 256 and len(np.unique(action)) > 1
 
 
 def test_critics_and_targets_are_those_of_the_file(imported):

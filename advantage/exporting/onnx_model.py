@@ -33,7 +33,7 @@ def onnx_model(program: Program, inputs: dict[str, str], outputs: list[str], exa
     for operation in program.operations:
         write = WRITE.get(operation.primitive)
         if write is None or not TYPES.issuperset(
-            np.dtype(x.dtype).name for x in (*operation.takes, *operation.gives)
+            str(x.dtype) for x in (*operation.takes, *operation.gives)
         ):
             raise NotWritable(operation.primitive)
         results = write(graph, operation, [graph.read(each) for each in operation.arguments])
