@@ -36,6 +36,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "export": "exporting.export",
     "evaluate": "evaluation",
+    "import_sb3": "importing.sb3",
     "load": "agent",
     "run_experiment": "experiment",
     "from_equinox": "policies.library_networks",

@@ -101,6 +101,7 @@ from advantage.evaluation import Evaluation as Evaluation
 from advantage.evaluation import evaluate as evaluate
 from advantage.experiment import run_experiment as run_experiment
 from advantage.exporting.export import export as export
+from advantage.importing.sb3 import import_sb3 as import_sb3
 from advantage.policies.library_networks import from_equinox as from_equinox
 from advantage.policies.library_networks import from_flax as from_flax
 from advantage.policies.networks import CNN as CNN

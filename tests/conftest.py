@@ -90,6 +90,7 @@ DRAW = {
 
 @pytest.fixture(autouse=True)
 def no_curve(request, monkeypatch):
+    """Leave an empty file in the place of the curve and of the report, except in the modules that look at them."""
     if request.module.__name__ not in DRAW and "advantage.training.results" in sys.modules:
         monkeypatch.setattr("advantage.training.results.plot_curve", lambda folder: folder.curve_path.touch())
         monkeypatch.setattr(

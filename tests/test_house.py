@@ -41,6 +41,7 @@ FOREIGN_PARTS = {
     "algorithms/search/library_optimisers.py",
     "environments/make.py",
     "evaluation.py",
+    "importing/sb3.py",
     "training/train.py",
     "tuning/population.py",
     "tuning/tune.py",

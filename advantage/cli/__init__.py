@@ -23,6 +23,7 @@ usage: advantage COMMAND ...
   doctor RUN...                  find what is wrong with a run
   board [RUN...]                 watch runs in a browser  advantage board runs
   export RUN                     write a policy for other programs
+  import-sb3 FILE ENVIRONMENT    take a policy of stable-baselines3
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   tune ALGORITHM ENVIRONMENT     search for settings      advantage tune ppo CartPole-v1
   lab SECTION                    measure estimators       advantage lab gradient
@@ -36,7 +37,7 @@ usage: advantage COMMAND ...
 Environments are Gymnasium's names (CartPole-v1, package:MyEnv-v0) or on-device worlds (jax/CartPole-v1).
 """
 
-# Each is a file in `commands/` with a function `command(arguments) -> exit code`.
+# Each is a file in `commands/`, with `_` for `-`, with a function `command(arguments) -> exit code`.
 COMMANDS = (
     "train",
     "resume",
@@ -46,6 +47,7 @@ COMMANDS = (
     "doctor",
     "board",
     "export",
+    "import-sb3",
     "experiment",
     "tune",
     "check",
@@ -99,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path[:] = filter(None, before)  # "" is the current folder, which `python -c` and a prompt have first
     warnings.showwarning = partial(_show_warning, show)
     try:
-        code = importlib.import_module(f"advantage.cli.commands.{name}").command(rest)
+        module = importlib.import_module(f"advantage.cli.commands.{name.replace('-', '_')}")
+        code = module.command(rest)
         sys.stdout.flush()
         return code
     except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""Export of a trained policy: as NumPy source, or as a compiled program."""
+"""Export of a trained policy: as NumPy source, as an ONNX model, or as a compiled program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -16,13 +16,16 @@ from gymnasium import spaces
 from advantage.agent import Agent, load
 from advantage.algorithms.registry import algorithm_name
 from advantage.environments.defect import MissingExtra
-from advantage.environments.spaces import environment_action, leaf_spaces, space_to_json
-from advantage.exporting.numpy_source import NotWritable, numpy_source
+from advantage.environments.spaces import environment_action, space_to_json
+from advantage.exporting.numpy_source import numpy_source
+from advantage.exporting.onnx_model import onnx_model
+from advantage.exporting.program import NotWritable, Program, program_of
 from advantage.runs.compilation import in_single_precision
 from advantage.types import Pytree
 
-Format = Literal["numpy", "stablehlo"]
-WEIGHTS, FACTS, MODULE, PROGRAM = "weights.safetensors", "policy.json", "policy.py", "policy.stablehlo"
+Format = Literal["numpy", "onnx", "stablehlo"]
+WEIGHTS, FACTS, MODULE = "weights.safetensors", "policy.json", "policy.py"
+MODEL, PROGRAM = "policy.onnx", "policy.stablehlo"
 
 TEMPLATE = '''"""A trained policy in NumPy, written by `advantage export`; it needs numpy and safetensors.
 
@@ -43,21 +46,29 @@ HERE = Path(__file__).parent
 
 
 class Policy:
-    """The most likely action for one observation, in the environment's own units."""
+    """{what} for one observation, in the environment's own units."""
 
-    def __init__(self, folder=HERE):
+    def __init__(self, folder=HERE{seed}):
         self.weights = load_file(Path(folder) / "weights.safetensors")
         self.facts = json.loads((Path(folder) / "policy.json").read_text())
-
+{generator}
     def initial_memory(self):
         """What the policy remembers when an episode begins; [] without memory."""
         return [self.weights[name].copy() for name in self.facts["initial_memory"]]
 
-    def act(self, obs, memory=()):
+    def act(self, obs, memory=(){noise}):
         """The action for one observation, and the memory for the next call."""
         w = self.weights
 {body}
         return {action}, [{memory}]
+'''
+
+GENERATOR = '''        self.draw = np.random.default_rng(seed)
+
+    def noise(self):
+        """The random numbers of one action."""
+        draw = {"uniform": self.draw.random, "normal": self.draw.standard_normal}
+        return [draw[each["kind"]](each["shape"], np.float32) for each in self.facts["noise"]]
 '''
 
 
@@ -67,38 +78,46 @@ def export(
 ) -> Path:
     """Write a trained policy so that programs without this library can use it.
 
-    `numpy` writes a folder with `policy.py`, which needs numpy and safetensors only, `weights.safetensors` and
-    `policy.json`. `stablehlo` writes `policy.stablehlo`, a program of (observation, memory) for `jax.export`, or of
-    (observation, memory, key data) if it samples. Observations are the environment's, without a batch axis; their
-    statistics, masks and memories are part of the policy.
+    Observations are the environment's, without a batch axis; their statistics, masks and memories are part of the
+    policy. The file `policy.json` says where the policy comes from, and in these formats:
+
+        numpy      `policy.py`, which needs numpy and safetensors only, and `weights.safetensors`
+        onnx       `policy.onnx`, a model of opset 18 for onnxruntime and its like
+        stablehlo  `policy.stablehlo`, a program for `jax.export`
+
+    A policy that samples takes random numbers too: in NumPy they are drawn if they are not given, in ONNX they are
+    inputs, uniform in [0, 1) or standard normal, and in StableHLO the data of a key takes their place.
 
     Args:
         agent: an agent, or the folder of its run.
         out: a new folder.
         format: see above.
-        deterministic: the most likely action; False samples, which only `stablehlo` can.
+        deterministic: the most likely action; False samples.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: a format that there is not, sampling in NumPy, or a policy whose operations NumPy does not have.
+        ValueError: a format that there is not, or a policy with an operation that the format does not have.
         MissingExtra: the format needs a package that is not installed.
         FileExistsError: `out` exists.
     """
     if format not in get_args(Format):
         raise ValueError(f"format={format!r} is not allowed; use one of {', '.join(get_args(Format))}.")
-    if format == "numpy" and not deterministic:
-        raise ValueError(
-            "The format numpy has no random numbers of JAX; use format='stablehlo' to sample, or deterministic=True."
-        )
     trained = agent if isinstance(agent, Agent) else load(agent)
     folder = Path(out)
     folder.mkdir(parents=True)
+    write = {"numpy": _write_numpy, "onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]
     try:
-        write = _write_numpy if format == "numpy" else _write_stablehlo
-        facts = write(trained, folder, deterministic)
+        facts = {"format": format, "deterministic": deterministic} | write(trained, folder, deterministic)
         (folder / FACTS).write_text(json.dumps(_facts(trained) | facts, indent=1) + "\n")
+    except NotWritable as error:
+        shutil.rmtree(folder)
+        others = "stablehlo" if format == "numpy" else "numpy or stablehlo"
+        raise ValueError(
+            f"This policy needs the operation {error}, which the format {format} does not have; use another one: "
+            f"--format {others} (format=)."
+        ) from None
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -125,7 +144,7 @@ def _example(space: spaces.Space) -> Pytree:
 
 
 def _act(agent: Agent, deterministic: bool) -> Any:
-    """`(obs, memory[, key data]) -> action, memory`, of one environment."""
+    """`(obs, memory[, key]) -> action, memory`, of one environment."""
     algorithm: Any = agent.algorithm
     actor, spec = agent.actor.actor, agent.spec
 
@@ -134,7 +153,7 @@ def _act(agent: Agent, deterministic: bool) -> Any:
         if deterministic:
             action, after = algorithm.greedy(actor, batch, remembered)
         else:
-            noise = algorithm.noise(actor, jax.random.wrap_key_data(key[0]), (1,))
+            noise = algorithm.noise(actor, *key, (1,))
             action, after, _ = algorithm.act(actor, batch, remembered, noise)
         action = environment_action(spec.action_space, action, spec.action_units)
         return jax.tree.map(lambda x: x[0], (action, after))
@@ -142,39 +161,68 @@ def _act(agent: Agent, deterministic: bool) -> Any:
     return act
 
 
+class Traced(NamedTuple):
+    """A policy as a program; its inputs are the leaves of an observation and of the memory, and a key without use.
+
+    Attributes:
+        observation, action: shapes and types, in the environment's structure.
+        memory: the leaves of the initial memory.
+    """
+
+    program: Program
+    observation: Pytree
+    action: Pytree
+    memory: list[np.ndarray]
+
+
+def _traced(agent: Agent, deterministic: bool) -> Traced:
+    act, example, memory = (
+        _act(agent, deterministic),
+        _example(agent.spec.observation_space),
+        agent.initial_memory(),
+    )
+    key = () if deterministic else (jax.eval_shape(jax.random.key, 0),)
+    program = program_of(act, example, memory, *key)
+    shapes = jax.eval_shape(act, example, memory, *key)
+    return Traced(program, example, shapes[0], list(map(np.asarray, jax.tree.leaves(memory))))
+
+
+def _noise_facts(program: Program) -> list[dict[str, Any]]:
+    return [
+        {"name": f"noise_{n}", "kind": each.kind, "shape": list(each.shape)}
+        for n, each in enumerate(program.noise)
+    ]
+
+
 def _write_numpy(agent: Agent, folder: Path, deterministic: bool) -> dict[str, Any]:
-    example, memory = _example(agent.spec.observation_space), agent.initial_memory()
-    act = _act(agent, deterministic)
-    try:
-        source = numpy_source(act, example, memory)
-    except NotWritable as error:
-        raise ValueError(
-            f"This policy needs the operation {error}, which the format numpy does not have; use format='stablehlo' "
-            "(--format stablehlo)."
-        ) from None
-    shapes = jax.eval_shape(act, example, memory)
-    paths = [path for path, _ in leaf_spaces(agent.spec.observation_space)]
-    order = [str(jax.tree_util.keystr(path)) for path, _ in jax.tree_util.tree_leaves_with_path(example)]
-    known = {"".join(f"[{step!r}]" for step in path): path for path in paths}
-    lines = []
-    for name, place, leaf in zip(source.inputs, order, jax.tree.leaves(example), strict=False):
-        lines.append(f"{name} = np.asarray(obs{place if place in known else ''}, np.{leaf.dtype})")
-    remembered = jax.tree.leaves(memory)
-    for number, name in enumerate(source.inputs[len(order) :]):
-        lines.append(f"{name} = memory[{number}]")
-    lines += source.lines
-    results = source.outputs
-    count = len(jax.tree.leaves(shapes[0]))
-    names = iter(results[:count])
-    structure = jax.tree.map(lambda _: next(names), shapes[0])
-    body = "\n".join(f"        {line}" for line in lines)
-    text = TEMPLATE.format(body=body, action=_literal(structure), memory=", ".join(results[count:]))
+    program, example, shapes, memory = _traced(agent, deterministic)
+    source = numpy_source(program)
+    leaves, names = jax.tree_util.tree_leaves_with_path(example), iter(program.inputs)
+    lines = [
+        f"{next(names)} = np.asarray(obs{jax.tree_util.keystr(path)}, np.{leaf.dtype})"
+        for path, leaf in leaves
+    ]
+    lines += [f"{next(names)} = memory[{n}]" for n in range(len(memory))]
+    if program.noise:
+        lines.append("noise = self.noise() if noise is None else noise")
+    lines += [f"{each.name} = noise[{n}]" for n, each in enumerate(program.noise)]
+    count = len(jax.tree.leaves(shapes))
+    results = iter(source.outputs[:count])
+    text = TEMPLATE.format(
+        what="An action drawn from the policy" if program.noise else "The most likely action",
+        seed=", seed=None" if program.noise else "",
+        generator=GENERATOR if program.noise else "",
+        noise=", noise=None" if program.noise else "",
+        body="\n".join(f"        {line}" for line in lines + source.lines),
+        action=_literal(jax.tree.map(lambda _: next(results), shapes)),
+        memory=", ".join(source.outputs[count:]),
+    )
     (folder / MODULE).write_text(text)
-    tensors = source.constants | {f"memory{n}": np.asarray(x) for n, x in enumerate(remembered)}
+    tensors = source.constants | {f"memory{n}": x for n, x in enumerate(memory)}
     safetensors.numpy.save_file(
         {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}, folder / WEIGHTS
     )
-    return {"format": "numpy", "initial_memory": [f"memory{n}" for n in range(len(remembered))]}
+    return {"noise": _noise_facts(program), "initial_memory": [f"memory{n}" for n in range(len(memory))]}
 
 
 def _literal(tree: Pytree) -> str:
@@ -184,6 +232,38 @@ def _literal(tree: Pytree) -> str:
     if isinstance(tree, tuple):
         return "(" + "".join(f"{_literal(part)}, " for part in tree) + ")"
     return str(tree)
+
+
+def _write_onnx(agent: Agent, folder: Path, deterministic: bool) -> dict[str, Any]:
+    program, example, shapes, memory = _traced(agent, deterministic)
+    observation, action = _named("obs", example), _named("action", shapes)
+    remembered = {f"memory_{n}": x for n, x in enumerate(memory)}
+    noise = _noise_facts(program)
+    described = observation | remembered
+    described |= {each["name"]: jax.ShapeDtypeStruct(each["shape"], np.float32) for each in noise}
+    inner = [*program.inputs[: len(observation) + len(memory)], *(each.name for each in program.noise)]
+    outputs = [*action, *(f"next_{name}" for name in remembered)]
+    model = onnx_model(program, dict(zip(inner, described, strict=True)), outputs, [*described.values()])
+    (folder / MODEL).write_bytes(model)
+    return {
+        "observation": [_described(name, x) for name, x in observation.items()],
+        "action": [_described(name, x) for name, x in action.items()],
+        "memory": [_described(name, x) | {"initial": x.tolist()} for name, x in remembered.items()],
+        "noise": noise,
+    }
+
+
+def _named(root: str, tree: Pytree) -> dict[str, Any]:
+    """The leaves of a nested structure by their place in it, such as `obs/camera`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        "/".join([root, *(jax.tree_util.keystr((step,), simple=True) for step in path)]): x
+        for path, x in leaves
+    }
+
+
+def _described(name: str, x: Any) -> dict[str, Any]:
+    return {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)}
 
 
 def _write_stablehlo(agent: Agent, folder: Path, deterministic: bool) -> dict[str, Any]:
@@ -203,15 +283,14 @@ def _write_stablehlo(agent: Agent, folder: Path, deterministic: bool) -> dict[st
     act = _act(agent, deterministic)
 
     def program(*leaves: Any) -> list[Any]:
-        return jax.tree.leaves(act(*structure.unflatten(leaves)))
+        obs, memory, *data = structure.unflatten(leaves)
+        return jax.tree.leaves(act(obs, memory, *map(jax.random.wrap_key_data, data)))
 
     exported = jax_export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(*flat)
     (folder / PROGRAM).write_bytes(exported.serialize())
     tensors = {f"memory{n}": np.asarray(x) for n, x in enumerate(jax.tree.leaves(memory))}
     safetensors.numpy.save_file(tensors, folder / WEIGHTS)
     return {
-        "format": "stablehlo",
-        "deterministic": deterministic,
         "arguments": [{"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for leaf in flat],
         "initial_memory": [*tensors],
     }

@@ -1,23 +1,14 @@
-"""JAX functions as the source of a Python function of NumPy arrays."""
+"""A program as the source of a Python function of NumPy arrays."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.extend.core import Literal
 
-from advantage.drivers.host.staging import CALLS, REDUCTIONS, SAME, UFUNCS
-from advantage.types import Pytree
-
-WORD = re.compile(r"\b[xc][0-9]+\b")  # variables and constants
-
-
-class NotWritable(Exception):
-    """An operation that has no NumPy version here."""
+from advantage.drivers.host.staging import REDUCTIONS, UFUNCS
+from advantage.exporting.program import NotWritable, Operation, Program, Value, summation, takes_rows
 
 
 class Source(NamedTuple):
@@ -25,138 +16,134 @@ class Source(NamedTuple):
 
     Attributes:
         lines: its statements, each `name = expression`; constants are read from a dict `w`.
-        inputs: names of the leaves of its arguments.
         outputs: expressions of the leaves of its result.
         constants: arrays by name.
     """
 
     lines: list[str]
-    inputs: list[str]
     outputs: list[str]
     constants: dict[str, np.ndarray]
 
 
-def numpy_source(function: Callable[..., Pytree], *inputs: Pytree) -> Source:
-    """The source of a function of arrays of these shapes; what depends on no input is computed now.
+def numpy_source(program: Program) -> Source:
+    """The source of a program.
 
     Raises:
         NotWritable: an operation has no NumPy version here.
     """
-    closed: Any = jax.make_jaxpr(function)(*inputs)
-    writer = _Writer()
-    names = [writer.name() for _ in closed.jaxpr.invars]
-    outputs = writer.inline(closed.jaxpr, closed.consts, names)
-    outputs = [writer.held(each) if isinstance(each, np.ndarray) else each for each in outputs]
-    return _pruned(Source(writer.lines, names, outputs, writer.constants))
+    constants: dict[str, np.ndarray] = {}
 
-
-def _pruned(source: Source) -> Source:
-    """Without statements and constants that no output needs."""
-    needed, kept = {*WORD.findall(" ".join(source.outputs))}, []
-    for line in reversed(source.lines):
-        target, _, expression = line.partition(" = ")
-        if target in needed:
-            kept.append(line)
-            needed |= {*WORD.findall(expression)}
-    constants = {name: x for name, x in source.constants.items() if name in needed}
-    return Source(kept[::-1], source.inputs, source.outputs, constants)
-
-
-class _Writer:
-    """Statements so far; a value is the name of a variable, or an array that is known already."""
-
-    def __init__(self):
-        self.lines: list[str] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.count = 0
-
-    def name(self) -> str:
-        self.count += 1
-        return f"x{self.count}"
-
-    def held(self, array: np.ndarray) -> str:
-        """The expression of a constant."""
-        known = next((name for name, each in self.constants.items() if each is array), None)
-        name = known or f"c{len(self.constants)}"
-        self.constants[name] = array
+    def text(value: Value) -> str:
+        """The expression of a value."""
+        if isinstance(value, str):
+            return value
+        known = next((name for name, each in constants.items() if each is value), None)
+        name = known or f"c{len(constants)}"
+        constants[name] = value
         return f'w["{name}"]'
 
-    def inline(self, jaxpr: Any, consts: list[Any], inputs: list[Any]) -> list[Any]:
-        """Write the statements of a jaxpr; returns its results."""
-        values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
-        values |= dict(zip(jaxpr.invars, inputs, strict=True))
-
-        def read(atom: Any) -> Any:
-            if not isinstance(atom, Literal):
-                return values[atom]
-            kind: Any = atom.aval
-            return np.asarray(atom.val, kind.dtype)
-
-        for equation in jaxpr.eqns:
-            arguments, name = [read(atom) for atom in equation.invars], equation.primitive.name
-            if name in CALLS:
-                inner = equation.params[CALLS[name]]
-                results = self.inline(inner.jaxpr, inner.consts, arguments)
-            elif all(isinstance(each, np.ndarray) for each in arguments):
-                found = equation.primitive.bind(*arguments, **equation.params)
-                results = [
-                    np.asarray(each) for each in (found if equation.primitive.multiple_results else [found])
-                ]
-            elif name in SAME:
-                results = arguments
-            else:
-                named = [self.held(each) if isinstance(each, np.ndarray) else each for each in arguments]
-                results = [self.name()]
-                self.lines.append(f"{results[0]} = {_expression(name, equation, named)}")
-            values |= dict(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+    lines = []
+    for operation in program.operations:
+        write = WRITE.get(operation.primitive)
+        expression = write(operation, [text(each) for each in operation.arguments]) if write else None
+        if expression is None:
+            raise NotWritable(operation.primitive)
+        lines.append(f"{', '.join(operation.results)} = {expression}")
+    return Source(lines, [text(each) for each in program.outputs], constants)
 
 
-def _expression(name: str, equation: Any, x: list[str]) -> str:
-    """A primitive as a Python expression."""
-    params, out = equation.params, equation.outvars[0].aval
-    shape, dtype = tuple(out.shape), np.dtype(out.dtype).name
-    if name in UFUNCS:
-        return f"np.{UFUNCS[name].__name__}({', '.join(x)})"
-    if name == "div" and np.issubdtype(out.dtype, np.floating):
-        return f"np.divide({', '.join(x)})"
-    if name in REDUCTIONS:
-        return f"np.{REDUCTIONS[name].__name__}.reduce({x[0]}, axis={tuple(params['axes'])})"
-    if name in ("argmax", "argmin"):
-        return f"{x[0]}.{name}(axis={params['axes'][0]}).astype(np.{dtype})"
-    if name == "integer_pow" and params["y"] > 0:
-        return f"np.power({x[0]}, {params['y']})"
-    if name == "rsqrt":
-        return f"np.float32(1) / np.sqrt({x[0]})"
-    if name == "logistic":
-        return f"np.float32(0.5) * (np.tanh(np.float32(0.5) * {x[0]}) + np.float32(1))"
-    if name == "clamp":
-        return f"np.minimum(np.maximum({x[1]}, {x[0]}), {x[2]})"
-    if name == "select_n" and len(x) == 3:
-        return f"np.where({x[0]}, {x[2]}, {x[1]})"
-    if name == "convert_element_type":
-        return f"{x[0]}.astype(np.{dtype})" if dtype != "bool" else f"{x[0]}.astype(bool)"
-    if name in ("reshape", "squeeze", "expand_dims"):
-        return f"{x[0]}.reshape({shape})"
-    if name == "transpose":
-        return f"{x[0]}.transpose({tuple(params['permutation'])})"
-    if name == "broadcast_in_dim":
-        axes = dict(zip(params["broadcast_dimensions"], equation.invars[0].aval.shape, strict=True))
-        inner = tuple(axes.get(i, 1) for i in range(len(shape)))
-        return f"np.broadcast_to({x[0]}.reshape({inner}), {shape})"
-    if name == "slice":
-        strides = params["strides"] or (1,) * len(params["start_indices"])
-        cuts = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-        return f"{x[0]}[{', '.join(f'{a}:{b}:{c}' for a, b, c in cuts)}]"
-    if name == "concatenate":
-        return f"np.concatenate(({', '.join(x)},), axis={params['dimension']})"
-    if name == "stack":
-        return f"np.stack(({', '.join(x)},), axis={params['axis']})"
-    if name == "dot_general":
-        (left, right), (batch, _) = params["dimension_numbers"]
-        matrices = equation.invars[0].aval.ndim == equation.invars[1].aval.ndim == 2
-        if not batch and matrices and (left, right) == ((1,), (0,)):
-            return f"{x[0]} @ {x[1]}"
-        if not batch:
-            return f"np.tensordot({x[0]}, {x[1]}, axes=({tuple(left)}, {tuple(right)}))"
-    raise NotWritable(name)
+Write = Callable[[Operation, list[str]], str | None]  # None: not with these parameters
+
+
+def _called(function: str) -> Write:
+    return lambda op, x: f"np.{function}({', '.join(x)})"
+
+
+def _reduced(function: str) -> Write:
+    def write(op: Operation, x: list[str]) -> str:
+        dtype = f", dtype=np.{op.dtype}" if op.dtype.kind in "iu" else ""  # NumPy's sums are wider
+        return f"np.{function}.reduce({x[0]}, axis={tuple(op.params['axes'])}{dtype})"
+
+    return write
+
+
+def _place_of_extreme(op: Operation, x: list[str]) -> str:
+    return f"{x[0]}.{op.primitive}(axis={op.params['axes'][0]}).astype(np.{op.dtype})"
+
+
+def _divided(op: Operation, x: list[str]) -> str | None:
+    return f"np.divide({x[0]}, {x[1]})" if op.dtype.kind == "f" else None
+
+
+def _power(op: Operation, x: list[str]) -> str | None:
+    return f"np.power({x[0]}, {op.params['y']})" if op.params["y"] > 0 else None
+
+
+def _chosen(op: Operation, x: list[str]) -> str | None:
+    return f"np.where({x[0]}, {x[2]}, {x[1]})" if len(x) == 3 and op.takes[0].dtype == bool else None
+
+
+def _converted(op: Operation, x: list[str]) -> str:
+    return f"{x[0]}.astype({'bool' if op.dtype == bool else f'np.{op.dtype}'})"
+
+
+def _reshaped(op: Operation, x: list[str]) -> str:
+    return f"{x[0]}.reshape({op.shape})"
+
+
+def _broadcast(op: Operation, x: list[str]) -> str:
+    sizes = dict(zip(op.params["broadcast_dimensions"], op.takes[0].shape, strict=True))
+    inner = tuple(sizes.get(axis, 1) for axis in range(len(op.shape)))
+    reshaped = f"{x[0]}.reshape({inner})"
+    return reshaped if inner == op.shape else f"np.broadcast_to({reshaped}, {op.shape})"
+
+
+def _sliced(op: Operation, x: list[str]) -> str:
+    starts, ends = op.params["start_indices"], op.params["limit_indices"]
+    steps = op.params["strides"] or (1,) * len(starts)
+    return f"{x[0]}[{', '.join(f'{a}:{b}:{c}' for a, b, c in zip(starts, ends, steps, strict=True))}]"
+
+
+def _split(op: Operation, x: list[str]) -> str:
+    places = np.cumsum(op.params["sizes"])[:-1].tolist()
+    return f"np.split({x[0]}, {places}, axis={op.params['axis']})"
+
+
+def _product(op: Operation, x: list[str]) -> str:
+    (left, right), (batch, _) = op.params["dimension_numbers"]
+    if not batch and op.takes[0].ndim == op.takes[1].ndim == 2 and (left, right) == ((1,), (0,)):
+        return f"{x[0]} @ {x[1]}"
+    if not batch:
+        return f"np.tensordot({x[0]}, {x[1]}, axes=({tuple(left)}, {tuple(right)}))"
+    return f'np.einsum("{summation(op)}", {x[0]}, {x[1]})'
+
+
+def _rows(op: Operation, x: list[str]) -> str | None:
+    return f"{x[0]}[tuple(np.moveaxis({x[1]}, -1, 0))]" if takes_rows(op) else None
+
+
+WRITE: dict[str, Write] = {
+    **{name: _called(function.__name__) for name, function in UFUNCS.items()},
+    **{name: _reduced(function.__name__) for name, function in REDUCTIONS.items()},
+    "rem": _called("fmod"),
+    "argmax": _place_of_extreme,
+    "argmin": _place_of_extreme,
+    "div": _divided,
+    "integer_pow": _power,
+    "rsqrt": lambda op, x: f"np.float32(1) / np.sqrt({x[0]})",
+    "logistic": lambda op, x: f"np.float32(0.5) * (np.tanh(np.float32(0.5) * {x[0]}) + np.float32(1))",
+    "clamp": lambda op, x: f"np.minimum(np.maximum({x[1]}, {x[0]}), {x[2]})",
+    "select_n": _chosen,
+    "convert_element_type": _converted,
+    "reshape": _reshaped,
+    "squeeze": _reshaped,
+    "expand_dims": _reshaped,
+    "transpose": lambda op, x: f"{x[0]}.transpose({tuple(op.params['permutation'])})",
+    "broadcast_in_dim": _broadcast,
+    "slice": _sliced,
+    "split": _split,
+    "concatenate": lambda op, x: f"np.concatenate(({', '.join(x)},), axis={op.params['dimension']})",
+    "stack": lambda op, x: f"np.stack(({', '.join(x)},), axis={op.params['axis']})",
+    "gather": _rows,
+    "dot_general": _product,
+}

@@ -12,14 +12,15 @@ from advantage.exporting.export import Format, export
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a run's policy as NumPy source with its weights, or as a compiled program."""
+    """Write a run's policy as NumPy source with its weights, as an ONNX model, or as a compiled program."""
 
     out: Path | None = None
     """A new folder; by default `export` in the run's folder."""
     format: Format = "numpy"
-    """numpy: policy.py, which needs numpy and safetensors; stablehlo: a program for jax.export."""
+    """numpy: policy.py, which needs numpy and safetensors; onnx: a model for onnxruntime and its like; stablehlo: a
+    program for jax.export."""
     sample: bool = False
-    """Draw actions from the policy; stablehlo only."""
+    """Draw actions from the policy in place of the most likely one."""
 
 
 def command(arguments: Sequence[str]) -> int:
