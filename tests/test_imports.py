@@ -46,6 +46,7 @@ ROOMS = [
     "agent",
     "exporting",
     "evaluation",
+    "decisions",
     "report",
     "training",
     "experiment",
