@@ -96,6 +96,7 @@ def search(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_eval_reports_mistakes_and_the_cost_of_a_decision(search, capsys):
     assert main(["eval", str(search), "--episodes", "1"]) == 0
     text = capsys.readouterr().out
@@ -111,7 +112,17 @@ def test_eval_reports_mistakes_and_the_cost_of_a_decision(search, capsys):
 
 def test_who_does_not_plan_has_no_cost():
     world = resolve("jax/CartPole-v1")
-    agent = SimpleNamespace(algorithm=adv.PPO(), state=None)
-    assert decision_cost(agent, world) is None
-    model = SimpleNamespace(algorithm=adv.WorldModel(), state=None)
-    assert decision_cost(model, world) is None
+    for algorithm in (adv.PPO(), adv.WorldModel()):
+        assert decision_cost(SimpleNamespace(algorithm=algorithm, state=None), world) is None
+
+
+def test_the_cost_of_a_decision_is_that_of_one_in_the_first_state(monkeypatch):
+    monkeypatch.setattr("advantage.decisions.SECONDS", 0.05)
+    seen = []
+    for world in ("jax/CartPole-v1", "CartPole-v1"):
+        actor = SimpleNamespace(initial_memory=lambda number: (), greedy=lambda obs, memory: seen.append(obs))
+        agent = SimpleNamespace(algorithm=adv.MuZero(simulations=7), state=None, actor=actor)
+        cost = decision_cost(agent, resolve(world))
+        assert cost.model_steps == 7 and cost.milliseconds > 0
+        assert "decision: 7 steps of the model, " in str(cost)
+    assert len(seen) > 2 and all(obs.shape == (1, 4) for obs in seen)
