@@ -1,23 +1,32 @@
-"""The policy and values that an agent has learned in a finite world, as text and as a picture."""
+"""What an agent has learned, as text and as a picture: a policy in a finite world, or a model of the world."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advantage.agent import Agent
 from advantage.algorithms.actors import actor_values
+from advantage.algorithms.planning.world_model import WorldModel
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
 from advantage.environments.masks import ACTION_MASK, OBSERVATION, split_mask
 from advantage.environments.tables.ends import goals
 from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Evaluation
+from advantage.models.open_loop import open_loop, open_loop_counts
+from advantage.replay.ring import uniform_draw
+from advantage.replay.sequences import sequences_at
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import Cells, grid_text, plot_grid
+from advantage.runs.predictions import Predictions, plot_predictions
 
+SEQUENCES = 3  # that a picture of a model shows
+DRAWN = 64  # of which they are the longest
 LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is computed
 
 
@@ -93,3 +102,50 @@ def table_report(agent: Agent, target: Environment) -> TableReport | None:
     obs = states if mask is None else {OBSERVATION: states, ACTION_MASK: every}
     policy, _ = agent.actor.greedy(obs, ())
     return TableReport(mdp, np.asarray(policy, np.int32), value)
+
+
+class ModelReport(NamedTuple):
+    """What a learned model predicts, beside what happened."""
+
+    predictions: Predictions
+
+    def lines(self, evaluation: Evaluation | None, conclusion: list[str]) -> list[str]:
+        """Text for the user: what is drawn."""
+        horizon, sequences = self.predictions.true.shape[:2]
+        return [
+            *conclusion,
+            f"{sequences} sequences of {horizon - 1} steps, predicted and true, are in model.png",
+        ]
+
+    def plot(self, folder: RunFolder, title: str) -> None:
+        """Draw model.png."""
+        plot_predictions(folder.model_path, title, self.predictions)
+
+
+def report_of(agent: Agent, target: Environment) -> TableReport | ModelReport | None:
+    """The report on what an agent has learned; None if there is nothing to show."""
+    return model_report(agent) if isinstance(agent.algorithm, WorldModel) else table_report(agent, target)
+
+
+def model_report(agent: Agent) -> ModelReport | None:
+    """The longest of some sequences from the replay buffer, with what each network predicts; None without experience.
+
+    A prediction has the first observation and all actions. Beyond an end of an episode there is none.
+    """
+    learning = agent.state.learning
+    if int(learning.replay.stored) == 0:
+        return None
+    index = uniform_draw(learning.replay, jax.random.key(0), DRAWN)
+    drawn = sequences_at(learning.replay, index, length=agent.algorithm.horizon)
+    longest = np.argsort(-np.asarray(open_loop_counts(drawn).sum(0)), kind="stable")[:SEQUENCES]
+    members = learning.ensemble.members
+    rows = sequences_at(learning.replay, jnp.repeat(index[longest], members), length=agent.algorithm.horizon)
+    vector = learning.spaces.vector
+    begin = vector(jax.tree.map(lambda leaf: leaf[0], rows.obs))[None]
+    counts = np.asarray(open_loop_counts(rows))[..., None]
+    paths = []
+    for after in (jax.vmap(vector)(rows.next_obs), open_loop(learning.model, rows, jax.random.key(0))):
+        path = np.concatenate([begin, np.where(counts, after, np.nan)])
+        paths.append(path.reshape(len(path), -1, members, path.shape[-1]))
+    true, predicted = paths
+    return ModelReport(Predictions(true[:, :, 0], predicted))

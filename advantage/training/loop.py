@@ -24,7 +24,7 @@ from advantage.environments.spaces import space_to_json
 from advantage.environments.version import version_of
 from advantage.evaluation import evaluate
 from advantage.replay.left_out import without_replay
-from advantage.report import table_report
+from advantage.report import report_of
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import COMPILE_CLOCK
 from advantage.runs.folder import RunFolder, claim_run_folder, describe_host, write_config
@@ -301,11 +301,11 @@ class Loop:
         self.saved_step = self.step
 
     def _write_results(self) -> None:
-        """Write the learning curve and, for a tabular agent in a finite world, its policy; say how the run ended."""
+        """Write the learning curve, a policy in a finite world, predictions of a model; say how the run ended."""
         conclusion, unit = self.driver.conclusion(self.step), self.driver.facts.unit
         for place, journal in enumerate(self.journals):
             journal.logger.flush()
-            report = table_report(self._agent(place), self.environment)
+            report = report_of(self._agent(place), self.environment)
             if report is not None:
                 name = f"{algorithm_name(self.algorithm)} on {self.environment.name}"
                 title = f"{name}\nseed {journal.seed}, after {self.step:,} {unit}"
