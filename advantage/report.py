@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import gymnasium
@@ -11,6 +12,7 @@ import numpy as np
 
 from advantage.agent import Agent
 from advantage.algorithms.actors import actor_values
+from advantage.algorithms.planning.shared.learning import ModelLearning
 from advantage.algorithms.planning.world_model import WorldModel
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
@@ -24,6 +26,7 @@ from advantage.replay.sequences import sequences_at
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import Cells, grid_text, plot_grid
 from advantage.runs.predictions import Predictions, plot_predictions
+from advantage.types import Array
 
 SEQUENCES = 3  # that a picture of a model shows
 DRAWN = 64  # of which they are the longest
@@ -135,17 +138,23 @@ def model_report(agent: Agent) -> ModelReport | None:
     learning = agent.state.learning
     if int(learning.replay.stored) == 0:
         return None
+    return ModelReport(Predictions(*map(np.asarray, _paths(learning, agent.algorithm.horizon))))
+
+
+@partial(jax.jit, static_argnames="horizon")
+def _paths(learning: ModelLearning, horizon: int) -> tuple[Array, Array]:
+    """True observations `[H + 1, N, d]`, and those that each network predicts, `[H + 1, N, E, d]`."""
     index = uniform_draw(learning.replay, jax.random.key(0), DRAWN)
-    drawn = sequences_at(learning.replay, index, length=agent.algorithm.horizon)
-    longest = np.argsort(-np.asarray(open_loop_counts(drawn).sum(0)), kind="stable")[:SEQUENCES]
-    members = learning.ensemble.members
-    rows = sequences_at(learning.replay, jnp.repeat(index[longest], members), length=agent.algorithm.horizon)
-    vector = learning.spaces.vector
+    lengths = open_loop_counts(sequences_at(learning.replay, index, length=horizon)).sum(0)
+    longest = index[jnp.argsort(-lengths)[:SEQUENCES]]
+    members, vector = learning.ensemble.members, learning.spaces.vector
+    rows = sequences_at(learning.replay, jnp.repeat(longest, members), length=horizon)
     begin = vector(jax.tree.map(lambda leaf: leaf[0], rows.obs))[None]
-    counts = np.asarray(open_loop_counts(rows))[..., None]
-    paths = []
-    for after in (jax.vmap(vector)(rows.next_obs), open_loop(learning.model, rows, jax.random.key(0))):
-        path = np.concatenate([begin, np.where(counts, after, np.nan)])
-        paths.append(path.reshape(len(path), -1, members, path.shape[-1]))
-    true, predicted = paths
-    return ModelReport(Predictions(true[:, :, 0], predicted))
+    counts = open_loop_counts(rows)[..., None]
+
+    def path(after: Array) -> Array:
+        whole = jnp.concatenate([begin, jnp.where(counts, after, jnp.nan)])
+        return whole.reshape(horizon + 1, SEQUENCES, members, -1)
+
+    true = path(jax.vmap(vector)(rows.next_obs))[:, :, 0]
+    return true, path(open_loop(learning.model, rows, jax.random.key(0)))

@@ -117,7 +117,7 @@ def test_a_student_gets_the_probabilities_of_its_teacher():
     spec = adv.Spec(world.observation_space, world.action_space, 16, 1000, world=world)
     teacher = adv.PPO(hidden=(8,))
     actor = teacher.actor(teacher.init(jax.random.key(5), spec))
-    actor = actor._replace(params=jax.tree.map(lambda x: 6 * x, actor.params))  # nearly uniform before
+    actor = actor._replace(params=jax.tree.map(lambda x: 100 * x, actor.params))  # nearly uniform before
     agent = adv.Distill(
         teacher="some/run", taught_by=Teacher(teacher, actor), loss="kl", n_steps=1, gradient_steps=400, batch_size=64,
         hidden=(32,), learning_rate=1e-2,

@@ -43,7 +43,7 @@ def fitted(examples, num_inputs, num_outputs):
     rollout = linear_rollout(4000)
     vector = jax.ShapeDtypeStruct((2,), jnp.float32)
     replay = replay_add(replay_init(vector, vector, capacity=4000, num_envs=4000), rollout)
-    learned = learned_init(ensemble, KEY)
+    learned = jax.jit(lambda: learned_init(ensemble, KEY))()
     learned = learned._replace(scales=scales_update(learned.scales, examples(rows_of(rollout))))
 
     def read(rows):
@@ -54,6 +54,34 @@ def fitted(examples, num_inputs, num_outputs):
     return ensemble, BOX, learned.members, learned.scales
 
 
+def test_predictions_by_their_definition():
+    """The mean over members, unscaled, from what stands for each question; by networks with known weights."""
+    rows, rng = rows_of(linear_rollout(6)), np.random.default_rng(2)
+    for examples, outputs in ((action_examples, 2), (state_examples, 3)):
+        ensemble = Ensemble(MLP((), "silu"), 4, outputs, 3, "deterministic")
+        members = jax.tree.map(
+            lambda x: jnp.float32(rng.normal(size=x.shape)), jax.eval_shape(ensemble.init, KEY)
+        )
+        scales = scales_update(ensemble.scales_init(), examples(rows))
+        before = rows.x if examples is action_examples else rows.action
+        inputs = np.concatenate([before, rows.next_x] if outputs == 2 else [rows.next_x, before], axis=1)
+        wanted = rows.action if outputs == 2 else np.column_stack([rows.x - rows.next_x, rows.reward])
+        kernel, bias = (
+            np.float64(part)[..., :outputs] for part in (members["head"]["weight"], members["head"]["bias"])
+        )
+        x = (inputs - inputs.mean(0)) / inputs.std(0)
+        mean = np.mean([x @ kernel[i] + bias[i] for i in range(3)], axis=0)
+        expected = wanted.mean(0) + wanted.std(0) * mean
+        if outputs == 2:
+            found = InverseAction(ensemble, BOX, members, scales).action(rows.x, rows.next_x)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        else:
+            x, reward = InverseState(ensemble, BOX, members, scales).before(rows.next_x, rows.action)
+            np.testing.assert_allclose(x, rows.next_x + expected[:, :2], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(reward, expected[:, 2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_action_between_two_states_is_recovered():
     """`a = B^+ (s' - A s)` within 1e-3: the matrices, and the actions of new transitions."""
     model = InverseAction(*fitted(action_examples, 4, 2))

@@ -290,19 +290,19 @@ def test_a_model_alone_gets_better(tmp_path):
     assert found is not None and "3 sequences of 8 steps" in found.lines(None, [])[0]
     true, predicted = found.predictions
     assert true.shape == (9, 3, 3) and predicted.shape == (9, 3, 2, 3)
-    model = agent.state.learning.model
+    model, rows = agent.state.learning.model, all_steps(agent.state.learning.replay)
     for member in range(2):  # each network alone, step by step
         alone = model._replace(
             ensemble=dataclasses.replace(model.ensemble, kind="deterministic"),
             members=jax.tree.map(lambda x, member=member: x[member][None], model.members),
         )
         np.testing.assert_array_equal(predicted[0, :, member], true[0])
-        rows = all_steps(agent.state.learning.replay)
+        imagine = jax.jit(alone.step)
         for n in range(3):
             first = int(np.abs(rows.obs - true[0, n]).sum(-1).argmin())
             x = true[:1, n]
             for step in range(8):
-                x = alone.step(x, rows.action[first + step][None], KEY).state
+                x = imagine(x, rows.action[first + step][None], KEY).state
                 np.testing.assert_allclose(predicted[step + 1, n, member], x[0], atol=1e-4)
                 np.testing.assert_allclose(true[step + 1, n], rows.next_obs[first + step], atol=1e-6)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_NUMBERS = 6  # of an observation that are drawn
-TRUE, PREDICTED = "#24292f", "#d1602c"
+INK, TRUE, PREDICTED = "#24292f", "#afb8c1", "#bc3b00"
 
 
 class Predictions(NamedTuple):
@@ -54,19 +54,19 @@ def _draw(path: Path, title: str, shown: Predictions) -> None:
     canvas, time = FigureCanvasAgg(figure), np.arange(steps)
     axes = figure.subplots(rows, sequences, sharex=True, sharey="row", squeeze=False)
     for (row, column), axis in np.ndenumerate(axes):
-        axis.plot(time, shown.predicted[:, column, :, row], color=PREDICTED, linewidth=1, alpha=0.8)
-        axis.plot(time, shown.true[:, column, row], color=TRUE, linewidth=1.5)
+        axis.plot(time, shown.true[:, column, row], color=TRUE, linewidth=4)
+        axis.plot(time, shown.predicted[:, column, :, row], color=PREDICTED, linewidth=1)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
         if column == 0:
             axis.set_ylabel(f"number {row}", fontsize=8)
         if row == rows - 1:
             axis.set_xlabel("steps", fontsize=8)
-    lines = [axes[0, 0].lines[-1], axes[0, 0].lines[0]]
+    lines = axes[0, 0].lines[:2]
     figure.legend(
         lines, ["true", "predicted by each network"], loc="outside lower center", ncols=2, fontsize=8
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=TRUE, parse_math=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK, parse_math=False)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
     canvas.print_png(temporary)
