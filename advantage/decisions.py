@@ -77,15 +77,12 @@ def mistakes(agent: Agent, solved: SolvedGame, *, seed: int = 0) -> Mistakes:
         seed: draws the positions where there are more than 5,000 in which the move matters; each has the same
             probability.
     """
-    boards = solved.boards()
-    matters = np.flatnonzero(solved.moves_that_matter(solved.action_values(boards)))
-    chosen = matters
-    if len(matters) > MOST_POSITIONS:
-        chosen = np.random.default_rng(seed).choice(matters, MOST_POSITIONS, replace=False)
-    values = solved.action_values(boards[chosen])
-    action = _moves(agent, solved.game, boards[chosen])
-    taken = values[np.arange(len(chosen)), action]
-    return Mistakes(int((taken < values.max(1)).sum()), len(chosen), len(matters))
+    positions = solved.positions_that_matter()
+    count = min(len(positions), MOST_POSITIONS)
+    boards = solved.boards(np.random.default_rng(seed).choice(positions, count, replace=False))
+    values, action = solved.action_values(boards), _moves(agent, solved.game, boards)
+    wrong = values[np.arange(count), action] < values.max(1)
+    return Mistakes(int(wrong.sum()), count, len(positions))
 
 
 def _moves(agent: Agent, game: LineGame, boards: np.ndarray) -> np.ndarray:

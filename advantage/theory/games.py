@@ -58,9 +58,10 @@ class SolvedGame:
         """Number of positions in which somebody is to move."""
         return sum(map(len, self.positions))
 
-    def boards(self) -> np.ndarray:
-        """All of these positions as states of the world, int8 `[N, rows, columns]`, fewest stones first."""
-        codes, cells = np.concatenate(self.positions), np.arange(_cells(self.game))
+    def boards(self, positions: np.ndarray | None = None) -> np.ndarray:
+        """Positions `[N]` as states of the world, int8 `[N, rows, columns]`; None for all, fewest stones first."""
+        codes = np.concatenate(self.positions) if positions is None else positions
+        cells = np.arange(_cells(self.game))
         mine, theirs = (codes[:, None] >> (cells + shift) & 1 for shift in (0, len(cells)))
         return (mine - theirs).astype(np.int8).reshape(-1, self.game.rows, self.game.columns)
 
@@ -88,10 +89,14 @@ class SolvedGame:
             values[rows] = _action_values(self.game, codes[rows], *following)
         return values
 
-    def moves_that_matter(self, action_values: np.ndarray) -> np.ndarray:
-        """Whether the possible moves of a position differ in value, bool `[N]`."""
-        worst = np.where(np.isfinite(action_values), action_values, np.inf).min(1)
-        return action_values.max(1) > worst
+    def positions_that_matter(self) -> np.ndarray:
+        """All positions whose possible moves differ in value, `[N]`, fewest stones first."""
+        found = []
+        for n, positions in enumerate(self.positions[:-1]):
+            values = _action_values(self.game, positions, self.positions[n + 1], self.value[n + 1])
+            worst = np.where(np.isfinite(values), values, np.inf).min(1)
+            found.append(positions[values.max(1) > worst])
+        return np.concatenate(found)
 
 
 def solve_game(game: LineGame, *, most_positions: int = 20_000_000) -> SolvedGame:
