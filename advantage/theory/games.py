@@ -22,7 +22,7 @@ class _Moves(NamedTuple):
     Attributes:
         after: the position that follows, seen by the other player.
         possible: bool, whether the action is allowed.
-        won: bool, whether it completes a row.
+        won: bool, whether it completes a row; means nothing where it is not possible.
     """
 
     after: np.ndarray
@@ -162,7 +162,7 @@ def _moves(game: LineGame, positions: np.ndarray) -> Iterator[_Moves]:
         grown, won = mine | placed, np.zeros(len(positions), bool)
         for line in lines:
             won |= grown & line == line
-        yield _Moves(theirs | grown << cells, placed != 0, won & (placed != 0))
+        yield _Moves(theirs | grown << cells, placed != 0, won)
 
 
 def _cells_of(game: LineGame, action: int) -> range:
