@@ -19,6 +19,7 @@ from advantage.replay.ring import replay_add, replay_init
 from advantage.types import Rollout
 
 KEY = jax.random.key(0)
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 A = np.array([[0.9, 0.1], [-0.2, 0.8]])
 B = np.array([[0.5, 0.1], [0.0, 0.4]])
 BOX = VectorSpaces(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (2,)))
@@ -62,7 +63,7 @@ def test_predictions_by_their_definition():
         members = jax.tree.map(
             lambda x: jnp.float32(rng.normal(size=x.shape)), jax.eval_shape(ensemble.init, KEY)
         )
-        scales = scales_update(ensemble.scales_init(), examples(rows))
+        scales = quick_jit(scales_update)(ensemble.scales_init(), examples(rows))
         before = rows.x if examples is action_examples else rows.action
         inputs = np.concatenate([before, rows.next_x] if outputs == 2 else [rows.next_x, before], axis=1)
         wanted = rows.action if outputs == 2 else np.column_stack([rows.x - rows.next_x, rows.reward])
@@ -73,10 +74,12 @@ def test_predictions_by_their_definition():
         mean = np.mean([x @ kernel[i] + bias[i] for i in range(3)], axis=0)
         expected = wanted.mean(0) + wanted.std(0) * mean
         if outputs == 2:
-            found = InverseAction(ensemble, BOX, members, scales).action(rows.x, rows.next_x)
+            found = quick_jit(InverseAction(ensemble, BOX, members, scales).action)(rows.x, rows.next_x)
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
         else:
-            x, reward = InverseState(ensemble, BOX, members, scales).before(rows.next_x, rows.action)
+            x, reward = quick_jit(InverseState(ensemble, BOX, members, scales).before)(
+                rows.next_x, rows.action
+            )
             np.testing.assert_allclose(x, rows.next_x + expected[:, :2], rtol=1e-3, atol=1e-4)
             np.testing.assert_allclose(reward, expected[:, 2], rtol=1e-3, atol=1e-4)
 

@@ -1,6 +1,7 @@
 """Dirichlet posteriors of tables: moments, coverage, and the agent that acts by draws from them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,15 @@ from advantage.models.table_posterior import table_posterior
 from advantage.types import Rollout
 
 KEY = jax.random.key(0)
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+SPEC = adv.Spec(spaces.Discrete(3), spaces.Discrete(2), 2, 100)
 AGENT = adv.PosteriorSampling(n_steps=4, gamma=0.9, sweeps=60, prior_count=0.5, reward_std=2.0)
+
+
+@quick_jit
+def first_drawn(agent):
+    """The action values that an agent begins with; compiled once for all its numbers."""
+    return agent.init(KEY, SPEC).drawn
 
 
 def counted():
@@ -47,7 +56,7 @@ def test_mean_and_covariance_are_those_of_the_dirichlet_distribution():
 
 def test_draws_have_the_moments_of_the_posterior():
     posterior = counted()
-    drawn = jax.jit(jax.vmap(posterior.draw))(jax.random.split(KEY, 40_000))
+    drawn = quick_jit(jax.vmap(posterior.draw))(jax.random.split(KEY, 20_000))
     probability, reward = np.float64(drawn.probability), np.float64(drawn.reward)
     np.testing.assert_allclose(probability.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(probability.mean(0), posterior.mean().probability, atol=0.01)
@@ -79,14 +88,16 @@ def test_credible_intervals_cover_at_their_rate(level):
 def test_an_update_counts_draws_and_solves():
     """Two environments, a termination and a truncation: counts by a loop, values by value iteration in float64."""
     rng = np.random.default_rng(1)
-    spec = adv.Spec(spaces.Discrete(3), spaces.Discrete(2), 2, 100)
     s, a, after = (np.int32(rng.integers(n, size=(4, 2))) for n in (3, 2, 3))
     reward = np.float32(rng.normal(size=(4, 2)))
     terminated, truncated = np.zeros((2, 4, 2), bool)
     terminated[1, 0], truncated[2, 1] = True, True
-    before = AGENT.init(KEY, spec)
+    before = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda key: AGENT.init(key, SPEC), KEY)
+    )
+    before = before._replace(posterior=table_posterior(3, 2, prior_count=0.5, reward_std=2.0))
     key = jax.random.key(7)
-    state, metrics = jax.jit(AGENT.update)(before, Rollout(s, a, reward, after, terminated, truncated), key)
+    state, metrics = quick_jit(AGENT.update)(before, Rollout(s, a, reward, after, terminated, truncated), key)
     count, total = np.zeros((3, 2, 4)), np.zeros((3, 2))
     for t in range(4):
         for b in range(2):
@@ -96,7 +107,7 @@ def test_an_update_counts_draws_and_solves():
     np.testing.assert_allclose(state.posterior.total_reward, total, rtol=1e-5)
     assert float(metrics["tried"]) == pytest.approx((count.sum(-1) > 0).mean())
     for found, (p, r), start in (
-        (state.drawn, state.posterior.draw(key), before.drawn),
+        (state.drawn, quick_jit(state.posterior.draw)(key), before.drawn),
         (state.table.q, state.posterior.mean(), before.table.q),
     ):
         q, p, r = np.float64(start), np.float64(p), np.float64(r)
@@ -135,8 +146,7 @@ def test_the_river_is_swum(tmp_path):
     "change", [dict(prior_count=3.0), dict(reward_std=0.1), dict(sweeps=2), dict(gamma=0.5)], ids=str
 )
 def test_every_option_makes_a_difference(change):
-    spec = adv.Spec(spaces.Discrete(3), spaces.Discrete(2), 1, 100)
-    drawn = [agent.init(KEY, spec).drawn for agent in (AGENT, dataclasses.replace(AGENT, **change))]
+    drawn = [first_drawn(agent) for agent in (AGENT, dataclasses.replace(AGENT, **change))]
     assert (np.asarray(drawn[0]) != np.asarray(drawn[1])).any()
 
 
