@@ -12,7 +12,7 @@ import numpy as np
 
 from advantage.agent import Agent
 from advantage.algorithms.actors import actor_values
-from advantage.algorithms.planning.shared.learning import ModelLearning
+from advantage.algorithms.planning.shared.learning import ModelLearning, PlanningState
 from advantage.algorithms.planning.world_model import WorldModel
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
@@ -127,18 +127,20 @@ class ModelReport(NamedTuple):
 
 def report_of(agent: Agent, target: Environment) -> TableReport | ModelReport | None:
     """The report on what an agent has learned; None if there is nothing to show."""
-    return model_report(agent) if isinstance(agent.algorithm, WorldModel) else table_report(agent, target)
+    if isinstance(agent.algorithm, WorldModel):
+        return model_report(agent.state, agent.algorithm.horizon)
+    return table_report(agent, target)
 
 
-def model_report(agent: Agent) -> ModelReport | None:
+def model_report(state: PlanningState, horizon: int) -> ModelReport | None:
     """The longest of some sequences from the replay buffer, with what each network predicts; None without experience.
 
     A prediction has the first observation and all actions. Beyond an end of an episode there is none.
     """
-    learning = agent.state.learning
-    if int(learning.replay.stored) == 0:
+    learning = state.learning
+    if learning is None or int(learning.replay.stored) == 0:
         return None
-    return ModelReport(Predictions(*map(np.asarray, _paths(learning, agent.algorithm.horizon))))
+    return ModelReport(Predictions(*map(np.asarray, _paths(learning, horizon))))
 
 
 @partial(jax.jit, static_argnames="horizon")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def at_random(game: LineGame) -> Player:
     return lambda boards, key: jax.vmap(one)(boards, jax.random.split(key, len(boards)))
 
 
-def plays(game: LineGame, algorithm: adv.AlphaZero | adv.MCTS, actor: object) -> Player:
+def plays(game: LineGame, algorithm: Any, actor: Any) -> Player:
     """An agent without noise; its search draws from the key."""
     memory = algorithm.initial_memory(actor)
 
@@ -94,6 +95,8 @@ def main() -> None:
     given = parser.parse_args()
     agent = adv.load(given.run)
     game, algorithm = adv.make(agent.environment), agent.algorithm
+    if not isinstance(algorithm, adv.AlphaZero) or not isinstance(game, LineGame):
+        parser.error(f"{given.run} is no run of alphazero in a game in self-play")
     ours = plays(game, algorithm, agent.algorithm.actor(agent.state))
     simulations = 10 * algorithm.simulations
     pure = adv.MCTS(simulations=simulations, rollouts=1, rollout_steps=game.rows * game.columns, gamma=1.0)

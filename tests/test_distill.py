@@ -157,7 +157,7 @@ def test_the_student_of_a_policy_has_its_probabilities_and_needs_it_no_more(ppo,
     ("teacher", "world"),
     [
         (adv.DQN(hidden=(16,), learning_starts=32), "jax/CartPole-v1"),
-        (adv.SAC(hidden=(16,)), "jax/Pendulum-v1"),
+        (adv.SAC(hidden=(16,), learning_starts=100), "jax/Pendulum-v1"),
     ],
     ids=["dqn", "sac"],
 )

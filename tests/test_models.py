@@ -286,7 +286,7 @@ def test_a_model_alone_gets_better(tmp_path):
     assert near[-1] < 0.5 * near[0] and near[-1] < far[-1]
     assert (run.path / "model.png").stat().st_size > 10_000
     agent = run.agent
-    found = model_report(agent)
+    found = model_report(agent.state, 8)
     assert found is not None and "3 sequences of 8 steps" in found.lines(None, [])[0]
     true, predicted = found.predictions
     assert true.shape == (9, 3, 3) and predicted.shape == (9, 3, 2, 3)
