@@ -76,7 +76,7 @@ def main() -> None:
     """Print a line for each search."""
     report("gumbel", partial(guided, search="gumbel"))
     report("puct", partial(guided, search="puct"))
-    for exploration in (0.5, 1.0, 2.0):
+    for exploration in (1.0, 0.5, 2.0):
         report(f"UCT, exploration {exploration}", uct(exploration))
 
 
