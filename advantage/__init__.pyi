@@ -32,6 +32,7 @@ from advantage.algorithms.planning.dreamer import Dreamer as Dreamer
 from advantage.algorithms.planning.dyna_network import DynaNetwork as DynaNetwork
 from advantage.algorithms.planning.exhaustive_search import ExhaustiveSearch as ExhaustiveSearch
 from advantage.algorithms.planning.gradient_planning import GradientPlanning as GradientPlanning
+from advantage.algorithms.planning.inverse_model import InverseModel as InverseModel
 from advantage.algorithms.planning.mcts import MCTS as MCTS
 from advantage.algorithms.planning.muzero import MuZero as MuZero
 from advantage.algorithms.planning.pets import PETS as PETS
@@ -70,6 +71,7 @@ from advantage.algorithms.tabular.lambda_return import OfflineLambdaReturn as Of
 from advantage.algorithms.tabular.monte_carlo_control import MonteCarloControl as MonteCarloControl
 from advantage.algorithms.tabular.monte_carlo_off_policy import MonteCarloOffPolicy as MonteCarloOffPolicy
 from advantage.algorithms.tabular.monte_carlo_prediction import MonteCarloPrediction as MonteCarloPrediction
+from advantage.algorithms.tabular.posterior_sampling import PosteriorSampling as PosteriorSampling
 from advantage.algorithms.tabular.prioritised_sweeping import PrioritisedSweeping as PrioritisedSweeping
 from advantage.algorithms.tabular.q_learning import QLearning as QLearning
 from advantage.algorithms.tabular.sarsa import Sarsa as Sarsa

@@ -1,23 +1,35 @@
-"""The policy and values that an agent has learned in a finite world, as text and as a picture."""
+"""What an agent has learned, as text and as a picture: a policy in a finite world, or a model of the world."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advantage.agent import Agent
 from advantage.algorithms.actors import actor_values
+from advantage.algorithms.planning.shared.learning import ModelLearning, PlanningState
+from advantage.algorithms.planning.world_model import WorldModel
 from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
 from advantage.environments.masks import ACTION_MASK, OBSERVATION, split_mask
 from advantage.environments.tables.ends import goals
 from advantage.environments.tables.mdp import MDP, reachable
 from advantage.evaluation import Evaluation
+from advantage.models.open_loop import open_loop, open_loop_counts
+from advantage.replay.ring import uniform_draw
+from advantage.replay.sequences import sequences_at
 from advantage.runs.folder import RunFolder
 from advantage.runs.grid import Cells, grid_text, plot_grid
+from advantage.runs.predictions import Predictions, plot_predictions
+from advantage.types import Array
 
+SEQUENCES = 3  # that a picture of a model shows
+DRAWN = 64  # of which they are the longest
 LARGEST_EXACT = 10**8  # state-action pairs times steps up to which the exact success rate is computed
 
 
@@ -93,3 +105,58 @@ def table_report(agent: Agent, target: Environment) -> TableReport | None:
     obs = states if mask is None else {OBSERVATION: states, ACTION_MASK: every}
     policy, _ = agent.actor.greedy(obs, ())
     return TableReport(mdp, np.asarray(policy, np.int32), value)
+
+
+class ModelReport(NamedTuple):
+    """What a learned model predicts, beside what happened."""
+
+    predictions: Predictions
+
+    def lines(self, evaluation: Evaluation | None, conclusion: list[str]) -> list[str]:
+        """Text for the user: what is drawn."""
+        horizon, sequences = self.predictions.true.shape[:2]
+        return [
+            *conclusion,
+            f"{sequences} sequences of {horizon - 1} steps, predicted and true, are in model.png",
+        ]
+
+    def plot(self, folder: RunFolder, title: str) -> None:
+        """Draw model.png."""
+        plot_predictions(folder.model_path, title, self.predictions)
+
+
+def report_of(agent: Agent, target: Environment) -> TableReport | ModelReport | None:
+    """The report on what an agent has learned; None if there is nothing to show."""
+    if isinstance(agent.algorithm, WorldModel):
+        return model_report(agent.state, agent.algorithm.horizon)
+    return table_report(agent, target)
+
+
+def model_report(state: PlanningState, horizon: int) -> ModelReport | None:
+    """The longest of some sequences from the replay buffer, with what each network predicts; None without experience.
+
+    A prediction has the first observation and all actions. Beyond an end of an episode there is none.
+    """
+    learning = state.learning
+    if learning is None or int(learning.replay.stored) == 0:
+        return None
+    return ModelReport(Predictions(*map(np.asarray, _paths(learning, horizon))))
+
+
+@partial(jax.jit, static_argnames="horizon")
+def _paths(learning: ModelLearning, horizon: int) -> tuple[Array, Array]:
+    """True observations `[H + 1, N, d]`, and those that each network predicts, `[H + 1, N, E, d]`."""
+    index = uniform_draw(learning.replay, jax.random.key(0), DRAWN)
+    lengths = open_loop_counts(sequences_at(learning.replay, index, length=horizon)).sum(0)
+    longest = index[jnp.argsort(-lengths)[:SEQUENCES]]
+    members, vector = learning.ensemble.members, learning.spaces.vector
+    rows = sequences_at(learning.replay, jnp.repeat(longest, members), length=horizon)
+    begin = vector(jax.tree.map(lambda leaf: leaf[0], rows.obs))[None]
+    counts = open_loop_counts(rows)[..., None]
+
+    def path(after: Array) -> Array:
+        whole = jnp.concatenate([begin, jnp.where(counts, after, jnp.nan)])
+        return whole.reshape(horizon + 1, SEQUENCES, members, -1)
+
+    true = path(jax.vmap(vector)(rows.next_obs))[:, :, 0]
+    return true, path(open_loop(learning.model, rows, jax.random.key(0)))

@@ -1,6 +1,7 @@
 """Distillation: the answers are the planner's own, and the policy learns them."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,11 @@ import pytest
 from probe_learners import same_bits
 
 import advantage as adv
+from advantage.algorithms.planning.shared.teachers import Teacher
 from advantage.environments.worlds.pendulum import Pendulum
+from advantage.policies.distributions import Categorical, Gaussian
+from advantage.runs.folder import RunFolder
+from advantage.runs.log import read_progress
 from advantage.types import Rollout
 
 KEY = jax.random.key(0)
@@ -26,8 +31,7 @@ def test_answers_are_the_planners_and_its_plans_end_with_episodes():
     world = Pendulum()
     spec = adv.Spec(world.observation_space, world.action_space, 2, 100, world=world)
     state = SMALL.init(KEY, spec)
-    planner = adv.GradientPlanning()
-    actor = planner.actor(state.teacher)
+    planner, actor = adv.GradientPlanning(), state.teacher
     obs = jax.vmap(lambda key: world.reset(key)[1])(jax.random.split(KEY, 10)).reshape(5, 2, 3)
     done = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [0, 0]], bool)
     rollout = Rollout(obs, jnp.zeros((5, 2, 1)), jnp.zeros((5, 2)), obs, ~done & False, jnp.asarray(done))
@@ -87,6 +91,115 @@ def test_every_option_makes_a_difference(change, tmp_path):
         run = train(algorithm, "jax/Pendulum-v1", tmp_path / str(len(found)))
         found.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(run.agent.state.params)]))
     assert (found[0] != found[1]).any()
+
+
+@pytest.fixture(scope="module")
+def ppo(tmp_path_factory):
+    """A stochastic policy for the grid, hardly trained."""
+    agent = adv.PPO(n_steps=16, batch_size=32, hidden=(16,), n_epochs=2)
+    return train(agent, "jax/GridWorld4x4-v0", tmp_path_factory.mktemp("ppo") / "run").path
+
+
+def states_of(name):
+    mdp = adv.make(name).mdp
+    return np.flatnonzero(~mdp.terminal)
+
+
+def probabilities(agent, states):
+    return np.asarray(
+        jax.nn.softmax(agent.algorithm.actor(agent.state).distribution(states).logits), np.float64
+    )
+
+
+def test_a_student_gets_the_probabilities_of_its_teacher():
+    """One update on every state of a grid; its answers are the teacher's distributions, which it then has."""
+    world = adv.make("jax/GridWorld4x4-v0")
+    spec = adv.Spec(world.observation_space, world.action_space, 16, 1000, world=world)
+    teacher = adv.PPO(hidden=(8,))
+    actor = teacher.actor(teacher.init(jax.random.key(5), spec))
+    actor = actor._replace(params=jax.tree.map(lambda x: 100 * x, actor.params))  # nearly uniform before
+    agent = adv.Distill(
+        teacher="some/run", taught_by=Teacher(teacher, actor), loss="kl", n_steps=1, gradient_steps=400, batch_size=64,
+        hidden=(32,), learning_rate=1e-2,
+    )  # fmt: skip
+    state, states, none = agent.init(KEY, spec), jnp.arange(16)[None], jnp.zeros((1, 16), bool)
+    rollout = Rollout(states, states % 4, jnp.zeros((1, 16)), states, none, none)
+    p = np.asarray(jax.nn.softmax(actor.distribution(states[0]).logits))
+    answers = agent.answers(state.teacher, rollout)
+    np.testing.assert_allclose(jax.nn.softmax(answers.logits)[0], p, rtol=1e-5)
+    assert p.max() > 0.3
+    state, metrics = jax.jit(agent.update)(state, rollout, KEY)
+    assert float(metrics["distillation_loss"].total) > 0
+    found = jax.nn.softmax(agent.actor(state).distribution(states[0]).logits)
+    np.testing.assert_allclose(found, p, atol=0.02)
+
+
+@pytest.mark.slow
+def test_the_student_of_a_policy_has_its_probabilities_and_needs_it_no_more(ppo, tmp_path):
+    """Of a copy of the teacher's run, which is removed before the student is loaded and goes on."""
+    teacher, states = adv.load(ppo), states_of("jax/GridWorld4x4-v0")
+    shutil.copytree(ppo, tmp_path / "teacher")
+    agent = adv.Distill(
+        teacher=str(tmp_path / "teacher"), loss="kl", n_steps=32, gradient_steps=300, batch_size=64, hidden=(32,),
+        learning_rate=3e-3,
+    )  # fmt: skip
+    run = train(agent, "jax/GridWorld4x4-v0", tmp_path / "student", total_timesteps=256, num_envs=4)
+    shutil.rmtree(tmp_path / "teacher")
+    student = adv.load(run.path)
+    p, q = probabilities(teacher, states), probabilities(student, states)
+    np.testing.assert_allclose(q, p, atol=0.03)
+    assert [student.act(int(s)) for s in states] == [teacher.act(int(s)) for s in states]
+    assert adv.resume(run.path, total_timesteps=384).step == 384
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("teacher", "world"),
+    [
+        (adv.DQN(hidden=(16,), learning_starts=32), "jax/CartPole-v1"),
+        (adv.SAC(hidden=(16,), learning_starts=100), "jax/Pendulum-v1"),
+    ],
+    ids=["dqn", "sac"],
+)
+def test_the_student_of_any_agent_does_what_it_does(teacher, world, tmp_path):
+    """Where the student goes, its actions are those of the teacher."""
+    run = train(teacher, world, tmp_path / "teacher", total_timesteps=512)
+    agent = adv.Distill(teacher=str(run.path), n_steps=100, gradient_steps=400, hidden=(64, 64))
+    student = train(agent, world, tmp_path / "student", total_timesteps=3_200, num_envs=8)
+    assert read_progress(RunFolder(student.path))["train/difference"][-1] < 0.1
+
+
+def test_the_gradient_of_the_divergence_by_its_definition():
+    """By logits `q - p`; by means `(m - m*) / s^2`, by log-deviations `1 - (s*^2 + (m - m*)^2) / s^2`, in float64."""
+    agent, rng = dataclasses.replace(SMALL, teacher="some/run", loss="kl"), np.random.default_rng(0)
+    wanted, logits = np.float32(rng.normal(size=(2, 5, 4)))
+    found = jax.grad(lambda x: agent._loss(Categorical(x), Categorical(jnp.asarray(wanted)))[0])(
+        jnp.asarray(logits)
+    )
+    p, q = (np.exp(np.float64(x)) / np.exp(np.float64(x)).sum(1, keepdims=True) for x in (wanted, logits))
+    np.testing.assert_allclose(found, (q - p) / 5, atol=1e-6)
+    m0, l0, m, l = np.float32(rng.normal(size=(4, 5, 2)))
+    teacher = Gaussian(jnp.asarray(m0), jnp.asarray(l0))
+    by_mean, by_log = jax.grad(lambda m, l: agent._loss(Gaussian(m, l), teacher)[0], (0, 1))(
+        jnp.asarray(m), jnp.asarray(l)
+    )
+    s2, d = np.exp(2 * np.float64(l)), np.float64(m) - m0
+    np.testing.assert_allclose(by_mean, d / s2 / 5, rtol=1e-4)
+    np.testing.assert_allclose(by_log, (1 - (np.exp(2 * np.float64(l0)) + d**2) / s2) / 5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_of_another_world_does_not_teach(ppo, tmp_path):
+    agent = dataclasses.replace(SMALL, teacher=str(ppo))
+    with pytest.raises(ValueError, match="A teacher and its student need the same"):
+        train(agent, "jax/CartPole-v1", tmp_path / "other")
+
+
+def test_what_does_not_teach(tmp_path):
+    with pytest.raises(ValueError, match="There is no such folder"):
+        train(dataclasses.replace(SMALL, teacher="no/run"), "jax/CartPole-v1", tmp_path / "none")
+    with pytest.raises(ValueError, match="loss='kl' needs a teacher whose probabilities"):
+        train(dataclasses.replace(SMALL, loss="kl"), "jax/Pendulum-v1", tmp_path / "kl")
 
 
 def test_what_cannot_be_distilled():

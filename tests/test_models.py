@@ -30,7 +30,8 @@ from advantage.models.open_loop import open_loop_errors
 from advantage.models.vectors import VectorSpaces, vector_spaces
 from advantage.policies.networks import MLP
 from advantage.replay.ring import replay_add, replay_init
-from advantage.replay.sequences import ReplayedSequences
+from advantage.replay.sequences import ReplayedSequences, sequences_at
+from advantage.report import model_report
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_progress
 from advantage.types import Rollout
@@ -79,7 +80,7 @@ BOX = VectorSpaces(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,)))
 
 def test_linear_dynamics_are_recovered():
     """The matrices from the model's own derivatives, within 1e-3."""
-    ensemble = Ensemble(MLP((), "silu"), 2, 1, members=2, kind="deterministic")
+    ensemble = Ensemble(MLP((), "silu"), 3, 3, members=2, kind="deterministic")
     learned, _ = fitted(ensemble, linear_rollout(4000), 4000, learning_rate=3e-3)
     model = LearnedModel(ensemble, BOX, learned.members, learned.scales)
     for member in range(2):
@@ -98,7 +99,7 @@ def test_linear_dynamics_are_recovered():
 
 def test_intervals_cover_at_their_rate():
     """Of noisy transitions that were never seen, 90 % lie in the 90 % interval of each member, half in the 50 % one."""
-    ensemble = Ensemble(MLP((32,), "silu"), 2, 1, members=3)
+    ensemble = Ensemble(MLP((32,), "silu"), 3, 3, members=3)
     learned, metrics = fitted(ensemble, linear_rollout(20_000, noise=0.2), 600, batch_size=512)
     assert 0.8 < float(metrics["model_calibration"]) < 1.25
     new = all_rows(linear_rollout(5000, noise=0.2, seed=9))
@@ -122,7 +123,7 @@ def test_calibration_by_its_definition():
             zero = jnp.zeros((len(inputs), 2))
             return Prediction(zero, jnp.full(zero.shape, np.log(0.25)) + 0 * member, zero[:, 0])
 
-    scales = Ensemble(MLP((4,)), 1, 1, 1).scales_init()
+    scales = Ensemble(MLP((4,)), 2, 2, 1).scales_init()
     one = jnp.array([1.0, -1.0, 1.0, -1.0])
     rows = Transitions(jnp.zeros((4, 1)), jnp.zeros((4, 1)), one, one[:, None], one > 2)
     found = calibrated(Sure(), jnp.zeros(3), scales, rows)
@@ -130,7 +131,7 @@ def test_calibration_by_its_definition():
 
 
 def test_the_loss_by_its_definition():
-    ensemble = Ensemble(MLP((8,), "silu"), 2, 1, members=1)
+    ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=1)
     member = jax.tree.map(lambda x: x[0], ensemble.init(KEY))
     rows = all_rows(linear_rollout(7, noise=0.1))._replace(terminated=np.arange(7) % 2 == 0)
     scales = scales_update(ensemble.scales_init(), rows)
@@ -148,7 +149,7 @@ def test_the_loss_by_its_definition():
 
 
 def test_variances_are_bounded_softly():
-    ensemble = Ensemble(MLP((8,), "silu"), 2, 1, members=1)
+    ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=1)
     member = jax.tree.map(lambda x: x[0], ensemble.init(KEY))
     member["head"]["bias"] = member["head"]["bias"].at[3:6].set(jnp.array([-1e3, 0.0, 1e3]))
     predicted = ensemble.predict(member, ensemble.scales_init(), jnp.zeros((1, 3)))
@@ -160,7 +161,7 @@ def test_terminations_are_predicted():
     """Where the MDP ends half of the time depends on the state: the model says where."""
     rollout = linear_rollout(2000)
     rollout = rollout._replace(terminated=rollout.obs[..., 0] > 0.5, truncated=rollout.obs[..., 0] <= 0.5)
-    ensemble = Ensemble(MLP((32,), "silu"), 2, 1, members=2)
+    ensemble = Ensemble(MLP((32,), "silu"), 3, 3, members=2)
     learned, _ = fitted(ensemble, rollout, 600)
     model = LearnedModel(ensemble, BOX, learned.members, learned.scales)
     new = linear_rollout(1000, seed=3)
@@ -170,7 +171,7 @@ def test_terminations_are_predicted():
 
 def test_particles_keep_to_their_member():
     """State i of N belongs to member i mod E, whatever N is."""
-    ensemble = Ensemble(MLP((8,), "silu"), 2, 1, members=3, kind="deterministic")
+    ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=3, kind="deterministic")
     members, scales = ensemble.init(KEY), ensemble.scales_init()
     model = LearnedModel(ensemble, BOX, members, scales)
     x, a = jax.random.normal(KEY, (7, 2)), jnp.zeros((7, 1))
@@ -182,7 +183,7 @@ def test_particles_keep_to_their_member():
 
 
 def test_noise_of_the_model_is_scaled_by_its_calibration():
-    ensemble = Ensemble(MLP((8,), "silu"), 2, 1, members=1)
+    ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=1)
     members, scales = ensemble.init(KEY), ensemble.scales_init()
     x, a = jnp.zeros((20_000, 2)), jnp.zeros((20_000, 1))
     std = []
@@ -233,7 +234,7 @@ def test_fitting_stops_when_held_out_transitions_get_no_better():
         next_obs=rng.normal(size=(1, 200, 2)).astype(np.float32),
         reward=rng.normal(size=(1, 200)).astype(np.float32),
     )
-    ensemble = Ensemble(MLP((32,), "silu"), 2, 1, members=2)
+    ensemble = Ensemble(MLP((32,), "silu"), 3, 3, members=2)
     learned, metrics = fitted(ensemble, rollout, 5000, batch_size=64)
     assert metrics["model_gradient_steps"] < 4000
     later, _ = fitted(ensemble, rollout, 50, batch_size=64)
@@ -243,7 +244,7 @@ def test_fitting_stops_when_held_out_transitions_get_no_better():
 def test_errors_by_horizon_are_those_of_a_loop():
     """Each sequence alone, by its member; predictions beyond an end or the newest step do not count."""
     rng, steps, size = np.random.default_rng(0), 4, 6
-    ensemble = Ensemble(MLP((8,), "silu"), 2, 1, members=2)
+    ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=2)
     scales = scales_update(ensemble.scales_init(), all_rows(linear_rollout(50)))
     model = LearnedModel(ensemble, BOX, ensemble.init(KEY), scales)
     obs, action, next_obs = (jnp.asarray(rng.normal(size=(steps, size, d)), jnp.float32) for d in (2, 1, 2))
@@ -283,6 +284,34 @@ def test_a_model_alone_gets_better(tmp_path):
     progress = read_progress(RunFolder(run.path))
     near, far = progress["train/error_1"], progress["train/error_8"]
     assert near[-1] < 0.5 * near[0] and near[-1] < far[-1]
+    assert (run.path / "model.png").stat().st_size > 10_000
+    agent = run.agent
+    found = model_report(agent.state, 8)
+    assert found is not None and "3 sequences of 8 steps" in found.lines(None, [])[0]
+    true, predicted = found.predictions
+    assert true.shape == (9, 3, 3) and predicted.shape == (9, 3, 2, 3)
+    model, rows = agent.state.learning.model, all_steps(agent.state.learning.replay)
+    for member in range(2):  # each network alone, step by step
+        alone = model._replace(
+            ensemble=dataclasses.replace(model.ensemble, kind="deterministic"),
+            members=jax.tree.map(lambda x, member=member: x[member][None], model.members),
+        )
+        np.testing.assert_array_equal(predicted[0, :, member], true[0])
+        imagine = jax.jit(alone.step)
+        for n in range(3):
+            first = int(np.abs(rows.obs - true[0, n]).sum(-1).argmin())
+            x = true[:1, n]
+            for step in range(8):
+                x = imagine(x, rows.action[first + step][None], KEY).state
+                np.testing.assert_allclose(predicted[step + 1, n, member], x[0], atol=1e-4)
+                np.testing.assert_allclose(true[step + 1, n], rows.next_obs[first + step], atol=1e-6)
+
+
+def all_steps(replay):
+    """Every stored step of one environment, oldest first."""
+    return jax.tree.map(
+        lambda x: np.asarray(x)[:, 0], sequences_at(replay, jnp.zeros(1, int), length=int(replay.stored))
+    )
 
 
 # -- vectors -----------------------------------------------------------------------------------------------------------
@@ -327,7 +356,7 @@ def test_what_a_model_cannot_predict(observation, action, words):
 
 def test_scales_are_running_statistics():
     rollout = linear_rollout(300)
-    scales: Scales = Ensemble(MLP((4,)), 2, 1, 1).scales_init()
+    scales: Scales = Ensemble(MLP((4,)), 3, 3, 1).scales_init()
     for part in (slice(0, 100), slice(100, 300)):
         scales = scales_update(scales, all_rows(Rollout(*(x[:, part] for x in rollout[:6]))))
     rows = all_rows(rollout)

@@ -30,6 +30,7 @@ from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_evaluations, read_progress
 from advantage.training import reporting, results
+from advantage.training.first_state import drawing_message
 from advantage.types import Spec
 
 ROOT = Path(__file__).parents[1]
@@ -768,3 +769,17 @@ def test_weights_that_do_not_fit_into_memory_are_refused_before_they_are_drawn(t
     for part in ("weights, their gradient, the optimiser", "TiB", "of memory are free", "hidden="):
         assert part in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (adv.PPO, ["--hidden", "--initialisation normal"]),
+        (adv.Dreamer, ["--hidden", "--model-hidden"]),
+        (adv.QLearning, []),
+    ],
+    ids=["ppo", "dreamer", "q-learning"],
+)
+def test_what_makes_drawing_weights_shorter_are_options_of_the_algorithm(algorithm, options):
+    message = drawing_message(algorithm())
+    assert re.findall(r"--[a-z-]+(?: normal)?", message) == options

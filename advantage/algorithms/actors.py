@@ -11,6 +11,7 @@ from advantage.algorithms.policy_gradient.shared.acting import Actor
 from advantage.algorithms.tabular.acting import EpsilonGreedy
 from advantage.algorithms.tabular.action_values import greedy_value
 from advantage.algorithms.tabular.monte_carlo_control import ExploringStarts
+from advantage.algorithms.tabular.posterior_sampling import PosteriorActor
 from advantage.environments.tables.mdp import MDP
 from advantage.theory.policy_gradient import Policy
 from advantage.types import Algorithm, Array, Pytree
@@ -103,4 +104,4 @@ def _evaluated(actor: Pytree) -> Pytree:
     """The part of an actor that evaluation plays; in training it may act differently."""
     if isinstance(actor, LaggingActor):
         return actor.newest
-    return actor.usual if isinstance(actor, ExploringStarts) else actor
+    return actor.usual if isinstance(actor, ExploringStarts | PosteriorActor) else actor

@@ -16,7 +16,8 @@ from advantage.algorithms.named_class import named_class, place_of
 from advantage.algorithms.planning.alphazero import AlphaZero
 from advantage.algorithms.planning.distill import Distill
 from advantage.algorithms.planning.shared.options import LookaheadOptions
-from advantage.algorithms.playable import Playable, Trainable
+from advantage.algorithms.planning.shared.teachers import Teacher
+from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions, UnitsOption
 from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
@@ -50,6 +51,7 @@ ALGORITHMS = {
     "mcts": "planning.mcts:MCTS",
     "pets": "planning.pets:PETS",
     "model": "planning.world_model:WorldModel",
+    "inverse-model": "planning.inverse_model:InverseModel",
     "dyna-network": "planning.dyna_network:DynaNetwork",
     "alphazero": "planning.alphazero:AlphaZero",
     "muzero": "planning.muzero:MuZero",
@@ -80,6 +82,7 @@ ALGORITHMS = {
     "watkins-q-lambda": "tabular.watkins_q_lambda:WatkinsQLambda",
     "tree-backup": "tabular.tree_backup:TreeBackup",
     "dyna": "tabular.dyna:Dyna",
+    "posterior-sampling": "tabular.posterior_sampling:PosteriorSampling",
     "prioritised-sweeping": "tabular.prioritised_sweeping:PrioritisedSweeping",
     "epsilon-greedy-bandit": "bandits.epsilon_greedy:EpsilonGreedyBandit",
     "ucb": "bandits.ucb:UCB",
@@ -109,7 +112,13 @@ _NOT_OFFERED = {
 }
 
 # Values of these options in runs that were saved before the options existed.
-MEANT_BEFORE: dict[str, Any] = {"action_units": "raw", "sequence_length": None, "memory_span": None}
+MEANT_BEFORE: dict[str, Any] = {
+    "action_units": "raw",
+    "sequence_length": None,
+    "memory_span": None,
+    "taught_by": None,
+    "loss": "action",
+}
 
 
 def algorithm_class(name: str) -> type:
@@ -267,6 +276,8 @@ def _value_to_json(value: Any) -> Any:
         return list(value)
     if isinstance(value, jax.Array | GivenPolicy):
         return value.tolist()
+    if isinstance(value, Teacher):
+        return {"algorithm": algorithm_name(value.algorithm), "hyperparameters": to_json(value.algorithm)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return {"python": repr(value)}
@@ -276,6 +287,8 @@ def _value_from_json(field: str, value: Any) -> Any:
     ends = value.get("linear") if isinstance(value, dict) else None
     if isinstance(ends, list) and len(ends) == 2:
         return Linear(*ends)
+    if isinstance(value, dict) and isinstance(value.get("hyperparameters"), dict):
+        return Teacher(playable(from_json(str(value.get("algorithm")), value["hyperparameters"])))
     if isinstance(value, dict):
         raise ValueError(
             f"{field} was given from Python as {value.get('python', value)!r} and cannot be read from a file; give the "

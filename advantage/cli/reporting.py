@@ -33,7 +33,12 @@ def summarise(runs: Sequence[Run]) -> None:
     unit = "iterations" if isinstance(runs[0].algorithm, Planner) else "steps"
     for run in runs:
         folder = RunFolder(run.path)
-        pictures = {"curve": folder.curve_path, "policy": folder.policy_path, "report": folder.report_path}
+        pictures = {
+            "curve": folder.curve_path,
+            "policy": folder.policy_path,
+            "model": folder.model_path,
+            "report": folder.report_path,
+        }
         shown = "".join(f"  {name:<10}  {path}\n" for name, path in pictures.items() if path.exists())
         result = f": {run.evaluation}" if run.evaluation is not None else ""
         print(

@@ -33,6 +33,8 @@ WORLDS = {  # name: file, and class or function
     "jax/Catch-v0": "catch:Catch",
     "jax/ConnectFour-v0": "line_game:connect_four",
     "jax/ConnectFour4x4-v0": "line_game:connect_four_4x4",
+    "jax/ConnectFour5x4-v0": "line_game:connect_four_5x4",
+    "jax/ConnectFour5x4Search-v0": "opponents:connect_four_5x4_search",
     "jax/ConnectFourRandom-v0": "opponents:connect_four_random",
     "jax/ConnectFourSearch-v0": "opponents:connect_four_search",
     "jax/MinBreakout-v0": "min_breakout:MinBreakout",

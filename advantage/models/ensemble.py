@@ -7,7 +7,7 @@ sections 3 and 4, appendix A.1.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,19 @@ from advantage.types import Array, Key, Pytree
 
 ModelKind = Literal["gaussian", "deterministic"]
 LOG_VARIANCE = (-10.0, 0.5)  # where the bounds of log-variances begin, in units of the outputs' variance
+
+
+class Examples(Protocol):
+    """What networks are fitted to, `[N, ...]`: inputs and outputs before they are scaled, and whether the MDP ended."""
+
+    @property
+    def inputs(self) -> Array: ...
+
+    @property
+    def outputs(self) -> Array: ...
+
+    @property
+    def terminated(self) -> Array: ...
 
 
 class Transitions(NamedTuple):
@@ -45,7 +58,7 @@ class Transitions(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Statistics of inputs and outputs of all transitions seen, and the factor of predicted standard deviations.
+    """Statistics of inputs and outputs of all examples seen, and the factor of predicted standard deviations.
 
     Attributes:
         inputs, outputs: running moments.
@@ -68,34 +81,30 @@ class Prediction(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """E networks `[x, a] -> [x' - x, r], log-variance, log-odds of termination`, on scaled inputs and outputs.
+    """E networks `inputs -> outputs, log-variance, log-odds of termination`, on scaled inputs and outputs.
 
-    Parameters are `{"network", "head", "bounds"}`, each leaf with an axis of members in front.
+    A model of what follows takes `[x, a]` and gives `[x' - x, r]`. Parameters are `{"network", "head", "bounds"}`, each
+    leaf with an axis of members in front.
 
     Attributes:
         network: the layers of each member.
-        size, action_size: d and k.
+        num_inputs, num_outputs: I and D.
         members: E.
         kind: whether members predict variances.
     """
 
     network: MLP
-    size: int
-    action_size: int
+    num_inputs: int
+    num_outputs: int
     members: int
     kind: ModelKind = "gaussian"
-
-    @property
-    def num_outputs(self) -> int:
-        """D."""
-        return self.size + 1
 
     def init(self, key: Key) -> Pytree:
         """Draw the members' parameters, each its own."""
 
         def member(key: Key) -> Pytree:
             key_network, key_head = jax.random.split(key)
-            x = np.zeros((1, self.size + self.action_size), np.float32)
+            x = np.zeros((1, self.num_inputs), np.float32)
             network = self.network.init(key_network, x)
             width = self.network.hidden[-1] if self.network.hidden else x.shape[1]
             (head,) = linear_init(key_head, [(width, 2 * self.num_outputs + 1)], [0.01])
@@ -106,11 +115,11 @@ class Ensemble:
 
     def scales_init(self) -> Scales:
         """Statistics before the first transition."""
-        inputs = moments_init((self.size + self.action_size,))
+        inputs = moments_init((self.num_inputs,))
         return Scales(inputs, moments_init((self.num_outputs,)), jnp.ones(self.num_outputs))
 
     def predict(self, member: Pytree, scales: Scales, inputs: Array) -> Prediction:
-        """What one member predicts for inputs `[..., d + k]`; log-variances are bounded softly (appendix A.1)."""
+        """What one member predicts for inputs `[..., I]`; log-variances are bounded softly (appendix A.1)."""
         features = self.network.apply(member["network"], scaled(scales.inputs, inputs))
         outputs = linear(member["head"], features)
         mean, raw, end = jnp.split(outputs, [self.num_outputs, 2 * self.num_outputs], axis=-1)
@@ -118,8 +127,8 @@ class Ensemble:
         below = highest - jax.nn.softplus(highest - raw)
         return Prediction(mean, lowest + jax.nn.softplus(below - lowest), end[..., 0])
 
-    def loss(self, member: Pytree, scales: Scales, rows: Transitions) -> Array:
-        """The mean over transitions of what one member loses, per output: the negative log-likelihood, scaled.
+    def loss(self, member: Pytree, scales: Scales, rows: Examples) -> Array:
+        """The mean over examples of what one member loses, per output: the negative log-likelihood, scaled.
 
             gaussian        1/2 sum ((z - m)^2 / v + log v) / D
             deterministic   1/2 sum (z - m)^2 / D
@@ -133,7 +142,7 @@ class Ensemble:
         ends = optax.sigmoid_binary_cross_entropy(predicted.end, rows.terminated.astype(jnp.float32))
         return 0.5 * squared.mean() + ends.mean()
 
-    def objective(self, member: Pytree, scales: Scales, rows: Transitions) -> Array:
+    def objective(self, member: Pytree, scales: Scales, rows: Examples) -> Array:
         """The loss, and a pull that keeps the bounds of log-variances close (appendix A.1)."""
         lowest, highest = member["bounds"]
         return self.loss(member, scales, rows) + 0.01 * (highest - lowest).mean()
@@ -150,13 +159,13 @@ def std_of(moments: Moments) -> Array:
     return jnp.where(variance > 1e-12, jnp.sqrt(variance), 1.0)
 
 
-def scales_update(scales: Scales, rows: Transitions) -> Scales:
-    """The statistics with more transitions."""
+def scales_update(scales: Scales, rows: Examples) -> Scales:
+    """The statistics with more examples."""
     inputs = moments_update(scales.inputs, rows.inputs)
     return scales._replace(inputs=inputs, outputs=moments_update(scales.outputs, rows.outputs))
 
 
-def calibrated(ensemble: Ensemble, members: Pytree, scales: Scales, held_out: Transitions) -> Scales:
+def calibrated(ensemble: Ensemble, members: Pytree, scales: Scales, held_out: Examples) -> Scales:
     """The statistics with the factor by which errors on held-out transitions exceed what is predicted, per output.
 
         calibration_d = sqrt(mean over members and transitions of (z_d - m_d)^2 / v_d)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advantage.models.ensemble import Ensemble, Scales, Transitions, calibrated
+from advantage.models.ensemble import Ensemble, Examples, Scales, calibrated
 from advantage.replay.ring import Replay, transitions_at
 from advantage.rows import choose
 from advantage.types import Array, Key, Pytree
@@ -82,7 +82,7 @@ def fit(
     ensemble: Ensemble,
     learned: Learned,
     replay: Replay,
-    read: Callable[[Pytree], Transitions],
+    read: Callable[[Pytree], Examples],
     key: Key,
     *,
     learning_rate: Array | float,
@@ -98,7 +98,7 @@ def fit(
         ensemble: the shapes.
         learned: the parameters so far.
         replay: the buffer; a tenth of it is held out.
-        read: from replayed transitions to vectors.
+        read: from replayed transitions to what is fitted.
         key: draws batches.
         learning_rate: Adam's step size.
         batch_size: transitions of a gradient step of each member.
@@ -109,7 +109,7 @@ def fit(
     """
     key_held, key_steps = jax.random.split(key)
 
-    def rows(index: Array) -> Transitions:
+    def rows(index: Array) -> Examples:
         return read(transitions_at(replay, index, gamma=1.0))
 
     held_out = rows(held_out_index(replay, key_held, 4 * batch_size))
@@ -147,7 +147,7 @@ def _gradient_step(
     ensemble: Ensemble,
     scales: Scales,
     replay: Replay,
-    rows: Callable[[Array], Transitions],
+    rows: Callable[[Array], Examples],
     key: Key,
     learning_rate: Array | float,
     batch_size: int,

@@ -85,6 +85,10 @@ class RunFolder:
         return self.path / "policy.png"
 
     @property
+    def model_path(self) -> Path:
+        return self.path / "model.png"
+
+    @property
     def videos(self) -> Path:
         return self.path / "videos"
 

@@ -24,6 +24,8 @@ from advantage.theory.chains import leading_to as leading_to
 from advantage.theory.chains import period as period
 from advantage.theory.chains import reached_from as reached_from
 from advantage.theory.chains import stationary_distribution as stationary_distribution
+from advantage.theory.games import SolvedGame as SolvedGame
+from advantage.theory.games import solve_game as solve_game
 from advantage.theory.improvement import Improvement as Improvement
 from advantage.theory.improvement import guaranteed_policy_iteration as guaranteed_policy_iteration
 from advantage.theory.improvement import lower_bound as lower_bound

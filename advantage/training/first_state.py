@@ -12,6 +12,7 @@ import numpy as np
 
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
+from advantage.algorithms.registry import hyperparameters_of
 from advantage.drivers.device import stack_settings
 from advantage.drivers.host.stepper import failure
 from advantage.environments.check import check_spaces
@@ -23,6 +24,12 @@ from advantage.machine import free_device_bytes, refuse_large
 from advantage.matrices import for_each
 from advantage.runs.patience import saying
 from advantage.types import Algorithm, Array, Key, Pytree, Spec
+
+SHORTER = {  # options with which weights are drawn faster
+    "hidden": "smaller layers (--hidden)",
+    "model_hidden": "smaller layers of the model (--model-hidden)",
+    "initialisation": "--initialisation normal",
+}
 
 
 class FirstState(NamedTuple):
@@ -73,11 +80,15 @@ def draw_first_state(
     size = _bytes_to_learn(begin.eval_shape(*arguments).state)
     remedy = "use a smaller network (hidden=), or make the observations smaller"
     refuse_large("Learning (weights, their gradient, the optimiser)", size, remedy, free_device_bytes())
-    drawing = (
-        "Drawing the initial weights. Smaller layers (--hidden), or --initialisation normal, take less time."
-    )
-    with saying(drawing, say):
+    with saying(drawing_message(algorithm), say):
         return jax.block_until_ready(begin(*arguments))
+
+
+def drawing_message(algorithm: Playable) -> str:
+    """What is said while weights are drawn, with those options that the algorithm has and that make it shorter."""
+    names = hyperparameters_of(algorithm)
+    ways = ", ".join(way for name, way in SHORTER.items() if name in names)
+    return "Drawing the initial weights." + (f" What makes it shorter: {ways}." if ways else "")
 
 
 def _bytes_to_learn(state: Pytree) -> int:

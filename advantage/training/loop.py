@@ -321,7 +321,7 @@ class Loop:
         self.saved_step = self.step
 
     def _write_results(self) -> None:
-        """Write the learning curve and, for a tabular agent in a finite world, its policy; say how the run ended."""
+        """Write the learning curve, a policy in a finite world, predictions of a model; say how the run ended."""
         conclusion, unit = self.driver.conclusion(self.step), self.driver.facts.unit
         for place, journal in enumerate(self.journals):
             report = write_pictures(journal, self._agent(place), self.environment, unit=unit, say=self.say)

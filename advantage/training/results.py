@@ -8,7 +8,7 @@ from advantage.agent import Agent
 from advantage.algorithms.registry import algorithm_name
 from advantage.board.still import write_report
 from advantage.environments.environment import Environment
-from advantage.report import TableReport, table_report
+from advantage.report import ModelReport, TableReport, report_of
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.plot import plot_curve
 from advantage.training.journal import Journal
@@ -16,13 +16,13 @@ from advantage.training.journal import Journal
 
 def write_pictures(
     journal: Journal, agent: Agent, environment: Environment, *, unit: str, say: Callable[[str], None]
-) -> TableReport | None:
-    """Write the learning curve, the page `report.html` and, for a tabular agent in a finite world, its policy.
+) -> TableReport | ModelReport | None:
+    """Write the learning curve, the page `report.html`, and what the report of the agent draws.
 
-    Returns what the agent has learned about a finite world, if it is in one.
+    Returns the report, if there is one: a policy in a finite world, the predictions of a model.
     """
     journal.logger.flush()
-    report = table_report(agent, environment)
+    report = report_of(agent, environment)
     if report is not None:
         name = f"{algorithm_name(agent.algorithm)} on {environment.name}"
         report.plot(journal.folder, f"{name}\nseed {journal.seed}, after {agent.step:,} {unit}")

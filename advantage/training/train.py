@@ -33,6 +33,7 @@ from advantage.training.first_state import spaces_of
 from advantage.training.loop import Loop, Training
 from advantage.training.options import Options, modifications_of, options_from
 from advantage.training.reporting import Reporter, Silent
+from advantage.training.teacher import with_teacher
 from advantage.types import Algorithm, Spec
 
 
@@ -105,6 +106,7 @@ def train(
     target = stacked(modified(resolve(environment), modifications), settings.frame_stack)
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
+    chosen = with_teacher(chosen, target)
     seeds = [settings.seed + n for n in range(settings.num_seeds)]
     at_once = takes_many_seeds(chosen, target)
     if target.kind == "device":

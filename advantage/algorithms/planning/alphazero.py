@@ -16,6 +16,7 @@ from advantage.algorithms.planning.shared.searching import (
     act_by_search,
     decayed_adam,
     greedy_by_search,
+    searched_steps,
 )
 from advantage.algorithms.policy_gradient.shared.minibatches import minibatches
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
@@ -143,6 +144,7 @@ class AlphaZero(SearchOptions):
         return jnp.where(random, drawn.astype(action.dtype), action), memory, extras | {"random": random}
 
     greedy = greedy_by_search
+    model_steps = searched_steps
 
     def update(
         self, state: AlphaZeroState, rollout: Rollout, key: Key
@@ -170,7 +172,7 @@ class AlphaZero(SearchOptions):
             optimiser=optimiser,
             clock=advance_clock(state.clock, rollout.reward.size),
         )
-        return learned, jax.tree.map(jnp.mean, metrics)
+        return learned, jax.tree.map(jnp.mean, metrics) | {"model_steps": jnp.float32(self.simulations)}
 
     def _positions(self, state: AlphaZeroState, rollout: Rollout) -> Positions:
         """Every step of a rollout with its target, `[T B, ...]`."""

@@ -1,17 +1,24 @@
-"""Distillation: a policy that does at once what a planner finds by looking ahead (Ross, Gordon & Bagnell 2011)."""
+"""Distillation: a policy that learns what a planner, or another agent, would do (Ross, Gordon & Bagnell 2011)."""
 
 from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.named_class import named_class
+from advantage.algorithms.planning.shared.teachers import (
+    PLANNERS,
+    Loss,
+    TaughtBy,
+    planner,
+    policy_of,
+    teaching_actor,
+)
 from advantage.algorithms.policy_gradient.shared.acting import (
     Actor,
     act_by_policy,
@@ -27,7 +34,9 @@ from advantage.algorithms.policy_gradient.shared.state import (
     without_critic,
 )
 from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
-from advantage.policies.heads import CategoricalHead, GaussianHead
+from advantage.policies.actor_critic import ActorCritic
+from advantage.policies.distributions import Distribution
+from advantage.policies.heads import CategoricalHead
 from advantage.replay.ring import Replay, replay_add, uniform_draw
 from advantage.replay.sequences import sequences_at
 from advantage.rows import choose
@@ -35,19 +44,12 @@ from advantage.running_moments import Normaliser, moments_update, normaliser
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, no_memory
 
 LIMIT = 10.0  # standard deviations of an observation
-TEACHERS = {
-    "shooting": "planning.shooting:Shooting",
-    "cem-planning": "planning.cem_planning:CEMPlanning",
-    "gradient-planning": "planning.gradient_planning:GradientPlanning",
-    "mcts": "planning.mcts:MCTS",
-    "exhaustive-search": "planning.exhaustive_search:ExhaustiveSearch",
-}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistillState(PolicyState):
-    """A training state with the teacher's own state, and what it did: observations with its actions as `extras`."""
+    """A training state with the teacher's actor, and what it did: observations with its answers as `extras`."""
 
     teacher: Pytree
     replay: Replay
@@ -56,26 +58,29 @@ class DistillState(PolicyState):
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
 class Distill(ArchitectureOptions, UnitsOption):
-    """Let a planner say what it would do where the policy goes, and teach it to the policy.
+    """Let a teacher say what it would do where the policy goes, and teach it to the policy.
 
     After every n_steps steps of the policy in each environment:
 
-        a*     <- what the planner does in each state that was visited
+        a*     <- what the teacher does in each state that was visited, without noise
+        pi*    <- its probabilities                              with loss=kl, in place of a*
         D      <- D and the new (s, a*)                          without aggregate: the new ones alone
         gradient_steps times for each n_steps of one environment, with batch_size of D:
-            theta  <- Adam on mean |a* - mu(s)|^2                Box
-                      Adam on mean -log pi(a*|s)                 Discrete
+            theta  <- Adam on mean |a* - mu(s)|^2                loss=action, Box
+                      Adam on mean -log pi(a*|s)                 loss=action, Discrete
+                      Adam on mean KL(pi*(.|s) || pi(.|s))       loss=kl
 
-    The planner uses the world's own rules, with its default options. Only the policy acts, and only it is evaluated.
+    The teacher is a planner, which uses the world's own rules with its default options, or the agent of a run. Only the
+    policy acts, and only it is evaluated.
 
     Source: Ross, Gordon & Bagnell 2011, "A reduction of imitation learning and structured prediction to no-regret
-    online learning", algorithm 3.1 with beta = 0 (DAgger).
+    online learning", algorithm 3.1 with beta = 0 (DAgger); Rusu et al. 2016, "Policy distillation", eq. 3, for loss=kl.
     """
 
-    teacher: Literal["shooting", "cem-planning", "gradient-planning", "mcts", "exhaustive-search"] = (
-        "cem-planning"
-    )
-    """The planner that is distilled."""
+    teacher: str = "cem-planning"
+    """Who is distilled: shooting, cem-planning, gradient-planning, mcts, exhaustive-search, or the folder of a run."""
+    loss: Loss = "action"
+    """Learn the teacher's actions, or with kl its probabilities of actions, which the agent of a run must have."""
     aggregate: bool = True
     """Learn from all states visited so far, as DAgger does; otherwise from those of the last rollout."""
     n_steps: int = ranged(200, "[1, inf)")
@@ -93,6 +98,9 @@ class Distill(ArchitectureOptions, UnitsOption):
     hidden: tuple[int, ...] = ranged((128, 128), "[1, inf)")
     """Widths of the hidden layers; observations with images have convolutions instead."""
 
+    taught_by: TaughtBy = dataclasses.field(default=None, metadata={"is_pytree": True})
+    """The agent of the run, which training puts here."""
+
     def __post_init__(self):
         check(self)
 
@@ -100,18 +108,20 @@ class Distill(ArchitectureOptions, UnitsOption):
         """Draw the initial training state.
 
         Raises:
-            ValueError: a world that the planner cannot plan in, or a replay buffer that does not fit into memory.
+            ValueError: a world that the planner cannot plan in, a teacher without probabilities for loss=kl, or a
+                replay buffer that does not fit into memory.
         """
         key_policy, key_teacher = jax.random.split(key)
-        teacher = self._teacher().init(key_teacher, spec)
+        given = None if self.taught_by is None else self.taught_by.actor
+        teacher = teaching_actor(self._teacher(), given, key_teacher, spec)
         state = without_critic(
             network_state_init(
                 self, key_policy, spec, bounds="clip", spread="state-independent", log_std=self.log_std
             )
         )
-        label = jax.eval_shape(lambda key: state.policy.head.noise(key, ()), jax.random.key(0))
-        if isinstance(state.policy.head, CategoricalHead):
-            label = jax.ShapeDtypeStruct((), jnp.int32)
+        label = jax.eval_shape(partial(self._label, state.policy), jax.random.key(0))
+        if self.loss == "kl":
+            _require_probabilities(teacher, state.policy)
         return extended(
             state,
             DistillState,
@@ -121,7 +131,7 @@ class Distill(ArchitectureOptions, UnitsOption):
         )
 
     def actor(self, state: DistillState) -> Actor:
-        """The policy that learns; the planner is not needed to act."""
+        """The policy that learns; the teacher is not needed to act."""
         return Actor(state.policy, state.params["actor"], self._scale(state))
 
     initial_memory = no_memory
@@ -132,7 +142,7 @@ class Distill(ArchitectureOptions, UnitsOption):
     def update(
         self, state: DistillState, rollout: Rollout, key: Key
     ) -> tuple[DistillState, dict[str, Array]]:
-        """Ask the planner and learn from its answers: `-> state, metrics`."""
+        """Ask the teacher and learn from its answers: `-> state, metrics`."""
         labels = self.answers(state.teacher, rollout)
         replay = replay_add(state.replay, rollout._replace(extras=labels))
         newest = rollout.reward.size
@@ -149,16 +159,10 @@ class Distill(ArchitectureOptions, UnitsOption):
                 index = replay.stored - 1 - index % jnp.minimum(newest, replay.stored)
             rows = sequences_at(replay, index, length=1)
             x = state.policy.encoder.policy_input(jax.tree.map(lambda leaf: leaf[0], rows.obs), scale)
-            label = rows.extras[0]
+            label = jax.tree.map(lambda leaf: leaf[0], rows.extras)
 
             def loss(actor: Pytree) -> tuple[Array, dict[str, Array]]:
-                distribution = state.policy.distribution(actor, x)
-                mode = distribution.mode()
-                if isinstance(state.policy.head, GaussianHead):
-                    value, difference = jnp.square(label - mode).sum(-1).mean(), jnp.abs(label - mode).mean()
-                else:
-                    value, difference = -distribution.log_prob(label).mean(), (label != mode).mean()
-                return value, {"distillation_loss": value, "difference": difference}
+                return self._loss(state.policy.distribution(actor, x), label)
 
             actor, optimiser, metrics = adam_step(loss, actor, optimiser, rate)
             return (actor, optimiser), metrics
@@ -174,26 +178,66 @@ class Distill(ArchitectureOptions, UnitsOption):
         )
         return learned, metrics
 
-    def answers(self, teacher: Pytree, rollout: Rollout) -> Array:
-        """What the planner does in every state of a rollout, `[T, B, ...]`; its plans end where episodes do."""
-        planner = self._teacher()
-        actor = planner.actor(teacher)
+    def _loss(self, distribution: Distribution, label: Pytree) -> tuple[Array, dict[str, Array]]:
+        """Of a batch of the student's distributions, given the teacher's answers."""
+        mode, wanted = distribution.mode(), label.mode() if self.loss == "kl" else label
+        is_choice = jnp.issubdtype(mode.dtype, jnp.integer)
+        if self.loss == "kl":
+            value = label.kl(distribution)
+        else:
+            value = -distribution.log_prob(label) if is_choice else jnp.square(label - mode).sum(-1)
+        difference = (wanted != mode) if is_choice else jnp.abs(wanted - mode)
+        return value.mean(), {"distillation_loss": value.mean(), "difference": difference.mean()}
+
+    def answers(self, actor: Pytree, rollout: Rollout) -> Pytree:
+        """What the teacher does in every state of a rollout, `[T, B, ...]`; what it remembers ends where episodes do.
+
+        With loss=kl its distributions of actions.
+        """
+        teacher, policy = self._teacher(), policy_of(actor)
         envs = rollout.reward.shape[1]
         begin = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (envs, *jnp.shape(leaf))), planner.initial_memory(actor)
+            lambda leaf: jnp.broadcast_to(leaf, (envs, *jnp.shape(leaf))), teacher.initial_memory(actor)
         )
 
-        def step(memory: Pytree, now: Any) -> tuple[Pytree, Array]:
+        def step(memory: Pytree, now: Any) -> tuple[Pytree, Pytree]:
             obs, done = now
-            action, memory = planner.greedy(actor, obs, memory)
-            return jax.tree.map(partial(choose, done), begin, memory), action
+            if self.loss == "kl" and policy is not None:
+                answer, memory = policy.step(obs, memory)
+            else:
+                answer, memory = teacher.greedy(actor, obs, memory)
+            return jax.tree.map(partial(choose, done), begin, memory), answer
 
         done = jnp.logical_or(rollout.terminated, rollout.truncated)
         return jax.lax.scan(step, begin, (rollout.obs, done))[1]
 
     def _teacher(self) -> Algorithm:
-        make: Any = named_class(TEACHERS[self.teacher])
-        return make(action_units=self.action_units)
+        if self.taught_by is not None:
+            return self.taught_by.algorithm
+        if self.teacher not in PLANNERS:
+            raise ValueError(
+                f"teacher={self.teacher!r} is not allowed; use one of {', '.join(PLANNERS)}, or the folder of a run."
+            )
+        return planner(self.teacher, self.action_units)
+
+    def _label(self, policy: ActorCritic, key: Key) -> Pytree:
+        """An answer of the teacher, in its shapes: a distribution, a choice, or numbers."""
+        if self.loss == "kl":
+            return policy.head.distribution(
+                jnp.zeros(policy.head.num_outputs), jnp.zeros(policy.head.num_log_std)
+            )
+        return jnp.int32(0) if isinstance(policy.head, CategoricalHead) else policy.head.noise(key, ())
 
     def _scale(self, state: DistillState) -> Normaliser | None:
         return normaliser(state.observations, LIMIT) if state.policy.encoder.num_continuous else None
+
+
+def _require_probabilities(teacher: Pytree, student: ActorCritic) -> None:
+    """Raise ValueError if a teacher has no probabilities of actions, or of another kind than the student."""
+    policy = policy_of(teacher)
+    if policy is None or type(policy.policy.head) is not type(student.head):
+        raise ValueError(
+            "loss='kl' needs a teacher whose probabilities have the student's form: the run of a method with a "
+            "stochastic policy, such as ppo, trpo or a2c, with a choice or a clipped Gaussian. This teacher has none; "
+            "use loss='action' (--loss action)."
+        )

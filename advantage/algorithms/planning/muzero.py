@@ -18,6 +18,7 @@ from advantage.algorithms.planning.shared.searching import (
     decayed_adam,
     greedy_by_search,
     searched,
+    searched_steps,
 )
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
 from advantage.algorithms.value.shared.gradient_steps import number_of_gradient_steps
@@ -208,6 +209,7 @@ class MuZero(SearchOptions):
     noise = planning_noise
     act = act_by_search
     greedy = greedy_by_search
+    model_steps = searched_steps
 
     def update(self, state: MuZeroState, rollout: Rollout, key: Key) -> tuple[MuZeroState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
@@ -244,7 +246,7 @@ class MuZero(SearchOptions):
             gradient_steps=state.gradient_steps + count.astype(jnp.uint32),
             clock=advance_clock(state.clock, rollout.reward.size),
         )
-        return learned, metrics | {"gradient_steps": count}
+        return learned, metrics | {"gradient_steps": count, "model_steps": jnp.float32(self.simulations)}
 
     def _actor(self, state: MuZeroState, params: Pytree) -> LatentActor:
         scale = normaliser(state.observations, LIMIT) if state.networks.encoder.num_continuous else None

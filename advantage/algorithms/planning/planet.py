@@ -152,12 +152,15 @@ class PlaNet(CrossEntropyOptions, LatentOptions):
         steps = world.gradient_steps + count.astype(jnp.uint32)
         world = dataclasses.replace(world, learned=learned, replay=replay, gradient_steps=steps)
         clock = advance_clock(state.clock, rollout.reward.size)
-        model_steps = jnp.float32(self.horizon * (self.particles or 1) * self.candidates * self.iterations)
         return dataclasses.replace(state, world=world, clock=clock), {
             **metrics,
             "gradient_steps": count,
-            "model_steps": model_steps,
+            "model_steps": jnp.float32(self.model_steps(state)),
         }
+
+    def model_steps(self, state: PlaNetState) -> int:
+        """Those of all candidates of all iterations."""
+        return self.horizon * (self.particles or 1) * self.candidates * self.iterations
 
     def _planned(
         self, actor: PlanningActor, obs: Pytree, memory: PlaNetMemory, keys: Array, noise: Array | None

@@ -135,3 +135,8 @@ def connect_four() -> LineGame:
 def connect_four_4x4() -> LineGame:
     """Connect Four on a board of 4 x 4, in self-play; with best play nobody wins."""
     return LineGame(4, 4, 4, falls=True)
+
+
+def connect_four_5x4() -> LineGame:
+    """Connect Four with 5 columns and 4 rows, in self-play; with best play nobody wins."""
+    return LineGame(4, 5, 4, falls=True)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advantage.environments.worlds.line_game import LineGame, connect_four
+from advantage.environments.worlds.line_game import LineGame, connect_four, connect_four_5x4
 from advantage.types import Array, Key
 
 Opponent = Literal["random", "search", "perfect"]
@@ -159,3 +159,8 @@ def connect_four_random() -> AgainstOpponent:
 def connect_four_search() -> AgainstOpponent:
     """Connect Four against an opponent that looks four moves ahead."""
     return AgainstOpponent(connect_four(), "search", depth=4)
+
+
+def connect_four_5x4_search() -> AgainstOpponent:
+    """Connect Four with 5 columns and 4 rows against an opponent that looks four moves ahead."""
+    return AgainstOpponent(connect_four_5x4(), "search", depth=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +37,20 @@ class PlanMemory(NamedTuple):
     decisions: Array
 
 
-class PlanningAgent(Protocol):
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A method whose decisions take steps of a model."""
+
+    def model_steps(self, state: Pytree) -> int:
+        """How many steps of the model a decision takes; 0 for a method that does not plan."""
+        ...
+
+
+class PlanningAgent(LooksAhead, Protocol):
     """What a method has to say for itself; all else is here."""
 
     def decide(self, actor: PlanningActor, state: Pytree, plan: Pytree, key: Key) -> tuple[Array, Pytree]:
         """In one environment, from one state of the model and the plan so far: `-> action, plan`."""
-        ...
-
-    def model_steps(self, state: PlanningState) -> int:
-        """How many steps of the model a decision takes."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from advantage.algorithms.planning.shared.options import (
 )
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
 from advantage.environments.masks import split_mask
-from advantage.models.ensemble import Ensemble, LearnedModel, Transitions, scales_update
+from advantage.models.ensemble import Ensemble, Examples, LearnedModel, Transitions, scales_update
 from advantage.models.fit import STEPS_BETWEEN_CHECKS, Learned, fit, learned_init
 from advantage.models.interface import Model
 from advantage.models.true_world import true_model
@@ -117,12 +118,16 @@ def model_learning(options: ModelOptions, key: Key, spec: Spec) -> ModelLearning
         ValueError: observations or actions that it cannot predict, or a replay buffer that does not fit into memory.
     """
     vectors = vector_spaces(spec)
+    inputs, outputs = vectors.size + vectors.action_size, vectors.size + 1
+    return learning_of(options, key, spec, vectors, inputs, outputs)
+
+
+def learning_of(
+    options: ModelOptions, key: Key, spec: Spec, vectors: VectorSpaces, inputs: int, outputs: int
+) -> ModelLearning:
+    """Networks with so many inputs and outputs, before the first transition; raises as `model_learning`."""
     ensemble = Ensemble(
-        MLP(options.model_hidden, "silu"),
-        vectors.size,
-        vectors.action_size,
-        options.members,
-        options.model_kind,
+        MLP(options.model_hidden, "silu"), inputs, outputs, options.members, options.model_kind
     )
     is_choice = isinstance(spec.action_space, spaces.Discrete)
     action = (
@@ -135,7 +140,12 @@ def model_learning(options: ModelOptions, key: Key, spec: Spec) -> ModelLearning
 
 
 def learn_model(
-    options: ModelOptions, learning: ModelLearning, rollout: Rollout, key: Key, share: Array
+    options: ModelOptions,
+    learning: ModelLearning,
+    rollout: Rollout,
+    key: Key,
+    share: Array,
+    examples: Callable[[Transitions], Examples] = lambda rows: rows,
 ) -> tuple[ModelLearning, dict[str, Array]]:
     """Store a rollout and fit the model: `-> learning, metrics`.
 
@@ -145,15 +155,16 @@ def learn_model(
         rollout: new experience.
         key: draws batches.
         share: the share of the budget spent, for the step size.
+        examples: what is learned of transitions; what follows from states and actions, unless told otherwise.
     """
     replay = replay_add(learning.replay, rollout)
-    scales = scales_update(learning.learned.scales, rollout_rows(learning.spaces, rollout))
+    scales = scales_update(learning.learned.scales, examples(rollout_rows(learning.spaces, rollout)))
     passes = -(-replay.stored * options.model_epochs // options.model_batch_size)
     learned, metrics = fit(
         learning.ensemble,
         learning.learned._replace(scales=scales),
         replay,
-        lambda rows: replayed_rows(learning.spaces, rows),
+        lambda rows: examples(replayed_rows(learning.spaces, rows)),
         key,
         learning_rate=schedule_value(options.model_learning_rate, share),
         batch_size=options.model_batch_size,

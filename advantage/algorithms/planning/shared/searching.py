@@ -90,6 +90,11 @@ def greedy_by_search(
     return found.action, memory._replace(decisions=memory.decisions + 1)
 
 
+def searched_steps(options: SearchOptions, state: Pytree) -> int:
+    """One step of the model for each simulation; used as a method's `model_steps`."""
+    return options.simulations
+
+
 def decayed_adam(options: SearchOptions) -> optax.GradientTransformation:
     """Adam of clipped gradients, with weight decay; the caller multiplies by the step size.
 
