@@ -87,6 +87,10 @@ from advantage.algorithms.value.svg import SVG as SVG
 from advantage.algorithms.value.td3 import TD3 as TD3
 from advantage.comparison.compare import Comparison as Comparison
 from advantage.comparison.compare import compare as compare
+from advantage.datasets.dataset import Dataset as Dataset
+from advantage.datasets.dataset import DatasetError as DatasetError
+from advantage.datasets.files import load_dataset as load_dataset
+from advantage.datasets.files import save_dataset as save_dataset
 from advantage.diagnosis import diagnose as diagnose
 from advantage.drivers.host.stepper import EnvironmentFailure as EnvironmentFailure
 from advantage.environments.check import check_environment as check_environment

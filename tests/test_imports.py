@@ -28,6 +28,7 @@ ROOMS = [
     "matrices",
     "rows",
     "environments",
+    "datasets",
     "running_moments",
     "precise_sum",
     "policies",
@@ -46,13 +47,25 @@ ROOMS = [
     "agent",
     "exporting",
     "evaluation",
+    "recording",
+    "offline_evaluation",
     "report",
     "training",
     "experiment",
     "cli",
     "__main__",
 ]
-LOADED_ON_DEMAND = {"matplotlib", "plotly", "imageio", "mujoco", "ale_py", "flax", "equinox", "pygame"}
+LOADED_ON_DEMAND = {
+    "matplotlib",
+    "plotly",
+    "imageio",
+    "mujoco",
+    "ale_py",
+    "flax",
+    "equinox",
+    "pygame",
+    "h5py",
+}
 EXECUTES_WHAT_IT_LOADS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 HEAVY = {"jax", "jaxlib", "numpy", "gymnasium", "optax", "scipy", "matplotlib", "tensorboardX"}
 
