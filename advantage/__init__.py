@@ -41,6 +41,7 @@ _HOMES = {
     "export": "exporting.export",
     "evaluate": "evaluation",
     "load": "agent",
+    "record": "recording",
     "run_experiment": "experiment",
     "from_equinox": "policies.library_networks",
     "from_flax": "policies.library_networks",

@@ -110,6 +110,7 @@ from advantage.policies.library_networks import from_flax as from_flax
 from advantage.policies.networks import CNN as CNN
 from advantage.policies.networks import MLP as MLP
 from advantage.policies.networks import Custom as Custom
+from advantage.recording import record as record
 from advantage.runs.checkpoint import CheckpointError as CheckpointError
 from advantage.runs.lock import RunInUse as RunInUse
 from advantage.training.nonfinite import NonFiniteUpdate as NonFiniteUpdate

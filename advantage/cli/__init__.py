@@ -19,6 +19,7 @@ usage: advantage COMMAND ...
   resume RUN                     continue a stopped run   advantage resume runs/...
   eval RUN                       play test episodes       advantage eval runs/... --episodes 100
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
+  record RUN                     play episodes and write them to a file
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
   export RUN                     write a policy for other programs
@@ -39,6 +40,7 @@ COMMANDS = (
     "resume",
     "eval",
     "enjoy",
+    "record",
     "compare",
     "doctor",
     "export",
