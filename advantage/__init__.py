@@ -41,6 +41,8 @@ _HOMES = {
     "export": "exporting.export",
     "evaluate": "evaluation",
     "load": "agent",
+    "evaluate_offline": "offline_evaluation",
+    "policy_estimates": "offline_evaluation",
     "record": "recording",
     "run_experiment": "experiment",
     "from_equinox": "policies.library_networks",

@@ -105,6 +105,8 @@ from advantage.evaluation import Evaluation as Evaluation
 from advantage.evaluation import evaluate as evaluate
 from advantage.experiment import run_experiment as run_experiment
 from advantage.exporting.export import export as export
+from advantage.offline_evaluation import evaluate_offline as evaluate_offline
+from advantage.offline_evaluation import policy_estimates as policy_estimates
 from advantage.policies.library_networks import from_equinox as from_equinox
 from advantage.policies.library_networks import from_flax as from_flax
 from advantage.policies.networks import CNN as CNN

@@ -20,6 +20,7 @@ usage: advantage COMMAND ...
   eval RUN                       play test episodes       advantage eval runs/... --episodes 100
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
   record RUN                     play episodes and write them to a file
+  ope RUN FILE                   judge a policy by recorded episodes
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
   export RUN                     write a policy for other programs
@@ -41,6 +42,7 @@ COMMANDS = (
     "eval",
     "enjoy",
     "record",
+    "ope",
     "compare",
     "doctor",
     "export",
