@@ -24,6 +24,7 @@ from advantage.algorithms.dynamic_programming.solve import Solution as Solution
 from advantage.algorithms.dynamic_programming.solve import solve as solve
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
 from advantage.algorithms.hyperparameters import Linear as Linear
+from advantage.algorithms.imitation.behaviour_cloning import BehaviourCloning as BehaviourCloning
 from advantage.algorithms.planning.alphazero import AlphaZero as AlphaZero
 from advantage.algorithms.planning.autoencoder_policy import AutoencoderPolicy as AutoencoderPolicy
 from advantage.algorithms.planning.cem_planning import CEMPlanning as CEMPlanning

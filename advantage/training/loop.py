@@ -14,13 +14,12 @@ from typing import Any
 from advantage.agent import Agent, Saved, other_agents
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
-from advantage.algorithms.registry import algorithm_name, plans, spec_of, to_json
+from advantage.algorithms.registry import algorithm_name, plans, spec_of
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.make_driver import make_driver
 from advantage.drivers.records import RecordFault, check_records
 from advantage.environments.environment import Environment
 from advantage.environments.make import rules_of, word_for
-from advantage.environments.spaces import space_to_json
 from advantage.environments.version import version_of
 from advantage.evaluation import evaluate
 from advantage.replay.left_out import without_replay
@@ -34,10 +33,12 @@ from advantage.runs.patience import saying
 from advantage.runs.plot import plot_curve, results_are_missing
 from advantage.runs.recorded import config_facts
 from advantage.training.announcements import finished_before, interface_notes, warnings_before
+from advantage.training.config import run_config
 from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
-from advantage.training.options import LARGEST, Options, modifications_of, processes_of, recorded
+from advantage.training.options import LARGEST, Options, modifications_of, processes_of
+from advantage.training.recorded_data import begin_with, recorded_data
 from advantage.training.reporting import Callback, Reporter, stops
 from advantage.training.rewind import rewind_to
 from advantage.types import Iterated, Pytree
@@ -83,7 +84,9 @@ class Loop:
         self.was_finished = self.is_complete = False  # with this budget, before it was resumed
         self.journals: list[Journal] = []
         self.state: Pytree = None
-        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say)
+        data = recorded_data(options.data, self.algorithm, self.spec)
+        first = draw_first_state(self.algorithm, self.spec, seeds, self.say)
+        self.first = begin_with(data, self.algorithm, self.spec, first, self.say)
         self.driver = make_driver(
             self.algorithm,
             self.environment,
@@ -92,6 +95,7 @@ class Loop:
             processes=processes_of(options),
             stopped=self._is_interrupted,
             log_info=options.log_info,
+            dataset=data,
         )
 
     def create_folders(self, out: Path | None, root: Path, locks: contextlib.ExitStack) -> None:
@@ -109,25 +113,12 @@ class Loop:
             locks.enter_context(lock)
             folders.append(folder)
         for folder, seed in zip(folders, self.seeds, strict=True):
-            config = self._config(seed, name, host)
+            config = run_config(
+                self.algorithm, self.environment, self.spec, self.options, seed=seed, host=host
+            )
             write_config(folder, config)
             logger = Logger(folder, tensorboard=self.options.tensorboard)
             self.journals.append(Journal(folder, seed, logger, config_facts(config)))
-
-    def _config(self, seed: int, name: str, host: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "algorithm": name,
-            "hyperparameters": to_json(self.algorithm),
-            "environment": self.environment.name,
-            "environment_by_name": self.environment.by_name,
-            "seed": seed,
-            "spaces": {
-                "observation": space_to_json(self.spec.observation_space),
-                "action": space_to_json(self.spec.action_space),
-            },
-            "training": recorded(dataclasses.replace(self.options, seed=seed, num_seeds=1)),
-            "host": host,
-        }
 
     def restore(self, folder: RunFolder, config: dict[str, Any], saved: Saved) -> None:
         """Restore everything from a checkpoint of the folder.

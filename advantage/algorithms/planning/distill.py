@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.imitation.loss import imitation_loss
 from advantage.algorithms.named_class import named_class
 from advantage.algorithms.policy_gradient.shared.acting import (
     Actor,
@@ -27,7 +28,7 @@ from advantage.algorithms.policy_gradient.shared.state import (
     without_critic,
 )
 from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
-from advantage.policies.heads import CategoricalHead, GaussianHead
+from advantage.policies.heads import CategoricalHead
 from advantage.replay.ring import Replay, replay_add, uniform_draw
 from advantage.replay.sequences import sequences_at
 from advantage.rows import choose
@@ -152,12 +153,7 @@ class Distill(ArchitectureOptions, UnitsOption):
             label = rows.extras[0]
 
             def loss(actor: Pytree) -> tuple[Array, dict[str, Array]]:
-                distribution = state.policy.distribution(actor, x)
-                mode = distribution.mode()
-                if isinstance(state.policy.head, GaussianHead):
-                    value, difference = jnp.square(label - mode).sum(-1).mean(), jnp.abs(label - mode).mean()
-                else:
-                    value, difference = -distribution.log_prob(label).mean(), (label != mode).mean()
+                value, difference = imitation_loss(state.policy.distribution(actor, x), label)
                 return value, {"distillation_loss": value, "difference": difference}
 
             actor, optimiser, metrics = adam_step(loss, actor, optimiser, rate)
