@@ -24,6 +24,7 @@ from advantage.algorithms.dynamic_programming.solve import Solution as Solution
 from advantage.algorithms.dynamic_programming.solve import solve as solve
 from advantage.algorithms.dynamic_programming.value_iteration import ValueIteration as ValueIteration
 from advantage.algorithms.hyperparameters import Linear as Linear
+from advantage.algorithms.imitation.behaviour_cloning import BehaviourCloning as BehaviourCloning
 from advantage.algorithms.planning.alphazero import AlphaZero as AlphaZero
 from advantage.algorithms.planning.autoencoder_policy import AutoencoderPolicy as AutoencoderPolicy
 from advantage.algorithms.planning.cem_planning import CEMPlanning as CEMPlanning
@@ -89,6 +90,10 @@ from advantage.algorithms.value.svg import SVG as SVG
 from advantage.algorithms.value.td3 import TD3 as TD3
 from advantage.comparison.compare import Comparison as Comparison
 from advantage.comparison.compare import compare as compare
+from advantage.datasets.dataset import Dataset as Dataset
+from advantage.datasets.dataset import DatasetError as DatasetError
+from advantage.datasets.files import load_dataset as load_dataset
+from advantage.datasets.files import save_dataset as save_dataset
 from advantage.diagnosis import diagnose as diagnose
 from advantage.drivers.host.stepper import EnvironmentFailure as EnvironmentFailure
 from advantage.environments.check import check_environment as check_environment
@@ -104,11 +109,14 @@ from advantage.evaluation import evaluate as evaluate
 from advantage.experiment import run_experiment as run_experiment
 from advantage.exporting.export import export as export
 from advantage.importing.sb3 import import_sb3 as import_sb3
+from advantage.offline_evaluation import evaluate_offline as evaluate_offline
+from advantage.offline_evaluation import policy_estimates as policy_estimates
 from advantage.policies.library_networks import from_equinox as from_equinox
 from advantage.policies.library_networks import from_flax as from_flax
 from advantage.policies.networks import CNN as CNN
 from advantage.policies.networks import MLP as MLP
 from advantage.policies.networks import Custom as Custom
+from advantage.recording import record as record
 from advantage.runs.checkpoint import CheckpointError as CheckpointError
 from advantage.runs.lock import RunInUse as RunInUse
 from advantage.training.callbacks import Callbacks as Callbacks

@@ -217,11 +217,16 @@ def _called(function: Callable[..., Any], name: str, *arguments: Any, **keywords
         raise failure("evaluation", f"{name}({', '.join(given)})", error) from error
 
 
+def made(target: Environment) -> Any:
+    """A Gymnasium environment that is made, with its own errors explained."""
+    with Watchdog(lambda: f"Making {target.name}", remedy=BY_HAND):
+        return _called(target.source, "make")
+
+
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    with Watchdog(lambda: f"Making {target.name}", remedy=BY_HAND):
-        env = _called(target.source, "make")
+    env = made(target)
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
     try:
         played = list(play_episodes(agent, env, target.name, **options))

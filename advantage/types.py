@@ -266,7 +266,7 @@ class DriverFacts:
     """
 
     where: str
-    unit: Literal["steps", "iterations"] = "steps"
+    unit: Literal["steps", "iterations", "recorded steps"] = "steps"
     nbytes: int = 0
     candidates: int = 0
     parameters: int = 0

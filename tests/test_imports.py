@@ -28,6 +28,7 @@ ROOMS = [
     "matrices",
     "rows",
     "environments",
+    "datasets",
     "running_moments",
     "precise_sum",
     "policies",
@@ -48,6 +49,8 @@ ROOMS = [
     "exporting",
     "evaluation",
     "decisions",
+    "recording",
+    "offline_evaluation",
     "film",
     "report",
     "training",
@@ -67,6 +70,7 @@ LOADED_ON_DEMAND = {
     "equinox",
     "pygame",
     "onnx",
+    "h5py",
 }
 EXECUTES_WHAT_IT_LOADS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 HEAVY = {"jax", "jaxlib", "numpy", "gymnasium", "optax", "scipy", "matplotlib", "tensorboardX"}

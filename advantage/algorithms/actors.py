@@ -7,14 +7,20 @@ import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import PlannedPolicy
 from advantage.algorithms.policy_gradient.impala import LaggingActor
-from advantage.algorithms.policy_gradient.shared.acting import Actor
+from advantage.algorithms.policy_gradient.shared.acting import Actor, encode
 from advantage.algorithms.tabular.acting import EpsilonGreedy
 from advantage.algorithms.tabular.action_values import greedy_value
 from advantage.algorithms.tabular.monte_carlo_control import ExploringStarts
 from advantage.algorithms.tabular.posterior_sampling import PosteriorActor
+from advantage.algorithms.value.shared.q_acting import QActor, best_action
 from advantage.environments.tables.mdp import MDP
+from advantage.laboratory.problem import softmax
+from advantage.policies.encoder import split_input
+from advantage.policies.heads import CategoricalHead
 from advantage.theory.policy_gradient import Policy
 from advantage.types import Algorithm, Array, Pytree
+
+ROWS_AT_ONCE = 4096  # observations that a network sees together
 
 
 def actor_probabilities(mdp: MDP, actor: Pytree) -> np.ndarray:
@@ -46,6 +52,49 @@ def actor_probabilities(mdp: MDP, actor: Pytree) -> np.ndarray:
             "another environment."
         )
     return table / sums
+
+
+def action_probabilities(
+    algorithm: Algorithm, actor: Pytree, obs: Pytree, *, deterministic: bool
+) -> np.ndarray | None:
+    """`π(a | s)` of a policy over Discrete actions, float64 `[N, A]`; None if it is not known from one observation.
+
+    It is not for a policy with a memory, with noise on its weights, or of a planner.
+
+    Args:
+        algorithm, actor: the method, and `algorithm.actor(state)`.
+        obs: N observations.
+        deterministic: the policy that takes the most likely action, as evaluation does; otherwise the one that draws.
+    """
+    tables = []
+    for begin in range(0, len(jax.tree.leaves(obs)[0]), ROWS_AT_ONCE):
+        rows = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + ROWS_AT_ONCE], obs)
+        table = _drawn_from(actor, rows)
+        if table is None:
+            return None
+        choice = algorithm.greedy(actor, rows, ())[0] if deterministic else None
+        tables.append(table if choice is None else np.eye(table.shape[-1])[np.asarray(choice)])
+    return np.concatenate(tables)
+
+
+def _drawn_from(actor: Pytree, obs: Pytree) -> np.ndarray | None:
+    """The probabilities that a known kind of actor draws actions from."""
+    if isinstance(actor, Actor) and not actor.policy.is_recurrent:
+        if not isinstance(actor.policy.head, CategoricalHead):
+            return None
+        return softmax(np.asarray(actor.distribution(obs).logits, np.float64))
+    if isinstance(actor, QActor) and not actor.network.noisy:
+        x = encode(actor.policy, actor.normaliser, obs)
+        mask = split_input(x)[1]
+        values = actor.values(x)
+        allowed = np.ones(values.shape) if mask is None else np.asarray(mask, float)
+        random = allowed / allowed.sum(-1, keepdims=True)
+        best = np.eye(values.shape[-1])[np.asarray(best_action(values, x))]
+        return best + float(actor.epsilon) * (random - best)
+    if isinstance(actor, EpsilonGreedy):
+        table = np.asarray(actor.chances(obs), np.float64)
+        return table / table.sum(axis=1, keepdims=True)
+    return None
 
 
 def greedy_actions(mdp: MDP, algorithm: Algorithm, actor: Pytree) -> np.ndarray:

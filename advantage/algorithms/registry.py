@@ -59,6 +59,7 @@ ALGORITHMS = {
     "dreamer": "planning.dreamer:Dreamer",
     "autoencoder-policy": "planning.autoencoder_policy:AutoencoderPolicy",
     "distill": "planning.distill:Distill",
+    "behaviour-cloning": "imitation.behaviour_cloning:BehaviourCloning",
     **OPTIMISERS,
     "value-iteration": "dynamic_programming.value_iteration:ValueIteration",
     "gauss-seidel": "dynamic_programming.gauss_seidel:GaussSeidel",

@@ -19,6 +19,8 @@ usage: advantage COMMAND ...
   resume RUN                     continue a stopped run   advantage resume runs/...
   eval RUN                       play test episodes       advantage eval runs/... --episodes 100
   enjoy RUN                      watch an agent play      advantage enjoy runs/... --video out.mp4
+  record RUN                     play episodes and write them to a file
+  ope RUN FILE                   judge a policy by recorded episodes
   compare RUN...                 compare runs             advantage compare runs/ppo runs/a2c
   doctor RUN...                  find what is wrong with a run
   board [RUN...]                 watch runs in a browser  advantage board runs
@@ -43,6 +45,8 @@ COMMANDS = (
     "resume",
     "eval",
     "enjoy",
+    "record",
+    "ope",
     "compare",
     "doctor",
     "board",

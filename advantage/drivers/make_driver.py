@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from advantage.algorithms.dynamic_programming.planner import Planner
+from advantage.algorithms.imitation.behaviour_cloning import BehaviourCloning
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.datasets.dataset import Dataset
+from advantage.drivers.dataset import DatasetDriver
 from advantage.drivers.device import DeviceDriver
 from advantage.drivers.host.driver import HostDriver
 from advantage.drivers.search.device_games import DeviceGames
@@ -38,7 +41,8 @@ class Processes(NamedTuple):
 
 def takes_many_seeds(algorithm: Playable, environment: Environment) -> bool:
     """Whether one driver runs several seeds side by side; otherwise they run one after the other."""
-    return environment.kind == "device" and not isinstance(algorithm, Planner | PolicySearch)
+    alone = isinstance(algorithm, Planner | PolicySearch | BehaviourCloning)
+    return environment.kind == "device" and not alone
 
 
 def make_driver(
@@ -51,6 +55,7 @@ def make_driver(
     stopped: Callable[[], bool],
     log_info: Sequence[str] = (),
     members: Sequence[Algorithm] = (),
+    dataset: Dataset | None = None,
 ) -> Driver:
     """The driver of a run.
 
@@ -63,6 +68,7 @@ def make_driver(
         stopped: returns whether the run should stop.
         log_info: names of numbers in the environment's info, whose means are metrics.
         members: an algorithm for each seed, if they differ.
+        dataset: recorded episodes, for a method that learns from nothing else.
 
     Raises:
         ValueError: the algorithm cannot run in this environment or on a cluster, or there is no info to log.
@@ -70,6 +76,9 @@ def make_driver(
     if log_info:
         _refuse_without_info(algorithm, environment, log_info)
     workers, worker_timeout = processes[:2]
+    if isinstance(algorithm, BehaviourCloning):
+        assert dataset is not None  # it was asked for
+        return DatasetDriver(algorithm, dataset, spec)
     if processes.actors and (isinstance(algorithm, Planner) or environment.kind != "host"):
         _refuse_cluster(environment)
     if isinstance(algorithm, Planner):
@@ -133,8 +142,8 @@ def _cluster_driver(
 
 
 def _refuse_without_info(algorithm: Playable, environment: Environment, log_info: Sequence[str]) -> None:
-    if isinstance(algorithm, Planner):
-        reason = "a solver takes no steps"
+    if isinstance(algorithm, Planner | BehaviourCloning):
+        reason = "this method takes no steps"
     elif environment.kind == "device":
         reason = f"{environment.name} is an on-device world, whose steps have no info"
     else:

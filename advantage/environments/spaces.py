@@ -50,6 +50,15 @@ def map_leaves(function: Callable[..., Any], space: spaces.Space, *trees: Pytree
     return function(space, *trees)
 
 
+def nest(space: spaces.Space, leaf: Callable[[Path], Any], path: Path = ()) -> Pytree:
+    """The structure of a space with `leaf(path)` in place of each of its leaves."""
+    if isinstance(space, spaces.Dict):
+        return {name: nest(part, leaf, (*path, name)) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(nest(part, leaf, (*path, i)) for i, part in enumerate(space.spaces))
+    return leaf(path)
+
+
 def action_scale(space: spaces.Box, units: ActionUnits) -> tuple[np.ndarray, np.ndarray]:
     """Middle and half width of a Box, in its shape and dtype: `a = middle + half * u` is the action for a policy's `u`.
 
@@ -100,6 +109,28 @@ def translator(space: spaces.Space, units: ActionUnits = "bounds") -> Callable[[
             name: part(leaf) for (name, part), leaf in zip(named.items(), action, strict=True)
         }
     return partial(_shaped, space.shape or (), space.dtype)
+
+
+def policy_action(space: spaces.Space, action: Pytree, units: ActionUnits = "bounds") -> Pytree:
+    """A policy's actions for a batch of the environment's, `[B, ...]`, in NumPy: the inverse of `environment_action`.
+
+    Of an action that was clipped to its bounds it gives the bound.
+    """
+    if isinstance(space, spaces.Box):
+        middle, half = action_scale(space, units)
+        scaled = (action - middle) / np.where(half > 0, half, 1)
+        return scaled.reshape(len(action), -1).astype(np.float32)
+    if isinstance(space, spaces.Discrete):
+        return (action - space.start).astype(np.int32)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple((action - space.start).reshape(len(action), -1).astype(np.int32).T)
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            policy_action(part, leaf, units) for part, leaf in zip(space.spaces, action, strict=True)
+        )
+    if isinstance(space, spaces.Dict):
+        return tuple(policy_action(part, action[name], units) for name, part in space.spaces.items())
+    return action.reshape(len(action), -1)
 
 
 def _box_translator(space: spaces.Box, units: ActionUnits) -> Callable[[Array], Array]:

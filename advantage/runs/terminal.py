@@ -53,6 +53,11 @@ class Terminal:
                 f"Solving {facts['environment']} with {facts['algorithm']}, whose table takes {size}, in at most "
                 f"{facts['total_timesteps']:,} iterations."
             )
+        elif driver.unit == "recorded steps":
+            self.message(
+                f"Training {facts['algorithm']} for {facts['environment']}, {who}, {facts['total_timesteps']:,} steps "
+                f"drawn {driver.where}; they take {size}."
+            )
         elif driver.candidates:
             self.message(
                 f"Searching with {facts['algorithm']} on {facts['environment']}, {who}, {facts['total_timesteps']:,} "

@@ -37,6 +37,7 @@ from advantage.training.intervals import crossed, next_multiple
 from advantage.training.journal import Journal, recent_kinds
 from advantage.training.nonfinite import NonFiniteUpdate, find_nonfinite, remedy
 from advantage.training.options import Options, modifications_of, processes_of
+from advantage.training.recorded_data import begin_with, recorded_data
 from advantage.training.reporting import Reporter
 from advantage.training.results import write_pictures
 from advantage.training.rewind import rewind_to
@@ -88,7 +89,9 @@ class Loop:
         self.was_finished = self.is_complete = False  # with this budget, before it was resumed
         self.journals: list[Journal] = []
         self.state: Pytree = None
-        self.first = draw_first_state(self.algorithm, self.spec, seeds, self.say, training.members)
+        data = recorded_data(options.data, self.algorithm, self.spec)
+        first = draw_first_state(self.algorithm, self.spec, seeds, self.say, training.members)
+        self.first = begin_with(data, self.algorithm, self.spec, first, self.say)
         self.driver = make_driver(
             self.algorithm,
             self.environment,
@@ -98,6 +101,7 @@ class Loop:
             stopped=self._is_interrupted,
             log_info=options.log_info,
             members=training.members,
+            dataset=data,
         )
 
     def create_folders(self, paths: Sequence[Path | None], root: Path, locks: contextlib.ExitStack) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,9 @@ class Options:
     """Number of environments stepped together."""
     frame_stack: int = 1
     """Number of latest observations stacked into one, so that a policy without memory sees motion; 1: no stack."""
+    data: str | None = None
+    """File of recorded episodes (advantage record, or Minari's): the examples of behaviour-cloning; in dqn, dpg, ddpg,
+    td3 and sac the first transitions of the replay buffer."""
     env_options: Annotated[dict[str, Any], tyro.conf.arg(name="env-option")] = dataclasses.field(
         default_factory=dict
     )
@@ -91,6 +95,9 @@ class Options:
             self._set(name, whole_number, lambda n, low=low: n >= low, f"use a whole number of {low} or more")
         if self.cluster is not None:
             check_cluster(self.cluster)
+        if self.data is not None:
+            remedy = "give the path of a file of recorded episodes"
+            self._set("data", lambda x: str(x) if isinstance(x, str | Path) else None, bool, remedy)
         if self.actors is not None:
             self._set("actors", whole_number, lambda n: n >= 1, "use a whole number of 1 or more, or None")
         for name in ("eval_every", "checkpoint_every", "video_every"):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from advantage.agent import CONFIG_FIELDS, Agent, load, read_saved, restore_config
+from advantage.algorithms.imitation.behaviour_cloning import BehaviourCloning
 from advantage.algorithms.playable import Playable, Trainable, playable
 from advantage.algorithms.registry import to_json, trainable
 from advantage.drivers.cluster.connection import Connection
@@ -250,6 +251,10 @@ def resume(
         config = read_config(folder, CONFIG_FIELDS)
         chosen, spec = restore_config(config, folder.config_path, algorithm)
         settings = _recorded_options(folder, config, total_timesteps, cluster)
+        if not isinstance(
+            chosen, BehaviourCloning
+        ):  # what was recorded is in the buffer since the first step
+            settings = dataclasses.replace(settings, data=None)
         if environment is None and not config["environment_by_name"]:
             raise ValueError(
                 f"The environment of {folder.path} was the Python object {config['environment']}, which has no "

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
+from advantage.algorithms.imitation.loss import imitation_loss
 from advantage.algorithms.planning.shared.teachers import (
     PLANNERS,
     Loss,
@@ -180,14 +181,10 @@ class Distill(ArchitectureOptions, UnitsOption):
 
     def _loss(self, distribution: Distribution, label: Pytree) -> tuple[Array, dict[str, Array]]:
         """Of a batch of the student's distributions, given the teacher's answers."""
-        mode, wanted = distribution.mode(), label.mode() if self.loss == "kl" else label
-        is_choice = jnp.issubdtype(mode.dtype, jnp.integer)
+        value, difference = imitation_loss(distribution, label.mode() if self.loss == "kl" else label)
         if self.loss == "kl":
-            value = label.kl(distribution)
-        else:
-            value = -distribution.log_prob(label) if is_choice else jnp.square(label - mode).sum(-1)
-        difference = (wanted != mode) if is_choice else jnp.abs(wanted - mode)
-        return value.mean(), {"distillation_loss": value.mean(), "difference": difference.mean()}
+            value = label.kl(distribution).mean()
+        return value, {"distillation_loss": value, "difference": difference}
 
     def answers(self, actor: Pytree, rollout: Rollout) -> Pytree:
         """What the teacher does in every state of a rollout, `[T, B, ...]`; what it remembers ends where episodes do.

@@ -17,7 +17,7 @@ from advantage.drivers.host.stepper import Buffers, EpisodeHolder, EpisodeSteppe
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.records import RecordKind, check_records, kind_of
 from advantage.environments.defect import EnvironmentWarning
-from advantage.environments.spaces import equal, leaf_spaces, read, take, translator, write
+from advantage.environments.spaces import equal, leaf_spaces, nest, read, take, translator, write
 from advantage.environments.step_checks import RolloutChecks
 from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
 
@@ -230,10 +230,10 @@ class Collector:
     def replay(self, env: int, records: dict[str, np.ndarray]) -> list[str]:
         """Restore one environment, or begin a new episode and return a notice."""
         assert not isinstance(self.stepper, VectorStepper)
-        actions = _nest(
+        actions = nest(
             self.spec.action_space, lambda path: records["/".join((f"actions/{env}", *map(str, path)))]
         )
-        expected = _nest(
+        expected = nest(
             self.spec.observation_space, lambda path: records["/".join(("obs", *map(str, path)))][env]
         )
         episode, length = int(self.book.numbers[env]), int(self.book.lengths[env])
@@ -302,12 +302,3 @@ def _range_of(space: gymnasium.Space) -> tuple[float, float]:
     if isinstance(space, gymnasium.spaces.MultiDiscrete):
         return int(space.start.min()), int((space.start + space.nvec).max()) - 1
     return 0, 1
-
-
-def _nest(space: gymnasium.Space, leaf: Callable[[tuple], Array], path: tuple = ()) -> Pytree:
-    """The tree of a space with `leaf(path)` in place of each of its leaves."""
-    if isinstance(space, gymnasium.spaces.Dict):
-        return {name: _nest(part, leaf, (*path, name)) for name, part in space.spaces.items()}
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return tuple(_nest(part, leaf, (*path, i)) for i, part in enumerate(space.spaces))
-    return leaf(path)
