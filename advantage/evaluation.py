@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +16,8 @@ from gymnasium.error import DependencyNotInstalled
 
 from advantage.agent import Agent, load
 from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.drivers.cluster.connection import Connection, cores_of_cluster
+from advantage.drivers.cluster.tasks import spread
 from advantage.drivers.host.stepper import episode_seed, failure
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
@@ -74,6 +77,7 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     trust: bool = False,
+    cluster: str | None = None,
 ) -> Evaluation:
     """Play episodes and report each one. The agent and its statistics do not change.
 
@@ -84,6 +88,7 @@ def evaluate(
         seed: seed of the evaluation.
         deterministic: True for the most likely action, False for an action drawn from the policy.
         trust: whether the package of the run's own environment may be imported.
+        cluster: the episodes are played as tasks of this Ray cluster, see `Options.cluster`; they are the same.
 
     Raises:
         ValueError: `episodes` is below 1, the environment has other spaces than the agent's, or it needs an import
@@ -95,11 +100,27 @@ def evaluate(
     target = environment_of(agent, environment, trust)
     if target.kind == "vector":
         raise ValueError("An evaluation steps one environment at a time; give a name, a class or a function.")
-    if target.kind == "device":
-        returns, lengths, cut = *_evaluate_world(agent, target.source, episodes, seed, deterministic), 0
+    if cluster is None:
+        played = [_evaluate_part(agent, target, seed, deterministic, range(episodes))]
     else:
-        returns, lengths, cut = _evaluate_host(agent, target, episodes, seed, deterministic)
-    return Evaluation(returns, lengths, deterministic, seed, cut)
+        with Connection(cluster, f"advantage eval {agent.environment}"):
+            what = dataclasses.replace(agent), target, seed, deterministic  # without what it has compiled
+            size = BLOCK if target.kind == "device" else -(-episodes // cores_of_cluster())
+            played = spread(
+                _evaluate_part, what, [range(episodes)[n : n + size] for n in range(0, episodes, size)]
+            )
+    returns, lengths, cut = zip(*played, strict=True)
+    return Evaluation(np.concatenate(returns), np.concatenate(lengths), deterministic, seed, sum(cut))
+
+
+@in_single_precision
+def _evaluate_part(
+    agent: Agent, target: Environment, seed: int, deterministic: bool, numbers: range
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Some of the episodes of an evaluation: `-> returns, lengths, how many were cut`."""
+    if target.kind == "device":
+        return *_evaluate_world(agent, target.source, numbers, seed, deterministic), 0
+    return _evaluate_host(agent, target, numbers, seed, deterministic)
 
 
 def check_request(episodes: Any, seed: Any) -> tuple[int, int]:
@@ -146,15 +167,18 @@ def play_episodes(
     env: Any,
     name: str,
     *,
-    episodes: int,
+    episodes: int | range,
     seed: int,
     deterministic: bool = True,
     on_step: Any = None,
 ) -> Iterator[tuple[float, int, bool]]:
-    """The episodes of an evaluation in a Gymnasium environment, one after another, as `play` returns them."""
+    """Episodes of an evaluation in a Gymnasium environment, one after another, as `play` returns them.
+
+    `episodes` is how many, or the numbers of some.
+    """
     _same_spaces(agent, env.observation_space, env.action_space, name)
     key = jax.random.key(seed)
-    for n in range(episodes):
+    for n in range(episodes) if isinstance(episodes, int) else episodes:
         episode_key = jax.random.fold_in(key, n)
         yield play(agent, env, episode_key, episode_seed(seed, EVALUATION, n), deterministic, on_step)
 
@@ -224,7 +248,7 @@ def made(target: Environment) -> Any:
 
 
 def _evaluate_host(
-    agent: Agent, target: Environment, episodes: int, seed: int, deterministic: bool
+    agent: Agent, target: Environment, episodes: range, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
     env = made(target)
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
@@ -237,8 +261,9 @@ def _evaluate_host(
 
 
 def _evaluate_world(
-    agent: Agent, world: World, episodes: int, seed: int, deterministic: bool
+    agent: Agent, world: World, episodes: range, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
+    """`episodes` begin at a multiple of `BLOCK`."""
     _same_spaces(agent, world.observation_space, world.action_space, type(world).__name__)
     key, algorithm, units = jax.random.key(seed), agent.algorithm, agent.spec.action_units
 
@@ -248,8 +273,8 @@ def _evaluate_world(
         returns, lengths = _play_world(algorithm, world, units, agent.state, key, first, deterministic)
         return precise_value(returns), np.asarray(lengths)
 
-    blocks = [play(first) for first in range(0, episodes, BLOCK)]
-    returns, lengths = (np.concatenate(parts)[:episodes] for parts in zip(*blocks, strict=True))
+    blocks = [play(first) for first in episodes[::BLOCK]]
+    returns, lengths = (np.concatenate(parts)[: len(episodes)] for parts in zip(*blocks, strict=True))
     return returns, lengths
 
 

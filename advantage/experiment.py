@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.playable import Trainable, playable
 from advantage.algorithms.registry import default_algorithm, from_json, to_json
+from advantage.drivers.cluster.connection import Connection, cores_of_cluster
+from advantage.drivers.cluster.tasks import RemoteProcess
 from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
@@ -204,7 +206,11 @@ def _slug(text: str) -> str:
 
 
 def run_experiment(
-    file: str | Path, *, processes: int | None = None, say: Callable[[str], None] = lambda text: None
+    file: str | Path,
+    *,
+    processes: int | None = None,
+    cluster: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train every cell that has not finished, and return the outcome of all cells.
 
@@ -215,6 +221,8 @@ def run_experiment(
     Args:
         file: the grid, see `read_experiment`.
         processes: number of cells trained at once; by default the number of cores.
+        cluster: cells are tasks of this Ray cluster; see `Options.cluster`. All its nodes must have the current folder,
+            the file and `out` in the same place.
         say: called with a text about each event.
 
     Raises:
@@ -222,22 +230,49 @@ def run_experiment(
         KeyboardInterrupt: Ctrl-C was pressed; the cells have saved.
     """
     cells = read_experiment(file)
-    processes = available_cores() if processes is None else processes
-    processes = require_whole("processes", processes, 1)
+    processes = None if processes is None else require_whole("processes", processes, 1)
+    if cluster is None:
+        return _run_cells(file, cells, processes or available_cores(), _process_here, say)
+    with Connection(cluster, f"advantage experiment {file}"):
+        return _run_cells(file, cells, processes or cores_of_cluster(), _process_there, say)
+
+
+def _process_here(file: str | Path, number: int) -> subprocess.Popen:
+    """The process of a cell, on this machine."""
+    command, inherited = interpreter("advantage.experiment", file, number, os.getpid())
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=inherited)
+
+
+def _process_there(file: str | Path, number: int) -> RemoteProcess:
+    """The process of a cell, on the cluster."""
+    return RemoteProcess("advantage.experiment", file, number)
+
+
+def _run_cells(
+    file: str | Path,
+    cells: list[Cell],
+    processes: int,
+    start: Callable[[str | Path, int], subprocess.Popen | RemoteProcess],
+    say: Callable[[str], None],
+) -> Outcome:
+    """Train the cells that have not finished, so many at once."""
     waiting = [number for number, cell in enumerate(cells) if not cell.finished]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} finished already, {processes} at once.")
-    running: dict[int, subprocess.Popen] = {}
+    running: dict[int, subprocess.Popen | RemoteProcess] = {}
     failed: dict[Path, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 number = waiting.pop(0)
                 cells[number].path.parent.mkdir(parents=True, exist_ok=True)
-                command, inherited = interpreter("advantage.experiment", file, number, os.getpid())
-                running[number] = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=inherited)
+                running[number] = start(file, number)
             time.sleep(0.05)
-            for number in [number for number, process in running.items() if process.poll() is not None]:
-                code, cell = running.pop(number).returncode, cells[number]
+            ended = {
+                number: code for number, process in running.items() if (code := process.poll()) is not None
+            }
+            for number, code in ended.items():
+                del running[number]
+                cell = cells[number]
                 if cell.finished:
                     say(f"finished {cell.path}")
                 else:

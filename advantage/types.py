@@ -124,6 +124,32 @@ class Algorithm(Protocol):
         ...
 
 
+class Gradient(NamedTuple):
+    """The gradient of an update that is one step down the gradient of a mean over a rollout's steps.
+
+    Attributes:
+        vector: of all parameters, flat, `[P]`.
+        critic_memory: a recurrent critic's memory for the next rollout; else `()`.
+        metrics: numbers of the rollout, as an update returns them.
+    """
+
+    vector: Array
+    critic_memory: Pytree
+    metrics: dict[str, Array]
+
+
+class GradientAlgorithm(Algorithm, Protocol):
+    """An algorithm whose `update(state, rollout, key)` is `descend(state, rollout, gradient(state, rollout))`."""
+
+    def gradient(self, state: Pytree, rollout: Rollout) -> Gradient:
+        """The gradient at the state's parameters; reads nothing of the optimiser's state."""
+        ...
+
+    def descend(self, state: Pytree, rollout: Rollout, gradient: Gradient) -> tuple[Pytree, dict[str, Array]]:
+        """A step down a gradient, and the rollout entered into the statistics: `-> state, metrics`."""
+        ...
+
+
 def no_memory(algorithm: Algorithm, actor: Pytree) -> Pytree:
     """The `initial_memory` of an algorithm whose policy remembers nothing."""
     return ()

@@ -1,13 +1,15 @@
 """What a cluster costs and brings, with all its processes on this machine.
 
-    .venv/bin/python benchmarks/cluster.py [scaling] [overhead] [late] [kills] [--nodes N]
+    .venv/bin/python benchmarks/cluster.py [scaling] [overhead] [late] [a3c] [correction] [kills] [--nodes N]
 
 scaling    steps a second of 1, 2, 4 and 8 synchronous actors, in an environment that sleeps for 5 ms a step
 overhead   the share of a synchronous iteration that is neither acting nor learning, with rollouts of 100 ms and more
 late       IMPALA on CartPole-v1 with 1, 2 and 4 asynchronous actors: final evaluation and measured lag
+a3c        the same of A3C: actors compute gradients, which are applied late
+correction IMPALA with 8 asynchronous actors and large steps, with V-trace and without a correction
 kills      50 actors killed at random times in one run, compared with a run in which nothing happens
 
-Without a name all four are measured. With --nodes, N nodes of a cluster share this machine.
+Without a name all are measured. With --nodes, N nodes of a cluster share this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import numpy as np
 from gymnasium import spaces
 
 import advantage as adv
-from advantage.drivers.cluster.actors import ClusterWarning
+from advantage.drivers.cluster.actors import ClusterRun, ClusterWarning
 from advantage.drivers.cluster.connection import Connection
 from advantage.drivers.cluster.synchronous import SynchronousDriver
 
@@ -88,7 +90,7 @@ def driven(
     """A synchronous run by hand: steps a second, the share of the rest, bytes a step, seconds."""
     spec = adv.Spec(Sleeper.observation_space, Sleeper.action_space, envs, 10**6)
     algorithm = adv.PPO(n_steps=n_steps, batch_size=n_steps * envs, n_epochs=1)
-    driver = SynchronousDriver(algorithm, lambda: Sleeper(seconds), spec, 0, number=actors, timeout=60)
+    driver = SynchronousDriver(ClusterRun(algorithm, lambda: Sleeper(seconds), spec, 0, actors, timeout=60.0))
     key = jax.random.key(0)
     states = jax.tree.map(lambda x: x[None], algorithm.init(key, spec))
     state = driver.start(states, key[None])
@@ -136,7 +138,7 @@ def scaling(nodes: int) -> None:
 
 def overhead(nodes: int) -> None:
     with cluster(nodes, 4):
-        for n_steps in (16, 64, 256):
+        for n_steps in (20, 64, 256):  # of two environments an actor, 2.5 ms each
             _, share, traffic, seconds = driven(2, 4, n_steps, 5, SLEEP / 2)
             arrays = 16 + 8 + 4 + 4 + 8 + 1 + 1  # observation, action twice, log-probability, reward, flags
             print(
@@ -145,19 +147,42 @@ def overhead(nodes: int) -> None:
             )
 
 
+def learned(nodes: int, algorithm: Any, mode: str, actors: int, **options: Any) -> None:
+    """A run on CartPole-v1: final evaluation and measured lag."""
+    options = dict(num_envs=8, total_timesteps=200_000, eval_episodes=20, tensorboard=False) | options
+    with cluster(nodes, max(actors, nodes)), tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        run = adv.train(
+            algorithm, "CartPole-v1", out=Path(folder, "run"), cluster="auto", cluster_mode=mode, actors=actors,
+            **options,
+        )  # fmt: skip
+        rows = np.genfromtxt(run.path / "progress.csv", delimiter=",", names=True)
+        print(
+            f"{actors} actors: {run.evaluation.mean:5.1f} of 500 (asked: 475), lag {rows['trainlag'].mean():.1f} "
+            f"updates, at most {rows['trainlag_max'].max():.0f}, "
+            f"{options['total_timesteps'] / (time.perf_counter() - begin):.0f} steps/s",
+            flush=True,
+        )
+
+
+FALLING = adv.Linear(4e-3, 0.0)
+
+
 def late(nodes: int) -> None:
     for actors in (1, 2, 4):
-        with cluster(nodes, max(actors, nodes)), tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            run = adv.train(
-                adv.Impala(), "CartPole-v1", out=Path(folder, "run"), cluster="auto", cluster_mode="asynchronous",
-                actors=actors, num_envs=8, total_timesteps=200_000, eval_episodes=20, tensorboard=False,
-            )  # fmt: skip
-            rows = np.genfromtxt(run.path / "progress.csv", delimiter=",", names=True)
-            print(
-                f"{actors} actors: {run.evaluation.mean:5.1f} of 500 (asked: 475), lag {rows['trainlag'].mean():.1f} "
-                f"updates, {200_000 / (time.perf_counter() - begin):.0f} steps/s"
-            )
+        learned(nodes, adv.Impala(), "asynchronous", actors)
+
+
+def a3c(nodes: int) -> None:
+    for actors in (1, 2, 4):
+        learned(nodes, adv.A2C(n_steps=20, learning_rate=2e-3), "a3c", actors)
+
+
+def correction(nodes: int) -> None:
+    for how in ("vtrace", "ignored"):
+        print(how, end=" ")
+        algorithm = adv.Impala(learning_rate=FALLING, correction=how)
+        learned(nodes, algorithm, "asynchronous", 8, num_envs=16)
 
 
 def kills(nodes: int, number: int = 50) -> None:
@@ -197,9 +222,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("jobs", nargs="*", default=["scaling", "overhead", "late", "kills"])
+    jobs = {each.__name__: each for each in (scaling, overhead, late, a3c, correction, kills)}
+    parser.add_argument("jobs", nargs="*", default=[*jobs])
     parser.add_argument("--nodes", type=int, default=1)
     given = parser.parse_args()
     for job in given.jobs:
         print(f"-- {job}", flush=True)
-        {"scaling": scaling, "overhead": overhead, "late": late, "kills": kills}[job](given.nodes)
+        jobs[job](given.nodes)

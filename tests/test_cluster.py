@@ -1,6 +1,7 @@
 """Actors on a cluster: the numbers of one machine, whatever is lost on the way; late data; and what is refused."""
 
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -17,8 +18,11 @@ from gymnasium import spaces
 from probe_learners import same_bits
 
 import advantage as adv
+from advantage.cli import main
 from advantage.drivers.cluster.actors import Actors, ClusterWarning
+from advantage.drivers.cluster.asynchronous import AsynchronousDriver
 from advantage.drivers.cluster.connection import Connection, check_cluster
+from advantage.drivers.cluster.gradients import for_gradients, gradient_of
 from advantage.environments.defect import MissingExtra
 
 ray = pytest.importorskip("ray")
@@ -199,6 +203,116 @@ def test_actors_of_one_version_have_their_own_noise(cluster, tmp_path):
     assert len(noises) == len(orders) > 8
 
 
+GRADIENTS = adv.A2C(**SMALL, learning_rate=3e-3)
+
+
+@pytest.mark.parametrize("mode", ["averaged", "a3c"])
+def test_gradients_of_actors_are_those_of_one_machine(mode, cluster, tmp_path):
+    """The mean of three actors' gradients, and those of one actor, which are never late: to rounding."""
+    actors = 3 if mode == "averaged" else 1
+    here = train(GRADIENTS, Corridor, tmp_path / "here", workers=0)
+    there = train(GRADIENTS, Corridor, tmp_path / "there", cluster=cluster, actors=actors, cluster_mode=mode)
+    for a, b in zip(*(jax.tree.leaves(run.agent.state) for run in (here, there)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    read = lambda run: (run.path / "episodes.csv").read_text()  # noqa: E731
+    assert read(here) == read(there)
+    rows = np.genfromtxt(there.path / "progress.csv", delimiter=",", names=True)
+    assert mode == "averaged" or not rows["trainlag_max"].any()
+
+
+def test_late_gradients_are_those_of_the_policies_that_acted(cluster, tmp_path):
+    """Each that is applied, also the one of the last, short update; some of them are late."""
+    versions, taken = {}, []
+    newest, following, accept = (
+        getattr(AsynchronousDriver, name) for name in ("_newest", "_next", "_accept")
+    )
+
+    def seen_newest(self, state, run_key, version):
+        versions[version] = for_gradients(jax.tree.map(np.array, state))
+        return newest(self, state, run_key, version)
+
+    def seen_next(self, newest, steps):
+        taken.append([newest.version, *following(self, newest, steps)])
+        return taken[-1][1:]
+
+    def seen_accept(self, *arguments):
+        rollout, episodes = accept(self, *arguments)
+        taken[-1].append(jax.tree.map(np.array, rollout))
+        return rollout, episodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AsynchronousDriver, "_newest", seen_newest)
+        patch.setattr(AsynchronousDriver, "_next", seen_next)
+        patch.setattr(AsynchronousDriver, "_accept", seen_accept)
+        run = train(
+            GRADIENTS, Corridor, tmp_path / "run", cluster=cluster, actors=2, cluster_mode="a3c", total_timesteps=204
+        )  # fmt: skip
+    assert run.step == 204 and [len(each[4].reward) for each in taken[-2:]] == [16, 6]
+    lags = [version - began for version, _, _, began, _ in taken]
+    assert 0 < np.mean(lags) <= 1.5
+    for _, _, made, began, rollout in taken:
+        expected = gradient_of(GRADIENTS, versions[began], rollout).vector
+        np.testing.assert_allclose(made.gradient.vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_actors_that_find_no_core_do_not_hold_up_the_others(cluster, tmp_path):
+    """Four are asked for and three run; a checkpoint has nothing of the fourth, and the run can be resumed."""
+    options = dict(cluster=cluster, cluster_mode="asynchronous")
+    with pytest.warns(ClusterWarning, match="4 actors share the 3 cores"):
+        run = train(LATE, Corridor, tmp_path / "run", actors=4, **options)
+    with pytest.warns(ClusterWarning, match="4 actors share the 3 cores"):
+        more = adv.resume(run.path, total_timesteps=768, environment=Corridor, cluster=cluster)
+    assert (run.step, more.step) == (384, 768)
+    rows = np.genfromtxt(run.path / "progress.csv", delimiter=",", names=True)
+    assert rows["trainactors"].max() == 3
+    assert len({*np.genfromtxt(run.path / "episodes.csv", delimiter=",", names=True)["env"]}) == 3
+
+
+@pytest.mark.parametrize("environment", ["CartPole-v1", "jax/CartPole-v1"], ids=["host", "device"])
+def test_promise_15_episodes_of_tasks_are_those_of_one_machine(environment, cluster, tmp_path, capsys):
+    """From Python and from the command line, drawn actions too; the number of episodes is no multiple of anything."""
+    run = train(adv.A2C(**SMALL), environment, tmp_path / "run", total_timesteps=64)
+    options = dict(episodes=17, seed=3, deterministic=False)
+    here, there = (adv.evaluate(run.agent, environment, **options, cluster=each) for each in (None, cluster))
+    assert len(here.returns) == 17 and len({*here.lengths}) > 1
+    np.testing.assert_array_equal(here.returns, there.returns)
+    np.testing.assert_array_equal(here.lengths, there.lengths)
+    flags = ["--episodes", "17", "--seed", "3", "--stochastic", "--json", "--cluster", cluster]
+    assert main(["eval", str(run.path), *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["returns"] == here.returns.tolist()
+
+
+def test_an_error_in_a_task_is_that_of_the_environment(cluster, tmp_path):
+    run = train(adv.A2C(**SMALL), Corridor, tmp_path / "run", total_timesteps=64)
+    with pytest.raises(adv.EnvironmentFailure, match="evaluation.*a wheel came off"):
+        adv.evaluate(run.agent, lambda: Corridor(fails=2), cluster=cluster)
+
+
+@pytest.mark.slow
+def test_cells_of_an_experiment_are_tasks(cluster, tmp_path):
+    """The runs are those of one machine."""
+    text = """
+    environments = ["CartPole-v1"]
+    seeds = [0, 1]
+    out = "{out}"
+    [training]
+    total_timesteps = 64
+    eval_episodes = 0
+    [[algorithms]]
+    name = "a2c"
+    options = {{n_steps = 16, hidden = [8]}}
+    grid = {{normalize_advantage = [false, true]}}
+    """
+    outcomes = []
+    for name, options in (("here", {}), ("there", dict(cluster=cluster))):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(text.format(out=tmp_path / name))
+        outcomes.append(adv.run_experiment(file, **options))
+    assert [len(outcome.finished) for outcome in outcomes] == [4, 4]
+    for here, there in zip(*(outcome.finished for outcome in outcomes), strict=True):
+        same_bits(adv.load(here).state, adv.load(there).state)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "options", "words"),
     [
@@ -218,6 +332,22 @@ def test_actors_of_one_version_have_their_own_noise(cluster, tmp_path):
             "correction='none' with lag=0 is not allowed",
         ),
         (LATE, dict(cluster_mode="asynchronous", actors=3), "num_envs=4 is no multiple of actors=3"),
+        (adv.PPO(n_steps=16), dict(cluster_mode="a3c"), "PPO cannot learn with cluster_mode='a3c'.*Use a2c"),
+        (
+            adv.A2C(**SMALL, normalize_reward=True),
+            dict(cluster_mode="a3c"),
+            "normalize_reward=True is not allowed with cluster_mode='a3c'.*averaged",
+        ),
+        (
+            adv.A2C(**SMALL, normalize_advantage=True),
+            dict(cluster_mode="averaged"),
+            "normalize_advantage=True is not allowed with cluster_mode='averaged'",
+        ),
+        (
+            adv.A2C(**SMALL, network="gru"),
+            dict(cluster_mode="averaged"),
+            "network='gru' is not allowed with cluster_mode='averaged'",
+        ),
         (adv.SAC(learning_starts=64), {}, "n_steps=1 is not allowed on a cluster.*use 8 or more"),
         (
             adv.PPO(n_steps=16),
@@ -225,7 +355,18 @@ def test_actors_of_one_version_have_their_own_noise(cluster, tmp_path):
             "an on-device world is not that; leave out cluster",
         ),
     ],
-    ids=["on-policy", "reward-scale", "uncorrected", "unequal", "short", "device"],
+    ids=[
+        "on-policy",
+        "reward-scale",
+        "uncorrected",
+        "unequal",
+        "many-gradients",
+        "a3c-reward-scale",
+        "standardised",
+        "recurrent",
+        "short",
+        "device",
+    ],
 )
 def test_what_a_cluster_cannot_do(algorithm, options, words, cluster, tmp_path):
     default = "Pendulum-v1" if isinstance(algorithm, adv.SAC) else "CartPole-v1"
@@ -295,9 +436,55 @@ def test_a_node_that_leaves_and_another_that_joins_change_no_number(tmp_path):
     assert "nodes that left: 1 same: True" in done.stdout, done.stderr[-2000:]
 
 
+JOINS = """
+import sys, warnings
+import jax, ray
+from ray.cluster_utils import Cluster
+import advantage as adv
+
+def main(folder):
+    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.2"})
+    ray.init(address=many.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+    counts, nodes = [], []
+
+    def callback(progress):
+        count = int(progress.row["train/actors"])
+        if not counts or counts[-1] != count:
+            counts.append(count)
+        if not nodes and progress.step > 400:
+            nodes.append(many.add_node(num_cpus=1, node_ip_address="127.0.0.3"))
+        if len(nodes) == 1 and count == 2 and counts != [2]:
+            many.remove_node(nodes[0], allow_graceful=False)
+            nodes.append(None)
+        return counts[-3:] != [1, 2, 1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = adv.train(
+            adv.Impala(n_steps=10, hidden=(8,), normalize_reward=False), "CartPole-v1", out=folder + "/run",
+            total_timesteps=10_000_000, num_envs=2, actors=2, cluster="auto", cluster_mode="asynchronous",
+            eval_episodes=0, tensorboard=False, callback=callback, checkpoint_every=1_000_000,
+        )
+    ray.shutdown()
+    many.shutdown()
+    print("actors:", counts)
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_actors_come_and_go_with_their_nodes(tmp_path):
+    script = tmp_path / "joins.py"
+    script.write_text(JOINS)
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240)
+    assert "actors: [1, 2, 1]" in done.stdout, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_a_killed_learner_leaves_no_process(tmp_path):
-    """Actors within seconds; two agents of Ray look for their parent only about once a minute."""
+    """Ray's own agents would look for their parent only about once a minute."""
     command = "import advantage as adv; adv.train('ppo', 'CartPole-v1', cluster='local:2', num_envs=2)"
     learner = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path, start_new_session=True)
     sleep_until(lambda: (tmp_path / "runs").exists(), 60)
@@ -306,7 +493,7 @@ def test_a_killed_learner_leaves_no_process(tmp_path):
     assert before
     learner.kill()
     learner.wait()
-    sleep_until(lambda: not (processes_of_ray() & before), 120)
+    sleep_until(lambda: not (processes_of_ray() & before), 30)
     assert not processes_of_ray() & before
 
 

@@ -224,6 +224,7 @@ def test_nothing_can_execute_what_it_loads():
         "advantage.drivers.cluster.actors",
         "advantage.drivers.cluster.games",
         "advantage.drivers.cluster.rollout_actor",
+        "advantage.drivers.cluster.tasks",
         "advantage.drivers.host.crew",
         "advantage.drivers.host.workers",
         "advantage.drivers.search.host_games",

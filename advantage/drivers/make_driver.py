@@ -22,6 +22,8 @@ from advantage.environments.environment import Environment
 from advantage.environments.make import table_of
 from advantage.types import Algorithm, Driver, Search, Spec
 
+ClusterMode = Literal["synchronous", "asynchronous", "averaged", "a3c"]
+
 
 class Processes(NamedTuple):
     """Which processes step host environments.
@@ -30,13 +32,13 @@ class Processes(NamedTuple):
         workers: number of worker processes here; "auto" measures and chooses.
         worker_timeout: seconds after which a worker, or an actor, counts as hung.
         actors: number of actors on the cluster that this process has joined; 0 uses none.
-        asynchronous: whether actors go on without waiting.
+        mode: how actors and learner work together; see `Options.cluster_mode`.
     """
 
     workers: int | Literal["auto"]
     worker_timeout: float
     actors: int = 0
-    asynchronous: bool = False
+    mode: ClusterMode = "synchronous"
 
 
 def takes_many_seeds(algorithm: Playable, environment: Environment) -> bool:
@@ -126,19 +128,15 @@ def _cluster_driver(
     processes: Processes,
     log_info: Sequence[str],
 ) -> Driver:
+    from advantage.drivers.cluster.actors import ClusterRun
     from advantage.drivers.cluster.asynchronous import AsynchronousDriver
     from advantage.drivers.cluster.synchronous import SynchronousDriver
 
-    make = AsynchronousDriver if processes.asynchronous else SynchronousDriver
-    return make(
-        algorithm,
-        environment.source,
-        spec,
-        seed,
-        number=min(processes.actors, spec.num_envs),
-        timeout=processes.worker_timeout,
-        log_info=log_info,
-    )
+    actors, mode = min(processes.actors, spec.num_envs), processes.mode
+    run = ClusterRun(algorithm, environment.source, spec, seed, actors, processes.worker_timeout, log_info)
+    if mode in ("synchronous", "averaged"):
+        return SynchronousDriver(run, averaged=mode == "averaged")
+    return AsynchronousDriver(run, gradients=mode == "a3c")
 
 
 def _refuse_without_info(algorithm: Playable, environment: Environment, log_info: Sequence[str]) -> None:

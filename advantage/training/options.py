@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from advantage.drivers.cluster.connection import check_cluster, cores_of_cluster
-from advantage.drivers.make_driver import Processes
+from advantage.drivers.make_driver import ClusterMode, Processes
 from advantage.environments.modifications import Modifications
 from advantage.plain_values import plain_bool, plain_number, whole_number
 
@@ -79,9 +79,10 @@ class Options:
     cluster: str | None = None
     """Step environments by actors of a Ray cluster: auto joins the one that runs on this machine, an address such as
     10.0.0.5:6379 another one, local or local:4 starts one here; None uses no cluster."""
-    cluster_mode: Literal["synchronous", "asynchronous"] = "synchronous"
-    """All actors make each rollout with the newest policy, as on one machine; or each goes on without waiting, and the
-    method corrects for late data."""
+    cluster_mode: ClusterMode = "synchronous"
+    """All actors make each rollout with the newest policy, as on one machine (synchronous), and each computes the
+    gradient of its part (averaged); or each goes on without waiting, and the method corrects for late data
+    (asynchronous), or applies late gradients (a3c)."""
     actors: int | None = None
     """Number of actors on the cluster, each with its share of num_envs; None takes one for each core."""
     device: str | None = None
@@ -202,9 +203,8 @@ def modifications_of(options: Options) -> Modifications:
 
 def processes_of(options: Options) -> Processes:
     """Which processes step the environments of a run; it has joined its cluster."""
-    asynchronous = options.cluster_mode == "asynchronous"
     actors = 0 if options.cluster is None else options.actors or cores_of_cluster()
-    return Processes(options.workers, options.worker_timeout, actors, asynchronous)
+    return Processes(options.workers, options.worker_timeout, actors, options.cluster_mode)
 
 
 def options_from(options: dict[str, Any]) -> Options:

@@ -13,7 +13,7 @@ import jax
 from advantage.agent import CONFIG_FIELDS, Agent, load, read_saved, restore_config
 from advantage.algorithms.imitation.behaviour_cloning import BehaviourCloning
 from advantage.algorithms.playable import Playable, Trainable, playable
-from advantage.algorithms.registry import to_json, trainable
+from advantage.algorithms.registry import algorithm_name, to_json, trainable
 from advantage.drivers.cluster.connection import Connection
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
@@ -116,7 +116,8 @@ def train(
     training = Training(chosen, target, evaluated_on, settings, listeners_of(callback), reporter or Silent())
     runs: list[Run] = []
     for group in [seeds] if at_once else [[seed] for seed in seeds]:
-        with _device(settings.device), _cluster(settings), contextlib.ExitStack() as locks:
+        name = f"advantage train {algorithm_name(chosen)} {target.name} --seed {group[0]}"
+        with _device(settings.device), _cluster(settings, name), contextlib.ExitStack() as locks:
             loop = Loop(training, group)
             with contextlib.closing(loop):
                 loop.create_folders(_paths(out, group, settings), Path(root), locks)
@@ -260,7 +261,7 @@ def resume(
                 f"The environment of {folder.path} was the Python object {config['environment']}, which has no "
                 "name; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
             )
-        with _device(settings.device), _cluster(settings):
+        with _device(settings.device), _cluster(settings, f"advantage resume {folder.path}"):
             recorded = environment is None
             modifications = modifications_of(settings)
             if recorded:
@@ -310,7 +311,7 @@ def _recorded_options(
         settings = options_from(config["training"])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder.config_path}: training: {error}") from None
-    if settings.cluster is not None and settings.cluster_mode == "asynchronous" and cluster is None:
+    if settings.cluster is not None and settings.cluster_mode in ("asynchronous", "a3c") and cluster is None:
         raise ValueError(
             f"{folder.path} was trained by asynchronous actors of a cluster; say which one goes on: --cluster local, "
             "auto or an address (cluster=)."
@@ -326,11 +327,11 @@ def _refuse_other_spaces(target: Environment, spec: Spec, folder: RunFolder) -> 
         raise ValueError(f"{target.name} has other spaces than the run in {folder.path} was trained with.")
 
 
-def _cluster(settings: Options) -> contextlib.AbstractContextManager[Any]:
+def _cluster(settings: Options, name: str) -> contextlib.AbstractContextManager[Any]:
     """The cluster that this process belongs to while it trains, if there is one."""
     if settings.cluster is None:
         return contextlib.nullcontext()
-    return Connection(settings.cluster, f"advantage {settings.seed}")
+    return Connection(settings.cluster, name)
 
 
 @contextlib.contextmanager

@@ -14,13 +14,13 @@ from advantage.algorithms.policy_gradient.shared.acting import (
     policy_memory,
     policy_noise,
 )
-from advantage.algorithms.policy_gradient.shared.ascent import Judged, actor_critic_step
+from advantage.algorithms.policy_gradient.shared.ascent import Judged, actor_critic_gradient, descend
 from advantage.algorithms.policy_gradient.shared.experience import advance_statistics, experience
 from advantage.algorithms.policy_gradient.shared.optimisers import optimiser_of
 from advantage.algorithms.policy_gradient.shared.options import ActorCriticOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, policy_state_init
 from advantage.estimators.returns import explained_variance, gae, standardise
-from advantage.types import Array, Key, Rollout, Spec
+from advantage.types import Array, Gradient, Key, Rollout, Spec
 
 
 @hyperparameters
@@ -35,8 +35,11 @@ class A2C(ActorCriticOptions):
         L        <- -mean A log pi(a|s) + vf_coef mean (V - G)^2 / 2 - ent_coef mean H(pi)
         theta    <- RMSProp(theta, clip_norm(grad L, max_grad_norm))
 
-    Departures from the paper: all environments step together, so no gradient is stale; networks are separate by
-    default; truncated episodes are bootstrapped.
+    An update is a gradient and a step down it. On a cluster the actors can compute gradients: of their own shares of
+    the environments, which are averaged; or of parameters that are a few updates old, as in the paper's A3C.
+
+    Departures from the paper: all environments step together, so no gradient is stale, but on a cluster with
+    cluster_mode="a3c"; networks are separate by default; truncated episodes are bootstrapped.
 
     Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", algorithm S3 and section 4.
     """
@@ -65,13 +68,25 @@ class A2C(ActorCriticOptions):
 
     def update(self, state: PolicyState, rollout: Rollout, key: Key) -> tuple[PolicyState, dict[str, Array]]:
         """One step: `-> state, metrics`."""
+        return self.descend(state, rollout, self.gradient(state, rollout))
+
+    def gradient(self, state: PolicyState, rollout: Rollout) -> Gradient:
+        """The gradient of L at the state's parameters, of a rollout that was gathered with them."""
         seen = experience(self, state, rollout)
         advantage = gae(seen.reward, seen.discount, seen.value, seen.next_value, self.gae_lambda * seen.trace)
         target = advantage + seen.value
         action, value, advantage, target = seen.samples(seen.action, seen.value, advantage, target)
         if self.normalize_advantage:
             advantage = standardise(advantage)
-        params, optimiser, metrics = actor_critic_step(self, state, Judged(seen.x, action, advantage, target))
+        vector, metrics = actor_critic_gradient(self, state, Judged(seen.x, action, advantage, target))
         metrics["explained_variance"] = explained_variance(value, target)
-        learned = advance_statistics(self, state, rollout, seen.critic_memory)
-        return dataclasses.replace(learned, params=params, optimiser=optimiser), metrics
+        return Gradient(vector, seen.critic_memory, metrics)
+
+    def descend(
+        self, state: PolicyState, rollout: Rollout, gradient: Gradient
+    ) -> tuple[PolicyState, dict[str, Array]]:
+        """RMSProp's step down a gradient, which may be that of older parameters: `-> state, metrics`."""
+        params, optimiser, gradient_norm = descend(self, state, gradient.vector)
+        learned = advance_statistics(self, state, rollout, gradient.critic_memory)
+        learned = dataclasses.replace(learned, params=params, optimiser=optimiser)
+        return learned, gradient.metrics | {"gradient_norm": gradient_norm}

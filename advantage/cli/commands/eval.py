@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from advantage.agent import other_agents
 from advantage.cli.parse import parse
@@ -20,16 +21,17 @@ class Eval(Play):
 
     json: bool = False
     """Print one JSON object instead of lines."""
+    cluster: str | None = None
+    """Play the episodes as tasks of a Ray cluster: auto, an address, local or local:4."""
 
 
 def command(arguments: Sequence[str]) -> int:
     """Evaluate a run; returns the exit code."""
     (path,), flags = parse(arguments, "eval RUN", Eval)
     agent, environment = agent_and_environment(path, flags)
-    result = evaluate(agent, environment, **flags.options)
-    others = {
-        name: evaluate(other, environment, **flags.options) for name, other in other_agents(agent).items()
-    }
+    play = partial(evaluate, environment=environment, cluster=flags.cluster, **flags.options)
+    result = play(agent)
+    others = {name: play(other) for name, other in other_agents(agent).items()}
     game, cost = game_of(environment), decision_cost(agent, environment)
     judged = None if game is None else mistakes(agent, solve_game(game), seed=flags.seed)
     if flags.json:

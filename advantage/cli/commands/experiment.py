@@ -16,13 +16,17 @@ class Experiment:
 
     processes: int | None = None
     """Number of runs trained at once; by default the number of cores."""
+    cluster: str | None = None
+    """Train them as tasks of a Ray cluster: auto, an address, local or local:4; nodes share the current folder."""
 
 
 def command(arguments: Sequence[str]) -> int:
     """Run an experiment; returns the exit code, 1 if a run failed."""
     (file,), flags = parse(arguments, "experiment FILE", Experiment)
     find_packages_here(None, trust=True)  # the user has chosen the file
-    outcome = run_experiment(file, processes=flags.processes, say=lambda text: print(text, flush=True))
+    outcome = run_experiment(
+        file, processes=flags.processes, cluster=flags.cluster, say=lambda text: print(text, flush=True)
+    )
     print(f"\n{len(outcome.finished)} runs have finished, {len(outcome.failed)} failed.")
     for path, error in outcome.failed.items():
         print(f"  {path}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 import warnings
@@ -22,7 +23,7 @@ from advantage.drivers.host.stepper import (
 )
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.spaces import read, write
-from advantage.types import Algorithm, Pytree, Spec
+from advantage.types import Algorithm, Gradient, Pytree, Spec
 
 START_SECONDS = 300.0  # for a node to come up and an environment to be made
 TRIES = 5  # replacements of an actor for one rollout
@@ -38,39 +39,50 @@ class Lost(Exception):
     """An actor, or its node, is gone."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ClusterRun:
+    """What is run on a cluster.
+
+    Attributes:
+        algorithm, spec: the hyperparameters, and the run's spec.
+        make: makes one environment.
+        seed: the run's seed.
+        actors: their number, at most that of the environments.
+        timeout: seconds that an actor may take longer than half of the others.
+        log_info: names of numbers in the environments' infos, whose means are metrics.
+    """
+
+    algorithm: Algorithm
+    make: MakeEnvironment
+    spec: Spec
+    seed: int
+    actors: int
+    timeout: float
+    log_info: Sequence[str] = ()
+
+    def shapes(self, num_envs: int) -> Buffers:
+        """The shapes of a rollout's arrays."""
+        spaces = self.spec.observation_space, self.spec.action_space
+        return buffer_shapes(*spaces, self.algorithm.n_steps, num_envs, self.log_info)
+
+
 class Actors:
     """All actors of a run.
 
     Args:
-        algorithm: who acts.
-        make: makes one environment.
-        spec: the run's spec.
-        seed: the run's seed.
-        number: of actors; at most the number of environments.
-        timeout: seconds that an actor may take longer than all others.
+        run: what is run.
         whole: act with the shapes of all environments; see `Setting`.
-        log_info: names of numbers in the environments' infos.
+        gradients: compute gradients too; see `Setting`.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        make: MakeEnvironment,
-        spec: Spec,
-        seed: int,
-        number: int,
-        timeout: float,
-        whole: bool,
-        log_info: Sequence[str] = (),
-    ):
-        self.ray, self.timeout, self.spec = ray_library(), timeout, spec
-        self.shapes = buffer_shapes(
-            spec.observation_space, spec.action_space, algorithm.n_steps, spec.num_envs, log_info
-        )
-        number = min(number, spec.num_envs)
-        self.shares = [part.tolist() for part in np.array_split(np.arange(spec.num_envs), number)]
+    def __init__(self, run: ClusterRun, *, whole: bool, gradients: bool):
+        self.ray, self.timeout, self.spec = ray_library(), run.timeout, run.spec
+        number, shapes = min(run.actors, run.spec.num_envs), run.shapes(run.spec.num_envs)
+        self.shares = [part.tolist() for part in np.array_split(np.arange(run.spec.num_envs), number)]
         self.settings = [
-            cloudpickle.dumps(Setting(make, algorithm, share, seed, self.shapes, spec, whole))
+            cloudpickle.dumps(
+                Setting(run.make, run.algorithm, share, run.seed, shapes, run.spec, whole, gradients)
+            )
             for share in self.shares
         ]
         self.lost = 0
@@ -86,6 +98,14 @@ class Actors:
     def where(self) -> str:
         """How many there are, and on which nodes, for the user."""
         return where(self.ray, len(self.handles))
+
+    def greeting(self, place: int) -> Any:
+        """A reference that is there when the actor's process runs."""
+        return self.handles[place].ready.remote()
+
+    def gradient(self, place: int, n_steps: int) -> Gradient:
+        """The gradient of the first steps of an actor's last rollout."""
+        return self.answer(place, self.handles[place].gradient.remote(n_steps), self.timeout)
 
     def share(self, weights: Any) -> Any:
         """Put a policy into the object store, once for each node: a reference."""
@@ -145,22 +165,30 @@ class Actors:
             replay: restores the environments of a place, and says what could not be.
         """
         for _ in range(TRIES):
-            self.lost += 1
-            warnings.warn(
-                f"Actor {place} (environments {self.names(place)}) is lost: {why}. Another one takes its place, "
-                "replays its episodes and makes its rollout again.",
-                ClusterWarning,
-                stacklevel=2,
-            )
-            self.ray.kill(self.handles[place])
-            self.handles[place] = self._new(place)
+            self.renew(place, why)
             try:
                 for notice in replay(place):
                     warnings.warn(notice, ClusterWarning, stacklevel=2)
                 return
             except Lost as error:
                 why = str(error)
-        raise EnvironmentFailure(
+        raise self.hopeless(place, why)
+
+    def renew(self, place: int, why: str) -> None:
+        """Ask for another actor in the place of one that is lost; its process may not run yet."""
+        self.lost += 1
+        warnings.warn(
+            f"Actor {place} (environments {self.names(place)}) is lost: {why}. Another one takes its place, "
+            "replays its episodes and makes its rollout again.",
+            ClusterWarning,
+            stacklevel=2,
+        )
+        self.ray.kill(self.handles[place])
+        self.handles[place] = self._new(place)
+
+    def hopeless(self, place: int, why: str) -> EnvironmentFailure:
+        """The exception for an actor that is lost again and again."""
+        return EnvironmentFailure(
             f"Actor {place} (environments {self.names(place)}) was lost {TRIES} times in a row: {why}. The last "
             "checkpoint is intact; advantage resume goes on from it."
         )
@@ -194,6 +222,11 @@ class Actors:
                     )
             if waited > allowed:
                 raise self.hung(slow[0], waited)
+
+    def arrived(self, greetings: dict[int, Any], seconds: float) -> list[int]:
+        """The places whose processes run by now, or are lost; waits so long for the first of them."""
+        self.ray.wait([*greetings.values()], num_returns=1, timeout=seconds)
+        return self.finished(greetings)
 
     def finished(self, references: dict[int, Any]) -> list[int]:
         """The places whose references are there already."""

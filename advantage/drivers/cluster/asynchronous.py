@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import time
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from advantage.algorithms.policy_gradient.impala import Impala
-from advantage.drivers.cluster.actors import Actors, Lost, RemoteEnvironments, nbytes, share_of
+from advantage.drivers.cluster.actors import (
+    START_SECONDS,
+    TRIES,
+    Actors,
+    ClusterRun,
+    ClusterWarning,
+    Lost,
+    RemoteEnvironments,
+    nbytes,
+)
+from advantage.drivers.cluster.connection import cores_of_cluster
+from advantage.drivers.cluster.gradients import descended, for_gradients, refuse_gradients
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.cluster.synchronous import refuse_short
 from advantage.drivers.draws import Draws, draw_compiled
 from advantage.drivers.host.collector import Collector
 from advantage.drivers.host.driver import first_memory, updated
 from advantage.drivers.host.in_place import compiled
-from advantage.drivers.host.stepper import MakeEnvironment, allocate, buffer_shapes
+from advantage.drivers.host.stepper import allocate
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
 from advantage.drivers.rollout_size import rollout_bytes
 from advantage.drivers.schedule import plan_span, row_ends
 from advantage.environments.check import check_spaces
-from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span, Spec
+from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span
 
-FRESH = 2**31  # numbers of draws for rollouts that follow no other: the first ones, and those of new actors
+GATHER_SECONDS = 30.0  # for more actors, once the first is there
+FRESH = 2**31  # where numbers of draws for rollouts that follow no other begin
 
 
 class Ordered(NamedTuple):
@@ -35,8 +49,18 @@ class Ordered(NamedTuple):
     version: int
 
 
+class Absent(NamedTuple):
+    """An actor whose process may not run yet: a reference that is there when it does, and its environments' records.
+
+    Without records its first episodes begin.
+    """
+
+    greeting: Any
+    records: dict[str, np.ndarray]
+
+
 class Newest(NamedTuple):
-    """The policy of a version: a reference to it, the key of the next update, and noise by the turn of its use."""
+    """The policy of a version: a reference to it, the key of the next update, and noise by the number of its draw."""
 
     version: int
     weights: Any
@@ -51,53 +75,56 @@ class AsynchronousDriver:
     is a few updates old. How old, the metric `lag` says: the number of updates between the policy that acted and the
     one that learns. One update is one actor's rollout.
 
+    With `gradients` an actor also computes the gradient of its rollout at the parameters that acted, and this process
+    steps down it from the newest parameters, with one state of the optimiser for all: A3C. An actor then begins its
+    next rollout when its gradient has been applied, so a single actor is never late.
+
+    Actors come and go: the environments of one that is lost wait until a process for them runs, and so do those of
+    actors that found no core when the run began. All others go on.
+
     Args:
-        algorithm, spec: the hyperparameters, and the run's spec.
-        make: makes one environment.
-        seed: the run's seed.
-        number: of actors; it divides the number of environments.
-        timeout: seconds that may pass without any rollout.
-        log_info: must be empty.
+        run: what is run; `run.actors` divides the number of environments.
+        gradients: actors compute gradients.
 
     Raises:
-        ValueError: an algorithm that does not correct for late data, or environments that cannot be shared equally.
+        ValueError: an algorithm that late data would bias, or environments that cannot be shared equally.
+
+    Source: Mnih et al. 2016, "Asynchronous methods for deep reinforcement learning", algorithm S3, for A3C; Espeholt et
+    al. 2018, "IMPALA", section 3.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        make: MakeEnvironment,
-        spec: Spec,
-        seed: int,
-        *,
-        number: int,
-        timeout: float,
-        log_info: Sequence[str] = (),
-    ):
-        refuse_asynchronous(algorithm)
+    def __init__(self, run: ClusterRun, *, gradients: bool = False):
+        algorithm, spec, number = run.algorithm, run.spec, run.actors
+        if gradients:
+            refuse_gradients(algorithm, "a3c")
+        else:
+            refuse_asynchronous(algorithm)
         refuse_short(algorithm)
-        if log_info:
-            raise ValueError("log_info is not possible with cluster_mode='asynchronous'; leave it out.")
+        if run.log_info:
+            raise ValueError(
+                "log_info is only possible with cluster_mode='synchronous' and 'averaged'; leave it out."
+            )
         if spec.num_envs % number:
             raise ValueError(
                 f"num_envs={spec.num_envs} is no multiple of actors={number}, which have equal shares; use "
                 f"num_envs={number * max(1, spec.num_envs // number)}."
             )
         check_spaces(spec.observation_space, spec.action_space, 0)
-        self.algorithm = algorithm
+        self.algorithm, self.gradients = algorithm, gradients
         self.spec = dataclasses.replace(spec, num_envs=spec.num_envs // number)
         self.rollout_bytes = rollout_bytes(algorithm, self.spec)
-        self.actors = Actors(algorithm, make, spec, seed, number, timeout, False)
-        shapes = buffer_shapes(
-            spec.observation_space, spec.action_space, algorithm.n_steps, self.spec.num_envs
-        )
+        self.at_once = min(cores_of_cluster(), number)
+        self.actors = Actors(run, whole=False, gradients=gradients)
         self.places = range(number)
+        shapes = run.shapes(self.spec.num_envs)
         self.environments = [
             RemoteEnvironments(self.actors, [place], allocate(shapes)) for place in self.places
         ]
         self.collectors = [Collector(each, self.spec) for each in self.environments]
-        self.update = compiled(updated, True)
+        self.update, self.descend = compiled(updated, True), compiled(descended, True)
         self.orders: dict[int, Ordered] = {}
+        self.absent: dict[int, Absent] = {}
+        self.losses = [0] * number  # of each actor, since its last rollout
 
     @property
     def facts(self) -> DriverFacts:
@@ -107,12 +134,50 @@ class AsynchronousDriver:
     finished = False
 
     def start(self, states: Pytree, keys: Key) -> Pytree:
-        """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
+        """Begin the first episodes, where processes run; returns the state of the only seed, without its axis."""
         state = only_seed(states)
-        memory = first_memory(self.algorithm, state)
-        for collector in self.collectors:
-            collector.start(memory)
+        self._begin(state, {place: {} for place in self.places})
         return state
+
+    def _begin(self, state: Pytree, records: dict[int, dict[str, np.ndarray]]) -> list[str]:
+        """Wait for an actor, a little for others that a core can have, and begin: notices about their episodes."""
+        self.memory = first_memory(self.algorithm, state)
+        self.absent = {place: Absent(self.actors.greeting(place), own) for place, own in records.items()}
+        notices, due = self._take_up(START_SECONDS), time.monotonic() + GATHER_SECONDS
+        while len(self.absent) > len(self.places) - self.at_once and time.monotonic() < due:
+            notices += self._take_up(1.0)
+        return notices
+
+    def _take_up(self, seconds: float) -> list[str]:
+        """Let absent actors whose processes run begin: notices about their episodes.
+
+        Raises:
+            EnvironmentFailure: no process runs after so many seconds.
+        """
+        greetings = {place: each.greeting for place, each in self.absent.items()}
+        arrived = self.actors.arrived(greetings, seconds) if greetings else []
+        if not arrived and len(greetings) == len(self.places):
+            raise self.actors.hung(0, seconds)
+        notices: list[str] = []
+        for place in arrived:
+            _, records = self.absent.pop(place)
+            try:
+                self.actors.answer(place, greetings[place], START_SECONDS)
+                if records:
+                    notices += self.collectors[place].restore(self.memory, records)
+                else:
+                    self.collectors[place].start(self.memory)
+            except Lost as error:
+                self._lose(place, error, records)
+        return notices
+
+    def _lose(self, place: int, why: Lost, records: dict[str, np.ndarray]) -> None:
+        """Ask for another actor, which restores these records when its process runs."""
+        self.losses[place] += 1
+        if self.losses[place] >= TRIES:
+            raise self.actors.hopeless(place, str(why))
+        self.actors.renew(place, str(why))
+        self.absent[place] = Absent(self.actors.greeting(place), records)
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
         """The state as it is: there is one seed."""
@@ -135,22 +200,23 @@ class AsynchronousDriver:
         for n in range(span.count):
             version, first = span.iteration + n, span.first_step + n * span.n_steps * self.spec.num_envs
             newest = self._newest(state, run_keys[0], version)
-            for place in self.places:
-                if place not in self.orders:
-                    self._order(place, newest, FRESH)
-            place, made, began = self._next(newest)
+            place, made, began = self._next(newest, span.n_steps)
             rollout, ended = self._accept(place, made, span.n_steps, first)
-            self._order(place, newest, 0)
-            state, metrics = self.update(self.algorithm, state, rollout, newest.key_update)
+            if self.gradients:
+                state, metrics = self.descend(self.algorithm, state, rollout, made.gradient)
+            else:
+                self._order(place, newest, version)  # it need not wait for this update
+                state, metrics = self.update(self.algorithm, state, rollout, newest.key_update)
             waiting = len(self.actors.finished({p: each.reference for p, each in self.orders.items()}))
             traffic = nbytes(made) / made.reward.size
             found.append(
                 metrics
                 | {"lag": version - began, "queue": waiting, "bytes_per_step": traffic}
-                | {"actors_lost": self.actors.lost}
+                | {"actors": len(self.places) - len(self.absent), "actors_lost": self.actors.lost}
             )
             episodes.append(ended)
-        means = {
+        largest = {"lag_max": np.float32([[max(each["lag"] for each in found)]])}
+        means = largest | {
             name: np.mean([np.float32(value) for value in values], keepdims=True).reshape(1, 1)
             for name, values in _columns(jax.device_get(found)).items()
         }
@@ -161,46 +227,48 @@ class AsynchronousDriver:
     def _newest(self, state: Pytree, run_key: Key, version: int) -> Newest:
         """The policy of a version, shared with all nodes."""
         actor, draws = self._draw(state, run_key, version)
-        weights = self.actors.share((version, jax.device_get(actor)))
+        policy = for_gradients(state) if self.gradients else jax.device_get(actor)
+        weights = self.actors.share((version, policy))
 
-        def noise(turn: int) -> Pytree:
-            drawn = draws if turn == 0 else self._draw(state, run_key, version + turn)[1]
+        def noise(number: int) -> Pytree:
+            drawn = draws if number == version else self._draw(state, run_key, number)[1]
             return jax.device_get(drawn.noise)
 
         return Newest(version, weights, draws.key_update, noise)
 
     def _draw(self, state: Pytree, run_key: Key, number: int) -> tuple[Pytree, Draws]:
-        shape = self.algorithm.n_steps, self.spec.num_envs * len(self.places)
+        shape = self.algorithm.n_steps, self.spec.num_envs
         return draw_compiled(self.algorithm, state, run_key, np.uint32(number), shape=shape)
 
-    def _order(self, place: int, newest: Newest, turn: int) -> None:
-        """Let an actor begin its next rollout with a policy, and its own columns of the noise."""
-        collector, size = self.collectors[place], self.spec.num_envs
-        noise = share_of(newest.noise(turn), slice(place * size, (place + 1) * size), 1)
-        order = Order(noise, collector.memory, collector.initial_memory, self.algorithm.n_steps)
+    def _order(self, place: int, newest: Newest, number: int) -> None:
+        """Let an actor begin its next rollout with a policy, and with the noise of a draw that nobody else has."""
+        collector, n_steps = self.collectors[place], self.algorithm.n_steps
+        order = Order(newest.noise(number), collector.memory, collector.initial_memory, n_steps)
         self.orders[place] = Ordered(self.actors.order(place, newest.weights, order), newest.version)
 
-    def _next(self, newest: Newest) -> tuple[int, Made, int]:
-        """The next rollout that is there, its actor, and the version that made it."""
+    def _next(self, newest: Newest, steps: int) -> tuple[int, Made, int]:
+        """The next rollout that is there, its actor, and the version that made it; `steps` of it are used."""
         while True:
+            for notice in self._take_up(0 if len(self.absent) < len(self.places) else START_SECONDS):
+                warnings.warn(notice, ClusterWarning, stacklevel=2)
+            idle = sorted({*self.places} - {*self.absent} - {*self.orders})
+            for place in idle:
+                own = FRESH + (newest.version * len(self.places) + place) % FRESH
+                first = self.gradients and place == idle[0]  # the one whose gradient has been applied
+                self._order(place, newest, newest.version if first else own)
+            if not self.orders:
+                continue
             references = {place: each.reference for place, each in self.orders.items()}
             place = self.actors.wait(references, all_of_them=False)[0]
             ordered = self.orders.pop(place)
             try:
-                return (
-                    place,
-                    self.actors.answer(place, ordered.reference, self.actors.timeout),
-                    ordered.version,
-                )
+                made = self.actors.answer(place, ordered.reference, self.actors.timeout)
+                if self.gradients and steps < self.algorithm.n_steps:  # the run's last update
+                    made = made._replace(gradient=self.actors.gradient(place, steps))
+                self.losses[place] = 0
+                return place, made, ordered.version
             except Lost as error:
-                self.actors.replace(place, str(error), self._replay)
-                self._order(place, newest, FRESH + self.actors.lost)
-
-    def _replay(self, place: int) -> list[str]:
-        """Restore the environments of an actor as they were after its last rollout."""
-        collector = self.collectors[place]
-        records = collector.records()
-        return [n for env in range(self.spec.num_envs) for n in collector.replay(env, records)]
+                self._lose(place, error, self.collectors[place].records())
 
     def _accept(self, place: int, made: Made, steps: int, first_step: int) -> tuple[Rollout, Episodes]:
         """An actor's rollout, as far as the budget reaches, and the episodes that ended in it."""
@@ -223,21 +291,25 @@ class AsynchronousDriver:
         return [f"{lost} actors were lost and replaced."] if lost else []
 
     def records(self, seed: int) -> dict[str, np.ndarray]:
-        """What a checkpoint needs to restore every environment, as it was after its actor's last rollout."""
-        return {
-            f"actor/{place}/{name}": x
-            for place, collector in enumerate(self.collectors)
-            for name, x in collector.records().items()
+        """What a checkpoint needs to restore every environment, as it was after its actor's last rollout.
+
+        Environments that have not begun yet are left out.
+        """
+        kept = {
+            place: self.absent[place].records if place in self.absent else self.collectors[place].records()
+            for place in self.places
         }
+        return {f"actor/{place}/{name}": x for place, own in kept.items() for name, x in own.items()}
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
-        """Replay every environment's running episode; with a notice for each that could not be restored."""
-        memory, notices = first_memory(self.algorithm, state), []
-        for place, collector in enumerate(self.collectors):
+        """Replay the running episodes, where processes run; with a notice for each that could not be restored."""
+        kept: dict[int, dict[str, np.ndarray]] = {}
+        for place in self.places:
             prefix = f"actor/{place}/"
-            own = {name.removeprefix(prefix): x for name, x in records.items() if name.startswith(prefix)}
-            notices += collector.restore(memory, own)
-        return state, notices
+            kept[place] = {
+                name.removeprefix(prefix): x for name, x in records.items() if name.startswith(prefix)
+            }
+        return state, self._begin(state, kept)
 
     def close(self) -> None:
         self.actors.close()

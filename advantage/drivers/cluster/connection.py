@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import subprocess
 import warnings
 from types import TracebackType
 from typing import Any
 
+from advantage.drivers.host.crew import interpreter
 from advantage.environments.defect import MissingExtra
 from advantage.machine import available_cores
 
@@ -60,6 +62,13 @@ def refuse_silence(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
 
 
+def guard(ray: Any) -> subprocess.Popen[bytes]:
+    """A process that ends the processes of this machine's cluster when this process has died; see `guard.py`."""
+    session = ray.get_runtime_context().get_session_name()
+    command, inherited = interpreter("advantage.drivers.cluster.guard", session)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=inherited, start_new_session=True)
+
+
 class Connection:
     """A context in which this process belongs to a cluster.
 
@@ -78,18 +87,21 @@ class Connection:
         check_cluster(cluster)
         self.cluster, self.name, self.ray = cluster, name, ray_library()
         self.joined = False
+        self.guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Connection:
         if self.ray.is_initialized():
             return self
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        common: Any = dict(log_to_driver=False, configure_logging=False)
+        job = importlib.import_module("ray.job_config").JobConfig(metadata={"job_name": self.name})
+        common: Any = dict(log_to_driver=False, configure_logging=False, job_config=job)
         with warnings.catch_warnings():
             # Ray forks only to start programs at once, and its warnings about its own future are no user's business
             warnings.simplefilter("ignore")
             if self.cluster.partition(":")[0] == LOCAL:
                 cores = int(self.cluster.partition(":")[2] or available_cores())
                 self.ray.init(num_cpus=cores, include_dashboard=False, **common)
+                self.guard = guard(self.ray)
             else:
                 self._join(common)
         self.joined = True
@@ -114,3 +126,6 @@ class Connection:
         if self.joined:
             self.joined = False
             self.ray.shutdown()
+        if self.guard is not None:
+            self.guard.communicate()  # its pipe ends, and it finds nothing to do
+            self.guard = None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantage.types import Pytree
+from advantage.types import Gradient, Pytree, Rollout
 
 
 class Setting(NamedTuple):
@@ -26,6 +26,7 @@ class Setting(NamedTuple):
         shapes: of the buffers of all environments.
         spec: the run's spec.
         whole: act with the shapes of all environments, so that numbers are those of one process, bit for bit.
+        gradients: what comes to act is a whole state, and the gradient of each rollout is computed too.
     """
 
     make: Any
@@ -35,6 +36,7 @@ class Setting(NamedTuple):
     shapes: Any
     spec: Any
     whole: bool
+    gradients: bool
 
 
 class Order(NamedTuple):
@@ -66,6 +68,7 @@ class Made(NamedTuple):
         reward, terminated, truncated: facts.
         info: numbers that are logged.
         seconds: that it took.
+        gradient: at the parameters that have acted, if gradients are computed.
     """
 
     obs: Pytree
@@ -79,6 +82,7 @@ class Made(NamedTuple):
     truncated: np.ndarray
     info: dict[str, np.ndarray]
     seconds: float
+    gradient: Gradient | None = None
 
 
 class RolloutActor:
@@ -98,7 +102,11 @@ class RolloutActor:
         self.buffers = allocate(self.setting.shapes)
         self.stepper = Stepper(self.setting.make, self.setting.indices, self.setting.seed, self.buffers)
         self.translate = translator(spec.action_space, spec.action_units)
-        self.row, self.version, self.actor = 0, -1, None
+        self.row, self.version, self.weights, self.actor = 0, -1, None, None
+        self.rollout: Rollout | None = None
+
+    def ready(self) -> None:
+        """Answer: this process runs."""
 
     def reset(self) -> Pytree:
         """Begin every first episode: the observations, `[b, ...]`."""
@@ -119,16 +127,13 @@ class RolloutActor:
         return self.stepper.info_names()
 
     def collect(self, weights: tuple[int, Any], order: Order) -> Made:
-        """Act with a policy, `(version, actor)`, for an order."""
+        """Act with a policy, `(version, actor)`, or `(version, state)` where gradients are computed, for an order."""
         import jax
 
-        from advantage.drivers.host.host_actor import HostActor
         from advantage.environments.spaces import read, write
 
         begun = time.perf_counter()
-        version, actor = weights
-        if version != self.version:
-            self.version, self.actor = version, HostActor(self.setting.algorithm, actor)
+        self._take(*weights)
         assert self.actor is not None
         buffers, memory = self.buffers, self._spread(order.memory)
         if self.row:
@@ -155,7 +160,7 @@ class RolloutActor:
         rows = slice(order.n_steps)
         done = np.logical_or(buffers.terminated[rows], buffers.truncated[rows])
         ends = np.nonzero(done[:, self.columns])
-        return Made(
+        made = Made(
             obs=self._own(buffers.obs, slice(order.n_steps + 1)),
             finals=jax.tree.map(lambda x: x[ends], self._own(buffers.next_obs, rows)),
             action=self._own(buffers.action, rows),
@@ -168,6 +173,44 @@ class RolloutActor:
             info={name: x[rows, self.columns] for name, x in buffers.info.items()},
             seconds=time.perf_counter() - begun,
         )
+        return self._with_gradient(made, order) if self.setting.gradients else made
+
+    def gradient(self, n_steps: int) -> Gradient:
+        """The gradient of the first steps of the last rollout, at the parameters that have acted."""
+        import jax
+
+        from advantage.drivers.cluster.gradients import gradient_of
+
+        assert self.rollout is not None
+        first = jax.tree.map(lambda x: x[:n_steps], self.rollout._replace(memory=()))
+        rollout = first._replace(memory=self.rollout.memory)
+        return jax.device_get(gradient_of(self.setting.algorithm, self.weights, rollout))
+
+    def _with_gradient(self, made: Made, order: Order) -> Made:
+        """A rollout with its gradient."""
+        import jax
+
+        rows = slice(order.n_steps)
+        self.rollout = Rollout(
+            obs=jax.tree.map(lambda x: x[rows], made.obs),
+            action=made.chosen,
+            reward=made.reward,
+            next_obs=self._own(self.buffers.next_obs, rows),
+            terminated=made.terminated,
+            truncated=made.truncated,
+            extras=made.extras,
+            memory=order.memory,
+        )
+        return made._replace(gradient=self.gradient(order.n_steps))
+
+    def _take(self, version: int, weights: Pytree) -> None:
+        """Act by this version from now on."""
+        from advantage.drivers.host.host_actor import HostActor, actor_of
+
+        if version != self.version:
+            algorithm = self.setting.algorithm
+            actor = actor_of(algorithm, weights) if self.setting.gradients else weights
+            self.version, self.weights, self.actor = version, weights, HostActor(algorithm, actor)
 
     def _seen(self, t: int) -> Pytree:
         """What the policy sees in row t."""

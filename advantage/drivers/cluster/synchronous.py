@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from advantage.drivers.cluster.actors import Actors, Lost, RemoteEnvironments, nbytes, share_of
+from advantage.drivers.cluster.actors import Actors, ClusterRun, Lost, RemoteEnvironments, nbytes, share_of
+from advantage.drivers.cluster.gradients import descended, for_gradients, mean_gradient, refuse_gradients
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.draws import draw_compiled
 from advantage.drivers.host.collector import Collector
 from advantage.drivers.host.driver import first_memory, updated
 from advantage.drivers.host.in_place import compiled
-from advantage.drivers.host.stepper import MakeEnvironment, allocate
+from advantage.drivers.host.stepper import allocate
 from advantage.drivers.info_means import InfoMeans, mean_of
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
@@ -22,7 +22,7 @@ from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_byt
 from advantage.drivers.schedule import SHORT, plan_span, row_ends
 from advantage.environments.check import check_spaces
 from advantage.machine import free_host_bytes
-from advantage.types import Algorithm, DriverFacts, Iterated, Key, Pytree, Span, Spec
+from advantage.types import Algorithm, DriverFacts, Iterated, Key, Pytree, Span
 
 
 class SynchronousDriver:
@@ -32,37 +32,32 @@ class SynchronousDriver:
     with the same number of environments, bit for bit. An actor that is lost is replaced: its environments' episodes are
     replayed and its part of the rollout is made again, which gives the same numbers too.
 
+    With `averaged` the actors are learners too: each computes the gradient of its own columns, and this process steps
+    down their mean. That is the gradient of one learner with all columns, to the rounding of a sum.
+
     Args:
-        algorithm, spec: the hyperparameters, and the run's spec.
-        make: makes one environment.
-        seed: the run's seed.
-        number: of actors.
-        timeout: seconds that an actor may take longer than half of the others.
-        log_info: names of numbers in the environments' infos, whose means are metrics.
+        run: what is run.
+        averaged: the actors compute gradients.
+
+    Raises:
+        ValueError: the algorithm cannot learn in this way, or a rollout does not fit into memory.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        make: MakeEnvironment,
-        spec: Spec,
-        seed: int,
-        *,
-        number: int,
-        timeout: float,
-        log_info: Sequence[str] = (),
-    ):
-        self.algorithm, self.spec = algorithm, spec
+    def __init__(self, run: ClusterRun, *, averaged: bool = False):
+        algorithm, spec = self.algorithm, self.spec = run.algorithm, run.spec
         refuse_short(algorithm)
+        if averaged:
+            refuse_gradients(algorithm, "averaged")
         check_spaces(spec.observation_space, spec.action_space, 0)
         self.rollout_bytes = rollout_bytes(algorithm, spec)
         refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
-        self.actors = Actors(algorithm, make, spec, seed, number, timeout, True, log_info)
+        self.averaged = averaged
+        self.actors = Actors(run, whole=True, gradients=averaged)
         self.places = range(len(self.actors.shares))
-        self.environments = RemoteEnvironments(self.actors, self.places, allocate(self.actors.shapes))
+        self.environments = RemoteEnvironments(self.actors, self.places, allocate(run.shapes(spec.num_envs)))
         self.collector = Collector(self.environments, spec)
-        self.info = InfoMeans(log_info, self.environments.info_names)
-        self.update = compiled(updated, True)
+        self.info = InfoMeans(run.log_info, self.environments.info_names)
+        self.update, self.descend = compiled(updated, True), compiled(descended, True)
 
     @property
     def facts(self) -> DriverFacts:
@@ -97,7 +92,8 @@ class SynchronousDriver:
             self.algorithm, state, run_keys[0], np.uint32(span.iteration), shape=shape
         )
         self.collector.go_on()
-        made = self._made(jax.device_get(actor), jax.device_get(draws.noise), span)
+        weights = for_gradients(state) if self.averaged else jax.device_get(actor)
+        made = self._made(weights, jax.device_get(draws.noise), span)
         for place in self.places:
             self.environments.enter(place, made[place], span.n_steps)
         action, extras = (
@@ -111,7 +107,12 @@ class SynchronousDriver:
         episodes = self.collector.end_at(span.n_steps, span.first_step)
         rows = slice(0, span.n_steps)
         rollout = self.collector.rollout(action, extras, before, rows)
-        state, metrics = self.update(self.algorithm, state, rollout, draws.key_update)
+        if self.averaged:
+            parts: list[Any] = [made[place].gradient for place in self.places]
+            gradient = mean_gradient(parts, [len(share) for share in self.actors.shares])
+            state, metrics = self.descend(self.algorithm, state, rollout, gradient)
+        else:
+            state, metrics = self.update(self.algorithm, state, rollout, draws.key_update)
         logged = {name: mean_of(x[rows]) for name, x in self.collector.buffers.info.items()}
         traffic = sum(nbytes(each) for each in made.values()) / (shape[0] * shape[1])
         metrics = jax.device_get(metrics) | self.info.metrics(logged, len(episodes.returns))
@@ -119,9 +120,9 @@ class SynchronousDriver:
         row = {name: value.reshape(1, 1) for name, value in metric_rows(metrics).items()}
         return Iterated(state, row, [episodes], *row_ends(span, 1, self.spec.num_envs))
 
-    def _made(self, actor: Pytree, noise: Pytree, span: Span) -> dict[int, Made]:
+    def _made(self, policy: Pytree, noise: Pytree, span: Span) -> dict[int, Made]:
         """The part of the rollout of every actor, by its place."""
-        weights = self.actors.share((span.iteration, actor))
+        weights = self.actors.share((span.iteration, policy))
         made: dict[int, Made] = {}
 
         def order(place: int) -> Any:

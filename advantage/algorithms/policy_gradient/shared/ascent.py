@@ -44,6 +44,14 @@ class Weighted(NamedTuple):
     used: Array
 
 
+class Descended(NamedTuple):
+    """The new parameters and optimiser state, and the global norm of the gradient before it was clipped."""
+
+    params: Pytree
+    optimiser: optax.OptState
+    gradient_norm: Array
+
+
 class Judged(NamedTuple):
     """Samples for a step of actor and critic: the networks' input, actions, A and G, `[N, ...]`."""
 
@@ -136,8 +144,10 @@ def actor_critic_loss(
     return loss, metrics | {"loss": loss}
 
 
-def actor_critic_step(options: ActorCriticOptions, state: PolicyState, batch: Judged) -> Ascended:
-    """One step of a method's optimiser down `actor_critic_loss`, for all of `state.params`."""
+def actor_critic_gradient(
+    options: ActorCriticOptions, state: PolicyState, batch: Judged
+) -> tuple[Array, dict[str, Array]]:
+    """The gradient of `actor_critic_loss` for all of `state.params`, as one vector `[P]`: `-> gradient, metrics`."""
     start, unflatten = ravel_pytree(state.params)
 
     def loss(params: Array) -> tuple[Array, dict[str, Array]]:
@@ -145,9 +155,20 @@ def actor_critic_step(options: ActorCriticOptions, state: PolicyState, batch: Ju
             state.policy, unflatten(params), batch, vf_coef=options.vf_coef, ent_coef=options.ent_coef
         )
 
-    gradient, metrics = jax.grad(loss, has_aux=True)(start)
-    metrics["gradient_norm"] = jnp.linalg.norm(gradient)
+    return jax.grad(loss, has_aux=True)(start)
+
+
+def descend(options: ActorCriticOptions, state: PolicyState, gradient: Array) -> Descended:
+    """One step of a method's optimiser down a gradient `[P]`, which may be that of older parameters."""
+    start, unflatten = ravel_pytree(state.params)
     updates: Any
     updates, optimiser = optimiser_of(options).update(gradient, state.optimiser)
     learning_rate = schedule_value(options.learning_rate, progress(state.clock))
-    return Ascended(unflatten(start - learning_rate * updates), optimiser, metrics)
+    return Descended(unflatten(start - learning_rate * updates), optimiser, jnp.linalg.norm(gradient))
+
+
+def actor_critic_step(options: ActorCriticOptions, state: PolicyState, batch: Judged) -> Ascended:
+    """One step of a method's optimiser down `actor_critic_loss`, for all of `state.params`."""
+    gradient, metrics = actor_critic_gradient(options, state, batch)
+    params, optimiser, gradient_norm = descend(options, state, gradient)
+    return Ascended(params, optimiser, metrics | {"gradient_norm": gradient_norm})
