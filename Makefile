@@ -26,7 +26,7 @@ help:
 	@echo 'make demo         train PPO on CartPole-v1, evaluate it and write a video'
 	@echo 'make test         check style and types, run the quick tests'
 	@echo 'make test-slow    run the tests that take minutes'
-	@echo 'make test-browser test the comparison page in chromium, which must be installed'
+	@echo 'make test-browser test the comparison page and the handbook in chromium, which must be installed'
 	@echo 'make test-lowest  run the quick tests with the lowest versions of the dependencies'
 	@echo 'make test-newest  run the quick tests with the newest Python and the newest versions of the dependencies'
 	@echo 'make lint         check style and types'
