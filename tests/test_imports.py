@@ -53,7 +53,17 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-LOADED_ON_DEMAND = {"matplotlib", "plotly", "imageio", "mujoco", "ale_py", "flax", "equinox", "pygame", "onnx"}
+LOADED_ON_DEMAND = {
+    "matplotlib",
+    "plotly",
+    "imageio",
+    "mujoco",
+    "ale_py",
+    "flax",
+    "equinox",
+    "pygame",
+    "onnx",
+}
 EXECUTES_WHAT_IT_LOADS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 HEAVY = {"jax", "jaxlib", "numpy", "gymnasium", "optax", "scipy", "matplotlib", "tensorboardX"}
 

@@ -32,9 +32,7 @@ def onnx_model(program: Program, inputs: dict[str, str], outputs: list[str], exa
     graph = Graph(inputs)
     for operation in program.operations:
         write = WRITE.get(operation.primitive)
-        if write is None or not TYPES.issuperset(
-            str(x.dtype) for x in (*operation.takes, *operation.gives)
-        ):
+        if write is None or not TYPES.issuperset(str(x.dtype) for x in (*operation.takes, *operation.gives)):
             raise NotWritable(operation.primitive)
         results = write(graph, operation, [graph.read(each) for each in operation.arguments])
         if results is None:
