@@ -19,8 +19,9 @@ else:
 
 Pytree = Any
 Array = Any  # NumPy's or JAX's: the same code serves both
-# In a Box: 0 is its middle, 1 its upper bound; or its own numbers, clipped to the bounds or not.
-ActionUnits = Literal["bounds", "raw", "unclipped"]
+ActionUnits = Literal[
+    "bounds", "raw", "unclipped"
+]  # 1 is a Box's upper bound; its own numbers, clipped or not
 
 
 class Rollout(NamedTuple):

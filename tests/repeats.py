@@ -122,6 +122,7 @@ REPEATS = (
     "test_impala.py::test_both_drivers_and_every_seed_learn_the_same",
     "test_impala.py::test_the_actor_is_the_one_of_so_many_updates_ago_with_the_statistics_of_then[0",
     "test_impala.py::test_updates_equal",
+    "test_import_sb3.py::test_a_policy_acts_as_its_definition_says[ddpg",
     "test_interrupt.py::test_the_command_ends_at_every_moment_of_its_start[4.0]",
     "test_laboratory.py::test_a_report_from_the_command_line[gradient-files0-wo",
     "test_laboratory.py::test_any_finite_world_and_a_trained_policy",

@@ -63,13 +63,17 @@ class World(gymnasium.Env):
 
 THREE = spaces.Box(-1, 1, (3,), np.float64)
 BOX = spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
-SMALL = dict(n_steps=16, hidden=(8,))
-REPLAY = dict(hidden=(8,), learning_starts=16, batch_size=8, buffer_size=64)
+SMALL = dict(n_steps=16, hidden=(8,), initialisation="normal")
+REPLAY = dict(hidden=(8,), initialisation="normal", learning_starts=16, batch_size=8, buffer_size=64)
 CASES = {
     "numbers": (adv.PPO(**SMALL, batch_size=16), THREE, spaces.Discrete(3, start=5)),
-    "squashed": (adv.SAC(**REPLAY), THREE, BOX),
+    "squashed": (
+        adv.PPO(**SMALL, batch_size=16, action_bounds="squash", action_spread="state-dependent"),
+        THREE,
+        BOX,
+    ),
     "mixed": (
-        adv.A2C(**SMALL, network=adv.CNN(((4, 3, 1),), features=8)),
+        adv.A2C(**SMALL, network=adv.CNN(((4, 3, 1),), 8, "normal")),
         MIXED,
         spaces.MultiDiscrete([3, 2]),
     ),

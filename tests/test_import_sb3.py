@@ -307,23 +307,32 @@ def test_drawn_actions_have_the_files_standard_deviation(imported):
     np.testing.assert_allclose(found, np.clip(linear(tensors, "actor.log_std", features), -5, 2), rtol=1e-5)
 
 
-def test_the_run_is_an_ordinary_one(imported, tmp_path, capsys):
-    """From the command line, in an environment of Gymnasium and in the one on the device."""
+def cart_pole(path):
     draw = np.random.default_rng(1)
     tensors = layers(draw, "mlp_extractor.policy_net", 4, 5) | layers(draw, "mlp_extractor.value_net", 4, 5)
     tensors |= single(draw, "action_net", 5, 2) | single(draw, "value_net", 5, 1)
-    file = model_file(tmp_path / "model.zip", tensors, clip_range=0.2)
-    run = str(tmp_path / "run")
+    return model_file(path, tensors, clip_range=0.2)
+
+
+def test_the_run_is_an_ordinary_one(tmp_path, capsys):
+    """From the command line."""
+    file, run = cart_pole(tmp_path / "model.zip"), str(tmp_path / "run")
     assert main(["import-sb3", str(file), "CartPole-v1", "--out", run]) == 0
     assert f"Next: advantage eval {run}" in capsys.readouterr().out
     assert main(["eval", run, "--episodes", "2"]) == 0
     assert main(["export", run, "--out", str(tmp_path / "out"), "--format", "onnx"]) == 0
+    assert main(["import-sb3", str(file), "CartPole-v1", "--out", run]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["CartPole-v1", "jax/CartPole-v1"])
+def test_a_resumed_run_is_evaluated_once_and_then_finished(environment, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert main(["import-sb3", str(cart_pole(tmp_path / "model.zip")), environment, "--out", run]) == 0
     assert main(["resume", run]) == 0
     assert "Evaluation at step 2_000" in capsys.readouterr().out
     assert main(["resume", run]) == 0
     assert "is finished" in capsys.readouterr().out
-    assert main(["import-sb3", str(file), "CartPole-v1", "--out", run]) == 2
-    assert main(["import-sb3", str(file), "jax/CartPole-v1", "--out", str(tmp_path / "device")]) == 0
 
 
 @pytest.mark.slow

@@ -47,6 +47,23 @@ def takes_many_seeds(algorithm: Playable, environment: Environment) -> bool:
     return environment.kind == "device" and not alone
 
 
+class Given(NamedTuple):
+    """What some runs are given besides their algorithm and environment.
+
+    Attributes:
+        log_info: names of numbers in the environment's info, whose means are metrics.
+        members: an algorithm for each seed, if they differ.
+        dataset: recorded episodes, for a method that learns from nothing else.
+    """
+
+    log_info: Sequence[str] = ()
+    members: Sequence[Algorithm] = ()
+    dataset: Dataset | None = None
+
+
+NOTHING = Given()
+
+
 def make_driver(
     algorithm: Playable,
     environment: Environment,
@@ -55,9 +72,7 @@ def make_driver(
     seeds: list[int],
     processes: Processes,
     stopped: Callable[[], bool],
-    log_info: Sequence[str] = (),
-    members: Sequence[Algorithm] = (),
-    dataset: Dataset | None = None,
+    given: Given = NOTHING,
 ) -> Driver:
     """The driver of a run.
 
@@ -68,19 +83,18 @@ def make_driver(
         seeds: seeds of the runs that are trained together; one, unless `takes_many_seeds`.
         processes: which processes step.
         stopped: returns whether the run should stop.
-        log_info: names of numbers in the environment's info, whose means are metrics.
-        members: an algorithm for each seed, if they differ.
-        dataset: recorded episodes, for a method that learns from nothing else.
+        given: what some runs are given besides.
 
     Raises:
         ValueError: the algorithm cannot run in this environment or on a cluster, or there is no info to log.
     """
+    log_info = given.log_info
     if log_info:
         _refuse_without_info(algorithm, environment, log_info)
     workers, worker_timeout = processes[:2]
     if isinstance(algorithm, BehaviourCloning):
-        assert dataset is not None  # it was asked for
-        return DatasetDriver(algorithm, dataset, spec)
+        assert given.dataset is not None  # it was asked for
+        return DatasetDriver(algorithm, given.dataset, spec)
     if processes.actors and (isinstance(algorithm, Planner) or environment.kind != "host"):
         _refuse_cluster(environment)
     if isinstance(algorithm, Planner):
@@ -98,7 +112,7 @@ def make_driver(
     if processes.actors:
         return _cluster_driver(algorithm, environment, spec, seeds[0], processes, log_info)
     if environment.kind == "device":
-        return DeviceDriver(algorithm, environment.source, spec, len(seeds), members)
+        return DeviceDriver(algorithm, environment.source, spec, len(seeds), given.members)
     return HostDriver(
         algorithm,
         environment.source,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -103,13 +104,16 @@ class _Trace:
         self.count += 1
         return f"x{self.count}"
 
-    def inline(self, jaxpr: Any, consts: list[Any], inputs: list[Value], caller: str = "") -> list[Value]:
+    def inline(self, jaxpr: Any, consts: list[Any], inputs: Sequence[Value], caller: str = "") -> list[Value]:
         """Add the operations of a jaxpr, which has the name `caller` if it is a function's; returns its results."""
         values: dict[Any, Value] = dict(zip(jaxpr.constvars, map(self._constant, consts), strict=True))
         values |= dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> Value:
-            return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
+            if not isinstance(atom, core.Literal):
+                return values[atom]
+            kind: Any = atom.aval
+            return np.asarray(atom.val, kind.dtype)
 
         for equation in jaxpr.eqns:
             arguments, name = [read(atom) for atom in equation.invars], equation.primitive.name
@@ -164,7 +168,7 @@ class _Trace:
 
 def is_key(x: Any) -> bool:
     """Whether an array, or its description, is a key of random numbers, which no format has."""
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def gives_keys(equation: Any) -> bool:

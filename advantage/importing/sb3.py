@@ -181,12 +181,12 @@ def _algorithm(found: Policy, data: dict[str, Any], known: Statistics | None, st
         shared["clip_observation"] = known.limit
     if found.kind == "actor-critic":
         return (PPO if "clip_range" in data else A2C)(**shared, action_units="raw", action_bounds="clip")
-    starts = {"learning_starts": min(1000, steps)}
+    shared["learning_starts"] = min(1000, steps)
     if found.kind == "dqn":
-        return DQN(**shared, **starts)
+        return DQN(**shared)
     if found.kind == "sac":
-        return SAC(**shared, **starts)
-    return TD3(**shared, **starts, critics=len(found.params["action_value"]["head"]["bias"]))
+        return SAC(**shared)
+    return TD3(**shared, critics=len(found.params["action_value"]["head"]["bias"]))
 
 
 def _with_weights(

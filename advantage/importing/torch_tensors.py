@@ -102,7 +102,7 @@ def member(archive: zipfile.ZipFile, name: str, size: int | None = None) -> byte
 
 def _array(tensor: Recorded, archive: zipfile.ZipFile, root: str, order: str) -> np.ndarray:
     (dtype, key, size), start, shape, steps = tensor
-    numbers = np.dtype(dtype).newbyteorder(order)
+    numbers = np.dtype(f"{order}{dtype}")
     whole = all(type(each) is int and each >= 0 for each in (size, start, *shape, *steps))
     last = start + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     if not whole or not key.isalnum() or math.prod(shape) > size or (math.prod(shape) and last >= size):

@@ -14,7 +14,7 @@ from advantage.agent import Agent, Saved
 from advantage.algorithms.clock import with_budget
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.registry import algorithm_name, plans, spec_of
-from advantage.drivers.make_driver import make_driver
+from advantage.drivers.make_driver import Given, make_driver
 from advantage.drivers.records import RecordFault, check_records
 from advantage.environments.environment import Environment
 from advantage.environments.make import rules_of
@@ -99,9 +99,7 @@ class Loop:
             seeds=seeds,
             processes=processes_of(options),
             stopped=self._is_interrupted,
-            log_info=options.log_info,
-            members=training.members,
-            dataset=data,
+            given=Given(options.log_info, training.members, data),
         )
 
     def create_folders(self, paths: Sequence[Path | None], root: Path, locks: contextlib.ExitStack) -> None:
