@@ -19,9 +19,7 @@ else:
 
 Pytree = Any
 Array = Any  # NumPy's or JAX's: the same code serves both
-ActionUnits = Literal[
-    "bounds", "raw", "unclipped"
-]  # 1 is a Box's upper bound; its own numbers, clipped or not
+ActionUnits = Literal["bounds", "raw", "unclipped"]  # 1 is the bound; a Box's own, clipped or not
 
 
 class Rollout(NamedTuple):

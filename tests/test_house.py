@@ -42,6 +42,7 @@ FOREIGN_PARTS = {
     "environments/make.py",
     "evaluation.py",
     "importing/sb3.py",
+    "recording.py",
     "training/train.py",
     "tuning/population.py",
     "tuning/tune.py",

@@ -37,6 +37,11 @@ from advantage.training.reporting import Reporter, Silent
 from advantage.training.teacher import with_teacher
 from advantage.types import Algorithm, Spec
 
+BEGINS_EMPTY = (
+    "The run's checkpoints are without its replay buffer (--no-keep-replay, keep_replay=False): it begins empty, so "
+    "the numbers differ from those of a run that was not stopped."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -254,7 +259,7 @@ def resume(
         settings = _recorded_options(folder, config, total_timesteps, cluster)
         if not isinstance(
             chosen, BehaviourCloning
-        ):  # what was recorded is in the buffer since the first step
+        ):  # the replay buffer has had the data since the first step
             settings = dataclasses.replace(settings, data=None)
         if environment is None and not config["environment_by_name"]:
             raise ValueError(
@@ -262,15 +267,12 @@ def resume(
                 "name; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
             )
         with _device(settings.device), _cluster(settings, f"advantage resume {folder.path}"):
-            recorded = environment is None
             modifications = modifications_of(settings)
-            if recorded:
+            if environment is None:
                 target = resolve_recorded(config["environment"], trust, modifications)
             else:
-                target = modified(
-                    resolve(environment),
-                    Modifications(env_options or {}, tuple(wrappers), modifications.ignored),
-                )
+                own = Modifications(env_options or {}, tuple(wrappers), modifications.ignored)
+                target = modified(resolve(environment), own)
             target = stacked(fitting(target, spec.observation_space), settings.frame_stack)
             _refuse_other_spaces(target, spec, folder)
             given = algorithm is not None
@@ -285,10 +287,7 @@ def resume(
                 for notice in differences(config.get("host"), describe_host(version_of(target))):
                     loop.say(notice)
                 if not settings.keep_replay and has_replay(saved.state):
-                    loop.say(
-                        "The run's checkpoints are without its replay buffer (--no-keep-replay, keep_replay=False): it "
-                        "begins empty, so the numbers differ from those of a run that was not stopped."
-                    )
+                    loop.say(BEGINS_EMPTY)
                 if given:
                     config["hyperparameters"] = to_json(chosen)
                 loop.restore(folder, config, saved)
