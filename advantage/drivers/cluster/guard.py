@@ -22,8 +22,8 @@ ATTEMPTS = 3
 
 
 def processes(session: str) -> list[int]:
-    """The numbers of a session's processes; none where there is no `ps` to ask."""
-    if shutil.which("ps") is None:
+    """The numbers of a session's processes; none where there is no `ps` to ask, and for what is no session's name."""
+    if shutil.which("ps") is None or not session.startswith("session_"):
         return []
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True).stdout
     lines = [line.split(maxsplit=1) for line in listed.splitlines()]
