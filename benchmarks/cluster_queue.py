@@ -117,7 +117,7 @@ def measure() -> None:
         csv.writer(file, lineterminator="\n").writerows([["mode", "steps", "seconds"], *rows])
 
 
-def _learner_seconds(mode: str, size: int, updates: int = 60) -> float:
+def _learner_seconds(mode: str, size: int, updates: int = 40) -> float:
     """Mean seconds of an update without the time in which the learner waits for a rollout."""
     import jax
     from cluster import Sleeper

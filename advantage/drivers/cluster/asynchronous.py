@@ -215,7 +215,7 @@ class AsynchronousDriver:
                 | {"actors": len(self.places) - len(self.absent), "actors_lost": self.actors.lost}
             )
             episodes.append(ended)
-        largest = {"lag_max": np.float32([[max(each["lag"] for each in found)]])}
+        largest = {"lag_max": np.full((1, 1), max(each["lag"] for each in found), np.float32)}
         means = largest | {
             name: np.mean([np.float32(value) for value in values], keepdims=True).reshape(1, 1)
             for name, values in _columns(jax.device_get(found)).items()
