@@ -40,6 +40,7 @@ FOREIGN_PARTS = {
     "algorithms/search/library_optimisers.py",
     "environments/make.py",
     "evaluation.py",
+    "recording.py",
     "training/train.py",
 }
 
