@@ -156,7 +156,9 @@ class _Problem:
 
     def __init__(self, dataset: Dataset, policy: np.ndarray, gamma: float, seed: int):
         self.dataset, self.policy, self.gamma, self.seed = dataset, policy, gamma, seed
-        self.row, self.chosen = dataset.row, dataset.action - dataset.action_space.start
+        space = dataset.action_space
+        assert isinstance(space, spaces.Discrete)  # it was asked for
+        self.row, self.chosen = dataset.row, dataset.action - space.start
         self.episode = np.cumsum(dataset.done) - dataset.done
         self.time = np.arange(dataset.num_steps) - dataset.starts[self.episode]
         self.shape = int(dataset.lengths.max()), len(dataset.starts)

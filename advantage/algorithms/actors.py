@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import PlannedPolicy
+from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.impala import LaggingActor
 from advantage.algorithms.policy_gradient.shared.acting import Actor, encode
 from advantage.algorithms.tabular.acting import EpsilonGreedy
@@ -55,7 +56,7 @@ def actor_probabilities(mdp: MDP, actor: Pytree) -> np.ndarray:
 
 
 def action_probabilities(
-    algorithm: Algorithm, actor: Pytree, obs: Pytree, *, deterministic: bool
+    algorithm: Playable, actor: Pytree, obs: Pytree, *, deterministic: bool
 ) -> np.ndarray | None:
     """`π(a | s)` of a policy over Discrete actions, float64 `[N, A]`; None if it is not known from one observation.
 

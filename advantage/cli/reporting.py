@@ -22,10 +22,10 @@ def reporter(quiet: bool, notice: str = "") -> Quiet | Terminal:
     return Quiet() if quiet else Terminal(notice=notice)
 
 
-def sinks(wandb: str | None, mlflow: str | None) -> list[Callbacks]:
+def sinks(wandb: str | None, mlflow: str | None) -> tuple[Callbacks, ...]:
     """The callbacks that send a run's metrics to the services whose project or experiment is named."""
-    wanted = [] if wandb is None else [log_to_wandb(wandb)]
-    return wanted if mlflow is None else [*wanted, log_to_mlflow(mlflow)]
+    wanted = () if wandb is None else (log_to_wandb(wandb),)
+    return wanted if mlflow is None else (*wanted, log_to_mlflow(mlflow))
 
 
 def summarise(runs: Sequence[Run]) -> None:

@@ -67,7 +67,8 @@ def read_minari(path: Path) -> Dataset:
     )
     reward, terminated, truncated = (np.concatenate([episode[n] for episode in episodes]) for n in (2, 3, 4))
     return Dataset(
-        *spaces,
+        spaces[0],
+        spaces[1],
         observation,
         action,
         reward,
@@ -140,7 +141,9 @@ def _size(h5py: Any, path: Path, file: Any, names: list[str]) -> int:
 
     for name in names:
         for part in ("observations", "actions", "rewards"):
-            node = file[name].get(part) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+            node: Any = (
+                file[name].get(part) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+            )
             if isinstance(node, h5py.Group):
                 node.visititems(add)
             elif node is not None:

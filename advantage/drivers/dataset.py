@@ -75,9 +75,8 @@ class DatasetDriver:
 
     def span(self, iteration: int, step: int, until: int) -> Span:
         """The iterations of a row of metrics, or those that are left."""
-        return plan_span(
-            self.algorithm, self.spec, chunk=ITERATIONS, iteration=iteration, step=step, until=until
-        )
+        learner: Any = self.algorithm
+        return plan_span(learner, self.spec, chunk=ITERATIONS, iteration=iteration, step=step, until=until)
 
     def iterate(self, state: Pytree, run_keys: Key, span: Span) -> Iterated:
         """Learn in the iterations of a span, from steps that depend on their numbers only."""

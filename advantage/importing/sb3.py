@@ -31,6 +31,7 @@ from advantage.plain_values import plain_number
 from advantage.replay.left_out import without_replay
 from advantage.running_moments import Compensated, Moments
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
+from advantage.training.callbacks import listeners_of
 from advantage.training.loop import Loop, Training
 from advantage.training.options import Options
 from advantage.training.reporting import Reporter, Silent
@@ -99,7 +100,7 @@ def import_sb3(
     target = resolve(environment)
     options = Options(total_timesteps=max(1, steps), keep_replay=False)
     enable_compilation_cache()
-    training = Training(algorithm, target, target, options, None, reporter or Silent())
+    training = Training(algorithm, target, target, options, listeners_of(None), reporter or Silent())
     loop = Loop(training, [options.seed])
     with contextlib.closing(loop), contextlib.ExitStack() as locks:
         drawn = jax.tree.map(lambda leaf: leaf[0], loop.first.state)
@@ -109,7 +110,7 @@ def import_sb3(
             state, clock=Clock(jnp.uint32(steps), jnp.uint32(options.total_timesteps))
         )
         loop.first = loop.first._replace(state=jax.tree.map(lambda leaf: jnp.stack([leaf]), state))
-        loop.create_folders(Path(out) if out is not None else None, Path(root), locks)
+        loop.create_folders([Path(out) if out is not None else None], Path(root), locks)
         metadata = {
             "algorithm": algorithm_name(algorithm),
             "environment": target.name,

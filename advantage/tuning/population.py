@@ -81,7 +81,8 @@ def next_generation(
     for (name, domain), factor in zip(space.items(), factors, strict=True):
         value = getattr(settings, name)
         changed[name] = jnp.where(replaced, explored(domain, value, factor), value)
-    return Generation(state, dataclasses.replace(settings, **changed), parent)
+    values: Any = settings
+    return Generation(state, dataclasses.replace(values, **changed), parent)
 
 
 class Evolution:
@@ -119,7 +120,8 @@ class Evolution:
         for place in np.flatnonzero(parent != np.arange(len(parent))):
             loop, journal = self.loop, self.loop.journals[place]
             own = {name: float(values[place]) for name, values in now.items()}
-            loop.algorithms[place] = dataclasses.replace(loop.algorithms[place], **own)
+            before: Any = loop.algorithms[place]
+            loop.algorithms[place] = dataclasses.replace(before, **own)
             config: dict[str, Any] = read_config(journal.folder)
             config["hyperparameters"] = to_json(loop.algorithms[place])
             journal.facts = config_facts(config)

@@ -95,10 +95,10 @@ def read_space(
         ValueError: the file is not a space, or it names an option or a value that is not allowed.
     """
     name = algorithm_name(algorithm)
-    file = FOLDER / "spaces" / f"{name}.json" if source is None else source
-    if isinstance(file, Mapping):
-        where, entries = "space", dict(file)
+    if isinstance(source, Mapping):
+        where, entries = "space", dict(source)
     else:
+        file = FOLDER / "spaces" / f"{name}.json" if source is None else Path(source)
         where = str(file)
         if source is None and not file.exists():
             known = ", ".join(sorted(path.stem for path in (FOLDER / "spaces").glob("*.json")))
@@ -107,7 +107,7 @@ def read_space(
                 '{"gamma": {"log_below_one": [0.9, 0.999]}}, and give it: --space FILE (space=).'
             )
         try:
-            entries = json.loads(Path(file).read_text(encoding="utf-8"))
+            entries = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{where} cannot be read as a search space: {error}.") from None
     if not isinstance(entries, dict) or not entries:
@@ -152,9 +152,9 @@ def _domain(where: str, option: str, entry: Any) -> Domain:
             )
         return Domain(kind, values)
     read = whole_number if kind == "integers" else plain_number
-    ends = [read(value) for value in values]
+    ends = [end for value in values if (end := read(value)) is not None]
     bounds = {"log": "above 0", "log_below_one": "below 1"}
-    if len(ends) != 2 or None in ends or not ends[0] < ends[1] or not _inside(kind, ends):
+    if len(values) != 2 or len(ends) != 2 or not ends[0] < ends[1] or not _inside(kind, ends):
         wanted = "whole numbers" if kind == "integers" else f"numbers {bounds.get(kind, '')}".strip()
         raise ValueError(
             f"{where}: {option}: {kind} needs two {wanted}, the lower one first; it has {values}."

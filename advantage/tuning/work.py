@@ -162,9 +162,10 @@ def _train_together(study: Study, journal: Any, numbers: Sequence[int], goes_on:
     """Train new trials side by side in one program. What diverges stops all; each then goes on alone."""
     trials = [trial_of(journal, number) for number in numbers]
     cells = [study.trial_cell(trial.number, suggest(study.space, trial)) for trial in trials]
+    algorithms: Any = [cell.algorithm for cell in cells]
     with contextlib.suppress(NonFiniteUpdate):
         train_side_by_side(
-            [cell.algorithm for cell in cells],
+            algorithms,
             study.environment,
             out=[cell.path for cell in cells],
             callback=lambda _: goes_on(),
@@ -238,8 +239,10 @@ def has_reached(folder: RunFolder, goal: Goal) -> bool:
     return bool(np.isfinite(steps_to(folder, goal)))
 
 
-def said_value(study: Study, value: float) -> str:
+def said_value(study: Study, value: float | None) -> str:
     """A value in words."""
+    if value is None:
+        return "no value"
     if study.goal is None:
         return f"return {value:.2f}"
     if value <= study.options.total_timesteps:
