@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,9 @@ def test_the_worst_become_copies_of_the_best_with_other_settings():
     state = {"weights": jnp.arange(12.0).reshape(6, 2), "count": jnp.arange(6)}
     score = np.array([3.0, -1.0, 9.0, 2.0, 7.0, -np.inf])
     seen = set()
+    step = jax.jit(partial(next_generation, space=space, share=1 / 3))
     for seed in range(40):
-        made = next_generation(state, settings, score, jax.random.key(seed), space, share=1 / 3)
+        made = step(state, settings, score, jax.random.key(seed))
         parent = np.asarray(made.parent)
         assert set(parent[[1, 5]]) <= {2, 4} and list(parent[[0, 2, 3, 4]]) == [0, 2, 3, 4]
         np.testing.assert_array_equal(made.state["weights"], np.asarray(state["weights"])[parent])
@@ -53,7 +55,7 @@ def test_the_worst_become_copies_of_the_best_with_other_settings():
     assert len(seen) == 8  # both parents, and all pairs of factors
     edge = dataclasses.replace(settings, learning_rate=jnp.full(6, 0.1), gamma=jnp.full(6, 0.99))
     for seed in range(8):
-        made = next_generation(state, edge, score, jax.random.key(seed), space, share=1 / 3)
+        made = step(state, edge, score, jax.random.key(seed))
         assert made.settings.learning_rate.max() <= np.float32(
             0.1
         ) and made.settings.gamma.max() <= np.float32(0.99)

@@ -62,15 +62,15 @@ def test_domains_draw_what_they_say():
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = []
-    for _ in range(300):
+    for _ in range(100):
         trial = study.ask()
         drawn.append(suggest(space, trial))
         study.tell(trial, 0.0)
         assert suggest(space, study.trials[-1]) == drawn[-1]  # a finished trial says what it had
     a, b, c = (np.array([row[name] for row in drawn]) for name in "abc")
-    assert 2 <= a.min() < 2.1 < 2.9 < a.max() <= 3
-    assert b.min() >= 1e-4 and abs(np.mean(np.log10(b)) + 2) < 0.15  # uniform in the exponent
-    assert c.min() >= 0.9 and c.max() <= 0.9999 and abs(np.mean(np.log10(1 - c)) + 2.5) < 0.15
+    assert 2 <= a.min() < 2.2 < 2.8 < a.max() <= 3
+    assert b.min() >= 1e-4 and abs(np.mean(np.log10(b)) + 2) < 0.3  # uniform in the exponent
+    assert c.min() >= 0.9 and c.max() <= 0.9999 and abs(np.mean(np.log10(1 - c)) + 2.5) < 0.3
     assert {row["d"] for row in drawn} == {1, 2, 3}
     assert {json.dumps(row["e"]) for row in drawn} == {"null", "[8, 8]", '{"linear": [0.1, 0.0]}'}
 

@@ -100,7 +100,7 @@ def read_space(
     else:
         file = FOLDER / "spaces" / f"{name}.json" if source is None else Path(source)
         where = str(file)
-        if source is None and not file.exists():
+        if source is None and not Path(file).exists():
             known = ", ".join(sorted(path.stem for path in (FOLDER / "spaces").glob("*.json")))
             raise ValueError(
                 f"There is no search space for {name} (there are: {known}). Write one, a JSON file such as "

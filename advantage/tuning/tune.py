@@ -201,8 +201,8 @@ def _work_together(study: Study, journal: Any, processes: int, say: Callable[[st
             ends = all(process.poll() is not None for process in running)
             for trial in new_trials(journal, known):
                 known += 1
-                what = "pruned" if trial.value is None or trial.state.name == "PRUNED" else ""
-                say(f"trial {trial.number}: {what or said_value(study, trial.value)}")
+                pruned = trial.value is None or trial.state.name == "PRUNED"
+                say(f"trial {trial.number}: {'pruned' if pruned else said_value(study, trial.value)}")
             if not repeating and known >= study.trials and not ends:
                 repeating = True
                 say("All trials have ended; the best ones and the default are trained with other seeds.")
