@@ -486,10 +486,11 @@ def test_actors_come_and_go_with_their_nodes(tmp_path):
 def test_a_killed_learner_leaves_no_process(tmp_path):
     """Ray's own agents would look for their parent only about once a minute."""
     command = "import advantage as adv; adv.train('ppo', 'CartPole-v1', cluster='local:2', num_envs=2)"
+    others = processes_of_ray()
     learner = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path, start_new_session=True)
     sleep_until(lambda: (tmp_path / "runs").exists(), 60)
     time.sleep(5)
-    before = processes_of_ray()
+    before = processes_of_ray() - others
     assert before
     learner.kill()
     learner.wait()
