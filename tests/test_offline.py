@@ -734,7 +734,7 @@ def test_a_replay_buffer_begins_with_every_recorded_transition(num_envs):
     space, action = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-2, 2, (1,), np.float32)
     dataset = made_up(space, action, (4, 1, 5, 2))
     state, said = begun(
-        adv.SAC(hidden=(4,), buffer_size=60, normalize_observation=True), dataset, num_envs, 2
+        adv.SAC(hidden=(4,), buffer_size=60, batch_size=4, normalize_observation=True), dataset, num_envs, 2
     )
     assert said == [f"The replay buffer begins with {dataset}: all of them."]
     assert state.clock.step.tolist() == [0, 0]

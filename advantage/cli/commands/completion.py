@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from advantage.algorithms.registry import ALGORITHMS, default_algorithm
 from advantage.cli import COMMANDS
 from advantage.cli.commands.train import Train
+from advantage.cli.commands.tune import Tune
 from advantage.cli.parse import flag_names
 from advantage.environments.make import environment_names
 from advantage.training.options import Options
@@ -26,10 +27,13 @@ BASH = """_advantage() {{
   case "$COMP_CWORD:${{COMP_WORDS[1]}}" in
     1:*) words="{commands}" ;;
     2:completion) words="bash zsh fish" ;;
-    2:train) words="{algorithms}" ;;
-    3:train) words="{environments}" ;;
+    2:train|2:tune) words="{algorithms}" ;;
+    3:train|3:tune) words="{environments}" ;;
     *:train) case "${{COMP_WORDS[2]}}" in
 {train}
+    esac ;;
+    *:tune) case "${{COMP_WORDS[2]}}" in
+{tune}
     esac ;;
 {others}
   esac
@@ -41,7 +45,7 @@ complete -o filenames -F _advantage advantage
 ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 FISH = """complete -c advantage -n __fish_is_first_token -f -a "{commands}"
 complete -c advantage -n "__fish_seen_subcommand_from completion" -f -a "bash zsh fish"
-complete -c advantage -n "__fish_seen_subcommand_from train" -a "{algorithms} {environments}"
+complete -c advantage -n "__fish_seen_subcommand_from train tune" -a "{algorithms} {environments}"
 {options}
 """
 
@@ -62,21 +66,23 @@ def command(arguments: Sequence[str]) -> int:
 
 def bash_script() -> str:
     """A function for bash's programmable completion."""
-    train = "\n".join(
-        f'      {name}) words="{_joined(flags)}" ;;' for name, flags in _flags_of_algorithms().items()
-    )
+    of_algorithms = {
+        command: "\n".join(f'      {name}) words="{_joined(flags)}" ;;' for name, flags in of_command.items())
+        for command, of_command in _flags_of_algorithms().items()
+    }
     others = "\n".join(
         f'    *:{name}) words="{_joined(flags)}" ;;' for name, flags in _flags_of_commands().items()
     )
-    return BASH.format(train=train, others=others, **_words())
+    return BASH.format(others=others, **of_algorithms, **_words())
 
 
 def fish_script() -> str:
     """Lines for fish; those of an algorithm's options have its name as their condition."""
     places = {f"__fish_seen_subcommand_from {name}": flags for name, flags in _flags_of_commands().items()}
     places |= {
-        f"__fish_seen_subcommand_from train; and __fish_seen_subcommand_from {name}": flags
-        for name, flags in _flags_of_algorithms().items()
+        f"__fish_seen_subcommand_from {command}; and __fish_seen_subcommand_from {name}": flags
+        for command, of_command in _flags_of_algorithms().items()
+        for name, flags in of_command.items()
     }
     lines = [
         f'complete -c advantage -n "{place}" -l {flag.removeprefix("--")}'
@@ -94,19 +100,24 @@ def _words() -> dict[str, str]:
     }
 
 
-def _flags_of_algorithms() -> dict[str, list[str]]:
-    """The options of `train` for each algorithm."""
-    return {name: _flags(Train, Train(Options(), default_algorithm(name))) for name in ALGORITHMS}
+def _flags_of_algorithms() -> dict[str, dict[str, list[str]]]:
+    """The options of `train` and `tune`, by command and algorithm."""
+    algorithms = {name: default_algorithm(name) for name in ALGORITHMS}
+    return {
+        command: {name: _flags(cls, cls(Options(), each)) for name, each in algorithms.items()}
+        for command, cls in (("train", Train), ("tune", Tune))
+    }
 
 
 def _flags_of_commands() -> dict[str, list[str]]:
-    """The options of each command whose file has a class of its name."""
-    modules = {name: importlib.import_module(f"advantage.cli.commands.{name}") for name in COMMANDS}
-    classes = {
-        name: vars(module).get(name.replace("-", " ").title().replace(" ", ""))
-        for name, module in modules.items()
-    }
-    return {name: _flags(cls) for name, cls in classes.items() if cls is not None and name != "train"}
+    """The options of each other command: the fields of the one dataclass in its file."""
+    flags = {}
+    for name in COMMANDS:
+        module = importlib.import_module(f"advantage.cli.commands.{name.replace('-', '_')}")
+        for cls in vars(module).values():
+            if isinstance(cls, type) and cls.__module__ == module.__name__ and name not in ("train", "tune"):
+                flags[name] = _flags(cls)
+    return flags
 
 
 def _flags(cls: type, default: object | None = None) -> list[str]:
