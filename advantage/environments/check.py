@@ -83,7 +83,8 @@ def far_bounds(action_space: spaces.Space, units: ActionUnits) -> list[Environme
 def _result_faults(method: str, result: Any, space: spaces.Space | None = None) -> Iterator[Fault]:
     """Faults of a return value of `reset` or `step`; without a space, only the tuple and its length are examined."""
     fields = _FIELDS[method]
-    bare = space is not None and method == "reset" and not any(value_faults(space, result, ""))
+    may_be_bare = method == "reset" and (isinstance(space, spaces.Tuple) or not isinstance(result, tuple))
+    bare = space is not None and may_be_bare and not any(value_faults(space, result, ""))
     if bare or not isinstance(result, tuple) or len(result) != len(fields):
         expected, found = f"a tuple of {len(fields)}: {', '.join(fields)}", "an observation alone, " * bare
         yield Fault(f"{method} returns", f"return value of {method}()", expected, found + show(result))
