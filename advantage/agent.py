@@ -129,12 +129,13 @@ def read_first(batch: Pytree) -> Pytree:
 
 
 @in_single_precision
-def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> Agent:
+def load(path: str | Path, algorithm: Trainable | type | str | None = None, environment: Any = None) -> Agent:
     """Load the agent of a run: from its last checkpoint, or from the one at `path`. Reads tensors and JSON, never code.
 
     Args:
         path: a run folder, its `best` or `last`, or one of its checkpoints.
         algorithm: needed only if the run used your own network or schedule.
+        environment: needed only if the run planned in the rules of a world or table of yours, as for `train`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -143,16 +144,15 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None) -> A
     folder = open_run_folder(Path(path))
     config = read_config(folder, CONFIG_FIELDS)
     own = algorithm is not None
-    chosen, spec = restore_config(config, folder.config_path, algorithm)
+    chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
     saved = read_saved(Path(path), folder, config, given=own, algorithm=chosen, spec=spec)
-    environment, by_name = config["environment"], config["environment_by_name"]
     return Agent(
         chosen,
         saved.state,
         spec,
-        environment,
+        config["environment"],
         step=saved.metadata["step"],
-        by_name=by_name,
+        by_name=config["environment_by_name"],
         modifications=_modifications(config["training"], folder.config_path),
     )
 
@@ -184,9 +184,12 @@ def other_agents(agent: Agent) -> dict[str, Agent]:
 
 
 def restore_config(
-    config: dict, file: Path, algorithm: Trainable | type | str | None = None
+    config: dict, file: Path, algorithm: Trainable | type | str | None = None, environment: Any = None
 ) -> tuple[Algorithm, Spec]:
-    """Algorithm and spec from config.json. Raises a CheckpointError that names the field."""
+    """Algorithm and spec from config.json. Raises a CheckpointError that names the field.
+
+    A method that plans gets the rules of `environment`, or of the world that config.json names.
+    """
     _check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
@@ -202,7 +205,8 @@ def restore_config(
                 raise ValueError(f"{name}={size!r} is not allowed; use a whole number of 1 or more")
         field = "hyperparameters"
         _refuse_older_pictures(chosen, config["hyperparameters"], observation)
-        world = _rules(config) if plans(chosen) else None
+        rules = _rules(config) if environment is None else rules_of(resolve(environment))
+        world = rules if plans(chosen) else None
         return chosen, spec_of(chosen, observation, action, **sizes, world=world)
     except KeyError as error:
         raise CheckpointError(

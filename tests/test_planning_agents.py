@@ -239,3 +239,20 @@ def test_planning_reaches_the_optimum_of_pendulum(tmp_path):
     """-137.9 is the optimum of Pendulum-v1 from its start states; 100 episodes have a standard error of 8."""
     run = train(adv.CEMPlanning(), "jax/Pendulum-v1", tmp_path / "run", total_timesteps=200)
     assert adv.evaluate(run.agent, episodes=100).mean > -150
+
+
+def test_the_agent_of_a_table_without_a_name_is_loaded_with_its_rules(tmp_path):
+    table = adv.MDP(
+        np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]]),
+        np.array([[0.0, 1.0], [2.0, 0.0]]),
+        gamma=0.9,
+        max_episode_steps=4,
+    )
+    agent = adv.ExhaustiveSearch(depth=2, n_steps=4)
+    run = adv.train(agent, table, out=tmp_path / "run", total_timesteps=4, eval_episodes=1, tensorboard=False)
+    for loaded in (run.agent, adv.load(run.path, environment=table)):
+        action, _ = loaded.act(0, memory=loaded.initial_memory())
+        assert action == adv.solve(table).policy[0]
+    with pytest.raises(adv.CheckpointError, match="model"):
+        adv.load(run.path)
+    assert adv.resume(run.path, environment=table, total_timesteps=8).finished

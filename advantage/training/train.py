@@ -54,6 +54,7 @@ class Run:
         evaluation: the last evaluation, if there was one.
         finished: whether the budget was spent; a run that a callback stopped can be resumed.
         algorithm: the algorithm with its hyperparameters.
+        environment: where it was trained; None for a run that was imported.
     """
 
     path: Path
@@ -62,11 +63,12 @@ class Run:
     evaluation: Evaluation | None
     finished: bool
     algorithm: Playable = dataclasses.field(repr=False)
+    environment: Environment | None = dataclasses.field(default=None, repr=False)
 
     @property
     def agent(self) -> Agent:
         """The trained agent, loaded from the last checkpoint."""
-        return load(self.path, self.algorithm)
+        return load(self.path, self.algorithm, self.environment)
 
 
 @in_single_precision
@@ -212,6 +214,7 @@ def _run(loop: Loop) -> list[Run]:
             evaluation=journal.evaluation,
             finished=finished,
             algorithm=algorithm,
+            environment=loop.environment,
         )
         for journal, algorithm in zip(loop.journals, loop.algorithms, strict=True)
     ]
@@ -255,7 +258,7 @@ def resume(
     with RunLock(folder.path):
         refuse_links_out(folder, folder.checkpoints, folder.last, folder.best)
         config = read_config(folder, CONFIG_FIELDS)
-        chosen, spec = restore_config(config, folder.config_path, algorithm)
+        chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
         settings = _recorded_options(folder, config, total_timesteps, cluster)
         if not isinstance(
             chosen, BehaviourCloning
