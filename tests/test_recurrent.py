@@ -23,7 +23,7 @@ from advantage.types import Spec
 QUIET = {"eval_episodes": 0, "tensorboard": False}
 SMALL = {"network": "gru", "hidden": (8, 4), "normalize_observation": False, "normalize_reward": False}
 METHODS = {
-    "ppo": adv.PPO(n_steps=16, batch_size=16, n_epochs=2, **SMALL),
+    "ppo": adv.PPO(n_steps=16, batch_size=16, n_epochs=2, memory_span=6, **SMALL),
     "a2c": adv.A2C(n_steps=8, **SMALL),
     "reinforce": adv.Reinforce(n_steps=16, critic_epochs=2, **SMALL),
     "vpg": adv.VPG(n_steps=16, critic_epochs=2, **SMALL),

@@ -186,7 +186,7 @@ def choose_network(
     hidden: tuple[int, ...],
     activation: Activation,
     initialisation: Initialisation,
-    memory_span: float | None = None,
+    memory_span: int | None = None,
 ) -> Network | Recurrent:
     """The user's network; else an MLP, or convolutions if the observation has an image.
 
@@ -195,7 +195,7 @@ def choose_network(
     """
     if memory_span is not None and not isinstance(network, str):
         raise ValueError(
-            f"memory_span={memory_span:g} is for the gates of a recurrent network: use network='gru' or 'lstm', or "
+            f"memory_span={memory_span} is for the gates of a recurrent network: use network='gru' or 'lstm', or "
             "leave it out."
         )
     images = encoder(observation_space).images

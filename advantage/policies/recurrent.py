@@ -51,7 +51,7 @@ class GRU:
 
     size: int
     initialisation: Initialisation = "orthogonal"
-    span: float | None = None
+    span: int | None = None
 
     def init(self, key: Key, x: Array) -> Pytree:
         params = _gates_init(key, x.shape[-1], self.size, gates=3, initialisation=self.initialisation)
@@ -91,7 +91,7 @@ class LSTM:
 
     size: int
     initialisation: Initialisation = "orthogonal"
-    span: float | None = None
+    span: int | None = None
 
     def init(self, key: Key, x: Array) -> Pytree:
         params = _gates_init(key, x.shape[-1], self.size, gates=4, initialisation=self.initialisation)
@@ -241,7 +241,7 @@ NetworkChoice = Gated | Network | Recurrent | tuple[Callable[..., Any], ...] | N
 """What a method takes as its `network`; None gives a network of `hidden` layers, or of convolutions for images."""
 
 
-def span_bias(key: Key, size: int, span: float) -> Array:
+def span_bias(key: Key, size: int, span: int) -> Array:
     """Biases of a gate that keeps a memory, `[size]`: `log u`, u uniform from 1 to `span - 1`, 2 or more.
 
     A gate with bias b and no other input keeps the share `sigmoid(b) = u / (1 + u)` in each step, so what a unit
@@ -249,7 +249,7 @@ def span_bias(key: Key, size: int, span: float) -> Array:
 
     Source: Tallec & Ollivier 2018, "Can recurrent neural networks warp time?", eq. 16.
     """
-    drawn = jax.random.uniform(jax.random.fold_in(key, 1), (size,), minval=1.0, maxval=max(span - 1, 1.0))
+    drawn = jax.random.uniform(jax.random.fold_in(key, 1), (size,), minval=1.0, maxval=float(span - 1))
     return jnp.log(drawn)
 
 

@@ -68,7 +68,7 @@ class PolicyOptions(UnitsOption, NetworkOptions):
     sequence_length: int | None = ranged(None, "[1, inf)")
     """Length of the sequences that a recurrent network learns from; it must divide n_steps and the samples of a
     minibatch. None takes the largest possible length."""
-    memory_span: float | None = ranged(None, "[2, inf)")
+    memory_span: int | None = ranged(None, "[2, inf)")
     """About the number of steps for which the gates of a recurrent network remember at first, at most; None leaves the
     biases as they are drawn usually."""
 

@@ -91,7 +91,7 @@ def network_state_init(
     bounds: Bounds = "squash",
     spread: Spread = "state-independent",
     log_std: Array | float = 0.0,
-    memory_span: float | None = None,
+    memory_span: int | None = None,
 ) -> PolicyState:
     """`policy_state_init` of a method whose head is not among its options. Raises ValueError as it does."""
     network = choose_network(
