@@ -15,7 +15,7 @@ from advantage.drivers.episode_book import EpisodeBook
 from advantage.drivers.host.driver import HostDriver
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.runs.compilation import COMPILE_CLOCK
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Episodes, Span
 
 KEY = jax.random.key(3)
@@ -25,7 +25,7 @@ KEY = jax.random.key(3)
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
+        patch.setattr(results, "plot_curve", lambda folder: None)
         yield
 
 

@@ -17,7 +17,7 @@ from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.algorithms.tabular.learned_model import repeats
 from advantage.environments.tables.maze import blocking_maze, dyna_maze, shortcut_maze
 from advantage.environments.tables.world import TabularWorld
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Rollout, Spec
 
 S, A, END = 5, 3, 5
@@ -29,7 +29,7 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
+        patch.setattr(results, "plot_curve", lambda folder: None)
         yield
 
 

@@ -16,7 +16,7 @@ from advantage.drivers.device import DeviceDriver
 from advantage.environments.tables.blackjack import blackjack_state
 from advantage.environments.tables.names import table
 from advantage.environments.tables.world import TabularEnv, TabularWorld
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Rollout, Spec
 
 BLACKJACK = table("Blackjack-v0")
@@ -28,7 +28,7 @@ SOFT_13 = blackjack_state(13, 2, True)
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
+        patch.setattr(results, "plot_curve", lambda folder: None)
         yield
 
 

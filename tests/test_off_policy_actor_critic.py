@@ -36,7 +36,7 @@ from advantage.algorithms.policy_gradient.shared.acting import policy_actor
 from advantage.algorithms.policy_gradient.shared.replayed_critic import Learned, repeat, replayed_batch
 from advantage.policies.action_value import action_value
 from advantage.replay.ring import replay_add, transitions_at
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Rollout, Spec
 
 BASE = dict(
@@ -367,7 +367,7 @@ RUN = tiny(n_steps=8, learning_starts=30, buffer_size=50)
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
 
 
 def on_host() -> gymnasium.Env:

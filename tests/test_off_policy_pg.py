@@ -25,7 +25,7 @@ from advantage.algorithms.policy_gradient.off_policy_pg import OffPolicyPG
 from advantage.algorithms.registry import from_json, to_json
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_progress
-from advantage.training import loop
+from advantage.training import results
 
 # One program serves most tests: limits that nothing reaches stand in for None, which would compile another.
 BASE: dict[str, Any] = dict(
@@ -42,7 +42,7 @@ BASE: dict[str, Any] = dict(
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
 
 
 def tiny(**changes):

@@ -39,7 +39,7 @@ from advantage.environments.tables.world import TabularEnv, TabularWorld
 from advantage.objectives.surrogates import adapted_coefficient
 from advantage.theory.policy_evaluation import action_values, expected_visits, values
 from advantage.theory.policy_gradient import policy_gradient, probabilities
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Rollout, Spec
 
 STEPS, ENVS, ACTIONS = 6, 4, 3
@@ -966,7 +966,7 @@ QUIET = {"total_timesteps": 192, "num_envs": 2, "eval_episodes": 0, "tensorboard
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
 
 
 def run(name, environment, path, **options):

@@ -36,7 +36,7 @@ from advantage.policies.distributions import Bernoulli, Categorical, Gaussian
 from advantage.replay.ring import replay_add
 from advantage.theory.policy_evaluation import action_values, expected_visits, values
 from advantage.theory.policy_gradient import policy_gradient, probabilities
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Rollout, Spec
 
 # --- on an exact world: unbiased with any critic, and less to sample with a good one -------------------------
@@ -424,7 +424,7 @@ def test_a_wrong_option_is_named(name, value):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
 
 
 def test_seeds_side_by_side_are_each_alone():

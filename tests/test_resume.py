@@ -30,7 +30,7 @@ from advantage.drivers.host.stepper import EnvironmentFailure
 from advantage.runs.folder import RunFolder
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import read_evaluations, read_progress
-from advantage.training import journal, loop, reporting
+from advantage.training import journal, reporting, results
 
 ROOT = Path(__file__).parents[1]
 HOST, DEVICE = "noisy_world:Noisy-v0", "jax/CartPole-v1"
@@ -84,7 +84,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     (folder / "noisy_world.py").write_text(PACKAGE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
+        patch.setattr(results, "plot_curve", lambda folder: None)
         patch.syspath_prepend(str(folder))
         yield folder
     for name in ("Noisy-v0", "Stuck-v0"):

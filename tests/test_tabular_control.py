@@ -16,7 +16,7 @@ from advantage import evaluation
 from advantage.drivers.device import DeviceDriver
 from advantage.environments.make import make
 from advantage.environments.tables.world import TabularWorld
-from advantage.training import loop
+from advantage.training import results
 from advantage.types import Rollout, Spec
 
 N_STATES, N_ACTIONS = 5, 3
@@ -36,7 +36,7 @@ BY_STEP = [
 def without_pictures():
     """A curve takes longer to draw than one of these runs to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "plot_curve", lambda folder: None)
+        patch.setattr(results, "plot_curve", lambda folder: None)
         yield
 
 

@@ -11,7 +11,7 @@ from probe_worlds import TenSteps
 
 import advantage as adv
 from advantage.algorithms.policy_gradient.shared.acting import encode
-from advantage.training import loop
+from advantage.training import results
 
 PPO = adv.PPO(
     gamma=0.9,
@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
 
 
 def learn(world, on_device, path, steps=5120):

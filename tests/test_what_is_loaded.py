@@ -18,7 +18,7 @@ from advantage.runs.checkpoint import list_checkpoints
 from advantage.runs.folder import RunFolder
 from advantage.runs.plot import plot_curve
 from advantage.runs.recorded import checksum
-from advantage.training import loop, reporting
+from advantage.training import reporting, results
 
 
 class Listener(reporting.Silent):
@@ -330,7 +330,7 @@ LOGS = {
 
 @pytest.mark.parametrize("name", LOGS)
 def test_a_log_that_is_not_whole_is_named(name, run, monkeypatch):
-    monkeypatch.setattr(loop, "plot_curve", lambda folder: None)
+    monkeypatch.setattr(results, "plot_curve", lambda folder: None)
     file, damage, message = LOGS[name]
     damage(run / file)
     with pytest.raises(ValueError, match=message):
