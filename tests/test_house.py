@@ -4,6 +4,7 @@ Each rule has a list of exceptions with their reason; a test fails where one of 
 """
 
 import ast
+import functools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,13 @@ def _sources(package: Path) -> dict[str, str]:
     }
 
 
+@functools.cache
+def _nodes(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
 def _functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -132,7 +138,7 @@ def asks_for_an_attribute_by_name(sources: dict[str, str]) -> set[str]:
 
 
 def _calls(source: str, function: str) -> list[ast.Call]:
-    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    calls = (node for node in _nodes(source) if isinstance(node, ast.Call))
     return [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == function]
 
 

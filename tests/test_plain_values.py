@@ -19,8 +19,8 @@ from advantage.environments.tables.random_walk import random_walk
 from advantage.environments.worlds.testbed import Testbed
 from advantage.evaluation import check_request
 from advantage.plain_values import plain_bool, plain_number, plain_tuple, whole_number
+from advantage.training.callbacks import stops
 from advantage.training.options import Options
-from advantage.training.reporting import stops
 
 NO_NUMBERS = (
     None,

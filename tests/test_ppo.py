@@ -27,7 +27,7 @@ from probe_learners import (
 from advantage.algorithms.hyperparameters import Linear
 from advantage.algorithms.permutation import random_permutation
 from advantage.algorithms.policy_gradient.ppo import PPO
-from advantage.algorithms.registry import MEANT_BEFORE, from_json, to_json
+from advantage.algorithms.registry import MEANT_BEFORE, from_json, spec_of, to_json
 from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.environments.spaces import environment_action
@@ -645,7 +645,8 @@ def course(ppo, learned=None):
     state = begin(ppo, CONTINUOUS)
     yield state.params
     rollout = play(ppo, state, 0)
-    yield rollout.action, environment_action(WIDE, rollout.action, ppo.action_units)
+    units = spec_of(ppo, WIDE, WIDE, num_envs=1, total_timesteps=1).action_units
+    yield rollout.action, environment_action(WIDE, rollout.action, units)
     if learned:
         yield batch_of(ppo, learned, play(PPO(**LIVELY), learned, 1))
     state, _ = update(ppo, state, rollout, jax.random.key(0))

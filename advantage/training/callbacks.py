@@ -131,7 +131,7 @@ class Listeners:
 
     def _call(self, event: NamedTuple, functions: Iterable[Callable[[Any], object] | None]) -> bool:
         answers = [function(event) for function in functions if function is not None]
-        return any(map(_stops, answers))
+        return any(map(stops, answers))
 
 
 def listeners_of(given: Callback | list[Callback] | tuple[Callback, ...] | None) -> Listeners:
@@ -154,6 +154,6 @@ def _as_callbacks(callback: Callback) -> Callbacks:
     return callback if isinstance(callback, Callbacks) else Callbacks(iteration=callback)
 
 
-def _stops(answer: Any) -> bool:
+def stops(answer: Any) -> bool:
     """Whether a callback's answer stops the run: False does, NumPy's and JAX's too; None and 0 do not."""
     return answer is not None and plain_bool(answer) is False
