@@ -39,6 +39,7 @@ FOREIGN_OBJECTS = {
 
 # What users give, in any of many forms, and an algorithm of evosax.
 FOREIGN_PARTS = {
+    "agent.py",
     "algorithms/search/library_optimisers.py",
     "environments/make.py",
     "evaluation.py",
