@@ -1,6 +1,5 @@
 """What a shell completes, asked of bash itself; the commands, their classes of flags, and their help."""
 
-import shutil
 import subprocess
 
 import pytest
@@ -25,7 +24,6 @@ def completed(script, *words):
     return shell.stdout.split()
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_what_is_typed(script, tmp_path, monkeypatch):
     assert completed(script, "advantage", "") == list(COMMANDS)
     assert completed(script, "advantage", "tr") == ["train"]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from project_files import project_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -195,25 +196,9 @@ def test_every_promise_has_tests_that_bear_its_number():
     assert promised == tested == set(range(1, 18))
 
 
-def _files() -> list[Path]:
-    """Every file of the project: what git has or would take; below a copy without git, what lies in its folders."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode == 0 and listed.stdout:
-        return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
-    folders = ("advantage", "benchmarks", "docs", "examples", "tests")
-    below = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    return [path for path in (*ROOT.iterdir(), *below) if path.is_file() and "__pycache__" not in path.parts]
-
-
 def test_no_file_names_a_registry_or_a_machine():
     found, read = [], 0
-    for path in _files():
+    for path in project_files():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

