@@ -439,8 +439,6 @@ REPEATS = (
     "test_recurrent.py::test_a_network_without_recurrence_is_the_feed_forward_one",
     "test_recurrent.py::test_a_sequence_is_its_episodes_one_after_the_other_and_each_alone[cell0]",
     "test_recurrent.py::test_a_sequence_is_its_episodes_one_after_the_other_and_each_alone[cell1",
-    "test_recurrent.py::test_a_span_says_how_long_units_remember_at_first[GRU",
-    "test_recurrent.py::test_a_span_says_how_long_units_remember_at_first[LSTM",
     "test_recurrent.py::test_an_agent_acts_with_its_memory_or_says_that_it_needs_it",
     "test_recurrent.py::test_every_method_learns_on_both_drivers_and_resumes_in_the_middle_of_an_episode[a2c",
     "test_recurrent.py::test_every_method_learns_on_both_drivers_and_resumes_in_the_middle_of_an_episode[actor-critic",

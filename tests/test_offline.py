@@ -37,6 +37,7 @@ from advantage.replay.prioritised import priorities_sample
 from advantage.replay.ring import transitions_at
 from advantage.training.first_state import FirstState
 from advantage.training.recorded_data import begin_with
+from advantage.types import Spec
 
 NESTED = spaces.Dict(
     {"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Tuple([spaces.Discrete(3, start=1)])}
@@ -796,3 +797,15 @@ def test_probabilities_of_an_epsilon_greedy_network_are_those_of_its_draws():
     best = action_probabilities(algorithm, actor, obs, deterministic=True)
     np.testing.assert_array_equal(best.argmax(1), table.argmax(1))
     assert set(best.ravel()) == {0.0, 1.0}
+
+
+def test_a_masked_action_has_no_probability_under_a_policy_of_action_values():
+    space = spaces.Dict(
+        {"x": spaces.Box(-1, 1, (2,), np.float32), "action_mask": spaces.Box(0, 1, (3,), np.int8)}
+    )
+    algorithm = adv.DQN(hidden=(4,), buffer_size=64, batch_size=8)
+    spec = Spec(space, spaces.Discrete(3), num_envs=1, total_timesteps=10_000)
+    actor = algorithm.actor(algorithm.init(jax.random.key(0), spec))
+    obs = {"x": np.zeros((2, 2), np.float32), "action_mask": np.array([[1, 0, 1], [0, 1, 0]], np.int8)}
+    table = action_probabilities(algorithm, actor, obs, deterministic=False)
+    np.testing.assert_allclose(table, [[0.5, 0, 0.5], [0, 1, 0]])  # all actions are random at first
