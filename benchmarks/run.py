@@ -62,7 +62,8 @@ JOBS = {
     "sac": Job("HalfCheetah-v5", 1, 1, 256, 1, 4_000, HOST, "sac"),
     "td3": Job("HalfCheetah-v5", 1, 1, 256, 1, 4_000, HOST, "td3"),
     "ddpg": Job("HalfCheetah-v5", 1, 1, 256, 1, 4_000, HOST, "ddpg"),
-    "dqn": Job("CartPole-v1", 1, 4, 64, 1, 20_000, HOST, "dqn"),
+    "dqn": Job("CartPole-v1", 1, 1, 64, 1, 10_000, HOST, "dqn"),
+    "dqn-4": Job("CartPole-v1", 1, 4, 64, 1, 20_000, HOST, "dqn"),
     "device-sac": Job("jax/Pendulum-v1", 1, 1, 256, 1, 8_192, ("rejax",), "sac"),
     "device-td3": Job("jax/Pendulum-v1", 1, 1, 256, 1, 8_192, ("rejax",), "td3"),
     "device-dqn": Job("jax/CartPole-v1", 1, 1, 64, 1, 32_768, ("rejax",), "dqn"),
@@ -189,8 +190,9 @@ def stable_baselines3(job: Job, library: str) -> dict[str, float]:
 
 
 def hidden_layers(job: Job) -> tuple[int, int]:
-    """Widths of the networks of methods with a replay buffer; on the device those of rejax."""
-    return (64, 64) if job.environment.startswith("jax/") else (256, 256)
+    """Widths of the networks of methods with a replay buffer: stable-baselines3's; on the device those of rejax."""
+    small = job.algorithm == "dqn" or job.environment.startswith("jax/")
+    return (64, 64) if small else (256, 256)
 
 
 def rejax_from_replay(job: Job) -> Any:

@@ -11,7 +11,8 @@ from probe_runs import stop_at
 
 import advantage as adv
 from advantage.drivers import schedule
-from advantage.drivers.host.host_actor import HostActor, pack, unpack
+from advantage.drivers.host.host_actor import HostActor
+from advantage.drivers.host.packing import LARGE, HostPacker, HostTree, pack, stacked, unpack
 
 TINY = adv.A2C(hidden=(8,), n_steps=5, learning_rate=1e-2, normalize_observation=True)
 QUIET = {"num_envs": 4, "eval_episodes": 0, "tensorboard": False, "workers": 0, "checkpoint_every": 10_000}
@@ -64,16 +65,46 @@ def test_promise_2_host_and_device_agree_on_the_rows(tmp_path):
     assert [int(row["step"]) for row in rows(device)] == [240, 480, 600]
 
 
+TREE = {
+    "floats": np.arange(6.0, dtype=np.float32).reshape(2, 3),
+    "number": np.int32(-7),
+    "none of them, and flags": (np.ones((0, 4), np.float32), np.array([True, False, True])),
+    "of another size": np.arange(5, dtype=np.uint8),
+    "large": np.random.default_rng(0).normal(size=(LARGE + 1,)).astype(np.float32),
+    "not finite": np.array([np.nan, -np.inf, -0.0], np.float32),
+    "counts": np.array([2**32 - 1, 0], np.uint32),
+}
+
+
+def same(tree, other):
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    for one, two in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        assert one.dtype == two.dtype and one.shape == two.shape
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
 def test_what_is_packed_comes_back():
-    tree = {
-        "a": jnp.arange(6.0).reshape(2, 3),
-        "b": jnp.int32(7),
-        "c": (jnp.ones((0, 4)), jnp.zeros(2, bool)),
-    }
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: tree))
-    for leaf, back in zip(jax.tree.leaves(tree), unpack(pack(tree), shapes), strict=True):
-        assert back.dtype == leaf.dtype
-        np.testing.assert_array_equal(leaf, back)
+    packed = jax.jit(pack)(TREE)
+    same(jax.jit(unpack)(packed), TREE)
+    on_host = HostTree(packed.packing)
+    arrays = jax.tree.leaves(on_host.tree)
+    for sign in (1, -1):
+        tree = TREE | {"number": np.int32(sign), "floats": sign * TREE["floats"]}
+        packed = HostPacker(TREE)(tree)
+        on_host.take(packed)
+        same(on_host.tree, tree)
+        same(jax.jit(unpack)(packed), tree)
+        assert all(one is other for one, other in zip(arrays, jax.tree.leaves(on_host.tree), strict=True))
+    same(stacked([packed, packed]), jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tree))
+
+
+def test_keys_are_packed_too_and_numbers_of_64_bits_become_those_of_jax():
+    key = jax.random.split(jax.random.key(5), 3)
+    back = jax.jit(lambda key: unpack(pack({"key": key})))(key)["key"]
+    assert back.dtype == key.dtype
+    np.testing.assert_array_equal(jax.random.key_data(back), jax.random.key_data(key))
+    wide = {"reward": np.array([0.1, 2.0]), "action": np.array([3, -1])}
+    same(jax.jit(unpack)(HostPacker(wide)(wide)), jax.tree.map(jnp.asarray, wide))
 
 
 def test_an_actor_that_has_learned_acts_like_one_made_anew():
@@ -81,8 +112,11 @@ def test_an_actor_that_has_learned_acts_like_one_made_anew():
     spec = adv.Spec(spaces.Box(-1, 1, (3,)), spaces.Discrete(4), 5, 100)
     first, later = (algorithm.actor(algorithm.init(jax.random.key(n), spec)) for n in (0, 1))
     obs, noise = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
-    act = HostActor(algorithm, first).renewable(obs[:, :3], (), noise)
-    program = act([np.asarray(leaf) for leaf in jax.tree.leaves(later)])
+    leaves = [np.array(leaf) for leaf in jax.tree.leaves(first)]
+    act, renew = HostActor(algorithm, first).renewable(leaves, obs=obs[:, :3], memory=(), noise=noise)
+    for place, leaf in zip(leaves, jax.tree.leaves(later), strict=True):
+        place[...] = leaf
+    renew()
     np.testing.assert_array_equal(
-        program(obs[:, :3], (), noise)[0], HostActor(algorithm, later).act(obs[:, :3], (), noise)[0]
+        act(obs[:, :3], (), noise)[0], HostActor(algorithm, later).act(obs[:, :3], (), noise)[0]
     )

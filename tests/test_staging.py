@@ -47,7 +47,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_same_numbers_as_jax(name):
     function = FUNCTIONS[name]
-    call = stage(function, W, X).bind(W)
+    call = stage(function, W, X).bind(W).call
     for x in (X, 3 * X - 1):
         got, expected = call(x), jax.device_get(function(W, jnp.asarray(x)))
         assert jax.tree.structure(got) == jax.tree.structure(expected)
@@ -57,7 +57,7 @@ def test_the_same_numbers_as_jax(name):
 
 
 def test_results_are_the_callers_own():
-    call = stage(lambda w, x: (x @ w, x), W, X).bind(W)
+    call = stage(lambda w, x: (x @ w, x), W, X).bind(W).call
     first = call(X)
     kept = jax.tree.map(np.copy, first)
     x = X.copy()
@@ -68,9 +68,12 @@ def test_results_are_the_callers_own():
 
 
 def test_constants_are_bound_anew():
-    staged = stage(lambda w, x: jnp.exp(w).sum() * x, W, X)
-    np.testing.assert_allclose(staged.bind(2 * W)(X), np.exp(2 * W).sum() * X, rtol=1e-5)
-    np.testing.assert_allclose(staged.bind(W)(X), np.exp(W).sum() * X, rtol=1e-5)
+    staged, w = stage(lambda w, x: jnp.exp(w).sum() * (x[:, :3] @ w.T), W, X), W.copy()
+    bound = staged.bind(w)
+    for factor in (1, 2, -1):
+        w[...] = factor * W
+        bound.renew()
+        np.testing.assert_allclose(bound.call(X), np.exp(w).sum() * (X[:, :3] @ w.T), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

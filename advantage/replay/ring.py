@@ -213,14 +213,19 @@ def _truncate_where_torn(replay: Replay, obs: Pytree) -> Replay:
     apart = jax.tree.leaves(jax.tree.map(differs, replay.newest, obs))
     done = jnp.logical_or(replay.terminated[place], replay.truncated[place])
     torn = jnp.stack(apart).any(0) & ~done & (replay.head > 0)
-    replay, final, oldest = _add_finals(
-        replay, torn[None], replay.frames.newest(replay.newest, axis=1), number[None]
-    )
-    return replay._replace(
-        truncated=replay.truncated.at[place].max(torn),
-        final=replay.final.at[place].set(jnp.where(torn, final[0], replay.final[place])),
-        oldest=jnp.minimum(oldest, replay.head),
-    )
+
+    def mark(_: Array, replay: Replay) -> Replay:
+        successors = replay.frames.newest(replay.newest, axis=1)
+        replay, final, oldest = _add_finals(replay, torn[None], successors, number[None])
+        return replay._replace(
+            terminated=replay.terminated.at[place].min(~torn),  # as it is, but all writes are then in one order
+            truncated=replay.truncated.at[place].max(torn),
+            final=replay.final.at[place].set(jnp.where(torn, final[0], replay.final[place])),
+            oldest=jnp.minimum(oldest, replay.head),
+        )
+
+    # a loop of no step or of one: a write that only sometimes happens would have the compiler copy the buffer
+    return jax.lax.fori_loop(0, torn.any().astype(jnp.int32), mark, replay)
 
 
 def _add_finals(

@@ -55,29 +55,9 @@ def _staged(
         return None
 
 
-def pack(tree: Pytree) -> dict[str, Any]:
-    """All leaves of one dtype as one flat array, by the dtype's name: one transfer instead of many."""
-    rows: dict[str, list[Any]] = {}
-    for leaf in jax.tree.leaves(tree):
-        rows.setdefault(str(leaf.dtype), []).append(leaf.ravel())
-    return {dtype: jnp.concatenate(parts) for dtype, parts in rows.items()}
-
-
 def dtype_in_jax(value: Any) -> np.dtype:
     """The dtype that JAX gives a value: single precision for a float of Python or a float64 array."""
     return jax.dtypes.canonicalize_dtype(np.asarray(value).dtype)
-
-
-def unpack(packed: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> list[np.ndarray]:
-    """The leaves of a packed tree, as NumPy views."""
-    rows, places = {dtype: np.asarray(row) for dtype, row in packed.items()}, dict.fromkeys(packed, 0)
-    leaves = []
-    for shape in shapes:
-        dtype = str(shape.dtype)
-        begin = places[dtype]
-        places[dtype] = begin + shape.size
-        leaves.append(rows[dtype][begin : begin + shape.size].reshape(shape.shape))
-    return leaves
 
 
 class HostActor:
@@ -115,7 +95,7 @@ class HostActor:
     def _bind(self, function: Callable, *inputs: Pytree) -> Callable:
         staged = self._stage(function, *inputs)
         if staged is not None:
-            return staged.bind(self.constants)
+            return staged.bind(self.constants).call
         constants = self.algorithm, self.actor
         return lambda *inputs: jax.tree.map(np.asarray, _compiled[function](constants, *inputs))
 
@@ -123,15 +103,23 @@ class HostActor:
         leaves, structure = jax.tree.flatten((self.constants, *inputs))
         return _staged(function, structure, tuple((np.shape(x), dtype_in_jax(x)) for x in leaves))
 
-    def renewable(self, obs: Pytree, memory: Pytree, noise: Pytree) -> Callable[[list[np.ndarray]], Callable]:
-        """A function that makes `act`, for inputs of these shapes, from the leaves of an updated actor."""
+    def renewable(
+        self, leaves: list[np.ndarray], *, obs: Pytree, memory: Pytree, noise: Pytree
+    ) -> tuple[Callable, Callable[[], None]]:
+        """`act` for inputs of these shapes with an actor of these leaves: `-> act, renew`.
+
+        `renew` is to be called when the numbers in `leaves` have changed.
+        """
         staged, structure = self._stage(_act, obs, memory, noise), jax.tree.structure(self.actor)
         if staged is not None:
-            algorithm = jax.tree.leaves(self.constants[0])
-            return lambda leaves: staged.bind([*algorithm, *leaves])
+            return staged.bind([*jax.tree.leaves(self.constants[0]), *leaves])
+        actor = structure.unflatten(list(map(jnp.array, leaves)))
 
-        def compiled(leaves: list[np.ndarray]) -> Callable:
-            constants = self.algorithm, structure.unflatten(list(map(jnp.asarray, leaves)))
-            return lambda *inputs: jax.tree.map(np.asarray, _compiled[_act](constants, *inputs))
+        def act(*inputs: Pytree) -> Pytree:
+            return jax.tree.map(np.asarray, _compiled[_act]((self.algorithm, actor), *inputs))
 
-        return compiled
+        def renew() -> None:
+            nonlocal actor
+            actor = structure.unflatten(list(map(jnp.array, leaves)))
+
+        return act, renew

@@ -79,6 +79,18 @@ class Operation(NamedTuple):
     dtype: Any
 
 
+class Bound(NamedTuple):
+    """A traced function of the inputs only, whose constants are arrays.
+
+    Attributes:
+        call: `inputs -> outputs`. It reuses its arrays, so two threads must not share one.
+        renew: to be called when the numbers in the constants' arrays have changed.
+    """
+
+    call: Callable[..., Pytree]
+    renew: Callable[[], None]
+
+
 class Staged(NamedTuple):
     """A traced function: `bind(constants)` gives `inputs -> outputs`."""
 
@@ -91,21 +103,15 @@ class Staged(NamedTuple):
     results: list[str]
     structure: Any
 
-    def bind(self, constants: Pytree) -> Callable[..., Pytree]:
-        """The function of the inputs only. It reuses its arrays, so two threads must not share one binding."""
+    def bind(self, constants: Pytree) -> Bound:
+        """The function of the inputs only; its constants stay in the arrays that they are given in."""
         values = self.fixed | dict(zip(self.constants, jax.tree.leaves(constants), strict=True))
-        for operation in self.prologue:
-            values[operation.output] = operation.function(*(values[name] for name in operation.inputs))
         values = {name: np.asarray(value, order="C") for name, value in values.items()}
         places = [np.empty(given.shape, given.dtype) for given in self.inputs.values()]
         values |= dict(zip(self.inputs, places, strict=True))
-        steps = []
-        for operation in self.body:
-            arguments = [values[name] for name in operation.inputs]
-            value, step = _prepare(operation, arguments)
-            values[operation.output] = value
-            if step is not None:
-                steps.append(step)
+        before = _prepared(self.prologue, values, contiguous=True)
+        _run(before)
+        steps = _prepared(self.body, values, contiguous=False)
         results, structure, leaves = [values[name] for name in self.results], self.structure, self.leaves
 
         def call(*inputs: Pytree) -> Pytree:
@@ -115,7 +121,26 @@ class Staged(NamedTuple):
                 step()
             return structure.unflatten([result.copy() for result in results])
 
-        return call
+        return Bound(call, partial(_run, before))
+
+
+def _run(steps: list[Callable]) -> None:
+    for step in steps:
+        step()
+
+
+def _prepared(operations: list[Operation], values: dict[str, Any], contiguous: bool) -> list[Callable]:
+    """Add the arrays of the results to `values`; returns the functions that fill them."""
+    steps = []
+    for operation in operations:
+        value, step = _prepare(operation, [values[name] for name in operation.inputs])
+        if step is None and contiguous and not value.flags.c_contiguous:
+            view, value = value, np.empty(value.shape, value.dtype)
+            step = partial(np.copyto, value, view)
+        values[operation.output] = value
+        if step is not None:
+            steps.append(step)
+    return steps
 
 
 def stage(function: Callable[..., Pytree], constants: Pytree, *inputs: Pytree) -> Staged:
