@@ -113,6 +113,13 @@ JOBS = {
             "Swimmer-v5": "95, 41",
         }.items()
     },
+    "dqn CartPole-v1": Job("CartPole-v1", True, 3, 100, "500, the limit", "dqn"),
+    **{
+        f"{algorithm} Pendulum-v1": Job(
+            "Pendulum-v1", True, 3, 100, "−157 (rl-zoo SAC); the optimum is −137.9 ± 1.2", algorithm
+        )
+        for algorithm in ("sac", "td3", "ddpg")
+    },
     **{
         f"{algorithm} jax/{environment}": Job(f"jax/{environment}", True, 3, 100, reference, algorithm)
         for algorithm in ("cem", "cma-es", "ars")
