@@ -114,6 +114,8 @@ JOBS = {
         }.items()
     },
     "dqn CartPole-v1": Job("CartPole-v1", True, 3, 100, "500, the limit", "dqn"),
+    "dqn Acrobot-v1": Job("Acrobot-v1", True, 3, 100, "−76.6 (rl-zoo)", "dqn"),
+    "sac CartPole-v1": Job("CartPole-v1", True, 3, 100, "500, the limit", "sac"),
     **{
         f"{algorithm} Pendulum-v1": Job(
             "Pendulum-v1", True, 3, 100, "−157 (rl-zoo SAC); the optimum is −137.9 ± 1.2", algorithm
