@@ -382,6 +382,8 @@ def test_a_damaged_journal_is_named(text, word, tmp_path):
         ({"target_by": "luck"}, "target_by='luck'"),
         ({"eval_episodes": 0}, "eval_episodes=0"),
         ({"num_seeds": 2}, "num_seeds=2"),
+        ({"stop_at_return": 1.0, "eval_every": 64}, "stop_at_return=1 is not allowed"),
+        ({"patience": 3, "eval_every": 64}, "patience=3 is not allowed"),
         ({"processes": 2, "environment": lambda: None}, "processes=1"),
         ({"environment": "NoSuch-v0"}, "NoSuch-v0"),
         ({"algorithm": "value-iteration", "environment": "jax/Cliff-v0"}, "adv.solve"),

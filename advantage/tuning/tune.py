@@ -124,6 +124,12 @@ def _declare(
             "one seed and is judged by its evaluations; use eval_episodes of 1 or more, and seeds= (--seeds) for the "
             "runs that repeat the best trials."
         )
+    for name in ("stop_at_return", "patience"):
+        if (value := getattr(settings, name)) is not None:
+            raise ValueError(
+                f"{name}={value:g} is not allowed: a study compares runs with one budget, and ends bad trials itself; "
+                "leave it out, and to end a trial at a return, use target= (--target)."
+            )
     if resolve(environment).kind == "vector":
         raise ValueError(
             "A vector environment has its own number of environments and cannot be evaluated; give the name, class or "
