@@ -13,6 +13,7 @@ from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes, read_evaluations
 from advantage.training.early_stopping import reason_to_stop
 from advantage.training.intervals import crossed, next_multiple
+from advantage.training.reporting import Silent
 
 
 def small():
@@ -160,6 +161,17 @@ def test_a_film_every_so_many_steps(tmp_path):
     films = sorted((run.path / "videos").iterdir())
     assert [film.name for film in films] == ["step_0000000064.mp4", "step_0000000128.mp4"]
     assert all(film.stat().st_size > 500 for film in films)
+
+
+def test_a_run_goes_on_without_a_film_that_is_not_possible(tmp_path):
+    said = []
+    reporter = Silent()
+    reporter.message = said.append
+    undrawable = {"eval_environment": "jax/CartPoleSwingUp-v0", "eval_episodes": 0}
+    run = train(tmp_path / "run", video_every=32, reporter=reporter, **undrawable)
+    assert run.finished
+    (line,) = [text for text in said if "film" in text]
+    assert "step 32" in line and "cannot be rendered" in line
 
 
 def test_intervals():
