@@ -256,7 +256,7 @@ def resume(
     """
     folder = open_run_folder(Path(path))
     with RunLock(folder.path):
-        refuse_links_out(folder, folder.checkpoints, folder.last, folder.best)
+        refuse_links_out(folder, folder.checkpoints, folder.last, folder.best, folder.videos)
         config = read_config(folder, CONFIG_FIELDS)
         chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
         settings = _recorded_options(folder, config, total_timesteps, cluster)
