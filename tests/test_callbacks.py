@@ -128,7 +128,9 @@ def test_a_run_that_stops_early_stays_stopped_until_it_gets_a_new_budget(tmp_pat
     run = train(tmp_path / "run", eval_every=32, stop_at_return=1.0)
     assert (run.step, run.finished) == (32, False)
     assert adv.resume(run.path).step == 32
-    assert adv.resume(run.path, total_timesteps=96).finished
+    part = adv.resume(run.path, total_timesteps=96, callback=lambda progress: progress.step < 64)
+    assert not part.finished
+    assert adv.resume(run.path).finished  # the new budget is the run's from now on
 
 
 def test_patience_and_resume_give_one_end(tmp_path):

@@ -138,7 +138,8 @@ class Loop:
         self.was_finished = metadata.get("finished") == total
         evaluated = metadata["evaluated"]
         self.is_complete = self._is_finished and not (self._evaluates and evaluated < self.step)
-        config["training"]["total_timesteps"] = total
+        for name in ("total_timesteps", "stop_at_return", "patience"):
+            config["training"][name] = getattr(self.options, name)
         write_config(folder, config)
         logger = Logger(
             folder,
