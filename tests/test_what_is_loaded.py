@@ -267,6 +267,19 @@ def test_a_config_that_was_edited_is_noticed(field, value, run):
         adv.compare(run)
 
 
+def test_a_checkpoint_has_the_settings_it_was_saved_with_where_a_population_changes_them(run):
+    before = adv.load(run).algorithm
+    config = json.loads((run / "config.json").read_text())
+    config["hyperparameters"]["gamma"] = 0.9
+    for changing in ([], "gamma", [3]):
+        (run / "config.json").write_text(json.dumps(config | {"changing": changing}))
+        with pytest.raises(adv.CheckpointError, match="gamma: found"):
+            adv.load(run)
+    (run / "config.json").write_text(json.dumps(config | {"changing": ["gamma"]}))
+    assert adv.load(run).algorithm == before and adv.compare(run)
+    assert adv.resume(run, total_timesteps=5 * SIZE).algorithm == before
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "last", "videos"])
 def test_a_link_that_leads_out_of_the_run_is_refused(name, run, tmp_path):
     outside = tmp_path / "outside"

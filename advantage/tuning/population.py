@@ -89,7 +89,7 @@ class Evolution:
     """The callback of a population: after every `every` steps it makes the next generation.
 
     A member's new settings are those of its next update, and of its config.json and its next checkpoint, so that
-    `resume` goes on with them.
+    `resume` goes on with them. An older checkpoint keeps those that it was saved with.
     """
 
     def __init__(self, loop: Loop, space: Space, every: int, seed: int, log: Path):
@@ -123,8 +123,9 @@ class Evolution:
             before: Any = loop.algorithms[place]
             loop.algorithms[place] = dataclasses.replace(before, **own)
             config: dict[str, Any] = read_config(journal.folder)
-            config["hyperparameters"] = to_json(loop.algorithms[place])
+            config |= {"hyperparameters": to_json(loop.algorithms[place]), "changing": sorted(self.space)}
             journal.facts = config_facts(config)
+            journal.recent = loop.journals[parent[place]].recent.copy()
             write_config(journal.folder, config)
         with self.log.open("a", encoding="utf-8") as file:
             for place in range(len(parent)):
