@@ -26,6 +26,7 @@ from advantage.runs.log import Logger, read_evaluations
 from advantage.training.options import Options
 from advantage.training.reporting import Progress
 from advantage.tuning import storage, work
+from advantage.tuning.result import result_of
 from advantage.tuning.space import Domain, read_space, suggest, with_settings
 from advantage.tuning.study import Goal, Study, open_study, value_of
 
@@ -298,6 +299,25 @@ def test_a_trial_ends_when_it_reaches_the_target(pretend):
             assert trial.value == pytest.approx(1000 * (1 + (60 - 100 * gamma) / 60))
             assert all(value < 0 for value in trial.intermediate_values.values())  # lower is better here
     assert min(trial.value for trial in finished) == 100
+
+
+def test_settings_with_a_run_that_cannot_be_judged_have_no_standing(pretend):
+    """The last evaluation is the value; a repeated run without one is named, whether or not its process said so."""
+    study = study_in(pretend.study.path, trials=2, space={"gamma": {"uniform": [0.4, 0.9]}})
+    journal = opened(study)
+    done(study, journal)
+    whole = result_of(study, journal)
+    assert len(whole.standings) == 3 and not whole.failed and whole.preset.exists()
+    first, second = (study.path / "best" / row.name / "seed_2" for row in whole.standings[:2])
+    for path in (first, second):
+        RunFolder(path).evaluations_path.unlink()
+    journal.set_user_attr(f"failed {second.relative_to(study.path)}", "It has no evaluation.")
+    rest = result_of(study, journal)
+    assert [row.name for row in rest.standings] == [whole.standings[2].name]
+    assert set(rest.failed) == {first, second} and "has no evaluation" in rest.failed[first]
+    nothing = dataclasses.replace(rest, standings=[])
+    with pytest.raises(ValueError, match="no winner: .* has no evaluation"):
+        _ = nothing.winner
 
 
 def test_stopping_leaves_the_trial_for_later(pretend):
