@@ -136,7 +136,9 @@ def test_the_value_of_a_run(tmp_path):
     assert value_of(folder, Goal(6.0, "evaluation"), 4000) == 3500
     assert value_of(folder, Goal(8.0, "evaluation"), 4000) == 4000 * (1 + (8 - 7) / 8)
     early = logged(tmp_path / "early", [50.0] * 99, evaluations=[])
-    assert value_of(early, Goal(8.0, "training"), 1000) == 1000  # 99 episodes are not 100
+    assert value_of(early, Goal(8.0, "training"), 1000) == 1001  # 99 episodes are not 100, and 1000 would be reached
+    late = logged(tmp_path / "late", [50.0] * 100)
+    assert value_of(late, Goal(8.0, "training"), 1000) == 1000
     with pytest.raises(ValueError, match="no evaluation"):
         value_of(early, None, 1000)
     with pytest.raises(ValueError, match="larger budget"):
