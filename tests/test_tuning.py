@@ -136,7 +136,9 @@ def test_the_value_of_a_run(tmp_path):
     assert value_of(folder, Goal(6.0, "evaluation"), 4000) == 3500
     assert value_of(folder, Goal(8.0, "evaluation"), 4000) == 4000 * (1 + (8 - 7) / 8)
     early = logged(tmp_path / "early", [50.0] * 99, evaluations=[])
-    assert value_of(early, Goal(8.0, "training"), 1000) == 1001  # 99 episodes are not 100, and 1000 would be reached
+    assert (
+        value_of(early, Goal(8.0, "training"), 1000) == 1001
+    )  # 99 episodes are not 100, and 1000 would be reached
     late = logged(tmp_path / "late", [50.0] * 100)
     assert value_of(late, Goal(8.0, "training"), 1000) == 1000
     with pytest.raises(ValueError, match="no evaluation"):
@@ -320,6 +322,15 @@ def test_settings_with_a_run_that_cannot_be_judged_have_no_standing(pretend):
     nothing = dataclasses.replace(rest, standings=[])
     with pytest.raises(ValueError, match="no winner: .* has no evaluation"):
         _ = nothing.winner
+
+
+def test_nothing_is_repeated_where_no_trial_has_a_value(pretend):
+    gammas = {"gamma": {"uniform": [0.96, 1.0]}}  # all of which diverge
+    study = study_in(pretend.study.path, trials=2, space=gammas)
+    journal = opened(study)
+    done(study, journal)
+    assert [name for name, _ in pretend.begun] == ["0000", "0001"]
+    assert not result_of(study, journal).standings
 
 
 def test_stopping_leaves_the_trial_for_later(pretend):

@@ -81,7 +81,7 @@ def result_of(study: Study, journal: Any) -> Tuning:
     """The result of a study whose work is done; writes the winner's preset file."""
     pruned = optuna_library().trial.TrialState.PRUNED
     trials = [trial for trial in journal.get_trials(deepcopy=False) if trial.state.is_finished()]
-    groups = repeated_cells(study, journal) if best_trials(study, journal) else {}
+    groups = repeated_cells(study, journal)
     settings = {f"trial_{t.number:04d}": suggest(study.space, t) for t in best_trials(study, journal)}
     values, failed = _values(study, journal, groups)
     standings = [
