@@ -1,8 +1,10 @@
 """Callbacks, early stopping, films in the middle of a run, and others who read a run's metrics."""
 
 import logging
+import re
 import sys
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import advantage as adv
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes, read_evaluations
+from advantage.training.callbacks import Started
 from advantage.training.early_stopping import reason_to_stop
 from advantage.training.intervals import crossed, next_multiple
 from advantage.training.reporting import Silent
@@ -221,12 +224,24 @@ def test_weights_and_biases_gets_every_row_and_evaluation(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "wandb", service)
     runs = train(tmp_path / "runs", num_seeds=2, callback=adv.log_to_wandb("study", mode="offline"))
     made = service.made
-    assert [each["id"] for each in made] == [run.path.name for run in runs] and service.finished == 2
+    assert [each["name"] for each in made] == [run.path.name for run in runs] and service.finished == 2
     assert all((each["project"], each["mode"]) == ("study", "offline") for each in made)
     assert [each["config"]["seed"] for each in made] == [0, 1]
     assert len([row for _, row in service.rows if "train/entropy_loss" in row or "train/loss" in row]) > 0
     evaluated = [(step, row["eval/mean_reward"]) for step, row in service.rows if "eval/mean_reward" in row]
     assert evaluated == [(128, run.evaluation.mean) for run in runs]
+
+
+def test_a_run_is_known_to_weights_and_biases_by_its_whole_path(tmp_path, monkeypatch):
+    """Seeds of different studies have folders of the same name; a run that is resumed keeps its own."""
+    service = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("a/seed_0"), Path("b/seed_0"), tmp_path / "a" / "seed_0"):
+        adv.log_to_wandb("study").start(Started([0], [{}], [folder], 0, 8))
+    first, second, again = (each["id"] for each in service.made)
+    assert first == again != second and all(each["name"] == "seed_0" for each in service.made)
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,64}", each) for each in (first, second))
 
 
 class MlflowClient:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from advantage.environments.make import MissingExtra
@@ -36,7 +39,8 @@ def log_to_logging(logger: logging.Logger, level: int = logging.INFO) -> Callbac
 def log_to_wandb(project: str, **options: Any) -> Callbacks:
     """Callbacks that send hyperparameters, metrics and evaluations to Weights & Biases (extra `wandb`).
 
-    Each seed is a run of its own there, named after its folder; a run that is resumed goes on in the same one.
+    Each seed is a run of its own there, named after its folder; a run that is resumed in its place goes on in the same
+    one, which it knows by the folder's whole path.
 
     Args:
         project: the project's name.
@@ -54,7 +58,7 @@ def log_to_wandb(project: str, **options: Any) -> Callbacks:
     def start(event: Started) -> None:
         for seed, folder, config in zip(event.seeds, event.folders, event.configs, strict=True):
             runs[seed] = wandb.init(
-                project=project, name=folder.name, id=folder.name, dir=str(folder), config=config,
+                project=project, name=folder.name, id=_id_of(folder), dir=str(folder), config=config,
                 resume="allow", reinit="create_new", **options,
             )  # fmt: skip
 
@@ -99,6 +103,11 @@ def log_to_mlflow(experiment: str, tracking_uri: str | None = None) -> Callbacks
             client.set_terminated(run, "FINISHED" if event.finished else "KILLED")
 
     return _sink(start, log, end)
+
+
+def _id_of(folder: Path) -> str:
+    """The same for a run that is resumed, and another one for a folder of the same name elsewhere."""
+    return f"{folder.name[:50]}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]}"
 
 
 def _sink(
