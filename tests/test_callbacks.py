@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import advantage as adv
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes, read_evaluations
-from advantage.training.callbacks import Started
+from advantage.training.callbacks import Ended, Started
 from advantage.training.early_stopping import reason_to_stop
 from advantage.training.intervals import crossed, next_multiple
 from advantage.training.reporting import Silent
@@ -280,8 +281,27 @@ def test_mlflow_gets_hyperparameters_rows_and_evaluations(tmp_path, monkeypatch)
     params = dict(MlflowClient.batches[0][2])
     assert (params["algorithm"], params["n_steps"], params["seed"]) == ("a2c", "8", "0")
     metrics = [metric for _, several, _ in MlflowClient.batches for metric in several]
-    assert ("eval/mean_reward", run.evaluation.mean, 0, 128) in metrics
+    assert ("eval/mean_reward", run.evaluation.mean, 128) in {(*each[:2], each[3]) for each in metrics}
+    assert all(0 <= time.time() - each[2] / 1000 < 600 for each in metrics)
     assert {metric[3] for metric in metrics} == set(range(16, 129, 16))
+
+
+def test_each_seed_ends_with_its_own_status(tmp_path, monkeypatch):
+    """Seeds that are trained one after the other tell one callback of their ends."""
+    entities = types.SimpleNamespace(Metric=None, Param=lambda *each: each)
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=MlflowClient))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setattr(MlflowClient, "ended", {})
+    service = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    config = {"algorithm": "a2c", "environment": "x", "hyperparameters": {}}
+    for sink in (adv.log_to_mlflow("study", "somewhere"), adv.log_to_wandb("study")):
+        for seed, finished in ((0, True), (1, False)):
+            folders = [tmp_path / f"seed_{seed}"]
+            sink.start(Started([seed], [config], folders, 0, 8))
+            sink.end(Ended([seed], folders, 8, finished))
+    assert MlflowClient.ended == {"id of seed_0": "FINISHED", "id of seed_1": "KILLED"}
+    assert service.finished == 2
 
 
 def test_a_service_that_is_not_installed_is_named(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ def log_to_wandb(project: str, **options: Any) -> Callbacks:
             )  # fmt: skip
 
     def end(event: Ended) -> None:
-        for run in runs.values():
-            run.finish()
+        for seed in event.seeds:  # seeds that are trained one after the other end one by one
+            if seed in runs:
+                runs.pop(seed).finish()
 
     return _sink(start, lambda seed, step, row: runs[seed].log(row, step=step), end)
 
@@ -96,11 +98,13 @@ def log_to_mlflow(experiment: str, tracking_uri: str | None = None) -> Callbacks
             client.log_batch(runs[seed], params=[Param(name, str(value)) for name, value in facts.items()])
 
     def log(seed: int, step: int, row: dict[str, float]) -> None:
-        client.log_batch(runs[seed], [Metric(name, value, 0, step) for name, value in row.items()])
+        now = time.time_ns() // 10**6  # MLflow's clock has milliseconds
+        client.log_batch(runs[seed], [Metric(name, value, now, step) for name, value in row.items()])
 
     def end(event: Ended) -> None:
-        for run in runs.values():
-            client.set_terminated(run, "FINISHED" if event.finished else "KILLED")
+        for seed in event.seeds:  # seeds that are trained one after the other end one by one
+            if seed in runs:
+                client.set_terminated(runs.pop(seed), "FINISHED" if event.finished else "KILLED")
 
     return _sink(start, log, end)
 
