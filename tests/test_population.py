@@ -171,9 +171,19 @@ def test_a_member_is_resumed_with_its_newest_settings(tmp_path):
 
 
 def test_a_population_changes_floats_only(tmp_path):
-    space = {"n_epochs": {"integers": [1, 2]}}
-    with pytest.raises(ValueError, match="n_epochs is not a float"):
-        adv.train_population(TINY, DEVICE, every=64, space=space, out=tmp_path / "out", total_timesteps=128)
+    for space, word in (
+        ({"n_epochs": {"integers": [1, 2]}}, "cannot change n_epochs: its domain has integers"),
+        ({"gamma": {"choices": [0.9, 0.95]}}, "cannot change gamma: its domain has choices"),
+        ({"n_epochs": {"uniform": [1, 2]}}, "n_epochs is not a float"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            adv.train_population(
+                TINY, DEVICE, every=64, space=space, out=tmp_path / "out", total_timesteps=128
+            )
     with pytest.raises(ValueError, match="members=1"):
         adv.train_population(TINY, DEVICE, every=64, members=1, space=POPULATION, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="only an on-device world"):
+        adv.train_population(TINY, "CartPole-v1", every=64, space=POPULATION, out=tmp_path / "out")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(FileExistsError, match="give a new folder"):
+        adv.train_population(TINY, DEVICE, every=64, space=POPULATION, out=tmp_path)
