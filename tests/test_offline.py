@@ -662,6 +662,18 @@ def test_what_cannot_be_cloned(cloned, tmp_path, capsys):
         "sequence_length=1 gives it single ones": [
             *("behaviour-cloning", "CartPole-v1", "--data", path, "--network", "gru")
         ],
+        "sequence_length=7 does not divide the 256 steps of a gradient step": [
+            *(
+                "behaviour-cloning",
+                "CartPole-v1",
+                "--data",
+                path,
+                "--network",
+                "gru",
+                "--sequence-length",
+                "7",
+            )
+        ],
     }
     for message, words in cases.items():
         assert main(["train", *words, "--out", str(tmp_path / "run")]) == 2
