@@ -418,6 +418,8 @@ def test_a_damaged_journal_is_named(text, word, tmp_path):
         ({"stop_at_return": 1.0, "eval_every": 64}, "stop_at_return=1 is not allowed"),
         ({"patience": 3, "eval_every": 64}, "patience=3 is not allowed"),
         ({"processes": 2, "environment": lambda: None}, "processes=1"),
+        ({"processes": 2, "environment": "CartPole-v1", "env_options": {"x": np.int64(3)}}, "processes=1"),
+        ({"processes": 2, "environment": "CartPole-v1", "env_options": {"x": {1: 2}}}, "processes=1"),
         ({"environment": "NoSuch-v0"}, "NoSuch-v0"),
         ({"algorithm": "value-iteration", "environment": "jax/Cliff-v0"}, "adv.solve"),
     ],
