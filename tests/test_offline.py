@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import sys
+import types
 
 import gymnasium
 import h5py
@@ -17,6 +18,7 @@ from probe_learners import same_bits
 from random_tables import random_mdp, random_policy
 
 import advantage as adv
+from advantage import recording
 from advantage.algorithms.actors import action_probabilities
 from advantage.cli import main
 from advantage.datasets.dataset import arrays_of
@@ -683,6 +685,15 @@ def test_what_cannot_be_cloned(cloned, tmp_path, capsys):
     assert main(["record", "random"]) == 2 and "needs ENVIRONMENT" in capsys.readouterr().err
     with pytest.raises(ValueError, match="both given"):
         adv.record("random", "CartPole-v1", episodes=1, steps=1)
+
+
+def test_a_near_tie_does_not_lose_a_recording(monkeypatch):
+    """What a deterministic policy did had probability one, also where its values in a batch say another action."""
+    dataset = made_up(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2), (3, 2))
+    other = np.eye(2)[1 - dataset.action]
+    monkeypatch.setattr(recording, "action_probabilities", lambda *_, deterministic: other)
+    agent = types.SimpleNamespace(algorithm=None, actor=types.SimpleNamespace(actor=None))
+    np.testing.assert_array_equal(recording._with_log_prob(dataset, agent, True).log_prob, np.zeros(5))
 
 
 # A random policy
