@@ -21,7 +21,7 @@ import advantage as adv
 from advantage import recording
 from advantage.algorithms.actors import action_probabilities
 from advantage.cli import main
-from advantage.datasets.dataset import arrays_of
+from advantage.datasets.dataset import DatasetError, arrays_of
 from advantage.datasets.rollouts import in_columns, recording_of
 from advantage.environments.spaces import environment_action, policy_action, space_to_json
 from advantage.estimators.off_policy_evaluation import (
@@ -38,7 +38,7 @@ from advantage.laboratory.problem import Problem
 from advantage.replay.prioritised import priorities_sample
 from advantage.replay.ring import transitions_at
 from advantage.training.first_state import FirstState
-from advantage.training.recorded_data import begin_with
+from advantage.training.recorded_data import begin_with, recorded_data, said_share
 from advantage.types import Spec
 
 NESTED = spaces.Dict(
@@ -778,11 +778,21 @@ def test_a_replay_buffer_begins_with_every_recorded_transition(num_envs):
         np.testing.assert_allclose(one.observations.variance.value, seen.var(0), atol=1e-6)
 
 
+def test_steps_that_the_environments_cannot_share(tmp_path):
+    space, action = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+    dataset, algorithm = made_up(space, action, (4, 3)), adv.DQN(hidden=(4,), buffer_size=60, batch_size=4)
+    taken = in_columns(dataset, 3).size
+    assert said_share(7, taken, 60) == "all but the last 1 of them" and said_share(7, 7, 60) == "all of them"
+    path = adv.save_dataset(dataset, tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"data has 7 steps, .* 8 environments.*at most 7"):
+        recorded_data(str(path), algorithm, Spec(space, action, 8, 10_000))
+
+
 def test_a_small_buffer_keeps_the_last_steps_and_their_priorities():
     dataset = made_up(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2), (40, 60))
     algorithm = adv.DQN(hidden=(4,), buffer_size=64, prioritised=True)
     state, said = begun(algorithm, dataset, 1)
-    assert said[0].endswith("the last 64 of them.")
+    assert said[0].endswith("64 of them, the last ones of each environment.")
     one = jax.tree.map(lambda leaf: leaf[0], state)
     found = transitions_at(one.replay, jnp.arange(64), gamma=1.0)
     np.testing.assert_allclose(found.reward, dataset.reward[-64:], rtol=1e-6)
