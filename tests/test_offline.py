@@ -99,6 +99,11 @@ def test_a_file_gives_back_what_was_written(tmp_path):
         (dict(reward=np.full(8, np.nan)), "reward: found a number that is not finite"),
         (dict(reward=np.zeros(8, np.float32)), "reward: found float32"),
         (dict(terminated=np.zeros(8, bool), truncated=np.zeros(8, bool)), "last step of the dataset ends no"),
+        (dict(terminated=np.zeros(8)), "terminated: found float64 of shape"),
+        (dict(reward=np.float64(3)), "reward: found a float64"),
+        (dict(reward=np.zeros(())), r"reward: found float64 of shape \(\)"),
+        (dict(truncated=[False] * 7 + [True]), "truncated: found a list"),
+        (dict(truncated=np.ones(3, bool)), r"truncated: found bool of shape \(3,\)"),
         (dict(log_prob=np.ones(8)), "log_prob: found 1, expected logarithms"),
         (dict(action=(np.full((8, 2), 2), np.zeros((8, 2), np.int8))), "action/0: found 2, which is not in"),
         (
@@ -134,6 +139,10 @@ def test_what_is_no_file_of_ours(tmp_path):
         "observation/a: found nothing": written(header, **{"observation/a": None}),
         "more: found a tensor of no use": written(header, more=np.zeros(1)),
         "policy: found": written(header | {"policy": "\x1b[2J"}),
+        "terminated: found float64": written(header, terminated=np.zeros(8)),
+        r"reward: found float64 of shape \(\)": written(header, reward=np.zeros(())),
+        "truncated: found bool of shape": written(header, truncated=np.ones(3, bool)),
+        "spaces: list": written(header | {"spaces": []}),
         "spaces: ": written(header | {"spaces": {"observation": {"type": "os.system"}}}),
     }
     assert safetensors.numpy.load(written(header)).keys() == tensors.keys()
@@ -240,9 +249,37 @@ def _without_last(file):
     file["episode_1/actions"] = kept
 
 
+def _with(name, values):
+    def damage(file):
+        del file[name]
+        file[name] = values
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_with("episode_0", np.zeros(3)), "episode_0/rewards: found nothing"),
+        (
+            _with("episode_1/actions", [[0, 0.7], [1, 0], [1, 1.9]]),
+            "episode_1/actions: found 0.7, which is no value",
+        ),
+        (_with("episode_1/actions", [[0, 0], [2**40, 0], [1, 1]]), "found 1099511627776, which is not in"),
+        (
+            _with("episode_0/terminations", [0.0, 0.5]),
+            "episode_0/terminations: found 0.5, which is no value of type",
+        ),
+        (
+            _with("episode_0/terminations", h5py.Empty("f")),
+            "episode_0/terminations: found .*expected an array",
+        ),
+        (
+            _with("episode_0/observations/a", np.zeros((3, 4))),
+            r"found shape \(3, 4\), expected 3 rows of shape \(2,",
+        ),
+        (_with("episode_0/rewards", 1.0), r"episode_0/rewards: found shape \(\), expected 1 rows"),
+        (_with("episode_0/rewards", np.zeros((2, 1))), r"episode_0/rewards: found shape \(2, 1\)"),
         (_with_link, "episode_1/rewards: found a link, which may lead to another file"),
         (_with_text, "episode_0/rewards: found .*expected an array of numbers"),
         (_with_early_end, "episode_1: a step before the last one ends the episode"),
