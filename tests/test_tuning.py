@@ -91,12 +91,25 @@ def test_domains_draw_what_they_say():
         ({"n_epochs": {"choices": [1]}}, "two or more"),
         ({"num_envs": {"choices": [3, 4]}}, "multiple of num_envs=3"),
         ({"total_timesteps": {"choices": [1, 2]}}, "total_timesteps"),
+        ({"hidden": {"choices": [len, [8]]}}, "built-in function len.* has no form in JSON"),
         ({}, "not a search space"),
     ],
 )
 def test_what_is_no_space_is_refused(space, word):
     with pytest.raises(ValueError, match=word):
         read_space(TINY, Options(total_timesteps=64), space)
+
+
+def test_a_space_from_python_is_what_a_file_would_hold():
+    given = {
+        "gamma": {"uniform": (np.float32(0.5), 0.9)},
+        "gae_lambda": {"uniform": np.array([0.25, 0.75])},
+        "n_epochs": {"choices": (np.int64(1), 2)},
+        "hidden": {"choices": [(8,), (16,)]},
+    }
+    assert {name: domain.values for name, domain in read_space(TINY, Options(), given).items()} == {
+        "gamma": [0.5, 0.9], "gae_lambda": [0.25, 0.75], "n_epochs": [1, 2], "hidden": [[8], [16]]
+    }  # fmt: skip
 
 
 def test_a_file_that_is_no_space_and_an_algorithm_without_one(tmp_path):
