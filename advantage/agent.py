@@ -37,7 +37,7 @@ from advantage.runs.checkpoint import (
 )
 from advantage.runs.compilation import in_single_precision
 from advantage.runs.folder import RunFolder, checkpoint_at, open_run_folder, read_config
-from advantage.runs.recorded import checksum, config_facts, refuse_other_config
+from advantage.runs.recorded import as_saved, checksum, config_facts, refuse_other_config
 from advantage.types import Algorithm, Key, Pytree, Spec, World
 
 CONFIG_FIELDS = {
@@ -142,7 +142,7 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None, envi
         CheckpointError: `path` is not a run, or it is damaged; the message names the file and the field.
     """
     folder = open_run_folder(Path(path))
-    config = read_config(folder, CONFIG_FIELDS)
+    config = as_saved(Path(path), folder, read_config(folder, CONFIG_FIELDS))
     own = algorithm is not None
     chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
     saved = read_saved(Path(path), folder, config, given=own, algorithm=chosen, spec=spec)

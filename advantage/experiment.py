@@ -43,7 +43,9 @@ from advantage.plain_values import require_whole
 from advantage.runs.checkpoint import CheckpointError, finished_step, list_checkpoints, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
+from advantage.runs.log import read_evaluations
 from advantage.training.callbacks import Callback
+from advantage.training.early_stopping import reason_of_run
 from advantage.training.options import Options, recorded
 from advantage.training.train import resume, train
 
@@ -67,12 +69,15 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent and the last evaluation is done."""
+        """Whether the last evaluation is done, and the budget is spent or the evaluations say that the run stops."""
+        folder = RunFolder(self.path)
         try:
-            last = RunFolder(self.path).last
-            step = finished_step(last, self.options.total_timesteps)
-            evaluated: Any = read_manifest(last)["metadata"]["evaluated"]
-            return step is not None and (not self.options.eval_episodes or evaluated >= step)
+            step = finished_step(folder.last, self.options.total_timesteps)
+            metadata: Any = read_manifest(folder.last)["metadata"]
+            if step is None and reason_of_run(folder, self.options) is not None:
+                step = read_evaluations(folder)["step"].max()  # without a checkpoint of it, it is done again
+            evaluated = metadata["evaluated"]
+            return step is not None and bool(not self.options.eval_episodes or evaluated >= step)
         except (CheckpointError, KeyError):
             return False
 

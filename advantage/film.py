@@ -40,18 +40,22 @@ def watch(
     """
     drawn = drawable(agent, environment)
     _prepare_display(to_file=video is not None)
-    env, film = open_for_drawing(drawn, "human" if video is None else "rgb_array"), None
+    env = film = None
     try:
+        env = open_for_drawing(drawn, "human" if video is None else "rgb_array")
         if video is not None:
             film = Video(video, _metadata(env).get("render_fps") or 30)
         options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
         yield from play_episodes(agent, env, drawn.name, on_step=film.add if film else None, **options)
+    except MissingExtra:
+        raise
     except (DependencyNotInstalled, ImportError) as error:
         raise missing_extra(f"Watching {drawn.name}", error) from error
     except CannotDraw as error:
         raise _no_picture(drawn, str(error)) from None
     finally:
-        close(env)
+        if env is not None:
+            close(env)
         if film is not None:
             film.close()
 

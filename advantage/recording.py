@@ -158,6 +158,8 @@ def _with_log_prob(dataset: Dataset, agent: Agent | None, deterministic: bool) -
     table = action_probabilities(agent.algorithm, agent.actor.actor, seen, deterministic=deterministic)
     if table is None:
         return dataset
+    if deterministic:  # a near tie may be decided otherwise in a batch, but what was done was certain
+        return dataclasses.replace(dataset, log_prob=np.zeros(dataset.num_steps))
     chosen = np.take_along_axis(table, (dataset.action - dataset.action_space.start)[:, None], axis=1)
     return dataclasses.replace(dataset, log_prob=np.log(chosen[:, 0]))
 

@@ -1,8 +1,11 @@
 """Callbacks, early stopping, films in the middle of a run, and others who read a run's metrics."""
 
 import logging
+import re
 import sys
+import time
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +14,10 @@ import pytest
 import advantage as adv
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes, read_evaluations
+from advantage.training.callbacks import Ended, Started
 from advantage.training.early_stopping import reason_to_stop
 from advantage.training.intervals import crossed, next_multiple
+from advantage.training.reporting import Silent
 
 
 def small():
@@ -127,7 +132,9 @@ def test_a_run_that_stops_early_stays_stopped_until_it_gets_a_new_budget(tmp_pat
     run = train(tmp_path / "run", eval_every=32, stop_at_return=1.0)
     assert (run.step, run.finished) == (32, False)
     assert adv.resume(run.path).step == 32
-    assert adv.resume(run.path, total_timesteps=96).finished
+    part = adv.resume(run.path, total_timesteps=96, callback=lambda progress: progress.step < 64)
+    assert not part.finished
+    assert adv.resume(run.path).finished  # the new budget is the run's from now on
 
 
 def test_patience_and_resume_give_one_end(tmp_path):
@@ -160,6 +167,17 @@ def test_a_film_every_so_many_steps(tmp_path):
     films = sorted((run.path / "videos").iterdir())
     assert [film.name for film in films] == ["step_0000000064.mp4", "step_0000000128.mp4"]
     assert all(film.stat().st_size > 500 for film in films)
+
+
+def test_a_run_goes_on_without_a_film_that_is_not_possible(tmp_path):
+    said = []
+    reporter = Silent()
+    reporter.message = said.append
+    undrawable = {"eval_environment": "jax/CartPoleSwingUp-v0", "eval_episodes": 0}
+    run = train(tmp_path / "run", video_every=32, reporter=reporter, **undrawable)
+    assert run.finished
+    (line,) = [text for text in said if "film" in text]
+    assert "step 32" in line and "cannot be rendered" in line
 
 
 def test_intervals():
@@ -207,12 +225,24 @@ def test_weights_and_biases_gets_every_row_and_evaluation(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "wandb", service)
     runs = train(tmp_path / "runs", num_seeds=2, callback=adv.log_to_wandb("study", mode="offline"))
     made = service.made
-    assert [each["id"] for each in made] == [run.path.name for run in runs] and service.finished == 2
+    assert [each["name"] for each in made] == [run.path.name for run in runs] and service.finished == 2
     assert all((each["project"], each["mode"]) == ("study", "offline") for each in made)
     assert [each["config"]["seed"] for each in made] == [0, 1]
     assert len([row for _, row in service.rows if "train/entropy_loss" in row or "train/loss" in row]) > 0
     evaluated = [(step, row["eval/mean_reward"]) for step, row in service.rows if "eval/mean_reward" in row]
     assert evaluated == [(128, run.evaluation.mean) for run in runs]
+
+
+def test_a_run_is_known_to_weights_and_biases_by_its_whole_path(tmp_path, monkeypatch):
+    """Seeds of different studies have folders of the same name; a run that is resumed keeps its own."""
+    service = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("a/seed_0"), Path("b/seed_0"), tmp_path / "a" / "seed_0"):
+        adv.log_to_wandb("study").start(Started([0], [{}], [folder], 0, 8))
+    first, second, again = (each["id"] for each in service.made)
+    assert first == again != second and all(each["name"] == "seed_0" for each in service.made)
+    assert all(re.fullmatch("[A-Za-z0-9_-]{1,64}", each) for each in (first, second))
 
 
 class MlflowClient:
@@ -251,8 +281,27 @@ def test_mlflow_gets_hyperparameters_rows_and_evaluations(tmp_path, monkeypatch)
     params = dict(MlflowClient.batches[0][2])
     assert (params["algorithm"], params["n_steps"], params["seed"]) == ("a2c", "8", "0")
     metrics = [metric for _, several, _ in MlflowClient.batches for metric in several]
-    assert ("eval/mean_reward", run.evaluation.mean, 0, 128) in metrics
+    assert ("eval/mean_reward", run.evaluation.mean, 128) in {(*each[:2], each[3]) for each in metrics}
+    assert all(0 <= time.time() - each[2] / 1000 < 600 for each in metrics)
     assert {metric[3] for metric in metrics} == set(range(16, 129, 16))
+
+
+def test_each_seed_ends_with_its_own_status(tmp_path, monkeypatch):
+    """Seeds that are trained one after the other tell one callback of their ends."""
+    entities = types.SimpleNamespace(Metric=None, Param=lambda *each: each)
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=MlflowClient))
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setattr(MlflowClient, "ended", {})
+    service = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    config = {"algorithm": "a2c", "environment": "x", "hyperparameters": {}}
+    for sink in (adv.log_to_mlflow("study", "somewhere"), adv.log_to_wandb("study")):
+        for seed, finished in ((0, True), (1, False)):
+            folders = [tmp_path / f"seed_{seed}"]
+            sink.start(Started([seed], [config], folders, 0, 8))
+            sink.end(Ended([seed], folders, 8, finished))
+    assert MlflowClient.ended == {"id of seed_0": "FINISHED", "id of seed_1": "KILLED"}
+    assert service.finished == 2
 
 
 def test_a_service_that_is_not_installed_is_named(monkeypatch):

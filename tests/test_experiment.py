@@ -1,18 +1,21 @@
 """Experiments: every cell is trained once, whatever is killed in between, and a wrong grid is refused by its line."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import advantage as adv
 from advantage.cli import main
-from advantage.experiment import read_experiment, run_experiment
+from advantage.experiment import Cell, read_experiment, run_experiment
 from advantage.runs.folder import RunFolder
-from advantage.runs.log import read_episodes
+from advantage.runs.log import Logger, read_episodes
+from advantage.training.options import Options
 
 GRID = """environments = ["jax/Cliff-v0"]
 seeds = [0, 1]
@@ -53,6 +56,19 @@ def test_the_grid_is_every_combination(grid):
     assert last.algorithm == adv.PPO(hidden=(8,), learning_rate=adv.Linear(1e-3, 0.0))
     assert [cell.options.seed for cell in cells] == [0, 1] * 3 and first.options.total_timesteps == 512
     assert not any(cell.finished for cell in cells)
+
+
+def test_a_run_that_stopped_early_has_finished(tmp_path):
+    """But not where it was killed between the evaluation that stops it and the checkpoint."""
+    rules = dict(total_timesteps=96, eval_every=32, eval_episodes=1, stop_at_return=1.0, tensorboard=False)
+    algorithm, options = adv.A2C(hidden=(4,), n_steps=8), Options(**rules)
+    run = adv.train(algorithm, "jax/CartPole-v1", out=tmp_path / "run", **rules)
+    cell = Cell(algorithm, "jax/CartPole-v1", options, run.path)
+    assert run.step == 32 and cell.finished
+    with Logger(RunFolder(run.path), tensorboard=False) as logger:
+        logger.evaluation(64, np.array([9.0]), np.array([9]), True, 0)
+    assert not cell.finished
+    assert not dataclasses.replace(cell, options=dataclasses.replace(options, stop_at_return=None)).finished
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import sys
+import types
 
 import gymnasium
 import h5py
@@ -17,9 +18,10 @@ from probe_learners import same_bits
 from random_tables import random_mdp, random_policy
 
 import advantage as adv
+from advantage import recording
 from advantage.algorithms.actors import action_probabilities
 from advantage.cli import main
-from advantage.datasets.dataset import arrays_of
+from advantage.datasets.dataset import DatasetError, arrays_of
 from advantage.datasets.rollouts import in_columns, recording_of
 from advantage.environments.spaces import environment_action, policy_action, space_to_json
 from advantage.estimators.off_policy_evaluation import (
@@ -36,7 +38,7 @@ from advantage.laboratory.problem import Problem
 from advantage.replay.prioritised import priorities_sample
 from advantage.replay.ring import transitions_at
 from advantage.training.first_state import FirstState
-from advantage.training.recorded_data import begin_with
+from advantage.training.recorded_data import begin_with, recorded_data, said_share
 from advantage.types import Spec
 
 NESTED = spaces.Dict(
@@ -97,6 +99,11 @@ def test_a_file_gives_back_what_was_written(tmp_path):
         (dict(reward=np.full(8, np.nan)), "reward: found a number that is not finite"),
         (dict(reward=np.zeros(8, np.float32)), "reward: found float32"),
         (dict(terminated=np.zeros(8, bool), truncated=np.zeros(8, bool)), "last step of the dataset ends no"),
+        (dict(terminated=np.zeros(8)), "terminated: found float64 of shape"),
+        (dict(reward=np.float64(3)), "reward: found a float64"),
+        (dict(reward=np.zeros(())), r"reward: found float64 of shape \(\)"),
+        (dict(truncated=[False] * 7 + [True]), "truncated: found a list"),
+        (dict(truncated=np.ones(3, bool)), r"truncated: found bool of shape \(3,\)"),
         (dict(log_prob=np.ones(8)), "log_prob: found 1, expected logarithms"),
         (dict(action=(np.full((8, 2), 2), np.zeros((8, 2), np.int8))), "action/0: found 2, which is not in"),
         (
@@ -132,6 +139,10 @@ def test_what_is_no_file_of_ours(tmp_path):
         "observation/a: found nothing": written(header, **{"observation/a": None}),
         "more: found a tensor of no use": written(header, more=np.zeros(1)),
         "policy: found": written(header | {"policy": "\x1b[2J"}),
+        "terminated: found float64": written(header, terminated=np.zeros(8)),
+        r"reward: found float64 of shape \(\)": written(header, reward=np.zeros(())),
+        "truncated: found bool of shape": written(header, truncated=np.ones(3, bool)),
+        "spaces: list": written(header | {"spaces": []}),
         "spaces: ": written(header | {"spaces": {"observation": {"type": "os.system"}}}),
     }
     assert safetensors.numpy.load(written(header)).keys() == tensors.keys()
@@ -238,9 +249,37 @@ def _without_last(file):
     file["episode_1/actions"] = kept
 
 
+def _with(name, values):
+    def damage(file):
+        del file[name]
+        file[name] = values
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_with("episode_0", np.zeros(3)), "episode_0/rewards: found nothing"),
+        (
+            _with("episode_1/actions", [[0, 0.7], [1, 0], [1, 1.9]]),
+            "episode_1/actions: found 0.7, which is no value",
+        ),
+        (_with("episode_1/actions", [[0, 0], [2**40, 0], [1, 1]]), "found 1099511627776, which is not in"),
+        (
+            _with("episode_0/terminations", [0.0, 0.5]),
+            "episode_0/terminations: found 0.5, which is no value of type",
+        ),
+        (
+            _with("episode_0/terminations", h5py.Empty("f")),
+            "episode_0/terminations: found .*expected an array",
+        ),
+        (
+            _with("episode_0/observations/a", np.zeros((3, 4))),
+            r"found shape \(3, 4\), expected 3 rows of shape \(2,",
+        ),
+        (_with("episode_0/rewards", 1.0), r"episode_0/rewards: found shape \(\), expected 1 rows"),
+        (_with("episode_0/rewards", np.zeros((2, 1))), r"episode_0/rewards: found shape \(2, 1\)"),
         (_with_link, "episode_1/rewards: found a link, which may lead to another file"),
         (_with_text, "episode_0/rewards: found .*expected an array of numbers"),
         (_with_early_end, "episode_1: a step before the last one ends the episode"),
@@ -662,6 +701,18 @@ def test_what_cannot_be_cloned(cloned, tmp_path, capsys):
         "sequence_length=1 gives it single ones": [
             *("behaviour-cloning", "CartPole-v1", "--data", path, "--network", "gru")
         ],
+        "sequence_length=7 does not divide the 256 steps of a gradient step": [
+            *(
+                "behaviour-cloning",
+                "CartPole-v1",
+                "--data",
+                path,
+                "--network",
+                "gru",
+                "--sequence-length",
+                "7",
+            )
+        ],
     }
     for message, words in cases.items():
         assert main(["train", *words, "--out", str(tmp_path / "run")]) == 2
@@ -671,6 +722,15 @@ def test_what_cannot_be_cloned(cloned, tmp_path, capsys):
     assert main(["record", "random"]) == 2 and "needs ENVIRONMENT" in capsys.readouterr().err
     with pytest.raises(ValueError, match="both given"):
         adv.record("random", "CartPole-v1", episodes=1, steps=1)
+
+
+def test_a_near_tie_does_not_lose_a_recording(monkeypatch):
+    """What a deterministic policy did had probability one, also where its values in a batch say another action."""
+    dataset = made_up(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2), (3, 2))
+    other = np.eye(2)[1 - dataset.action]
+    monkeypatch.setattr(recording, "action_probabilities", lambda *_, deterministic: other)
+    agent = types.SimpleNamespace(algorithm=None, actor=types.SimpleNamespace(actor=None))
+    np.testing.assert_array_equal(recording._with_log_prob(dataset, agent, True).log_prob, np.zeros(5))
 
 
 # A random policy
@@ -755,11 +815,21 @@ def test_a_replay_buffer_begins_with_every_recorded_transition(num_envs):
         np.testing.assert_allclose(one.observations.variance.value, seen.var(0), atol=1e-6)
 
 
+def test_steps_that_the_environments_cannot_share(tmp_path):
+    space, action = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+    dataset, algorithm = made_up(space, action, (4, 3)), adv.DQN(hidden=(4,), buffer_size=60, batch_size=4)
+    taken = in_columns(dataset, 3).size
+    assert said_share(7, taken, 60) == "all but the last 1 of them" and said_share(7, 7, 60) == "all of them"
+    path = adv.save_dataset(dataset, tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"data has 7 steps, .* 8 environments.*at most 7"):
+        recorded_data(str(path), algorithm, Spec(space, action, 8, 10_000))
+
+
 def test_a_small_buffer_keeps_the_last_steps_and_their_priorities():
     dataset = made_up(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2), (40, 60))
     algorithm = adv.DQN(hidden=(4,), buffer_size=64, prioritised=True)
     state, said = begun(algorithm, dataset, 1)
-    assert said[0].endswith("the last 64 of them.")
+    assert said[0].endswith("64 of them, the last ones of each environment.")
     one = jax.tree.map(lambda leaf: leaf[0], state)
     found = transitions_at(one.replay, jnp.arange(64), gamma=1.0)
     np.testing.assert_allclose(found.reward, dataset.reward[-64:], rtol=1e-6)

@@ -135,6 +135,7 @@ def test_keywords_in_a_file_are_a_strangers_word():
         resolve_recorded("CartPole-v1", modifications=modifications)
     assert resolve_recorded("CartPole-v1", modifications=Modifications(ignored=("mission",))).kind == "host"
     assert not Modifications({"f": len}).by_name
+    assert Modifications({"x": [{"1": (2, 3)}]}).by_name and not Modifications({"x": [{1: 2}]}).by_name
     assert not Modifications(wrappers=(len,)).by_name
 
 

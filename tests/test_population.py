@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import types
+from collections import deque
 from functools import partial
 
 import jax
@@ -14,8 +16,10 @@ import advantage as adv
 from advantage.drivers.device import DeviceDriver, iterate_on_device
 from advantage.drivers.draws import draw
 from advantage.environments.worlds.cartpole import CartPole
+from advantage.runs.checkpoint import list_checkpoints
+from advantage.runs.folder import RunFolder, write_config
 from advantage.training.options import Options
-from advantage.tuning.population import next_generation
+from advantage.tuning.population import Evolution, next_generation
 from advantage.tuning.space import read_space
 
 TINY = adv.PPO(n_steps=32, batch_size=32, n_epochs=1, hidden=(8,))
@@ -77,7 +81,7 @@ def test_a_population_learns_with_its_new_settings(tmp_path, monkeypatch):
 
     monkeypatch.setattr(DeviceDriver, "iterate", watched)
     out = tmp_path / "population"
-    small = dict(num_envs=2, eval_episodes=0, tensorboard=False)
+    small = dict(num_envs=2, eval_episodes=0, tensorboard=False, keep_checkpoints=9)
     runs = adv.train_population(
         TINY, DEVICE, members=3, every=128, space=POPULATION, out=out, total_timesteps=384, **small
     )
@@ -118,6 +122,37 @@ def test_a_population_learns_with_its_new_settings(tmp_path, monkeypatch):
         for name in POPULATION:
             assert written[name] == pytest.approx(last[number][name], rel=1e-6)
             assert getattr(told.algorithm, name) == written[name] == getattr(run.algorithm, name)
+        saved = {agent.step: agent for agent in map(adv.load, list_checkpoints(run.path / "checkpoints"))}
+        assert sorted(saved) == [0, 128, 256, 384]  # also those that are older than the newest settings
+        for row in rows:
+            if row["member"] == number:
+                for name in POPULATION:
+                    assert getattr(saved[row["step"]].algorithm, name) == pytest.approx(row[name], rel=1e-6)
+    member = out / f"member_{place}"
+    begun = adv.load(member / "checkpoints" / f"step_{0:012d}").algorithm
+    assert begun != adv.load(member).algorithm
+    assert adv.resume(member / "checkpoints" / f"step_{0:012d}", total_timesteps=64).algorithm == begun
+    assert adv.load(member).algorithm == begun and adv.compare(member)
+
+
+def test_a_copy_has_the_latest_episodes_of_what_it_was_copied_from(tmp_path):
+    """They are its score, by which the next generation is made."""
+    folders = [RunFolder(tmp_path / name) for name in "ab"]
+    journals = [
+        types.SimpleNamespace(folder=folder, recent=deque([n], 3)) for n, folder in enumerate(folders)
+    ]
+    config = {"hyperparameters": {}, "training": {}, "seed": 0, "environment": DEVICE}
+    for folder in folders:
+        folder.path.mkdir()
+        write_config(folder, config)
+    loop = types.SimpleNamespace(
+        journals=journals, algorithms=[TINY, TINY], driver=object.__new__(DeviceDriver)
+    )
+    evolution = Evolution(loop, read_space(TINY, Options(), POPULATION), 64, 0, tmp_path / "log")
+    evolution.driver.settings = types.SimpleNamespace(**{name: np.full(2, 0.9) for name in POPULATION})
+    evolution._write(64, np.array([1.0, 0.0]), np.array([0, 0]))
+    assert [list(journal.recent) for journal in journals] == [[0], [0]]
+    assert journals[0].recent is not journals[1].recent
 
 
 @pytest.mark.slow
@@ -136,9 +171,19 @@ def test_a_member_is_resumed_with_its_newest_settings(tmp_path):
 
 
 def test_a_population_changes_floats_only(tmp_path):
-    space = {"n_epochs": {"integers": [1, 2]}}
-    with pytest.raises(ValueError, match="n_epochs is not a float"):
-        adv.train_population(TINY, DEVICE, every=64, space=space, out=tmp_path / "out", total_timesteps=128)
+    for space, word in (
+        ({"n_epochs": {"integers": [1, 2]}}, "cannot change n_epochs: its domain has integers"),
+        ({"gamma": {"choices": [0.9, 0.95]}}, "cannot change gamma: its domain has choices"),
+        ({"n_epochs": {"uniform": [1, 2]}}, "n_epochs is not a float"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            adv.train_population(
+                TINY, DEVICE, every=64, space=space, out=tmp_path / "out", total_timesteps=128
+            )
     with pytest.raises(ValueError, match="members=1"):
         adv.train_population(TINY, DEVICE, every=64, members=1, space=POPULATION, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="only an on-device world"):
+        adv.train_population(TINY, "CartPole-v1", every=64, space=POPULATION, out=tmp_path / "out")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(FileExistsError, match="give a new folder"):
+        adv.train_population(TINY, DEVICE, every=64, space=POPULATION, out=tmp_path)

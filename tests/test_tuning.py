@@ -26,6 +26,7 @@ from advantage.runs.log import Logger, read_evaluations
 from advantage.training.options import Options
 from advantage.training.reporting import Progress
 from advantage.tuning import storage, work
+from advantage.tuning.result import result_of
 from advantage.tuning.space import Domain, read_space, suggest, with_settings
 from advantage.tuning.study import Goal, Study, open_study, value_of
 
@@ -90,12 +91,25 @@ def test_domains_draw_what_they_say():
         ({"n_epochs": {"choices": [1]}}, "two or more"),
         ({"num_envs": {"choices": [3, 4]}}, "multiple of num_envs=3"),
         ({"total_timesteps": {"choices": [1, 2]}}, "total_timesteps"),
+        ({"hidden": {"choices": [len, [8]]}}, "built-in function len.* has no form in JSON"),
         ({}, "not a search space"),
     ],
 )
 def test_what_is_no_space_is_refused(space, word):
     with pytest.raises(ValueError, match=word):
         read_space(TINY, Options(total_timesteps=64), space)
+
+
+def test_a_space_from_python_is_what_a_file_would_hold():
+    given = {
+        "gamma": {"uniform": (np.float32(0.5), 0.9)},
+        "gae_lambda": {"uniform": np.array([0.25, 0.75])},
+        "n_epochs": {"choices": (np.int64(1), 2)},
+        "hidden": {"choices": [(8,), (16,)]},
+    }
+    assert {name: domain.values for name, domain in read_space(TINY, Options(), given).items()} == {
+        "gamma": [0.5, 0.9], "gae_lambda": [0.25, 0.75], "n_epochs": [1, 2], "hidden": [[8], [16]]
+    }  # fmt: skip
 
 
 def test_a_file_that_is_no_space_and_an_algorithm_without_one(tmp_path):
@@ -135,7 +149,11 @@ def test_the_value_of_a_run(tmp_path):
     assert value_of(folder, Goal(6.0, "evaluation"), 4000) == 3500
     assert value_of(folder, Goal(8.0, "evaluation"), 4000) == 4000 * (1 + (8 - 7) / 8)
     early = logged(tmp_path / "early", [50.0] * 99, evaluations=[])
-    assert value_of(early, Goal(8.0, "training"), 1000) == 1000  # 99 episodes are not 100
+    assert (
+        value_of(early, Goal(8.0, "training"), 1000) == 1001
+    )  # 99 episodes are not 100, and 1000 would be reached
+    late = logged(tmp_path / "late", [50.0] * 100)
+    assert value_of(late, Goal(8.0, "training"), 1000) == 1000
     with pytest.raises(ValueError, match="no evaluation"):
         value_of(early, None, 1000)
     with pytest.raises(ValueError, match="larger budget"):
@@ -300,6 +318,34 @@ def test_a_trial_ends_when_it_reaches_the_target(pretend):
     assert min(trial.value for trial in finished) == 100
 
 
+def test_settings_with_a_run_that_cannot_be_judged_have_no_standing(pretend):
+    """The last evaluation is the value; a repeated run without one is named, whether or not its process said so."""
+    study = study_in(pretend.study.path, trials=2, space={"gamma": {"uniform": [0.4, 0.9]}})
+    journal = opened(study)
+    done(study, journal)
+    whole = result_of(study, journal)
+    assert len(whole.standings) == 3 and not whole.failed and whole.preset.exists()
+    first, second = (study.path / "best" / row.name / "seed_2" for row in whole.standings[:2])
+    for path in (first, second):
+        RunFolder(path).evaluations_path.unlink()
+    journal.set_user_attr(f"failed {second.relative_to(study.path)}", "It has no evaluation.")
+    rest = result_of(study, journal)
+    assert [row.name for row in rest.standings] == [whole.standings[2].name]
+    assert set(rest.failed) == {first, second} and "has no evaluation" in rest.failed[first]
+    nothing = dataclasses.replace(rest, standings=[])
+    with pytest.raises(ValueError, match="no winner: .* has no evaluation"):
+        _ = nothing.winner
+
+
+def test_nothing_is_repeated_where_no_trial_has_a_value(pretend):
+    gammas = {"gamma": {"uniform": [0.96, 1.0]}}  # all of which diverge
+    study = study_in(pretend.study.path, trials=2, space=gammas)
+    journal = opened(study)
+    done(study, journal)
+    assert [name for name, _ in pretend.begun] == ["0000", "0001"]
+    assert not result_of(study, journal).standings
+
+
 def test_stopping_leaves_the_trial_for_later(pretend):
     study, journal = pretend.study, opened(pretend.study)
     looks = iter([True, True, True, False, False])
@@ -382,7 +428,11 @@ def test_a_damaged_journal_is_named(text, word, tmp_path):
         ({"target_by": "luck"}, "target_by='luck'"),
         ({"eval_episodes": 0}, "eval_episodes=0"),
         ({"num_seeds": 2}, "num_seeds=2"),
+        ({"stop_at_return": 1.0, "eval_every": 64}, "stop_at_return=1 is not allowed"),
+        ({"patience": 3, "eval_every": 64}, "patience=3 is not allowed"),
         ({"processes": 2, "environment": lambda: None}, "processes=1"),
+        ({"processes": 2, "environment": "CartPole-v1", "env_options": {"x": np.int64(3)}}, "processes=1"),
+        ({"processes": 2, "environment": "CartPole-v1", "env_options": {"x": {1: 2}}}, "processes=1"),
         ({"environment": "NoSuch-v0"}, "NoSuch-v0"),
         ({"algorithm": "value-iteration", "environment": "jax/Cliff-v0"}, "adv.solve"),
     ],

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from advantage.runs.checkpoint import list_checkpoints
 from advantage.runs.folder import RunFolder
 from advantage.runs.plot import plot_curve
 from advantage.runs.recorded import checksum
+from advantage.runs.video import Video
 from advantage.training import reporting, results
 
 
@@ -265,11 +267,26 @@ def test_a_config_that_was_edited_is_noticed(field, value, run):
         adv.compare(run)
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "last"])
+def test_a_checkpoint_has_the_settings_it_was_saved_with_where_a_population_changes_them(run):
+    before = adv.load(run).algorithm
+    config = json.loads((run / "config.json").read_text())
+    config["hyperparameters"]["gamma"] = 0.9
+    for changing in ([], "gamma", [3]):
+        (run / "config.json").write_text(json.dumps(config | {"changing": changing}))
+        with pytest.raises(adv.CheckpointError, match="gamma: found"):
+            adv.load(run)
+    (run / "config.json").write_text(json.dumps(config | {"changing": ["gamma"]}))
+    assert adv.load(run).algorithm == before and adv.compare(run)
+    assert adv.resume(run, total_timesteps=5 * SIZE).algorithm == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "last", "videos"])
 def test_a_link_that_leads_out_of_the_run_is_refused(name, run, tmp_path):
     outside = tmp_path / "outside"
     if name == "checkpoints":
         (run / name).rename(outside)
+    elif name == "videos":
+        outside.mkdir()
     else:
         shutil.copytree(run / name, outside)
         (run / name).unlink()
@@ -285,6 +302,21 @@ def test_a_link_in_a_strangers_folder_is_not_written_through(run, tmp_path):
         (run / f".{name}.tmp").symlink_to(mine)
     adv.resume(run, total_timesteps=6 * SIZE)
     assert mine.read_text() == "precious"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_film_is_not_written_through_a_link(suffix, tmp_path):
+    mine, film = tmp_path / "mine", tmp_path / f"step{suffix}"
+    mine.write_text("precious")
+    for link in (film, tmp_path / f".step.tmp{suffix}"):
+        link.symlink_to(mine)
+    video = Video(film, 30)
+    env = types.SimpleNamespace(render=lambda: np.zeros((16, 16, 3), np.uint8))
+    for _ in range(3):
+        video.add(env)
+    video.close()
+    assert mine.read_text() == "precious" and not film.is_symlink() and film.stat().st_size > 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", film.name]
 
 
 def test_names_are_shown_as_they_are(run, tmp_path):

@@ -74,7 +74,7 @@ def pictures(folder: RunFolder) -> list[str]:
     A link that leads out of the folder is not among them.
     """
     home = folder.path.resolve()
-    inside = sorted(folder.videos.iterdir()) if folder.videos.is_dir() else []
+    inside = sorted(folder.videos.glob("[!.]*"))  # a film that is being written is hidden
     shown = [folder.policy_path, *(path for path in inside if path.suffix.lower() in FILMS + PICTURES)]
     return [
         path.relative_to(folder.path).as_posix()

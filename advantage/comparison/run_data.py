@@ -16,7 +16,7 @@ from advantage.runs.checkpoint import CheckpointError, finished_step, read_manif
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import log_faults, read_episodes, read_evaluations, read_progress
 from advantage.runs.plot import WINDOW, running_mean
-from advantage.runs.recorded import config_facts, refuse_other_config
+from advantage.runs.recorded import as_saved, config_facts, refuse_other_config
 
 CONFIG_FIELDS = {"algorithm": str, "environment": str, "hyperparameters": dict, "seed": int, "training": dict}
 LEARNING_OPTIONS = ("num_envs", "total_timesteps")  # the options of a training that change what it learns
@@ -210,7 +210,7 @@ def _refuse_other_than_saved(folder: RunFolder, config: dict[str, Any]) -> None:
     if not folder.last.is_dir():
         return
     metadata = read_manifest(folder.last)["metadata"]
-    facts = config_facts(config) | {"algorithm": config["algorithm"]}
+    facts = config_facts(as_saved(folder.path, folder, config)) | {"algorithm": config["algorithm"]}
     written = metadata.get("config")
     known = written | {"algorithm": metadata.get("algorithm")} if isinstance(written, dict) else None
     refuse_other_config(folder, facts, {"config": known}, folder.last.name)

@@ -144,14 +144,14 @@ def refuse_other_spaces(
 
 
 def _check(dataset: Dataset) -> None:
-    steps, episodes = len(dataset.reward), int(np.sum(dataset.terminated | dataset.truncated))
-    if not steps:
-        raise DatasetError("The dataset has no step; record at least one episode.")
+    steps, arrays = np.size(dataset.reward), arrays_of(dataset)
     kinds = {"reward": np.float64, "terminated": np.bool_, "truncated": np.bool_, "log_prob": np.float64}
-    arrays = arrays_of(dataset)
     for name, dtype in kinds.items():
         if name in arrays:
             _check_form(name, arrays[name], (steps,), np.dtype(dtype))
+    if not steps:
+        raise DatasetError("The dataset has no step; record at least one episode.")
+    episodes = int(np.sum(dataset.terminated | dataset.truncated))
     if not dataset.terminated[-1] and not dataset.truncated[-1]:
         raise DatasetError(
             "The last step of the dataset ends no episode: neither terminated nor truncated is true there. Mark the "
@@ -171,9 +171,11 @@ def _check(dataset: Dataset) -> None:
 
 
 def _check_form(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    if array.shape != shape or array.dtype != dtype:
+    is_array = isinstance(array, np.ndarray)
+    if not is_array or array.shape != shape or array.dtype != dtype:
+        found = f"{array.dtype} of shape {array.shape}" if is_array else f"a {type(array).__name__}"
         raise DatasetError(
-            f"{name}: found {array.dtype} of shape {array.shape}, expected {dtype} of shape {shape}; the arrays of a "
+            f"{name}: found {found}, expected {dtype} of shape {shape}; the arrays of a "
             "dataset have a row for each step, and observations one more for each episode."
         )
 

@@ -110,12 +110,16 @@ def _read(path: Path) -> Dataset:
         with safetensors.safe_open(path, "np") as file:
             header = _header(path, file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        TypeError,
+        safetensors.SafetensorError,
+    ) as error:  # TypeError: a type that NumPy does not have
         raise DatasetError(f"{path}: not readable as safetensors: {error}; {REMEDY}.") from error
     try:
         spaces = {name: space_from_json(header["spaces"][name]) for name in ("observation", "action")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: spaces: {error}; {REMEDY}.") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise DatasetError(f"{path}: spaces: {error or type(error).__name__}; {REMEDY}.") from error
     parts = {part: _nested(path, space, part, tensors) for part, space in spaces.items()}
     facts = {name: tensors.pop(name, None) for name in ("reward", "terminated", "truncated", "log_prob")}
     missing = [name for name, array in facts.items() if array is None and name != "log_prob"]

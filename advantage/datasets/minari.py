@@ -55,7 +55,7 @@ def read_minari(path: Path) -> Dataset:
             refuse_large(f"The dataset {path}", _size(h5py, path, file, names), "use a smaller one")
             read = (_episode(h5py, path, file, name, spaces) for name in names)
             episodes = [episode for episode in read if episode is not None]
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not readable as HDF5: {error}; {DAMAGED}.") from error
     if not episodes:
         raise DatasetError(f"{path}: found no step in its {len(names)} episodes; {DAMAGED}.")
@@ -82,28 +82,38 @@ def read_minari(path: Path) -> Dataset:
 def _episode(h5py: Any, path: Path, file: Any, name: str, spaces: list[gymnasium.Space]) -> tuple | None:
     """Observations, actions, rewards and flags of one episode, in the types of a `Dataset`; None without a step."""
 
-    def read(part: str, rows: int | None) -> np.ndarray:
+    def read(part: str, rows: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         array = _array(h5py, path, file, f"{name}/{part}")
-        if not array.ndim or rows not in (None, len(array)):
+        if array.shape != (rows, *shape):
             raise DatasetError(
-                f"{path}: {name}/{part}: found shape {array.shape}, expected {rows} rows; {DAMAGED}."
+                f"{path}: {name}/{part}: found shape {array.shape}, expected {rows} rows of shape {shape}; {DAMAGED}."
             )
-        return array
+        return _cast(f"{path}: {name}/{part}", array, np.dtype(dtype))
 
     def tree(part: str, space: gymnasium.Space, rows: int) -> Pytree:
         words = nest(space, lambda place: "/".join((part, *map(_word, place))))
-        return map_leaves(lambda leaf, word: read(word, rows).astype(leaf.dtype, copy=False), space, words)
+        return map_leaves(lambda leaf, word: read(word, rows, leaf.shape or (), leaf.dtype), space, words)
 
-    reward = read("rewards", None).astype(np.float64)
-    steps = len(reward)
+    steps = _array(h5py, path, file, f"{name}/rewards").size
+    reward = read("rewards", steps, (), np.float64)
     observation, action = tree("observations", spaces[0], steps + 1), tree("actions", spaces[1], steps)
-    terminated, truncated = (read(flags, steps).astype(bool) for flags in ("terminations", "truncations"))
+    terminated, truncated = (read(flags, steps, (), bool) for flags in ("terminations", "truncations"))
     if not steps:
         return None
     if (terminated | truncated)[:-1].any():
         raise DatasetError(f"{path}: {name}: a step before the last one ends the episode; {DAMAGED}.")
     truncated[-1] |= not terminated[-1]
     return observation, action, reward, terminated, truncated
+
+
+def _cast(what: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array in the type of its space. Raises DatasetError where choices or flags become other ones."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(dtype, copy=False)
+    wrong = cast != array if dtype.kind in "biu" else np.zeros(0, bool)
+    if wrong.any():
+        raise DatasetError(f"{what}: found {array[wrong][0]}, which is no value of type {dtype}; {DAMAGED}.")
+    return cast
 
 
 def _word(step: str | int) -> str:
@@ -125,7 +135,12 @@ def _array(h5py: Any, path: Path, file: Any, name: str) -> np.ndarray:
                 f"{path}: {place}: found a link, which may lead to another file; it is not followed."
             )
         node = node[step]
-    is_plain = isinstance(node, h5py.Dataset) and not node.is_virtual and not node.external
+    is_plain = (
+        isinstance(node, h5py.Dataset)
+        and not node.is_virtual
+        and not node.external
+        and node.shape is not None
+    )
     if not is_plain or node.dtype.kind not in "biuf":
         raise DatasetError(f"{path}: {name}: found {node!r:.100}, expected an array of numbers in this file.")
     return node[()]
@@ -136,17 +151,20 @@ def _size(h5py: Any, path: Path, file: Any, names: list[str]) -> int:
     found: list[int] = []
 
     def add(_: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
+        if isinstance(node, h5py.Dataset) and node.shape is not None:
             found.append(node.size * node.dtype.itemsize)
+
+    def lies_here(home: Any, name: str) -> bool:  # and is no link to another file
+        return isinstance(home, h5py.Group) and isinstance(home.get(name, getlink=True), h5py.HardLink)
 
     for name in names:
         for part in ("observations", "actions", "rewards"):
-            node: Any = (
-                file[name].get(part) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-            )
+            if not lies_here(file, name) or not lies_here(file[name], part):
+                continue  # the reader says what is wrong with it
+            node: Any = file[name][part]
             if isinstance(node, h5py.Group):
                 node.visititems(add)
-            elif node is not None:
+            else:
                 add(part, node)
     return 2 * sum(found)  # the episodes, and all of them in one piece
 

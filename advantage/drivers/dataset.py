@@ -28,7 +28,7 @@ def _learn(
     algorithm: BehaviourCloning, recording: Recording, state: Pytree, key: Key, span: Any, n_steps: int
 ) -> tuple[Pytree, dict[str, Array]]:
     """The iterations of a span, `(first, count)`: `-> state, the mean of each metric`."""
-    length = math.gcd(n_steps, algorithm.sequence_length)
+    length = math.gcd(n_steps, algorithm.sequence_length)  # in a run's last iteration n_steps may be smaller
     number = len(recording.reward)
 
     def iteration(state: Pytree, n: Array) -> tuple[Pytree, dict[str, Array]]:
@@ -51,9 +51,21 @@ def _learn(
 
 
 class DatasetDriver:
-    """Draws rollouts from recorded episodes; the budget, `total_timesteps`, counts the steps that are drawn."""
+    """Draws rollouts from recorded episodes; the budget, `total_timesteps`, counts the steps that are drawn.
+
+    Raises:
+        ValueError: a rollout is no whole number of sequences.
+    """
 
     def __init__(self, algorithm: BehaviourCloning, dataset: Dataset, spec: Spec):
+        length, size = algorithm.sequence_length, algorithm.n_steps * spec.num_envs
+        if size % length:
+            near = max(n for n in range(1, length) if size % n == 0)
+            raise ValueError(
+                f"sequence_length={length} does not divide the {size} steps of a gradient step, "
+                f"n_steps={algorithm.n_steps} times num_envs={spec.num_envs}; use a divisor, such as {near} "
+                f"(--sequence-length {near}), or a multiple for n_steps (--n-steps {length})."
+            )
         self.algorithm, self.dataset, self.spec = algorithm, dataset, spec
         self.recording = recording_of(dataset, spec)
 

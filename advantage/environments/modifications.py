@@ -37,12 +37,14 @@ class Modifications:
 
     @property
     def by_name(self) -> bool:
-        """Whether it can be written to a file."""
+        """Whether it can be written to a file, and is the same when it is read again."""
         try:
             json.dumps(dict(self.options))
         except (TypeError, ValueError):
             return False
-        return all(isinstance(wrapper, str) for wrapper in self.wrappers)
+        return _has_names_for_keys(self.options) and all(
+            isinstance(wrapper, str) for wrapper in self.wrappers
+        )
 
     @property
     def runs_code(self) -> bool:
@@ -57,6 +59,13 @@ class Modifications:
         ]
         words += [("--wrapper", str(wrapper)) for wrapper in self.wrappers]
         return [word for pair in words for word in pair]
+
+
+def _has_names_for_keys(value: Any) -> bool:
+    """Whether every dict in a value has names for keys; JSON makes text of numbers there."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_names_for_keys(part) for key, part in value.items())
+    return not isinstance(value, list | tuple) or all(map(_has_names_for_keys, value))
 
 
 UNMODIFIED = Modifications()

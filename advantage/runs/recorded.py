@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from advantage.algorithms.registry import MEANT_BEFORE
 from advantage.environments.make import needs_import
-from advantage.runs.checkpoint import JSON, CheckpointError
-from advantage.runs.folder import RunFolder
+from advantage.runs.checkpoint import JSON, CheckpointError, read_manifest
+from advantage.runs.folder import RunFolder, checkpoint_at
 
 
 def config_facts(config: dict[str, Any]) -> dict[str, JSON]:
@@ -22,6 +23,24 @@ def config_facts(config: dict[str, Any]) -> dict[str, JSON]:
     }
     meant = MEANT_BEFORE | config["hyperparameters"]
     return facts | {f"hyperparameters/{name}": value for name, value in meant.items()}
+
+
+def as_saved(path: Path, folder: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the settings that the checkpoint at a path into the run was saved with.
+
+    They differ where a population has changed some of them since; config.json names these in `changing`. Without such
+    names, or a checkpoint that can be read, it is config.json as it is.
+    """
+    names, now = config.get("changing"), config["hyperparameters"]
+    if not isinstance(names, list) or not isinstance(now, dict):
+        return config
+    try:
+        written: Any = read_manifest(checkpoint_at(path, folder))["metadata"].get("config")
+    except CheckpointError:  # whoever reads the checkpoint itself says what is wrong with it
+        return config
+    written = written if isinstance(written, dict) else {}
+    then = {name: written.get(f"hyperparameters/{name}", now.get(name)) for name in map(str, names)}
+    return config | {"hyperparameters": now | {name: value for name, value in then.items() if name in now}}
 
 
 def checksum(value: Any) -> str:

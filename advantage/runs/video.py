@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def frame_of(env: Any) -> np.ndarray:
 
 
 class Video:
-    """Writes frames from `env.render()` to a file, which is complete after `close`.
+    """Writes frames from `env.render()` to a file, which is there after `close`; a link in its place is replaced.
 
     Raises:
         ValueError: the file's name ends in neither .gif nor .mp4.
@@ -53,6 +54,7 @@ class Video:
         if path.suffix.lower() not in FORMATS:
             raise ValueError(f"The video {path} must end in {' or '.join(FORMATS)}.")
         self.path, self.fps, self.frames = path, fps, 0
+        self.temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
         self.writer: Any = None
         self.size: tuple[int, int] | None = None
         if path.suffix.lower() == ".mp4":
@@ -64,6 +66,7 @@ class Video:
 
             self.open_gif = imageio.get_writer
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
 
     def add(self, env: Any) -> None:
         """Append a frame of the environment."""
@@ -81,7 +84,7 @@ class Video:
             self.writer.stdin.write(frame.tobytes())
         else:
             if self.writer is None:
-                self.writer = self.open_gif(self.path, duration=1000 / self.fps, loop=0)
+                self.writer = self.open_gif(self.temporary, duration=1000 / self.fps, loop=0)
             self.writer.append_data(frame)
         self.frames += 1
 
@@ -89,14 +92,18 @@ class Video:
         """Finish the file. Raises OSError with the encoder's message if it failed."""
         if self.writer is None:
             return
-        if self.path.suffix.lower() == ".mp4":
-            _, errors = self.writer.communicate()
-            if self.writer.returncode:
-                raise OSError(
-                    f"ffmpeg could not write {self.path}: {errors.decode(errors='replace').strip()}"
-                )
-        else:
-            self.writer.close()
+        try:
+            if self.path.suffix.lower() == ".mp4":
+                _, errors = self.writer.communicate()
+                if self.writer.returncode:
+                    raise OSError(
+                        f"ffmpeg could not write {self.path}: {errors.decode(errors='replace').strip()}"
+                    )
+            else:
+                self.writer.close()
+            os.replace(self.temporary, self.path)
+        finally:
+            self.temporary.unlink(missing_ok=True)
 
     def _encoder(self, height: int, width: int) -> subprocess.Popen:
         """An ffmpeg process that reads raw frames. imageio's own writer forks, which is unsafe with JAX's threads."""
@@ -112,6 +119,6 @@ class Video:
             "-i",
             "-",
         ]
-        target = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", str(self.path)]
+        target = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", str(self.temporary)]
         command = [self.ffmpeg, "-y", "-loglevel", "error", *source, *target]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)

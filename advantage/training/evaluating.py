@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from advantage.agent import Agent, other_agents
 from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.environments.defect import MissingExtra
 from advantage.environments.environment import Environment
 from advantage.evaluation import Evaluation, evaluate
 from advantage.film import watch
@@ -27,6 +28,19 @@ def evaluate_and_say(
     return result
 
 
-def film_step(agent: Agent, environment: Environment, folder: RunFolder, seed: int) -> None:
-    """Film one greedy episode of an agent, as `videos/step_N.mp4`. Raises what `watch` raises."""
-    list(watch(agent, environment, folder.videos / f"step_{agent.step:010d}.mp4", seed=seed))
+class Films:
+    """Films one greedy episode of an agent, as `videos/step_N.mp4`. The run goes on without what cannot be filmed."""
+
+    def __init__(self, environment: Environment, say: Callable[[str], None]):
+        self.environment, self.say = environment, say
+        self.faults: set[str] = set()
+
+    def add(self, agent: Agent, folder: RunFolder, seed: int) -> None:
+        """Film an episode, or say why that is not possible, each reason once."""
+        file = folder.videos / f"step_{agent.step:010d}.mp4"
+        try:
+            list(watch(agent, self.environment, file, seed=seed))
+        except (ValueError, MissingExtra, OSError) as error:
+            if str(error) not in self.faults:
+                self.faults.add(str(error))
+                self.say(f"No film at step {agent.step:_}, and the run goes on without: {error}")

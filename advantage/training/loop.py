@@ -31,7 +31,7 @@ from advantage.runs.recorded import config_facts
 from advantage.training.announcements import beginning, farewell, finished_before
 from advantage.training.callbacks import Ended, Evaluated, Listeners, Started
 from advantage.training.early_stopping import reason_of_run
-from advantage.training.evaluating import evaluate_and_say, film_step
+from advantage.training.evaluating import Films, evaluate_and_say
 from advantage.training.first_state import draw_first_state, spaces_of
 from advantage.training.intervals import crossed, next_multiple
 from advantage.training.journal import Journal, recent_kinds
@@ -71,7 +71,7 @@ class Loop:
         self.algorithm, self.environment = training.algorithm, training.environment
         self.algorithms: list[Playable] = [*training.members] or [training.algorithm] * len(seeds)
         self.options, self.say = training.options, training.reporter.message
-        self.listeners = training.listeners
+        self.listeners, self.films = training.listeners, Films(training.eval_environment, self.say)
         self.configs: list[dict[str, Any]] = []
         with saying(f"Making {self.environment.name}.", self.say):
             spaces = spaces_of(self.environment)
@@ -138,7 +138,8 @@ class Loop:
         self.was_finished = metadata.get("finished") == total
         evaluated = metadata["evaluated"]
         self.is_complete = self._is_finished and not (self._evaluates and evaluated < self.step)
-        config["training"]["total_timesteps"] = total
+        for name in ("total_timesteps", "stop_at_return", "patience"):
+            config["training"][name] = getattr(self.options, name)
         write_config(folder, config)
         logger = Logger(
             folder,
@@ -292,7 +293,7 @@ class Loop:
     def _film(self) -> None:
         """Film one episode of each seed's agent."""
         for place, journal in enumerate(self.journals):
-            film_step(self._agent(place), self.training.eval_environment, journal.folder, journal.seed)
+            self.films.add(self._agent(place), journal.folder, journal.seed)
 
     def _agent(self, place: int) -> Agent:
         """The agent of one seed."""

@@ -16,7 +16,7 @@ from advantage.algorithms.policy_gradient.shared.experience import advance_stati
 from advantage.algorithms.registry import algorithm_name
 from advantage.algorithms.value.dqn import DQNState
 from advantage.algorithms.value.shared.options import BufferOptions
-from advantage.datasets.dataset import Dataset, refuse_other_spaces
+from advantage.datasets.dataset import Dataset, DatasetError, refuse_other_spaces
 from advantage.datasets.files import load_dataset
 from advantage.datasets.rollouts import in_columns, recording_of
 from advantage.replay.prioritised import priorities_add
@@ -50,6 +50,11 @@ def recorded_data(path: str | None, algorithm: Playable, spec: Spec) -> Dataset 
         )
     dataset = load_dataset(path)
     refuse_other_spaces(dataset, path, spec.observation_space, spec.action_space)
+    if not clones and dataset.num_steps < spec.num_envs:
+        raise DatasetError(
+            f"{path} has {dataset.num_steps} steps, and the replay buffer takes as many for each of the "
+            f"{spec.num_envs} environments; use num_envs (--num-envs) of at most {dataset.num_steps}, or record more."
+        )
     return dataset
 
 
@@ -67,8 +72,9 @@ def begin_with(
 ) -> FirstState:
     """The first state of every seed with recorded episodes in its replay buffer, in order of time.
 
-    They are divided among the columns of the buffer, one for each environment. Statistics of observations and rewards
-    take them in; the clock does not, so a schedule begins where it would without them.
+    They are divided among the columns of the buffer, one for each environment; at the end fewer steps than there are
+    columns are left out. Statistics of observations and rewards take them in; the clock does not, so a schedule begins
+    where it would without them.
     """
     if dataset is None or isinstance(algorithm, BehaviourCloning):
         return first
@@ -76,9 +82,15 @@ def begin_with(
     rollout = recording_of(dataset, spec).rollout(jnp.asarray(steps))
     state = jax.jit(jax.vmap(partial(_filled, algorithm), (0, None)))(first.state, rollout)
     room = state.replay.reward[0].size  # of the first seed
-    kept = f"the last {room:,} of them" if steps.size > room else "all of them"
-    say(f"The replay buffer begins with {dataset}: {kept}.")
+    say(f"The replay buffer begins with {dataset}: {said_share(dataset.num_steps, steps.size, room)}.")
     return first._replace(state=state)
+
+
+def said_share(recorded: int, taken: int, room: int) -> str:
+    """How many of the recorded steps a buffer with this room has, in words."""
+    if taken > room:
+        return f"{room:,} of them, the last ones of each environment"
+    return f"all but the last {recorded - taken} of them" if taken < recorded else "all of them"
 
 
 def _filled(options: Any, state: Any, rollout: Rollout) -> Pytree:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from advantage.environments.make import MissingExtra
@@ -36,7 +40,8 @@ def log_to_logging(logger: logging.Logger, level: int = logging.INFO) -> Callbac
 def log_to_wandb(project: str, **options: Any) -> Callbacks:
     """Callbacks that send hyperparameters, metrics and evaluations to Weights & Biases (extra `wandb`).
 
-    Each seed is a run of its own there, named after its folder; a run that is resumed goes on in the same one.
+    Each seed is a run of its own there, named after its folder; a run that is resumed in its place goes on in the same
+    one, which it knows by the folder's whole path.
 
     Args:
         project: the project's name.
@@ -54,13 +59,14 @@ def log_to_wandb(project: str, **options: Any) -> Callbacks:
     def start(event: Started) -> None:
         for seed, folder, config in zip(event.seeds, event.folders, event.configs, strict=True):
             runs[seed] = wandb.init(
-                project=project, name=folder.name, id=folder.name, dir=str(folder), config=config,
+                project=project, name=folder.name, id=_id_of(folder), dir=str(folder), config=config,
                 resume="allow", reinit="create_new", **options,
             )  # fmt: skip
 
     def end(event: Ended) -> None:
-        for run in runs.values():
-            run.finish()
+        for seed in event.seeds:  # seeds that are trained one after the other end one by one
+            if seed in runs:
+                runs.pop(seed).finish()
 
     return _sink(start, lambda seed, step, row: runs[seed].log(row, step=step), end)
 
@@ -92,13 +98,20 @@ def log_to_mlflow(experiment: str, tracking_uri: str | None = None) -> Callbacks
             client.log_batch(runs[seed], params=[Param(name, str(value)) for name, value in facts.items()])
 
     def log(seed: int, step: int, row: dict[str, float]) -> None:
-        client.log_batch(runs[seed], [Metric(name, value, 0, step) for name, value in row.items()])
+        now = time.time_ns() // 10**6  # MLflow's clock has milliseconds
+        client.log_batch(runs[seed], [Metric(name, value, now, step) for name, value in row.items()])
 
     def end(event: Ended) -> None:
-        for run in runs.values():
-            client.set_terminated(run, "FINISHED" if event.finished else "KILLED")
+        for seed in event.seeds:  # seeds that are trained one after the other end one by one
+            if seed in runs:
+                client.set_terminated(runs.pop(seed), "FINISHED" if event.finished else "KILLED")
 
     return _sink(start, log, end)
+
+
+def _id_of(folder: Path) -> str:
+    """The same for a run that is resumed, and another one for a folder of the same name elsewhere."""
+    return f"{folder.name[:50]}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]}"
 
 
 def _sink(

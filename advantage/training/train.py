@@ -28,6 +28,7 @@ from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
 from advantage.runs.folder import RunFolder, describe_host, open_run_folder, read_config, refuse_links_out
 from advantage.runs.lock import RunLock
+from advantage.runs.recorded import as_saved
 from advantage.training.announcements import differences
 from advantage.training.callbacks import Callback, listeners_of
 from advantage.training.first_state import spaces_of
@@ -256,8 +257,8 @@ def resume(
     """
     folder = open_run_folder(Path(path))
     with RunLock(folder.path):
-        refuse_links_out(folder, folder.checkpoints, folder.last, folder.best)
-        config = read_config(folder, CONFIG_FIELDS)
+        refuse_links_out(folder, folder.checkpoints, folder.last, folder.best, folder.videos)
+        config = as_saved(Path(path), folder, read_config(folder, CONFIG_FIELDS))
         chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
         settings = _recorded_options(folder, config, total_timesteps, cluster)
         if not isinstance(

@@ -89,7 +89,7 @@ class Evolution:
     """The callback of a population: after every `every` steps it makes the next generation.
 
     A member's new settings are those of its next update, and of its config.json and its next checkpoint, so that
-    `resume` goes on with them.
+    `resume` goes on with them. An older checkpoint keeps those that it was saved with.
     """
 
     def __init__(self, loop: Loop, space: Space, every: int, seed: int, log: Path):
@@ -123,8 +123,9 @@ class Evolution:
             before: Any = loop.algorithms[place]
             loop.algorithms[place] = dataclasses.replace(before, **own)
             config: dict[str, Any] = read_config(journal.folder)
-            config["hyperparameters"] = to_json(loop.algorithms[place])
+            config |= {"hyperparameters": to_json(loop.algorithms[place]), "changing": sorted(self.space)}
             journal.facts = config_facts(config)
+            journal.recent = loop.journals[parent[place]].recent.copy()
             write_config(journal.folder, config)
         with self.log.open("a", encoding="utf-8") as file:
             for place in range(len(parent)):
@@ -164,19 +165,21 @@ def train_population(
         The members' runs, the one with the best last evaluation first.
 
     Raises:
-        ValueError: an argument that is not allowed, or a space with other options than floats.
+        ValueError: an argument that is not allowed, or a space with other options than floats between two ends.
         FileExistsError: `out` exists.
     """
     chosen, settings = playable(trainable(algorithm)), options_from(options)
     members, every = require_whole("members", members, 2), require_whole("every", every, 1)
     domains = read_space(chosen, settings, space)
+    _refuse_steps(domains)
     if reason := why_no_array(chosen, settings, domains):
         raise ValueError(f"A population cannot change this space: {reason}. Give one of floats: space=.")
     sampler = optuna_library().samplers.RandomSampler(seed=settings.seed)
     study = optuna_library().create_study(sampler=sampler)
     drawn: Any = [with_settings(chosen, settings, suggest(domains, study.ask()))[0] for _ in range(members)]
     folder = Path(out)
-    folder.mkdir(parents=True)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already; give a new folder for the population: out=.")
     runs = train_members(
         drawn,
         environment,
@@ -186,3 +189,14 @@ def train_population(
         **options | {"checkpoint_every": every},
     )
     return sorted(runs, key=lambda run: -(run.evaluation.mean if run.evaluation else -np.inf))
+
+
+def _refuse_steps(space: Space) -> None:
+    """Raises ValueError for a domain whose values are no range of floats, and cannot be multiplied by a factor."""
+    for name, domain in space.items():
+        if domain.kind in ("choices", "integers"):
+            raise ValueError(
+                f"A population cannot change {name}: its domain has {domain.kind}, and a value that is copied is "
+                'multiplied by a factor. Give a range of floats, such as {"log": [1e-4, 1e-2]}, or try the values of '
+                f"{name} with adv.tune."
+            )

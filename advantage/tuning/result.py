@@ -17,6 +17,8 @@ from advantage.comparison.seed_statistics import (
     interquartile_mean_interval,
     probability_of_improvement,
 )
+from advantage.experiment import Cell
+from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.folder import RunFolder, write_atomically
 from advantage.tuning.space import suggest
 from advantage.tuning.storage import optuna_library
@@ -53,8 +55,8 @@ class Tuning:
         path: the study's folder.
         trials, pruned: how many trials have ended, and how many of them were stopped early or not possible.
         goal: the return that was to be reached, if there was one.
-        standings: the repeated settings, the best first; empty if no trial has ended by itself.
-        failed: repeated runs that could not be finished, and why.
+        standings: the repeated settings, the best first; empty if no trial, or no repeated run, has a value.
+        failed: repeated runs that could not be finished or judged, and why; their settings are in no standing.
         preset: the preset file with the settings of the first standing; None without one.
     """
 
@@ -68,9 +70,10 @@ class Tuning:
 
     @property
     def winner(self) -> Standing:
-        """The best settings. Raises ValueError if no trial has ended by itself."""
+        """The best settings. Raises ValueError if there are none."""
         if not self.standings:
-            raise ValueError(f"{self.path} has no winner: none of its {self.trials} trials gave a value.")
+            reason = next(iter(self.failed.values()), f"none of its {self.trials} trials gave a value")
+            raise ValueError(f"{self.path} has no winner: {reason.removesuffix('.')}.")
         return self.standings[0]
 
 
@@ -78,19 +81,9 @@ def result_of(study: Study, journal: Any) -> Tuning:
     """The result of a study whose work is done; writes the winner's preset file."""
     pruned = optuna_library().trial.TrialState.PRUNED
     trials = [trial for trial in journal.get_trials(deepcopy=False) if trial.state.is_finished()]
-    groups = repeated_cells(study, journal) if best_trials(study, journal) else {}
+    groups = repeated_cells(study, journal)
     settings = {f"trial_{t.number:04d}": suggest(study.space, t) for t in best_trials(study, journal)}
-    failed = {
-        cell.path: why
-        for cells in groups.values()
-        for cell in cells
-        if (why := failure_of(study, journal, cell)) is not None
-    }
-    values = {
-        name: np.array([_value(study, cell.path) for cell in cells])
-        for name, cells in groups.items()
-        if all(cell.finished for cell in cells)
-    }
+    values, failed = _values(study, journal, groups)
     standings = [
         _standing(study, name, settings.get(name, {}), found, values.get(DEFAULT))
         for name, found in values.items()
@@ -109,8 +102,27 @@ def result_of(study: Study, journal: Any) -> Tuning:
     )
 
 
-def _value(study: Study, path: Path) -> float:
-    return value_of(RunFolder(path), study.goal, study.options.total_timesteps)
+def _values(
+    study: Study, journal: Any, groups: dict[str, list[Cell]]
+) -> tuple[dict[str, np.ndarray], dict[Path, str]]:
+    """The values of the settings of which every repeated run has one, and why each of the other runs has none."""
+    values, failed = {}, {}
+    for name, cells in groups.items():
+        found = []
+        for cell in cells:
+            why = failure_of(study, journal, cell)
+            try:
+                if why is None and cell.finished:
+                    found.append(value_of(RunFolder(cell.path), study.goal, study.options.total_timesteps))
+            except CheckpointError:
+                raise
+            except ValueError as error:
+                why = str(error)
+            if why is not None:
+                failed[cell.path] = why
+        if len(found) == len(cells):
+            values[name] = np.array(found)
+    return values, failed
 
 
 def _standing(

@@ -20,7 +20,7 @@ import jax
 from advantage.algorithms.playable import Trainable
 from advantage.algorithms.presets import FOLDER
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
-from advantage.plain_values import plain_number, whole_number
+from advantage.plain_values import plain_bool, plain_number, plain_tuple, whole_number
 from advantage.training.options import Options
 
 KINDS = "uniform", "log", "log_below_one", "integers", "choices"
@@ -89,14 +89,15 @@ def read_space(
     Args:
         algorithm: the algorithm whose settings are tuned; what the space does not name stays as it is.
         options: the options of the runs.
-        source: a JSON file, or what such a file holds; by default the library's space for this algorithm.
+        source: a JSON file, or what such a file holds, also with tuples and with NumPy's numbers and arrays; by
+            default the library's space for this algorithm.
 
     Raises:
         ValueError: the file is not a space, or it names an option or a value that is not allowed.
     """
     name = algorithm_name(algorithm)
     if isinstance(source, Mapping):
-        where, entries = "space", dict(source)
+        where, entries = "space", _as_json(source)
     else:
         file = FOLDER / "spaces" / f"{name}.json" if source is None else Path(source)
         where = str(file)
@@ -134,6 +135,23 @@ def why_no_array(algorithm: Trainable, options: Options, space: Space) -> str:
 def space_to_json(space: Space) -> dict[str, Any]:
     """The space as a file holds it."""
     return {name: {domain.kind: domain.values} for name, domain in space.items()}
+
+
+def _as_json(source: Mapping[str, Any]) -> Any:
+    """A space from Python as a file would hold it. Raises ValueError for what no file can hold."""
+
+    def plain(value: Any) -> Any:
+        for read in (plain_bool, plain_number, plain_tuple):
+            if (found := read(value)) is not None:
+                return found
+        raise TypeError(f"{value!r:.200} has no form in JSON")
+
+    try:
+        return json.loads(json.dumps(dict(source), default=plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"space: {error}; use numbers, texts, true, false, null, lists and objects."
+        ) from None
 
 
 def _domain(where: str, option: str, entry: Any) -> Domain:

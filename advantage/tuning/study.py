@@ -187,7 +187,7 @@ def value_of(folder: RunFolder, goal: Goal | None, total: int) -> float:
     Without a goal it is the mean return of the last evaluation. With one it is the number of steps until the run first
     reached the target; a run that never did is worse than one that used the whole budget, by its distance R from it:
 
-        value = total (1 + max(target - R, 0) / max(|target|, 1)),    R: the last mean
+        value = total + max(1, total max(target - R, 0) / max(|target|, 1)),    R: the last mean
 
     Args:
         folder: the run.
@@ -210,7 +210,7 @@ def value_of(folder: RunFolder, goal: Goal | None, total: int) -> float:
         return float(mean[-1])
     reached = steps_to(folder, goal)
     short = max(goal.target - float(mean[-1]), 0.0) / max(abs(goal.target), 1.0)
-    return reached if np.isfinite(reached) else total * (1 + short)
+    return reached if np.isfinite(reached) else total + max(1.0, total * short)
 
 
 def _means(folder: RunFolder, goal: Goal) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from advantage.drivers.host.crew import interpreter
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.make import resolve
 from advantage.plain_values import plain_number, require_whole
-from advantage.training.options import Options, options_from
+from advantage.training.options import Options, modifications_of, options_from
 from advantage.tuning.result import Tuning, result_of
 from advantage.tuning.space import read_space, why_no_array
 from advantage.tuning.storage import StudyFailure, locked, open_journal, optuna_library
@@ -124,6 +124,12 @@ def _declare(
             "one seed and is judged by its evaluations; use eval_episodes of 1 or more, and seeds= (--seeds) for the "
             "runs that repeat the best trials."
         )
+    for name in ("stop_at_return", "patience"):
+        if (value := getattr(settings, name)) is not None:
+            raise ValueError(
+                f"{name}={value:g} is not allowed: a study compares runs with one budget, and ends bad trials itself; "
+                "leave it out, and to end a trial at a return, use target= (--target)."
+            )
     if resolve(environment).kind == "vector":
         raise ValueError(
             "A vector environment has its own number of environments and cannot be evaluated; give the name, class or "
@@ -173,10 +179,10 @@ def _journal(study: Study) -> Any:
 
 def _refuse_objects(study: Study) -> None:
     """Raises ValueError if other processes cannot be told what is tuned."""
-    if not all(isinstance(part, str) for part in (study.environment, *study.options.wrappers)):
+    if not isinstance(study.environment, str) or not modifications_of(study.options).by_name:
         raise ValueError(
-            "Other processes can only make an environment, and wrappers, that have a name; give names, or use "
-            "processes=1."
+            "Other processes can only make an environment, and wrappers, that have a name, with env_options of JSON's "
+            "values; give names and Python's own numbers, or use processes=1."
         )
 
 

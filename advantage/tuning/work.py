@@ -142,10 +142,12 @@ def best_trials(study: Study, journal: Any) -> list[Any]:
 
 
 def repeated_cells(study: Study, journal: Any) -> dict[str, list[Cell]]:
-    """The repeated runs by name: those of the best trials, and those without tuning."""
+    """The repeated runs by name: those of the best trials, and those without tuning; none if no trial has a value."""
     settings = {
         f"trial_{trial.number:04d}": suggest(study.space, trial) for trial in best_trials(study, journal)
     }
+    if not settings:
+        return {}
     return {name: study.repeated_cells(name, chosen) for name, chosen in (settings | {DEFAULT: {}}).items()}
 
 

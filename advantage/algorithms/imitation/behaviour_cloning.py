@@ -48,7 +48,8 @@ class BehaviourCloning(ArchitectureOptions, UnitsOption):
     n_steps: int = ranged(256, "[1, inf)")
     """Recorded steps in a gradient step."""
     sequence_length: int = ranged(1, "[1, inf)")
-    """Consecutive steps that are drawn together, for a recurrent network; its memory is empty before the first."""
+    """Consecutive steps that are drawn together, for a recurrent network, whose memory is empty before the first; a
+    divisor of n_steps times num_envs."""
     learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
     """Adam's step size; a number or a schedule of progress."""
     normalize_observation: bool = True

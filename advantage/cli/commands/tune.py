@@ -125,7 +125,7 @@ def _show(result: Tuning, words: list[str]) -> None:
     for path, why in result.failed.items():
         print(f"{path} could not be finished: {why}")
     if not result.standings:
-        print("No trial gave a value; train longer, or change the space.")
+        print("No settings gave a value with every seed; train longer, or change the space.")
         return
     settings = " ".join(f"{name}={value}" for name, value in result.winner.settings.items())
     print(f"\nBest: {result.winner.name} {settings}")
