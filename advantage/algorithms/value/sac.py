@@ -77,8 +77,8 @@ class SAC(ReplayOptions, PolicyOptions):
     alpha: float | None = ranged(None, "[0, inf)")
     """The temperature, in rewards per nat; None learns it, from 1 on."""
     target_entropy: float | None = ranged(None, "(-inf, inf)")
-    """Entropy in nats that a learned temperature aims at, of actions in the units of action_units. None: -1 for each continuous action, in units of its bounds,
-    or half of log |A| for Discrete ones."""
+    """Entropy in nats that a learned temperature aims at, of actions in the units of action_units. None: -1 for each
+    continuous action, in units of its bounds, or half of log |A| for Discrete ones."""
     action_bounds: Bounds = "squash"
     """Bounded continuous actions: squash a Gaussian's samples by tanh, or clip them."""
     action_spread: Spread = "state-dependent"
