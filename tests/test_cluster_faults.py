@@ -1,14 +1,21 @@
 """Actors that cannot begin, are lost or hang: what the drivers make of it, with stand-ins for Ray and its actors."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import jax
+import numpy as np
 import pytest
+from probe_learners import DISCRETE, OBS
 
 import advantage as adv
+from advantage.drivers.cluster import games
 from advantage.drivers.cluster.actors import TRIES, Lost, answer, hung
+from advantage.drivers.cluster.games import ClusterGames
 from advantage.drivers.cluster.synchronous import SynchronousDriver
+from advantage.drivers.search.games import Chance
 
 ray = pytest.importorskip("ray")
 
@@ -56,3 +63,22 @@ def test_actors_that_are_lost_while_episodes_begin_are_replaced(losses):
     else:
         with pytest.raises(adv.EnvironmentFailure, match="1 was lost: its node is gone"):
             driver._in_all_actors(begin)
+
+
+@pytest.mark.parametrize(("played", "seconds"), [(False, 310), (True, 80)])
+def test_a_candidate_that_hangs_ends_a_search(played, seconds, monkeypatch):
+    """After 60 s more than the longest game, here of 10 s; the first game of a process has 300. A look takes 10 s."""
+    library = MagicMock(exceptions=ray.exceptions)
+    library.get.return_value = (1.0, 5, np.zeros(0), np.zeros(0), np.zeros((0, 2)))
+    answers = [True] * played
+    library.wait.side_effect = lambda references, **_: (references if answers and answers.pop() else [], [])
+    library.remote.return_value.options.return_value.remote.return_value.play.remote.side_effect = lambda *_: (
+        object()
+    )
+    monkeypatch.setattr(games, "ray_library", lambda: library)
+    monkeypatch.setattr(games, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    search, spec = adv.PolicySearch(adv.CEM(), hidden=(4,)), adv.Spec(OBS, DISCRETE, 1, 64)
+    player = ClusterGames(search, lambda: None, spec, 1, timeout=60.0)  # pyright: ignore[reportArgumentType]
+    player.start(2)
+    with pytest.raises(adv.EnvironmentFailure, match=f"Actor 0 .*has not answered for {seconds} s"):
+        player.play((), np.zeros((2, 3)), Chance(np.arange(2), jax.random.key(0), 0, 0), 1000, lambda: False)
