@@ -1,6 +1,7 @@
 """Actors that cannot begin, are lost or hang: what the drivers make of it, with stand-ins for Ray and its actors."""
 
 import itertools
+import time
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -13,6 +14,7 @@ from probe_learners import DISCRETE, OBS
 import advantage as adv
 from advantage.drivers.cluster import games
 from advantage.drivers.cluster.actors import TRIES, Lost, answer, hung
+from advantage.drivers.cluster.asynchronous import Absent, AsynchronousDriver, Ordered
 from advantage.drivers.cluster.games import ClusterGames
 from advantage.drivers.cluster.synchronous import SynchronousDriver
 from advantage.drivers.search.games import Chance
@@ -63,6 +65,25 @@ def test_actors_that_are_lost_while_episodes_begin_are_replaced(losses):
     else:
         with pytest.raises(adv.EnvironmentFailure, match="1 was lost: its node is gone"):
             driver._in_all_actors(begin)
+
+
+def asynchronous(orders=(), absent=(), **stub):
+    driver: Any = AsynchronousDriver.__new__(AsynchronousDriver)
+    driver.actors, driver.places = Stub(**stub), range(2)
+    driver.orders = {place: Ordered(None, 0, time.monotonic() - age) for place, age in dict(orders).items()}
+    driver.absent = {place: Absent(None, {}) for place in absent}
+    driver.seconds = {0: 10.0, 1: 12.0}
+    return driver
+
+
+def test_an_actor_that_hangs_is_noticed_while_others_answer():
+    asynchronous({0: 1, 1: 70})._refuse_hung()  # 60 s longer than the others take
+    asynchronous({0: 1, 1: 75}, finished=(1,))._refuse_hung()  # its rollout waits for the learner
+    with pytest.raises(adv.EnvironmentFailure, match="Actor 1 .*has not answered for 75 s"):
+        asynchronous({0: 1, 1: 75})._refuse_hung()
+    first = asynchronous({0: 1, 1: 75})
+    first.seconds = {0: 10.0}
+    first._refuse_hung()  # it starts, and compiles
 
 
 @pytest.mark.parametrize(("played", "seconds"), [(False, 310), (True, 80)])
