@@ -13,7 +13,7 @@ from probe_learners import DISCRETE, OBS
 
 import advantage as adv
 from advantage.drivers.cluster import games
-from advantage.drivers.cluster.actors import TRIES, Lost, answer, hung
+from advantage.drivers.cluster.actors import START_SECONDS, TRIES, Lost, answer, hung
 from advantage.drivers.cluster.asynchronous import Absent, AsynchronousDriver, Ordered
 from advantage.drivers.cluster.games import ClusterGames
 from advantage.drivers.cluster.synchronous import SynchronousDriver
@@ -74,6 +74,13 @@ def asynchronous(orders=(), absent=(), **stub):
     driver.absent = {place: Absent(None, {}) for place in absent}
     driver.seconds = {0: 10.0, 1: 12.0}
     return driver
+
+
+def test_all_actors_may_be_absent_for_as_long_as_a_process_needs():
+    driver = asynchronous(absent=(0, 1))
+    assert driver._take_up(1.0) == []
+    with pytest.raises(adv.EnvironmentFailure, match="has not answered for 300 s"):
+        driver._take_up(START_SECONDS)
 
 
 def test_an_actor_that_hangs_is_noticed_while_others_answer():

@@ -154,11 +154,11 @@ class AsynchronousDriver:
         """Let absent actors whose processes run begin: notices about their episodes.
 
         Raises:
-            EnvironmentFailure: no process runs after so many seconds.
+            EnvironmentFailure: no process runs after START_SECONDS.
         """
         greetings = {place: each.greeting for place, each in self.absent.items()}
         arrived = self.actors.arrived(greetings, seconds) if greetings else []
-        if not arrived and len(greetings) == len(self.places):
+        if not arrived and seconds >= START_SECONDS:
             raise self.actors.hung(0, seconds)
         notices: list[str] = []
         for place in arrived:
