@@ -68,8 +68,10 @@ def game_of(environment: Environment) -> LineGame | None:
 
 
 @in_single_precision
-def mistakes(agent: Agent, solved: SolvedGame, *, seed: int = 0) -> Mistakes:
+def mistakes(agent: Agent, solved: SolvedGame, *, seed: int = 0) -> Mistakes | None:
     """Compare an agent's moves, without noise, with the best ones by the exact solution.
+
+    None for a game in which the move never matters, such as a row of two stones on 2 x 2 cells.
 
     Args:
         agent: trained in the game, or against an opponent in it.
@@ -78,6 +80,8 @@ def mistakes(agent: Agent, solved: SolvedGame, *, seed: int = 0) -> Mistakes:
             probability.
     """
     positions = solved.positions_that_matter()
+    if not len(positions):
+        return None
     count = min(len(positions), MOST_POSITIONS)
     boards = solved.boards(np.random.default_rng(seed).choice(positions, count, replace=False))
     values, action = solved.action_values(boards), _moves(agent, solved.game, boards)

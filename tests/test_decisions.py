@@ -52,6 +52,10 @@ def test_mistakes_of_players_whose_moves_are_known():
     assert "mistakes: 0.00%" in str(best) and "in all 3,191 positions" in str(best)
 
 
+def test_no_mistakes_are_counted_where_the_move_never_matters():
+    assert mistakes(Player(first_free), theory.solve_game(LineGame(2, 2, 2))) is None
+
+
 def test_mistakes_by_a_loop():
     """The first free cell, position by position."""
     wrong = judged = 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,16 @@ def test_every_option_makes_a_difference(change, tmp_path):
         run = train(algorithm, "jax/Pendulum-v1", tmp_path / str(len(found)))
         found.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(run.agent.state.params)]))
     assert (found[0] != found[1]).any()
+
+
+@pytest.mark.parametrize(("newest", "among"), [(3, {5, 6, 7}), (20, set(range(8)))])
+def test_without_aggregate_each_of_the_newest_states_is_as_likely(newest, among):
+    """Also where the buffer holds no multiple of them, or fewer."""
+    agent = dataclasses.replace(SMALL, aggregate=False, batch_size=20_000)
+    replay = SimpleNamespace(stored=jnp.int32(8))
+    found, count = np.unique(agent.drawn(replay, KEY, newest), return_counts=True)
+    assert set(found) == among
+    np.testing.assert_allclose(count / 20_000, 1 / len(among), atol=0.02)
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,22 @@ def test_the_learner_takes_the_steps_it_is_told_to(tmp_path):
     learner = run.agent.state.learner
     assert int(learner.gradient_steps) == 40 * 2
     assert int(learner.replay.head) == 40 * 3 and learner.replay.num_envs == 8
-    assert int(learner.clock.step) == 40 * 3 * 8 == int(learner.clock.total_timesteps)
+    assert int(learner.clock.step) == 40 == int(learner.clock.total_timesteps)
     assert int(run.agent.state.learning.replay.stored) == 40
+
+
+def test_exploration_falls_with_the_real_steps_however_many_are_imagined():
+    """400 x 15 steps are imagined for each of a million: more than 32 bits count."""
+    algorithm = dataclasses.replace(SMALL, learner="dqn", imagined_envs=400, imagined_steps=15)
+    space = CartPole().observation_space
+    spec = adv.Spec(space, CartPole().action_space, 1, 1_000_000)
+    state = jax.jit(lambda key: algorithm.init(key, spec))(KEY)
+    epsilon = []
+    for step in (0, 50_000, 100_000, 1_000_000):
+        clock = state.clock._replace(step=jnp.uint32(step))
+        now = dataclasses.replace(state, clock=clock, learner=dataclasses.replace(state.learner, clock=clock))
+        epsilon.append(float(algorithm.actor(now).epsilon))
+    np.testing.assert_allclose(epsilon, [1, 0.525, 0.05, 0.05], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,18 @@ def test_what_samples_draws_what_the_agent_draws(name, agents, played, tmp_path)
     assert len(drawn) > 1
 
 
+@pytest.mark.parametrize("format", ["numpy", "onnx"])
+def test_the_largest_random_numbers_allow_no_masked_action(format, agents, played, tmp_path):
+    """1 - 2^-24, which generators of float32 numbers give: with 1 it would be rounded to 2."""
+    folder = adv.export(agents("masked"), tmp_path / "out", format=format, deterministic=False)
+    act = {"numpy": numpy_act, "onnx": onnx_act}[format](folder)
+    for _, obs, _ in played("masked")[:20]:
+        mask = obs["action_mask"]
+        noise = np.where(mask == 1, 0.5, 1 - 2**-24).astype(np.float32)[None]
+        (action,) = jax.tree.leaves(act(obs, noise=[noise])[0])
+        assert mask[int(action)] == 1
+
+
 def test_numpy_draws_actions_as_often_as_the_policy_says(agents, tmp_path):
     agent, obs = agents("numbers"), np.array([0.1, -0.2, 0.3])
     logits = np.asarray(agent.actor.actor.distribution(obs[None].astype(np.float32)).logits, float)[0]

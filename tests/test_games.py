@@ -139,3 +139,11 @@ def test_any_method_with_masks_learns_a_game_against_an_opponent(name, tmp_path)
     algorithm = adv.PPO(n_steps=16, batch_size=32, hidden=(16,))
     run = adv.train(algorithm, name, out=tmp_path / "run", total_timesteps=128, num_envs=4, tensorboard=False)
     assert -1 <= run.evaluation.mean <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "complaint"), [((2, 2, 3), "length=3"), ((3, 3, 0), "length=0"), ((0, 3, 3), "rows=0")]
+)
+def test_a_board_without_rows_to_win_is_refused(size, complaint):
+    with pytest.raises(ValueError, match=f"{complaint} .*not allowed"):
+        LineGame(*size)

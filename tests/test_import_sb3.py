@@ -17,6 +17,7 @@ from gymnasium import spaces
 import advantage as adv
 from advantage.cli import main
 from advantage.environments.spaces import environment_action
+from advantage.importing.sb3 import _statistics
 from advantage.importing.torch_tensors import Refused, read_tensors
 from advantage.policies.action_value import action_value
 from advantage.training.reporting import Silent
@@ -507,6 +508,25 @@ def test_policies_of_another_kind_are_refused(change, complaint, tmp_path):
             model_file(tmp_path / "model.zip", tensors, **data), "CartPole-v1", out=tmp_path / "run"
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        *(("mean", [x], "not lists of numbers") for x in ("1", True, None, [0.0])),
+        ("variance", 1.0, "not lists of numbers"),
+        *(("mean", [x], "are no statistics") for x in (10**400, -1e40, float("nan"))),
+        *(("count", x, "are no statistics") for x in (10**400, float("nan"), "1")),
+    ],
+)
+def test_what_is_no_finite_number_is_no_statistic(name, value, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        _statistics({"mean": [0.0], "variance": [1.0], name: value}, 100)
+
+
+def test_statistics_of_any_numbers():
+    found = _statistics({"mean": np.zeros(2), "variance": (1, 2.5), "limit": 0.1}, 100)
+    assert (found.mean.tolist(), found.variance.tolist(), found[2:]) == ([0, 0], [1, 2.5], (100.0, 0.1))
 
 
 def test_wrong_files_environments_and_statistics(imported, tmp_path, capsys):

@@ -28,6 +28,9 @@ from advantage.models.fit import (
 )
 from advantage.models.open_loop import open_loop_errors
 from advantage.models.vectors import VectorSpaces, vector_spaces
+from advantage.planners.action_sequences import PlannedActions
+from advantage.planners.imagination import PlanningProblem
+from advantage.planners.tree_search import tree_search
 from advantage.policies.networks import MLP
 from advantage.replay.ring import replay_add, replay_init
 from advantage.replay.sequences import ReplayedSequences, sequences_at
@@ -180,6 +183,24 @@ def test_particles_keep_to_their_member():
         one = jax.tree.map(lambda leaf, i=i: leaf[i % 3], members)
         expected = ensemble.predict(one, scales, jnp.concatenate([x[i], a[i]])).mean
         np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tree_meets_every_member_of_an_ensemble():
+    """Members whose one step ends with the rewards 0, 1 and 5, in different states: an action is worth their mean."""
+    ensemble = Ensemble(MLP((4,), "silu"), 2, 2, members=3, kind="deterministic")
+    members = jax.tree.map(jnp.zeros_like, ensemble.init(KEY))
+    outputs = jnp.array(
+        [[1.0, 0, 0, 0, 9], [2, 1, 0, 0, 9], [3, 5, 0, 0, 9]]
+    )  # change, reward, two variances, end
+    members["head"]["bias"] = outputs
+    seen = VectorSpaces(spaces.Box(-np.inf, np.inf, (1,)), spaces.Discrete(1))
+    model = LearnedModel(ensemble, seen, members, ensemble.scales_init())
+    tree = tree_search(
+        PlanningProblem(model, PlannedActions(choices=1), 1.0), jnp.zeros(1), KEY, lambda state, key: jnp.zeros(()),
+        simulations=200, successors=3, exploration=1.0,
+    )  # fmt: skip
+    assert set(np.asarray(tree.reward[1 : int(tree.size)])) == {0, 1, 5}
+    assert float(tree.action_value[0, 0]) == pytest.approx(2, abs=0.5)
 
 
 def test_noise_of_the_model_is_scaled_by_its_calibration():

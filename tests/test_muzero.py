@@ -149,26 +149,36 @@ def test_what_does_not_count_has_no_gradient():
 
 
 def test_the_loss_unrolls_the_model():
-    """The same by hand, without a scan: h once, then g and f."""
+    """The same by hand, without a scan: h once, then g and f; of its gradient g passes back one half to each state."""
     state, rows = small_state(), sequences(steps=5)
     actor = SMALL.actor(state)
     targets = SMALL._targets(actor, rows, KEY)
-    x = state.networks.encoder.policy_input(rows.obs[0], actor.model.scale)
-    loss, metrics = SMALL._loss(state.networks, state.params, x, targets)
-    networks, latent = state.networks, state.networks.represent(state.params, x)
-    policy = value = reward = 0.0
-    for k in range(4):
-        predicted = networks.predict(state.params, latent)
-        log_p = jax.nn.log_softmax(predicted.policy)
-        policy += np.where(targets.going[k], -(targets.policy[k] * log_p).sum(-1), 0).mean() / 4
-        value += np.where(targets.counts[k], category_loss(predicted.value, targets.value[k]), 0).mean() / 4
-        if k < 3:
-            latent, logits = networks.advance(state.params, latent, targets.action[k])
-            reward += np.where(targets.counts[k], category_loss(logits, targets.reward[k]), 0).mean() / 3
-    np.testing.assert_allclose(metrics["policy_loss"], policy, rtol=1e-5)
-    np.testing.assert_allclose(metrics["value_loss"], value, rtol=1e-5)
-    np.testing.assert_allclose(metrics["reward_loss"], reward, rtol=1e-5)
-    np.testing.assert_allclose(loss, policy + 0.25 * value + reward, rtol=1e-5)
+    networks, x = state.networks, state.networks.encoder.policy_input(rows.obs[0], actor.model.scale)
+
+    def by_hand(params):
+        latent, policy, value, reward = networks.represent(params, x), 0.0, 0.0, 0.0
+        for k in range(4):
+            predicted = networks.predict(params, latent)
+            log_p = jax.nn.log_softmax(predicted.policy)
+            policy += jnp.where(targets.going[k], -(targets.policy[k] * log_p).sum(-1), 0).mean() / 4
+            value += (
+                jnp.where(targets.counts[k], category_loss(predicted.value, targets.value[k]), 0).mean() / 4
+            )
+            if k < 3:
+                half = 0.5 * latent + 0.5 * jax.lax.stop_gradient(latent)
+                latent, logits = networks.advance(params, half, targets.action[k])
+                reward += jnp.where(targets.counts[k], category_loss(logits, targets.reward[k]), 0).mean() / 3
+        return policy + 0.25 * value + reward, (policy, value, reward)
+
+    def ours(params):
+        loss, metrics = SMALL._loss(networks, params, x, targets)
+        return loss, tuple(metrics[f"{name}_loss"] for name in ("policy", "value", "reward"))
+
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1, state.params
+    )  # heads begin at 0 and would pass nothing back
+    expected, found = (jax.value_and_grad(f, has_aux=True)(params) for f in (by_hand, ours))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
 def train(algorithm, environment, out, **options):

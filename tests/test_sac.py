@@ -139,6 +139,26 @@ def test_the_temperature_follows_the_entropy(aim, rises):
     assert (float(state.params["log_alpha"]) > 0) == rises
 
 
+@pytest.mark.parametrize("bounds", ["squash", "clip", "none"])
+def test_the_aim_of_one_policy_is_as_near_in_any_units(bounds):
+    """Its exact entropy, of actions in units of their bounds and in raw ones; the last two numbers have no bounds."""
+    low, high = np.float32([-5, 2, 0, -np.inf]), np.float32([5, 2.5, np.inf, np.inf])
+    if bounds == "squash":
+        low, high = low[:2], high[:2]
+    space, gaps = spaces.Box(low, high), []
+    half = np.where(np.isfinite(high - low), (high - low) / 2, 1)
+    mean, log_std = np.float32([[0.3, -0.2, 0.1, 0.5][: len(low)], [-0.5, 0.1, 0.2, 0.0][: len(low)]])
+    for units in ("bounds", "raw"):
+        agent = tiny(action_bounds=bounds, action_units=units, action_spread="state-independent")
+        seen = spaces.Box(-1, 1, (3,), np.float32)
+        state = agent.init(jax.random.key(0), spec_of(agent, seen, space, num_envs=2, total_timesteps=100))
+        is_raw = units == "raw" or bounds == "none"
+        spread = log_std + np.log(half) * (is_raw and bounds != "squash")
+        policy = state.policy.head.distribution(mean, spread.astype(np.float32))
+        gaps.append(float(policy.entropy()) - agent.entropy_aim(state))
+    np.testing.assert_allclose(gaps[0], gaps[1], rtol=1e-5)
+
+
 def test_a_given_temperature_stays():
     state, reports = course(tiny(alpha=0.25))
     assert float(state.params["log_alpha"]) == 0

@@ -50,7 +50,9 @@ def test_large_rewards_end_at_the_limit_of_rounding():
 
 def test_a_myopic_table_needs_one_step():
     mdp = random_mdp(np.random.default_rng(3), gamma=0.0)
-    np.testing.assert_allclose(soft_value_iteration(mdp, 0.3)[1], mdp.expected_reward)
+    value, q, _ = soft_value_iteration(mdp, 0.3)
+    np.testing.assert_allclose(q, mdp.expected_reward)
+    np.testing.assert_allclose(value, 0.3 * np.log(np.exp(q / 0.3).sum(1)))
 
 
 def test_what_has_no_soft_values_is_refused():

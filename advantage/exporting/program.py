@@ -159,10 +159,16 @@ class _Trace:
         return noise.name
 
     def _between_one_and_two(self, aval: Any) -> str:
-        """What JAX makes of random bits, from which it makes uniform numbers of any range: one and a uniform number."""
-        one = np.ones((), np.float32)
-        drawn, result = self._drawn("uniform", aval), self.name()
-        self.operations.append(Operation("add", {}, (drawn, one), (aval, one), (aval,), (result,)))
+        """What JAX makes of random bits, from which it makes uniform numbers of any range: one and a uniform number.
+
+        The sum stays below two: above the last of the float32 numbers between one and two it would be rounded to two.
+        """
+        largest, one = np.array(1 - 2**-23, np.float32), np.ones((), np.float32)
+        drawn, below, result = self._drawn("uniform", aval), self.name(), self.name()
+        self.operations += [
+            Operation("min", {}, (drawn, largest), (aval, largest), (aval,), (below,)),
+            Operation("add", {}, (below, one), (aval, one), (aval,), (result,)),
+        ]
         return result
 
 

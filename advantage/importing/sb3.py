@@ -27,7 +27,7 @@ from advantage.algorithms.value.td3 import TD3
 from advantage.environments.make import resolve
 from advantage.importing.sb3_layers import Policy, policy_in
 from advantage.importing.torch_tensors import Refused, member, read_tensors
-from advantage.plain_values import plain_number
+from advantage.plain_values import plain_number, plain_tuple
 from advantage.replay.left_out import without_replay
 from advantage.running_moments import Compensated, Moments
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
@@ -249,20 +249,28 @@ def _statistics(given: str | Path | Mapping[str, Any], steps: int) -> Statistics
     )
     if not isinstance(given, Mapping) or not {"mean", "variance"} <= given.keys() <= {*Statistics._fields}:
         raise ValueError(f"{source} is not allowed as statistics; use {expected}.")
-    try:
-        mean, variance = (np.asarray(given[name], np.float32) for name in ("mean", "variance"))
-    except (ValueError, TypeError):
-        raise ValueError(
-            f"The mean and the variance of {source} are not lists of numbers; use {expected}."
-        ) from None
-    count, limit = (
-        plain_number(given.get(name, default))
-        for name, default in (("count", max(1, steps)), ("limit", 10.0))
-    )
-    whole = mean.ndim == 1 and mean.shape == variance.shape and np.isfinite([*mean, *variance]).all()
-    if not whole or (variance < 0).any() or count is None or limit is None or count <= 0 or limit <= 0:
+    mean, variance = (_numbers(given[name]) for name in ("mean", "variance"))
+    if mean is None or variance is None:
+        raise ValueError(f"The mean and the variance of {source} are not lists of numbers; use {expected}.")
+    count_and_limit = given.get("count", max(1, steps)), given.get("limit", 10.0)
+    positive = _numbers(count_and_limit)
+    if positive is None or not (
+        len(mean) == len(variance)
+        and np.isfinite([*mean, *variance, *positive]).all()
+        and (variance >= 0).all()
+        and (positive > 0).all()
+    ):
         raise ValueError(f"The numbers of {source} are no statistics; use {expected}.")
-    return Statistics(mean, variance, float(count), float(limit))
+    return Statistics(mean, variance, *map(float, count_and_limit))
+
+
+def _numbers(given: Any) -> np.ndarray | None:
+    """A list of numbers as float32, infinite where one is too large; None if it is none."""
+    numbers = [plain_number(each) for each in plain_tuple(given) or (None,)]
+    known = [x for x in numbers if x is not None]
+    largest = float(np.finfo(np.float32).max)
+    rounded = np.array([x if abs(x) <= largest else np.inf for x in known], np.float32)
+    return rounded if len(known) == len(numbers) else None
 
 
 def _with_statistics(state: PolicyState, known: Statistics | None, name: str) -> PolicyState:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advantage.models.interface import Imagined
+from advantage.models.interface import Imagined, Model
 from advantage.models.vectors import VectorSpaces
 from advantage.policies.networks import MLP, linear, linear_init
 from advantage.running_moments import Moments, moments_init, moments_update
@@ -230,3 +230,14 @@ class LearnedModel(NamedTuple):
             mean = mean + std * jax.random.normal(key, mean.shape)
         moments = self.scales.outputs
         return moments.mean.value + std_of(moments) * mean, end
+
+
+def reordered(model: Model, key: Key) -> Model:
+    """The model with its members turned by a random number of places, so that any of them is the first; else as it is.
+
+    A search that steps one state at a time would otherwise meet the first member only.
+    """
+    if not isinstance(model, LearnedModel):
+        return model
+    places = jax.random.randint(key, (), 0, len(jax.tree.leaves(model.members)[0]))
+    return model._replace(members=jax.tree.map(lambda x: jnp.roll(x, places, axis=0), model.members))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from advantage.models.ensemble import reordered
 from advantage.models.interface import Model
 from advantage.planners.imagination import PlanningProblem
 from advantage.types import Array, Key, Pytree
@@ -85,7 +86,8 @@ def tree_search(
 
         G = r + gamma sign (1 - terminated) G'       sign is that of the model
 
-    are added to the actions on the way back to the root.
+    are added to the actions on the way back to the root. A simulation in an ensemble of models steps in one member,
+    drawn at random.
 
     Args:
         problem: model, Discrete actions and discount.
@@ -103,7 +105,8 @@ def tree_search(
 
     def simulate(i: Array, tree: Tree) -> Tree:
         key_down, key_value = jax.random.split(jax.random.fold_in(key, i))
-        leaf = _descend(problem.model, tree, key_down, exploration)
+        model = reordered(problem.model, jax.random.fold_in(key, simulations + i))
+        leaf = _descend(model, tree, key_down, exploration)
         tree, node = _grown(tree, leaf)
         estimate = jnp.where(tree.ended[node], 0.0, value(_at(tree.state, node), key_value))
         return _backed_up(tree, node, estimate, problem.gamma, problem.model.sign)

@@ -40,7 +40,8 @@ def soft_value_iteration(
         if not 0 < given < np.inf:
             raise ValueError(f"{name}={given} is not allowed; use a number above 0.")
     value, change, rounding = np.zeros(mdp.n_states), np.inf, 0.0
-    while change > max(tolerance * (1 / mdp.gamma - 1) if mdp.gamma else np.inf, rounding):
+    small = tolerance * (1 / max(mdp.gamma, 1e-9) - 1)  # finite for gamma = 0 too, so that it iterates
+    while change > max(small, rounding):
         q = np.where(mdp.terminal[:, None], 0.0, action_values(mdp, value))
         before, value = value, np.where(mdp.terminal, 0.0, alpha * logsumexp(q / alpha, axis=1))
         change, rounding = np.abs(value - before).max(), 8 * np.spacing(np.abs(value).max())

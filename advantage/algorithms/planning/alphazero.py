@@ -71,7 +71,8 @@ class AlphaZero(SearchOptions):
 
     After every n_steps in each environment, n_epochs times over the rollout in minibatches:
 
-        z      <- r + sign gamma (1 - terminated) z'        lambda-returns; v where the rollout ends
+        z      <- r + sign gamma (1 - terminated) z'        lambda-returns; v where the rollout ends, and the value
+                                                            that the search gives s where a was drawn at random
         theta  <- Adam on mean (-sum_a pi(a) log p(a|s) + vf_coef (z - v(s))^2 / 2)
 
     In a game of two players, such as jax/TicTacToe-v0, each step is a move of the player whose turn it is, and sign is
@@ -89,7 +90,7 @@ class AlphaZero(SearchOptions):
     """Passes over each rollout."""
     td_lambda: float = ranged(1.0, "[0, 1]")
     """Lambda of the returns: 1 is the outcome, 0 the value that the search gives the next position. Returns stop before
-    a step at random."""
+    a step at random, whose own target is the value that the search gives its position."""
     exploration: float = ranged(0.25, "[0, 1]")
     """Share of steps at random while learning, so that all kinds of positions are seen."""
     share_network: bool = False
@@ -193,6 +194,7 @@ class AlphaZero(SearchOptions):
             next_value,
             self.td_lambda * (1 - stops),
         )
+        target = jnp.where(random, rollout.extras["value"], target)
         x = state.policy.encoder.policy_input(jax.tree.map(flat, rollout.obs))
         return Positions(x, flat(rollout.extras["policy"]), flat(target))
 

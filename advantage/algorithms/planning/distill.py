@@ -155,10 +155,7 @@ class Distill(ArchitectureOptions, UnitsOption):
 
         def step(carry: Any, key: Key) -> tuple[Any, dict[str, Array]]:
             actor, optimiser = carry
-            index = uniform_draw(replay, key, self.batch_size)
-            if not self.aggregate:
-                index = replay.stored - 1 - index % jnp.minimum(newest, replay.stored)
-            rows = sequences_at(replay, index, length=1)
+            rows = sequences_at(replay, self.drawn(replay, key, newest), length=1)
             x = state.policy.encoder.policy_input(jax.tree.map(lambda leaf: leaf[0], rows.obs), scale)
             label = jax.tree.map(lambda leaf: leaf[0], rows.extras)
 
@@ -178,6 +175,13 @@ class Distill(ArchitectureOptions, UnitsOption):
             clock=advance_clock(state.clock, newest),
         )
         return learned, metrics
+
+    def drawn(self, replay: Replay, key: Key, newest: int) -> Array:
+        """The steps of a batch, each equally likely: of all that are stored, or of so many that are the newest."""
+        if self.aggregate:
+            return uniform_draw(replay, key, self.batch_size)
+        among = jnp.minimum(newest, replay.stored)
+        return replay.stored - 1 - jax.random.randint(key, (self.batch_size,), 0, among)
 
     def _loss(self, distribution: Distribution, label: Pytree) -> tuple[Array, dict[str, Array]]:
         """Of a batch of the student's distributions, given the teacher's answers."""

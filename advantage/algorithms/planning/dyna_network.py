@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
-from advantage.algorithms.clock import advance_clock, clock_init, progress, with_budget
+from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
 from advantage.algorithms.named_class import named_class
 from advantage.algorithms.planning.shared.imagined_rollout import imagined_rollout, mean_metrics
@@ -25,7 +24,7 @@ LEARNERS = {"sac": "value.sac:SAC", "dqn": "value.dqn:DQN"}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DynaState:
-    """The training state: the model that is learned, the learner's own state, and the real clock."""
+    """The training state: the model that is learned, the learner's own state, and the clock of real steps of both."""
 
     learning: ModelLearning
     learner: Pytree
@@ -93,18 +92,14 @@ class DynaNetwork(ModelOptions, UnitsOption):
                 replay buffer that does not fit into memory.
         """
         key_model, key_learner = jax.random.split(key)
-        imagined = dataclasses.replace(
-            spec,
-            num_envs=self.imagined_envs,
-            total_timesteps=spec.total_timesteps * self.imagined_envs * self.imagined_steps,
-        )
+        imagined = dataclasses.replace(spec, num_envs=self.imagined_envs)
         learning = model_learning(self, key_model, spec)
         learner = self._learner().init(key_learner, imagined)
         return DynaState(learning, learner, clock_init(spec.total_timesteps))
 
     def actor(self, state: DynaState) -> Pytree:
         """The learner's actor."""
-        return self._learner().actor(self._with_budget(state))
+        return self._learner().actor(state.learner)
 
     def initial_memory(self, actor: Pytree) -> Pytree:
         return self._learner().initial_memory(actor)
@@ -126,7 +121,8 @@ class DynaNetwork(ModelOptions, UnitsOption):
         learning, metrics = learn_model(self, state.learning, rollout, key_model, progress(state.clock))
         learner = self._learner()
 
-        def turn(state: Pytree, key: Key) -> tuple[Pytree, dict[str, Any]]:
+        def turn(carry: tuple[Pytree, Clock], key: Key) -> tuple[tuple[Pytree, Clock], dict[str, Any]]:
+            state, clock = carry
             key_play, key_learn = jax.random.split(key)
             imagined = imagined_rollout(
                 learner,
@@ -136,17 +132,13 @@ class DynaNetwork(ModelOptions, UnitsOption):
                 key_play,
                 (self.imagined_steps, self.imagined_envs),
             )
-            return learner.update(state, imagined, key_learn)
+            learned, found = learner.update(state, imagined, key_learn)
+            clock = advance_clock(clock, 1)
+            return (dataclasses.replace(learned, clock=clock), clock), found
 
         turns = jax.random.split(key_imagine, rollout.reward.size)
-        learned, of_turns = jax.lax.scan(turn, self._with_budget(state), turns)
-        clock = advance_clock(state.clock, rollout.reward.size)
+        (learned, clock), of_turns = jax.lax.scan(turn, (state.learner, state.clock), turns)
         return DynaState(learning, learned, clock), metrics | mean_metrics(of_turns)
-
-    def _with_budget(self, state: DynaState) -> Pytree:
-        """The learner's state with its own budget, which follows the real one when a run is resumed with another."""
-        imagined = self.imagined_envs * self.imagined_steps
-        return with_budget(state.learner, state.clock.total_timesteps * jnp.uint32(imagined))
 
     def _learner(self) -> Algorithm:
         """The learner: one rollout is one turn, with gradient_steps gradient steps."""

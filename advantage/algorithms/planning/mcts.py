@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
@@ -18,6 +19,7 @@ from advantage.algorithms.planning.shared.acting import (
 )
 from advantage.algorithms.planning.shared.learning import PlanningState, planning_state
 from advantage.algorithms.planning.shared.options import PlanningOptions
+from advantage.models.ensemble import reordered
 from advantage.planners.imagination import PlanningProblem, random_playouts
 from advantage.planners.tree_search import most_visited, tree_search
 from advantage.types import Array, Key, Pytree, Spec
@@ -35,7 +37,7 @@ class MCTS(PlanningOptions):
         a  <- the action that was taken most often at the root
 
     Q is scaled to [0, 1] by the lowest and the highest return in the tree. With model=learned, the model is fitted
-    after every n_steps in each environment.
+    after every n_steps in each environment, and each simulation and each rollout follows one member of the ensemble.
 
     Source: Kocsis & Szepesvári 2006, "Bandit based Monte-Carlo planning".
     """
@@ -45,7 +47,8 @@ class MCTS(PlanningOptions):
     exploration: float = ranged(1.0, "[0, inf)")
     """Weight of the bonus of actions that were taken rarely."""
     successors: int = ranged(1, "[1, inf)")
-    """How many successors of an action the tree tells apart: 1 in a world without chance, more in one with it."""
+    """How many successors of an action the tree tells apart: 1 in a world without chance, more in one with it, and in
+    an ensemble of models, whose members differ."""
     rollouts: int = ranged(4, "[1, inf)")
     """Rollouts that estimate a new state's value."""
     rollout_steps: int = ranged(50, "[1, inf)")
@@ -76,7 +79,11 @@ class MCTS(PlanningOptions):
         problem = PlanningProblem(actor.model, actor.actions, self.gamma)
 
         def value(state: Pytree, key: Key) -> Array:
-            return random_playouts(problem, state, key, playouts=self.rollouts, steps=self.rollout_steps)
+            key_members = jax.random.fold_in(
+                key, self.rollout_steps
+            )  # the numbers below are those of the rollouts
+            own = problem._replace(model=reordered(problem.model, key_members))
+            return random_playouts(own, state, key, playouts=self.rollouts, steps=self.rollout_steps)
 
         tree = tree_search(
             problem,

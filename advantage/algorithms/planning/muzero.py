@@ -109,7 +109,8 @@ class MuZero(SearchOptions):
         z_k    <- the rewards of td_steps steps or more from t+k on, and then v of the observation there
         theta  <- Adam on the mean over k of  CE(p_k, pi_t+k) + vf_coef CE(v_k, z_k) + CE(r_k, reward_t+k)
 
-    CE are cross-entropies; values and rewards are probabilities of categories. Beyond a termination, rewards and
+    CE are cross-entropies; values and rewards are probabilities of categories. What g passes back to s_k counts half.
+    Beyond a termination, rewards and
     values are 0 and the policy counts nothing; beyond a truncation nothing counts. With reanalyse, pi is searched anew
     with the present networks.
 
@@ -290,9 +291,11 @@ class MuZero(SearchOptions):
             return of_policy.mean(), of_value.mean()
 
         def unroll(state: Array, k: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+            state = 0.5 * state + 0.5 * jax.lax.stop_gradient(
+                state
+            )  # appendix G: for the dynamics, not for f(s_k)
             state, reward = networks.advance(params, state, targets.action[k])
             of_reward = jnp.where(targets.counts[k], category_loss(reward, targets.reward[k]), 0.0).mean()
-            state = 0.5 * state + 0.5 * jax.lax.stop_gradient(state)  # appendix G
             return state, (*predicted(state, k + 1), of_reward)
 
         begin = networks.represent(params, x)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
@@ -34,10 +35,22 @@ from advantage.algorithms.value.shared.gradient_steps import (
     take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
+from advantage.environments.spaces import action_scale
 from advantage.policies.action_value import ActionValue, action_value
-from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Head, Spread
+from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Spread
 from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SACState(LearningState):
+    """A training state with `log_widths`, static: how much larger an entropy is than in units of the bounds.
+
+    It is the sum of log((high - low) / 2) over the bounds of raw actions, and 0 where actions are in units of theirs.
+    """
+
+    log_widths: float = dataclasses.field(metadata={"static": True})
 
 
 @hyperparameters
@@ -64,8 +77,8 @@ class SAC(ReplayOptions, PolicyOptions):
     alpha: float | None = ranged(None, "[0, inf)")
     """The temperature, in rewards per nat; None learns it, from 1 on."""
     target_entropy: float | None = ranged(None, "(-inf, inf)")
-    """Entropy in nats that a learned temperature aims at. None: -1 for each continuous action, in units of its bounds,
-    or half of log |A| for Discrete ones."""
+    """Entropy in nats that a learned temperature aims at, of actions in the units of action_units. None: -1 for each
+    continuous action, in units of its bounds, or half of log |A| for Discrete ones."""
     action_bounds: Bounds = "squash"
     """Bounded continuous actions: squash a Gaussian's samples by tanh, or clip them."""
     action_spread: Spread = "state-dependent"
@@ -75,7 +88,7 @@ class SAC(ReplayOptions, PolicyOptions):
         check(self)
         check_replay(self)
 
-    def init(self, key: Key, spec: Spec) -> LearningState:
+    def init(self, key: Key, spec: Spec) -> SACState:
         """Draw the initial training state.
 
         Raises:
@@ -95,12 +108,13 @@ class SAC(ReplayOptions, PolicyOptions):
         params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
         return extended(
             state,
-            LearningState,
+            SACState,
             params=params,
             optimiser={name: adam_init(part) for name, part in params.items()},
             target=critics,
             replay=empty_replay(state.policy, spec, self.buffer_size),
             gradient_steps=jnp.uint32(0),
+            log_widths=log_widths(spec),
         )
 
     actor = policy_actor
@@ -109,9 +123,7 @@ class SAC(ReplayOptions, PolicyOptions):
     act = act_by_policy
     greedy = greedy_by_policy
 
-    def update(
-        self, state: LearningState, rollout: Rollout, key: Key
-    ) -> tuple[LearningState, dict[str, Array]]:
+    def update(self, state: SACState, rollout: Rollout, key: Key) -> tuple[SACState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
         policy, q = state.policy, action_value(state.policy)
         replay, rate = (
@@ -140,7 +152,7 @@ class SAC(ReplayOptions, PolicyOptions):
 
             learning, more = part_step("actor", actor_loss, learning, rate)
             if self.alpha is None:
-                surplus = more["entropy"] - self._target_entropy(policy.head)
+                surplus = more["entropy"] - self.entropy_aim(state)
                 learning, _ = part_step(
                     "log_alpha", lambda log_alpha: (log_alpha * surplus, {}), learning, rate
                 )
@@ -149,10 +161,22 @@ class SAC(ReplayOptions, PolicyOptions):
 
         return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)
 
-    def _target_entropy(self, head: Head) -> float:
+    def entropy_aim(self, state: SACState) -> float:
+        """What a learned temperature aims at, in nats, of actions in the units in which the policy acts."""
         if self.target_entropy is not None:
             return self.target_entropy
-        return -float(head.size) if isinstance(head, GaussianHead) else 0.5 * np.log(head.num_outputs)
+        head: Any = state.policy.head
+        if isinstance(head, CategoricalHead):
+            return 0.5 * float(np.log(head.num_outputs))
+        return state.log_widths - float(head.size)
+
+
+def log_widths(spec: Spec) -> float:
+    """The sum of log((high - low) / 2) over the numbers of a Box with two bounds; 0 for actions in units of these."""
+    if spec.action_units == "bounds" or not isinstance(spec.action_space, spaces.Box):
+        return 0.0
+    _, half = action_scale(spec.action_space, "bounds")
+    return float(np.log(half, where=half > 0, out=np.zeros(half.shape)).sum())
 
 
 def lowest_value(

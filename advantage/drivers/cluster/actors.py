@@ -13,7 +13,7 @@ import cloudpickle
 import jax
 import numpy as np
 
-from advantage.drivers.cluster.connection import first_line, ray_library
+from advantage.drivers.cluster.connection import first_line, last_line, ray_library
 from advantage.drivers.cluster.rollout_actor import Made, Order, RolloutActor, Setting
 from advantage.drivers.host.stepper import (
     Buffers,
@@ -36,7 +36,11 @@ class ClusterWarning(UserWarning):
 
 
 class Lost(Exception):
-    """An actor, or its node, is gone."""
+    """An actor, the one of `place`, or its node is gone."""
+
+    def __init__(self, place: int, why: str):
+        super().__init__(why)
+        self.place = place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +274,10 @@ def answer(ray: Any, place: int, reference: Any, seconds: float, holds: str) -> 
     except ray.exceptions.RayTaskError as error:
         raise _failed(place, error, holds) from error
     except ray.exceptions.RayError as error:
-        raise Lost(first_line(error)) from None
+        if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+            own = f"{EnvironmentFailure.__module__}.{EnvironmentFailure.__name__}: "
+            raise _not_made(place, last_line(error).removeprefix(own)) from error
+        raise Lost(place, first_line(error)) from None
 
 
 def hung(place: int, seconds: float, holds: str) -> EnvironmentFailure:
@@ -287,11 +294,16 @@ def _failed(place: int, error: Any, holds: str) -> Exception:
     if isinstance(cause, EnvironmentDefect | EnvironmentFailure):
         return cause
     if isinstance(cause, ImportError | AttributeError):
-        return EnvironmentFailure(
-            f"Actor {place} cannot make its environments: {cause}. Every node needs the package of the environment, "
-            "and the same version of this library and of Python."
-        )
+        return _not_made(place, cause)
     return EnvironmentFailure(f"Actor {place} ({holds}) failed: {error}")
+
+
+def _not_made(place: int, why: object) -> EnvironmentFailure:
+    """The exception for an actor that could not begin."""
+    return EnvironmentFailure(
+        f"Actor {place} cannot make its environments: {why}. Every node needs the package of the environment, and the "
+        "same version of this library and of Python."
+    )
 
 
 class RemoteEnvironments:

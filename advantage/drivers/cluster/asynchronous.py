@@ -43,10 +43,11 @@ FRESH = 2**31  # where numbers of draws for rollouts that follow no other begin
 
 
 class Ordered(NamedTuple):
-    """A rollout under way: the reference to it, and the version of the policy that makes it."""
+    """A rollout under way: the reference to it, the version of the policy that makes it, and when it was ordered."""
 
     reference: Any
     version: int
+    begun: float
 
 
 class Absent(NamedTuple):
@@ -125,6 +126,7 @@ class AsynchronousDriver:
         self.orders: dict[int, Ordered] = {}
         self.absent: dict[int, Absent] = {}
         self.losses = [0] * number  # of each actor, since its last rollout
+        self.seconds: dict[int, float] = {}  # that the last rollout of a process took
 
     @property
     def facts(self) -> DriverFacts:
@@ -152,11 +154,11 @@ class AsynchronousDriver:
         """Let absent actors whose processes run begin: notices about their episodes.
 
         Raises:
-            EnvironmentFailure: no process runs after so many seconds.
+            EnvironmentFailure: no process runs after START_SECONDS.
         """
         greetings = {place: each.greeting for place, each in self.absent.items()}
         arrived = self.actors.arrived(greetings, seconds) if greetings else []
-        if not arrived and len(greetings) == len(self.places):
+        if not arrived and seconds >= START_SECONDS:
             raise self.actors.hung(0, seconds)
         notices: list[str] = []
         for place in arrived:
@@ -174,6 +176,7 @@ class AsynchronousDriver:
     def _lose(self, place: int, why: Lost, records: dict[str, np.ndarray]) -> None:
         """Ask for another actor, which restores these records when its process runs."""
         self.losses[place] += 1
+        self.seconds.pop(place, None)
         if self.losses[place] >= TRIES:
             raise self.actors.hopeless(place, str(why))
         self.actors.renew(place, str(why))
@@ -244,7 +247,8 @@ class AsynchronousDriver:
         """Let an actor begin its next rollout with a policy, and with the noise of a draw that nobody else has."""
         collector, n_steps = self.collectors[place], self.algorithm.n_steps
         order = Order(newest.noise(number), collector.memory, collector.initial_memory, n_steps)
-        self.orders[place] = Ordered(self.actors.order(place, newest.weights, order), newest.version)
+        reference = self.actors.order(place, newest.weights, order)
+        self.orders[place] = Ordered(reference, newest.version, time.monotonic())
 
     def _next(self, newest: Newest, steps: int) -> tuple[int, Made, int]:
         """The next rollout that is there, its actor, and the version that made it; `steps` of it are used."""
@@ -258,6 +262,7 @@ class AsynchronousDriver:
                 self._order(place, newest, newest.version if first else own)
             if not self.orders:
                 continue
+            self._refuse_hung()
             references = {place: each.reference for place, each in self.orders.items()}
             place = self.actors.wait(references, all_of_them=False)[0]
             ordered = self.orders.pop(place)
@@ -265,10 +270,19 @@ class AsynchronousDriver:
                 made = self.actors.answer(place, ordered.reference, self.actors.timeout)
                 if self.gradients and steps < self.algorithm.n_steps:  # the run's last update
                     made = made._replace(gradient=self.actors.gradient(place, steps))
-                self.losses[place] = 0
+                self.losses[place], self.seconds[place] = 0, made.seconds
                 return place, made, ordered.version
             except Lost as error:
                 self._lose(place, error, self.collectors[place].records())
+
+    def _refuse_hung(self) -> None:
+        """Raise EnvironmentFailure if a rollout takes too long while others come; a first one has time to compile."""
+        usual = self.actors.timeout + float(np.median([*self.seconds.values()] or [0.0]))
+        for place, (reference, _, begun) in self.orders.items():
+            allowed = usual if place in self.seconds else max(usual, START_SECONDS)
+            seconds = time.monotonic() - begun
+            if seconds > allowed and not self.actors.finished({place: reference}):
+                raise self.actors.hung(place, seconds)
 
     def _accept(self, place: int, made: Made, steps: int, first_step: int) -> tuple[Rollout, Episodes]:
         """An actor's rollout, as far as the budget reaches, and the episodes that ended in it."""

@@ -54,6 +54,12 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text: of one that holds the trace of another process, what was raised there."""
+    text = str(error).strip()
+    return text.splitlines()[-1].rstrip(".") if text else type(error).__name__
+
+
 def refuse_silence(address: str) -> None:
     """Raise OSError if nothing listens at an address within a few seconds; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

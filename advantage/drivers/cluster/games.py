@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 
-from advantage.drivers.cluster.actors import TRIES, ClusterWarning, Lost, answer, where
+from advantage.drivers.cluster.actors import START_SECONDS, TRIES, ClusterWarning, Lost, answer, hung, where
 from advantage.drivers.cluster.connection import ray_library
 from advantage.drivers.host.stepper import EnvironmentFailure, MakeEnvironment, episode_seed
 from advantage.drivers.search.games import Chance, Games
 from advantage.types import Array, Pytree, Search, Spec
+
+HOLDS = "plays candidates"  # what an actor does, for messages
+
+
+class Playing(NamedTuple):
+    """A game under way: the places of its actor and of the game, and when it began."""
+
+    place: int
+    game: int
+    begun: float
 
 
 class GameActor:
@@ -45,7 +56,7 @@ class ClusterGames:
         make: makes one environment.
         spec: the run's spec.
         number: of actors.
-        timeout: seconds that a game may take.
+        timeout: seconds that a game may take longer than the longest one before it.
         log_info: names of numbers in the environment's infos, which are summed.
     """
 
@@ -63,6 +74,8 @@ class ClusterGames:
         self.ray, self.number, self.timeout, self.log_info = ray_library(), number, timeout, tuple(log_info)
         self.setting = cloudpickle.dumps((make, jax.device_get(algorithm), spec, self.log_info))
         self.handles: list[Any] = []
+        self.awake: set[int] = set()  # whose processes have played
+        self.longest = 0.0  # seconds of a game
 
     @property
     def where(self) -> str:
@@ -72,9 +85,10 @@ class ClusterGames:
     def start(self, games: int) -> None:
         """Make the environments, for generations of about `games` games."""
         self.number = min(self.number, games)
-        self.handles = [self._new() for _ in range(self.number)]
+        self.handles = [self._new(place) for place in range(self.number)]
 
-    def _new(self) -> Any:
+    def _new(self, place: int) -> Any:
+        self.awake.discard(place)
         remote = self.ray.remote(GameActor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
         return remote.remote(list(sys.path), self.setting)
 
@@ -86,7 +100,7 @@ class ClusterGames:
         Returns None if they take more than `left` steps together, or `stopped()` becomes true.
 
         Raises:
-            EnvironmentFailure, EnvironmentDefect: an environment failed, or actors are lost again and again.
+            EnvironmentFailure, EnvironmentDefect: an environment failed or hangs, or actors are lost again and again.
         """
         import jax
 
@@ -96,15 +110,15 @@ class ClusterGames:
         todo, playing, lost = [*range(len(vectors))][::-1], {}, 0
         while todo or playing:
             for place in range(self.number):
-                if todo and place not in [at for at, _ in playing.values()]:
+                if todo and place not in [each.place for each in playing.values()]:
                     game = todo.pop()
                     call = self.handles[place].play.remote(shared, vectors[game], seeds[game], left)
-                    playing[call] = place, game
+                    playing[call] = Playing(place, game, time.monotonic())
             ready, _ = self.ray.wait([*playing], num_returns=1, timeout=0.2)
             for reference in ready:
-                place, game = playing.pop(reference)
+                place, game, begun = playing.pop(reference)
                 try:
-                    games[game] = answer(self.ray, place, reference, self.timeout, "plays candidates")
+                    games[game] = answer(self.ray, place, reference, self.timeout, HOLDS)
                 except Lost as error:
                     lost += 1
                     if lost > TRIES * self.number:
@@ -116,21 +130,32 @@ class ClusterGames:
                         ClusterWarning,
                         stacklevel=2,
                     )
-                    self.handles[place] = self._new()
+                    self.handles[place] = self._new(place)
                     todo.append(game)
                     continue
                 left -= games[game][1]
+                self.longest = max(self.longest, time.monotonic() - begun)
+                self.awake.add(place)
+            self._refuse_hung(playing)
             if left < 0 or stopped():
                 self._abandon(playing)
                 return None
         returns, lengths, sums, squares, infos = map(np.array, zip(*games, strict=True))
         return Games(returns, lengths, sums, squares, infos.reshape(len(games), len(self.log_info), 2))
 
-    def _abandon(self, playing: dict[Any, tuple[int, int]]) -> None:
+    def _refuse_hung(self, playing: dict[Any, Playing]) -> None:
+        """Raise EnvironmentFailure for a game that takes too long; the first one of a process has time to start."""
+        for reference, (place, _, begun) in playing.items():
+            allowed = self.longest + self.timeout if place in self.awake else max(self.timeout, START_SECONDS)
+            seconds = time.monotonic() - begun
+            if seconds > allowed and not self.ray.wait([reference], timeout=0)[0]:
+                raise hung(place, seconds, HOLDS)
+
+    def _abandon(self, playing: dict[Any, Playing]) -> None:
         """Replace the actors of games that nobody waits for."""
-        for place, _ in playing.values():
+        for place, _, _ in playing.values():
             self.ray.kill(self.handles[place])
-            self.handles[place] = self._new()
+            self.handles[place] = self._new(place)
 
     def info_names(self) -> list[str]:
         """The names in the infos of steps that lacked a name that is logged, of the first actor."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from advantage.drivers.cluster.actors import Actors, ClusterRun, Lost, RemoteEnvironments, nbytes, share_of
+from advantage.drivers.cluster.actors import (
+    TRIES,
+    Actors,
+    ClusterRun,
+    Lost,
+    RemoteEnvironments,
+    nbytes,
+    share_of,
+)
 from advantage.drivers.cluster.gradients import descended, for_gradients, mean_gradient, refuse_gradients
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.draws import draw_compiled
@@ -69,7 +79,8 @@ class SynchronousDriver:
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
-        self.collector.start(first_memory(self.algorithm, state))
+        memory = first_memory(self.algorithm, state)
+        self._in_all_actors(lambda: self.collector.start(memory))
         return state
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:
@@ -146,6 +157,18 @@ class SynchronousDriver:
                     references[place] = order(place)
         return made
 
+    def _in_all_actors(self, begin: Callable[[], Any]) -> Any:
+        """What `begin` returns, which is called again when an actor was lost meanwhile and another took its place."""
+        losses: Counter[int] = Counter()
+        while True:
+            try:
+                return begin()
+            except Lost as error:
+                losses[error.place] += 1
+                if losses[error.place] == TRIES:
+                    raise self.actors.hopeless(error.place, str(error)) from None
+                self.actors.renew(error.place, str(error))
+
     def _replay(self, place: int) -> list[str]:
         """Restore the environments of an actor as they were before the rollout."""
         records, columns = self.collector.records(), self.environments.columns[place]
@@ -167,7 +190,8 @@ class SynchronousDriver:
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Replay every environment's running episode; with a notice for each that could not be restored."""
-        return state, self.collector.restore(first_memory(self.algorithm, state), records)
+        memory = first_memory(self.algorithm, state)
+        return state, self._in_all_actors(lambda: self.collector.restore(memory, records))
 
     def close(self) -> None:
         self.collector.close()

@@ -32,6 +32,9 @@ class LineGame:
         rows, columns: size of the board.
         length: stones in a row that win.
         falls: whether stones fall to the lowest empty cell of a column.
+
+    Raises:
+        ValueError: a board without cells, or on which no row of `length` fits.
     """
 
     rows: int = 3
@@ -40,6 +43,18 @@ class LineGame:
     falls: bool = False
 
     players = 2
+
+    def __post_init__(self):
+        if min(self.rows, self.columns) < 1:
+            raise ValueError(
+                f"rows={self.rows} and columns={self.columns} are not allowed; use 1 or more of each."
+            )
+        longest = max(self.rows, self.columns)
+        if not 1 <= self.length <= longest:
+            raise ValueError(
+                f"length={self.length} is not allowed on a board of {self.rows} x {self.columns}, where a row has 1 to "
+                f"{longest} stones; use one of these lengths, or a larger board."
+            )
 
     @property
     def max_episode_steps(self) -> int:

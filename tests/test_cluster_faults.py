@@ -1,0 +1,112 @@
+"""Actors that cannot begin, are lost or hang: what the drivers make of it, with stand-ins for Ray and its actors."""
+
+import itertools
+import time
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import jax
+import numpy as np
+import pytest
+from probe_learners import DISCRETE, OBS
+
+import advantage as adv
+from advantage.drivers.cluster import games
+from advantage.drivers.cluster.actors import START_SECONDS, TRIES, Lost, answer, hung
+from advantage.drivers.cluster.asynchronous import Absent, AsynchronousDriver, Ordered
+from advantage.drivers.cluster.games import ClusterGames
+from advantage.drivers.cluster.synchronous import SynchronousDriver
+from advantage.drivers.search.games import Chance
+
+ray = pytest.importorskip("ray")
+
+
+def test_an_error_while_an_actor_begins_is_that_of_its_environment():
+    """Ray tells it as the death of the actor; a death for another reason is a loss."""
+    trace = (
+        "Traceback (most recent call last):\n  File ...\nModuleNotFoundError: No module named 'of_one_node'"
+    )
+    cause = ray.exceptions.RayTaskError("__init__", trace, ModuleNotFoundError("..."), "actor", 1, "10.0.0.5")
+    for error, expected, words in (
+        (ray.exceptions.ActorDiedError(cause), adv.EnvironmentFailure, "Actor 3 cannot make .*'of_one_node'"),
+        (ray.exceptions.ActorDiedError(), Lost, "died unexpectedly"),
+    ):
+        library = SimpleNamespace(get=MagicMock(side_effect=error), exceptions=ray.exceptions)
+        with pytest.raises(expected, match=words):
+            answer(library, 3, None, 1.0, "environments 3")
+
+
+class Stub:
+    """Stands for `Actors`: says which were renewed."""
+
+    def __init__(self, timeout=60.0, arrived=(), finished=()):
+        self.timeout, self.renewed = timeout, []
+        self.arrived = lambda greetings, seconds: [*arrived]
+        self.finished = lambda references: [place for place in references if place in finished]
+
+    def renew(self, place, why):
+        self.renewed.append(place)
+
+    def hopeless(self, place, why):
+        return adv.EnvironmentFailure(f"{place} was lost: {why}")
+
+    def hung(self, place, seconds):
+        return hung(place, seconds, "environments")
+
+
+@pytest.mark.parametrize("losses", [2, TRIES])
+def test_actors_that_are_lost_while_episodes_begin_are_replaced(losses):
+    driver: Any = SynchronousDriver.__new__(SynchronousDriver)
+    driver.actors, begin = Stub(), MagicMock(side_effect=[Lost(1, "its node is gone")] * losses + ["begun"])
+    if losses < TRIES:
+        assert driver._in_all_actors(begin) == "begun"
+        assert driver.actors.renewed == [1, 1]
+    else:
+        with pytest.raises(adv.EnvironmentFailure, match="1 was lost: its node is gone"):
+            driver._in_all_actors(begin)
+
+
+def asynchronous(orders=(), absent=(), **stub):
+    driver: Any = AsynchronousDriver.__new__(AsynchronousDriver)
+    driver.actors, driver.places = Stub(**stub), range(2)
+    driver.orders = {place: Ordered(None, 0, time.monotonic() - age) for place, age in dict(orders).items()}
+    driver.absent = {place: Absent(None, {}) for place in absent}
+    driver.seconds = {0: 10.0, 1: 12.0}
+    return driver
+
+
+def test_all_actors_may_be_absent_for_as_long_as_a_process_needs():
+    driver = asynchronous(absent=(0, 1))
+    assert driver._take_up(1.0) == []
+    with pytest.raises(adv.EnvironmentFailure, match="has not answered for 300 s"):
+        driver._take_up(START_SECONDS)
+
+
+def test_an_actor_that_hangs_is_noticed_while_others_answer():
+    asynchronous({0: 1, 1: 70})._refuse_hung()  # 60 s longer than the others take
+    asynchronous({0: 1, 1: 75}, finished=(1,))._refuse_hung()  # its rollout waits for the learner
+    with pytest.raises(adv.EnvironmentFailure, match="Actor 1 .*has not answered for 75 s"):
+        asynchronous({0: 1, 1: 75})._refuse_hung()
+    first = asynchronous({0: 1, 1: 75})
+    first.seconds = {0: 10.0}
+    first._refuse_hung()  # it starts, and compiles
+
+
+@pytest.mark.parametrize(("played", "seconds"), [(False, 310), (True, 80)])
+def test_a_candidate_that_hangs_ends_a_search(played, seconds, monkeypatch):
+    """After 60 s more than the longest game, here of 10 s; the first game of a process has 300. A look takes 10 s."""
+    library = MagicMock(exceptions=ray.exceptions)
+    library.get.return_value = (1.0, 5, np.zeros(0), np.zeros(0), np.zeros((0, 2)))
+    answers = [True] * played
+    library.wait.side_effect = lambda references, **_: (references if answers and answers.pop() else [], [])
+    library.remote.return_value.options.return_value.remote.return_value.play.remote.side_effect = lambda *_: (
+        object()
+    )
+    monkeypatch.setattr(games, "ray_library", lambda: library)
+    monkeypatch.setattr(games, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    search, spec = adv.PolicySearch(adv.CEM(), hidden=(4,)), adv.Spec(OBS, DISCRETE, 1, 64)
+    player = ClusterGames(search, lambda: None, spec, 1, timeout=60.0)  # pyright: ignore[reportArgumentType]
+    player.start(2)
+    with pytest.raises(adv.EnvironmentFailure, match=f"Actor 0 .*has not answered for {seconds} s"):
+        player.play((), np.zeros((2, 3)), Chance(np.arange(2), jax.random.key(0), 0, 0), 1000, lambda: False)
