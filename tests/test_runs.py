@@ -261,6 +261,18 @@ def test_a_state_of_another_kind_is_named(saved, change, field):
     assert "manifest.json" in str(caught.value)
 
 
+def test_a_state_of_another_version_is_refused_with_that_version(tmp_path):
+    saved = save_checkpoint(tmp_path / "checkpoints", 1, {"q": jnp.zeros(3)}, metadata={})
+    (tmp_path / "config.json").write_text('{"host": {"versions": {"advantage": "0.0.7"}}}')
+    point(tmp_path / "last", saved)
+    with pytest.raises(CheckpointError, match="advantage 0.0.7 saved it, and its state has another form"):
+        load_checkpoint(tmp_path / "last", {"table": jnp.zeros(3)})
+    with pytest.raises(
+        CheckpointError, match="choose another checkpoint"
+    ):  # the form is the same, the shape is not
+        load_checkpoint(tmp_path / "last", {"q": jnp.zeros(4)})
+
+
 def test_expected_metadata(saved):
     _, records, metadata = load_checkpoint(saved, some_state(), expect={"algorithm": "ppo"})
     assert metadata == {"algorithm": "ppo", "iteration": 3} and bits(records["actions"]) == bits(np.arange(5))

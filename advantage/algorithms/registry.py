@@ -105,7 +105,7 @@ _NOT_OFFERED = {
     "rainbow": "dqn with --preset rainbow",
     "sacdiscrete discretesac": "sac, which takes Discrete actions too",
     "tqc redq crossq droq": "sac or td3",
-    "a3c": "a2c, or impala for policies that lag behind",
+    "a3c": "a2c with --cluster and --cluster-mode a3c, or impala for policies that lag behind",
     "acer": "retrace-ac, or impala",
     "acktr": "npg or trpo",
     "recurrentppo ppolstm ppornn": 'ppo with --network lstm (network="lstm")',
@@ -114,6 +114,9 @@ _NOT_OFFERED = {
 
 # Values of these options in runs that were saved before the options existed.
 MEANT_BEFORE: dict[str, Any] = {
+    "objective": "clip",
+    "kl_target": 0.01,
+    "kl_coef": 1.0,
     "action_units": "raw",
     "sequence_length": None,
     "memory_span": None,

@@ -218,7 +218,9 @@ def _truncate_where_torn(replay: Replay, obs: Pytree) -> Replay:
         successors = replay.frames.newest(replay.newest, axis=1)
         replay, final, oldest = _add_finals(replay, torn[None], successors, number[None])
         return replay._replace(
-            terminated=replay.terminated.at[place].min(~torn),  # as it is, but all writes are then in one order
+            terminated=replay.terminated.at[place].min(
+                ~torn
+            ),  # as it is, but all writes are then in one order
             truncated=replay.truncated.at[place].max(torn),
             final=replay.final.at[place].set(jnp.where(torn, final[0], replay.final[place])),
             oldest=jnp.minimum(oldest, replay.head),

@@ -10,6 +10,7 @@ parses only tensors and JSON: no pickle, no eval, no import.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from advantage import __version__
 from advantage.types import Pytree
 
 JSON = Any
@@ -149,12 +151,27 @@ def load_checkpoint(
         for name, entry in entries.items()
         if not name.startswith("records/")
     }
+    version = _version_of(folder)
+    if stored.keys() != expected.keys() and version not in ("", __version__):
+        remedy = (
+            f"advantage {version} saved it, and its state has another form; use that version, or train anew"
+        )
     _require(folder / MANIFEST, "tensors/", _flat(stored), _flat(expected), remedy)
 
     arrays = _read_tensors(folder / TENSORS, manifest)
     restored = [_restore(arrays.pop(name), leaves[new], entries[name]) for name, new in names.items()]
     records = {name.removeprefix("records/"): array for name, array in arrays.items()}
     return treedef.unflatten(restored), records, metadata
+
+
+def _version_of(folder: Path) -> str:
+    """The version of advantage that made the run of a checkpoint; empty if no config.json says so."""
+    for run in folder.resolve().parents[:2]:
+        with contextlib.suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+            config = json.loads((run / "config.json").read_bytes())
+            version = re.fullmatch(r"[\w.+]{1,40}", config["host"]["versions"]["advantage"])
+            return version[0] if version else ""
+    return ""
 
 
 def _stored_name(name: str, entries: Mapping[str, JSON]) -> str:
