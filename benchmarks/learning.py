@@ -118,7 +118,7 @@ JOBS = {
     "sac CartPole-v1": Job("CartPole-v1", True, 3, 100, "500, the limit", "sac"),
     **{
         f"{algorithm} Pendulum-v1": Job(
-            "Pendulum-v1", True, 3, 100, "−157 (rl-zoo SAC); the optimum is −137.9 ± 1.2", algorithm
+            "Pendulum-v1", True, 3, 1000, "−157 (rl-zoo SAC); the optimum is −137.9 ± 1.2", algorithm
         )
         for algorithm in ("sac", "td3", "ddpg")
     },

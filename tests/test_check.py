@@ -1,7 +1,6 @@
 """A wrong environment gets a message that says where, what was expected, what was found, and how to fix it."""
 
 import pickle
-import time
 from typing import Any
 
 import gymnasium
@@ -140,10 +139,8 @@ def test_stock_environments_pass(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo may write a log there
     if "v5" in name:
         pytest.importorskip("mujoco")
-    start = time.perf_counter()
     defects = check_environment(lambda: gymnasium.make(name))
     assert defects == [], [str(each) for each in defects]
-    assert time.perf_counter() - start < 10
 
 
 def test_errors_come_before_warnings_and_all_are_found():

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -303,15 +302,7 @@ def test_help_imports_nothing_heavy():
     }
     assert "advantage" in loaded
     assert not loaded & HEAVY
-
-
-def test_help_answers_within_half_a_second():
-    durations = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert _python("-m", "advantage", "--help").returncode == 0
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.5, durations  # the least disturbed of five
+    assert done.stderr.count("import time:") < 120  # modules: importing them is what help waits for
 
 
 SOURCE = """
