@@ -1,6 +1,7 @@
 """Iterations of a few steps on the host: several to a row of metrics, with the numbers that each has alone."""
 
 import csv
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,12 @@ from gymnasium import spaces
 from probe_runs import stop_at
 
 import advantage as adv
+from advantage.algorithms.clock import advance_clock, clock_init
+from advantage.algorithms.hyperparameters import hyperparameters, ranged
 from advantage.drivers import schedule
 from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.packing import LARGE, HostPacker, HostTree, pack, stacked, unpack
+from advantage.types import Clock, no_memory
 
 TINY = adv.A2C(hidden=(8,), n_steps=5, learning_rate=1e-2, normalize_observation=True)
 QUIET = {"num_envs": 4, "eval_episodes": 0, "tensorboard": False, "workers": 0, "checkpoint_every": 10_000}
@@ -105,6 +109,47 @@ def test_keys_are_packed_too_and_numbers_of_64_bits_become_those_of_jax():
     np.testing.assert_array_equal(jax.random.key_data(back), jax.random.key_data(key))
     wide = {"reward": np.array([0.1, 2.0]), "action": np.array([3, -1])}
     same(jax.jit(unpack)(HostPacker(wide)(wide)), jax.tree.map(jnp.asarray, wide))
+
+
+class Counted(NamedTuple):
+    theta: jax.Array
+    clock: Clock
+
+
+@hyperparameters
+class NumbersOfPython:
+    """A user's method whose metrics are plain numbers."""
+
+    n_steps: int = ranged(4, "[1, inf)")
+
+    def init(self, key, spec):
+        return Counted(jnp.zeros(int(spec.action_space.n)), clock_init(spec.total_timesteps))
+
+    def actor(self, state):
+        return state.theta
+
+    initial_memory = no_memory
+
+    def noise(self, actor, key, shape):
+        return jax.random.gumbel(key, (*shape, *actor.shape))
+
+    def act(self, actor, obs, memory, noise):
+        return (actor + noise).argmax(-1), memory, {}
+
+    def greedy(self, actor, obs, memory):
+        return jnp.zeros(obs.shape[:-1], int), memory
+
+    def update(self, state, rollout, key):
+        clock = advance_clock(state.clock, rollout.reward.size)
+        return state._replace(clock=clock), {"loss": 0.5, "count": 3}
+
+
+@pytest.mark.parametrize("n_steps", [1, 4])
+def test_metrics_may_be_numbers_of_python(n_steps, tmp_path):
+    run = adv.train(
+        NumbersOfPython(n_steps), "CartPole-v1", out=tmp_path / "run", total_timesteps=64, **QUIET
+    )
+    assert [(float(row["train/loss"]), float(row["train/count"])) for row in rows(run)] == [(0.5, 3)]
 
 
 def test_an_actor_that_has_learned_acts_like_one_made_anew():

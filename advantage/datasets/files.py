@@ -110,11 +110,7 @@ def _read(path: Path) -> Dataset:
         with safetensors.safe_open(path, "np") as file:
             header = _header(path, file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (
-        OSError,
-        TypeError,
-        safetensors.SafetensorError,
-    ) as error:  # TypeError: a type that NumPy does not have
+    except (OSError, TypeError, safetensors.SafetensorError) as error:  # TypeError: a dtype unknown to NumPy
         raise DatasetError(f"{path}: not readable as safetensors: {error}; {REMEDY}.") from error
     try:
         spaces = {name: space_from_json(header["spaces"][name]) for name in ("observation", "action")}

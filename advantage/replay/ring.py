@@ -217,10 +217,9 @@ def _truncate_where_torn(replay: Replay, obs: Pytree) -> Replay:
     def mark(_: Array, replay: Replay) -> Replay:
         successors = replay.frames.newest(replay.newest, axis=1)
         replay, final, oldest = _add_finals(replay, torn[None], successors, number[None])
+        # `terminated` stays as it is; with a write here the compiler orders all writes, and copies nothing
         return replay._replace(
-            terminated=replay.terminated.at[place].min(
-                ~torn
-            ),  # as it is, but all writes are then in one order
+            terminated=replay.terminated.at[place].min(~torn),
             truncated=replay.truncated.at[place].max(torn),
             final=replay.final.at[place].set(jnp.where(torn, final[0], replay.final[place])),
             oldest=jnp.minimum(oldest, replay.head),

@@ -151,11 +151,9 @@ def load_checkpoint(
         for name, entry in entries.items()
         if not name.startswith("records/")
     }
-    version = _version_of(folder)
-    if stored.keys() != expected.keys() and version not in ("", __version__):
-        remedy = (
-            f"advantage {version} saved it, and its state has another form; use that version, or train anew"
-        )
+    if stored.keys() != expected.keys() and (version := _version_of(folder)) not in ("", __version__):
+        form = "its state has another form"
+        remedy = f"advantage {version} saved it, and {form}; use that version, or train anew"
     _require(folder / MANIFEST, "tensors/", _flat(stored), _flat(expected), remedy)
 
     arrays = _read_tensors(folder / TENSORS, manifest)

@@ -79,10 +79,9 @@ class MCTS(PlanningOptions):
         problem = PlanningProblem(actor.model, actor.actions, self.gamma)
 
         def value(state: Pytree, key: Key) -> Array:
-            key_members = jax.random.fold_in(
-                key, self.rollout_steps
-            )  # the numbers below are those of the rollouts
-            own = problem._replace(model=reordered(problem.model, key_members))
+            # the rollouts fold the numbers of their steps into the key, so this number is free
+            model = reordered(problem.model, jax.random.fold_in(key, self.rollout_steps))
+            own = problem._replace(model=model)
             return random_playouts(own, state, key, playouts=self.rollouts, steps=self.rollout_steps)
 
         tree = tree_search(

@@ -110,9 +110,8 @@ class MuZero(SearchOptions):
         theta  <- Adam on the mean over k of  CE(p_k, pi_t+k) + vf_coef CE(v_k, z_k) + CE(r_k, reward_t+k)
 
     CE are cross-entropies; values and rewards are probabilities of categories. What g passes back to s_k counts half.
-    Beyond a termination, rewards and
-    values are 0 and the policy counts nothing; beyond a truncation nothing counts. With reanalyse, pi is searched anew
-    with the present networks.
+    Beyond a termination, rewards and values are 0 and the policy counts nothing; beyond a truncation nothing counts.
+    With reanalyse, pi is searched anew with the present networks.
 
     Source: Schrittwieser et al. 2020, "Mastering Atari, Go, chess and shogi by planning with a learned model", eq. 1
     and appendix G; Schrittwieser et al. 2021, "Online and offline reinforcement learning by planning with a learned
@@ -291,9 +290,8 @@ class MuZero(SearchOptions):
             return of_policy.mean(), of_value.mean()
 
         def unroll(state: Array, k: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-            state = 0.5 * state + 0.5 * jax.lax.stop_gradient(
-                state
-            )  # appendix G: for the dynamics, not for f(s_k)
+            # appendix G: half of the gradient from the dynamics, all of it from f(s_k)
+            state = 0.5 * state + 0.5 * jax.lax.stop_gradient(state)
             state, reward = networks.advance(params, state, targets.action[k])
             of_reward = jnp.where(targets.counts[k], category_loss(reward, targets.reward[k]), 0.0).mean()
             return state, (*predicted(state, k + 1), of_reward)

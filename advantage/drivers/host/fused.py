@@ -66,7 +66,7 @@ class ShortIterations:
     def __init__(self, algorithm: Algorithm, collector: Collector, in_place: bool):
         self.algorithm, self.collector, self.parts = algorithm, collector, parts_of(algorithm)
         self.update = compiled(_update_and_begin, in_place, static=("structure", "shape"))
-        self.first = compiled(_first, in_place, static=("packing",))
+        self.state_in = compiled(_state_in, in_place, static=("packing",))
         self.acting: dict[tuple[int, int], PackedActing] = {}  # by a rollout's shape
         self.packers: dict[tuple[int, int], HostPacker] = {}
 
@@ -90,7 +90,7 @@ class ShortIterations:
             collected.append(metrics)
         episodes = collector.end_at(span.count * n_steps, span.first_step)
         return (
-            self.first(state.packing, state.words, state.apart),
+            self.state_in(state.packing, state.words, state.apart),
             jax.tree.map(np.mean, stacked(collected)),
             episodes,
         )
@@ -120,7 +120,7 @@ class SingleSteps:
     def __init__(self, algorithm: Algorithm, collector: Collector, in_place: bool):
         self.algorithm, self.collector, self.parts = algorithm, collector, parts_of(algorithm)
         self.update = compiled(_update_and_choose, in_place, static=("structure",))
-        self.first = compiled(_first, in_place, static=("packing",))
+        self.state_in = compiled(_state_in, in_place, static=("packing",))
         self.chosen: HostTree | None = None
         self.packer: HostPacker | None = None
 
@@ -157,7 +157,7 @@ class SingleSteps:
             block = following
         episodes = collector.end_at(span.count, span.first_step)
         return (
-            self.first(state.packing, state.words, state.apart),
+            self.state_in(state.packing, state.words, state.apart),
             jax.tree.map(_mean, stacked(collected)),
             episodes,
         )
@@ -181,8 +181,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.add.accumulate(values, dtype=np.float32)[-1] / len(values)
 
 
-def _first(packing: Packing, words: Array, state: list[Array]) -> Pytree:
-    """The first of several packed things, the training state; `state` are the leaves that lie apart."""
+def _state_in(packing: Packing, words: Array, state: list[Array]) -> Pytree:
+    """The training state, the first of what is packed; `state` are the leaves that lie apart."""
     return unpack(Packed(words, state, packing))[0]
 
 

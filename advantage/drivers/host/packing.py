@@ -33,8 +33,16 @@ class Leaf(NamedTuple):
     key: str
 
     @property
-    def place(self) -> slice:
-        return slice(self.begin, self.begin + self.size)
+    def is_apart(self) -> bool:
+        return self.begin < 0
+
+    @property
+    def is_flag(self) -> bool:
+        return self.dtype.kind == "b"
+
+    def words(self, words: Any) -> Any:
+        """Its words among those of the tree, in its shape."""
+        return words[self.begin : self.begin + self.size].reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +55,7 @@ class Packing:
     @property
     def size(self) -> int:
         """The number of words."""
-        return sum(leaf.size for leaf in self.leaves if leaf.begin >= 0)
+        return sum(leaf.size for leaf in self.leaves if not leaf.is_apart)
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +71,8 @@ class Packed:
 _packing = lru_cache(maxsize=256)(Packing)
 
 
-def _described(tree: Pytree) -> Packing:
+def _packing_of(tree: Pytree) -> Packing:
+    """How a tree of arrays is packed."""
     leaves, structure = jax.tree.flatten(tree)
     described, begin = [], 0
     for leaf in leaves:
@@ -80,13 +89,13 @@ def _described(tree: Pytree) -> Packing:
 
 def pack(tree: Pytree) -> Packed:
     """Pack a tree, in a compiled function."""
-    packing = _described(tree)
-    words, apart = [], []
+    tree = jax.tree.map(jnp.asarray, tree)  # a metric may be a number of Python
+    packing, words, apart = _packing_of(tree), [], []
     for leaf, about in zip(jax.tree.leaves(tree), packing.leaves, strict=True):
         numbers = jax.random.key_data(leaf) if about.key else leaf
-        if about.begin < 0:
+        if about.is_apart:
             apart.append(numbers)
-        elif about.dtype.kind == "b":
+        elif about.is_flag:
             words.append(numbers.ravel().astype(jnp.uint32))
         else:
             words.append(jax.lax.bitcast_convert_type(numbers.ravel(), jnp.uint32))
@@ -97,13 +106,12 @@ def unpack(packed: Packed) -> Pytree:
     """The tree, in a compiled function."""
     apart, leaves = iter(packed.apart), []
     for about in packed.packing.leaves:
-        if about.begin < 0:
+        if about.is_apart:
             numbers = next(apart)
+        elif about.is_flag:
+            numbers = about.words(packed.words) != 0
         else:
-            words = packed.words[about.place].reshape(about.shape)
-            numbers = (
-                words != 0 if about.dtype.kind == "b" else jax.lax.bitcast_convert_type(words, about.dtype)
-            )
+            numbers = jax.lax.bitcast_convert_type(about.words(packed.words), about.dtype)
         leaves.append(jax.random.wrap_key_data(numbers, impl=about.key) if about.key else numbers)
     return packed.packing.structure.unflatten(leaves)
 
@@ -116,22 +124,16 @@ class HostTree:
     """
 
     def __init__(self, packing: Packing):
-        self.packing, self.words = packing, np.zeros(packing.size, np.uint32)
-        self.leaves = [self._array(about) for about in packing.leaves]
-        self.apart = [
-            leaf for leaf, about in zip(self.leaves, packing.leaves, strict=True) if about.begin < 0
-        ]
-        self.flags = [
-            (leaf, self.words[about.place].reshape(about.shape))
-            for leaf, about in zip(self.leaves, packing.leaves, strict=True)
-            if about.begin >= 0 and about.dtype.kind == "b"
-        ]
-        self.tree = packing.structure.unflatten(self.leaves)
-
-    def _array(self, about: Leaf) -> np.ndarray:
-        if about.begin < 0 or about.dtype.kind == "b":
-            return np.zeros(about.shape, about.dtype)
-        return self.words[about.place].view(about.dtype).reshape(about.shape)
+        self.words = np.zeros(packing.size, np.uint32)
+        leaves, self.flags, self.apart = [], [], []
+        for about in packing.leaves:
+            own = np.zeros(about.shape, about.dtype) if about.is_apart or about.is_flag else None
+            if about.is_apart:
+                self.apart.append(own)
+            elif about.is_flag:
+                self.flags.append((own, about.words(self.words)))
+            leaves.append(about.words(self.words).view(about.dtype) if own is None else own)
+        self.tree = packing.structure.unflatten(leaves)
 
     def take(self, packed: Packed) -> None:
         """Copy a packed tree into the arrays."""
@@ -150,16 +152,16 @@ class HostPacker:
     """
 
     def __init__(self, tree: Pytree):
-        self.packing = _described(tree)
+        self.packing = _packing_of(tree)
         self.words = np.zeros(self.packing.size, np.uint32)
-        self.places = [
-            None
-            if about.begin < 0
-            else self.words[about.place]
-            .view(np.uint32 if about.dtype.kind == "b" else about.dtype)
-            .reshape(about.shape)
-            for about in self.packing.leaves
-        ]
+        self.places = [self._place(about) for about in self.packing.leaves]
+
+    def _place(self, about: Leaf) -> np.ndarray | None:
+        """The words of a leaf as numbers of its type, of flags as words; None for one that lies apart."""
+        if about.is_apart:
+            return None
+        words = about.words(self.words)
+        return words if about.is_flag else words.view(about.dtype)
 
     def __call__(self, tree: Pytree) -> Packed:
         """Pack a tree; the words are overwritten by the next call."""
@@ -174,14 +176,8 @@ class HostPacker:
 
 def stacked(trees: list[Packed]) -> Pytree:
     """Packed trees of one kind as one tree of NumPy arrays, `[N, ...]`."""
-    words = np.stack([np.asarray(packed.words) for packed in trees])
-    apart = iter(zip(*(packed.apart for packed in trees), strict=True))
-    leaves = []
-    for about in trees[0].packing.leaves:
-        if about.begin < 0:
-            leaves.append(np.stack(list(map(np.asarray, next(apart)))))
-        else:
-            part = words[:, about.place]
-            numbers = part != 0 if about.dtype.kind == "b" else np.ascontiguousarray(part).view(about.dtype)
-            leaves.append(numbers.reshape(len(words), *about.shape))
-    return trees[0].packing.structure.unflatten(leaves)
+    on_host, copies = HostTree(trees[0].packing), []
+    for packed in trees:
+        on_host.take(packed)
+        copies.append(jax.tree.map(np.copy, on_host.tree))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *copies)
