@@ -69,6 +69,17 @@ def test_promise_2_host_and_device_learn_the_same(tmp_path, algorithm, num_envs)
                     assert float(here[column]) == pytest.approx(float(there[column]), rel=1e-6), column
 
 
+def test_a_network_with_memory_learns_the_same_on_both_drivers(tmp_path):
+    algorithm = adv.OneStepActorCritic(network="gru", hidden=(4,), learning_rate=1e-2)
+    host, device = (
+        train(where, tmp_path / str(n), algorithm, num_envs=2, total_timesteps=400)
+        for n, where in enumerate((on_host, WORLD))
+    )
+    assert len(rows(host.path, "episodes")) > 5
+    for here, there in zip(*(jax.tree.leaves(run.agent.state.params) for run in (host, device)), strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-5)
+
+
 def test_every_iteration_has_its_own_noise_and_keys():
     """Of two blocks and of iterations that share none: nothing is drawn twice."""
     state = LEARNER.init(jax.random.key(0), Spec(WORLD.observation_space, WORLD.action_space, 2, 100))

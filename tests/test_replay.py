@@ -313,9 +313,12 @@ def test_an_environment_that_begins_anew_between_two_rollouts(kind):
     replay = replay_init(
         play.observation, ACTION, capacity=24, num_envs=2, frames=FRAMES if kind is StackedPlay else Frames()
     )
-    replay = add(replay, play.rollout(4))
+    rollout = play.rollout(4)
+    rollout.terminated[-1, 0] = True  # of the other environment, whose next episode begins as it should
+    play.steps[-1][0] = (*play.steps[-1][0][:4], True, False)
+    replay = add(replay, rollout)
     begun = play.first()
-    play.obs = jax.tree.map(lambda new, old: np.stack([old[0], new[1]]), begun, play.obs)
+    play.obs = begun
     last = play.steps[-1][1]
     play.steps[-1][1] = (*last[:5], True)  # truncated
     for number in (1, 4, 5):

@@ -156,6 +156,8 @@ def test_the_aim_of_one_policy_is_as_near_in_any_units(bounds):
         spread = log_std + np.log(half) * (is_raw and bounds != "squash")
         policy = state.policy.head.distribution(mean, spread.astype(np.float32))
         gaps.append(float(policy.entropy()) - agent.entropy_aim(state))
+        if not is_raw:
+            assert agent.entropy_aim(state) == -len(low)
     np.testing.assert_allclose(gaps[0], gaps[1], rtol=1e-5)
 
 

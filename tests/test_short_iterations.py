@@ -35,12 +35,16 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("network", [None, (init_network, apply_network)], ids=["NumPy", "compiled"])
-def test_the_numbers_are_those_of_one_iteration_at_a_time(network, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "environment"),
+    [(None, "CartPole-v1"), ((init_network, apply_network), "CartPole-v1"), (None, "Pendulum-v1")],
+    ids=["NumPy", "compiled", "a spread that is learned"],
+)
+def test_the_numbers_are_those_of_one_iteration_at_a_time(network, environment, tmp_path, monkeypatch):
     algorithm = adv.A2C(hidden=(8,), n_steps=5, learning_rate=1e-2, network=network)
-    together = adv.train(algorithm, "CartPole-v1", out=tmp_path / "a", total_timesteps=644, **QUIET)
+    together = adv.train(algorithm, environment, out=tmp_path / "a", total_timesteps=644, **QUIET)
     monkeypatch.setattr(schedule, "SHORT", 0)
-    alone = adv.train(algorithm, "CartPole-v1", out=tmp_path / "b", total_timesteps=644, **QUIET)
+    alone = adv.train(algorithm, environment, out=tmp_path / "b", total_timesteps=644, **QUIET)
     assert (tmp_path / "a/episodes.csv").read_text() == (tmp_path / "b/episodes.csv").read_text()
     leaves = (jax.tree.leaves(run.agent.state) for run in (together, alone))
     for one, other in zip(*leaves, strict=True):
