@@ -546,7 +546,7 @@ REPEATS = (
     "test_sac.py::test_the_value_of_discrete_actions_is_an_expectation_and_of_others_a_sample",
     "test_short_iterations.py::test_promise_11",
     "test_short_iterations.py::test_promise_2_host_and_device_agree_on_the_rows",
-    "test_short_iterations.py::test_the_numbers",
+    "test_short_iterations.py::test_the_numbers_are_those_of_one_iteration_at_a_time[NumPy",
     "test_staging.py::test_batches_of_several_sizes_and_new_parameters",
     "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[discrete-",
     "test_staging.py::test_ppo_acts_in_numpy_as_in_jax[float64",
