@@ -20,6 +20,7 @@ from advantage.algorithms.registry import ALGORITHMS, algorithm_name, from_json,
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.drivers.host.host_actor import HostActor, actor_of
 from advantage.environments.check import check_reset
+from advantage.environments.last_step import last_parts
 from advantage.environments.make import resolve, rules_of, word_for, world_names
 from advantage.environments.modifications import UNMODIFIED, Modifications
 from advantage.environments.spaces import environment_action, read, space_from_json
@@ -198,7 +199,8 @@ def restore_config(
         field = "spaces"
         observation, action = (space_from_json(config["spaces"][name]) for name in ("observation", "action"))
         field = "training"
-        training = {"frame_stack": 1} | config["training"]
+        training = {"observe_last": [], "frame_stack": 1} | config["training"]
+        last = last_parts(training["observe_last"])
         sizes = {name: training[name] for name in ("num_envs", "total_timesteps", "frame_stack")}
         for name, size in sizes.items():
             if type(size) is not int or size < 1:
@@ -207,7 +209,7 @@ def restore_config(
         _refuse_older_pictures(chosen, config["hyperparameters"], observation)
         rules = _rules(config) if environment is None else rules_of(resolve(environment))
         world = rules if plans(chosen) else None
-        return chosen, spec_of(chosen, observation, action, **sizes, world=world)
+        return chosen, spec_of(chosen, observation, action, **sizes, observe_last=last, world=world)
     except KeyError as error:
         raise CheckpointError(
             f"{file}: {field} has no entry {error}; restore the file from a copy."

@@ -22,7 +22,7 @@ from advantage.drivers.host.stepper import episode_seed, failure
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
-from advantage.environments.environment import Environment, Maker, close, fitting, stacked
+from advantage.environments.environment import Environment, Maker, close, fitting, observing
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.modifications import Modifications, ModifiedMaker, modified
 from advantage.environments.spaces import environment_action, read, translator
@@ -132,7 +132,7 @@ def check_request(episodes: Any, seed: Any) -> tuple[int, int]:
 
 
 def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -> Environment:
-    """The environment to evaluate in: `environment`, or that of the agent's training, with the agent's frame stack.
+    """The environment to evaluate in: `environment`, or that of the agent's training, which shows what the agent saw.
 
     Raises:
         ValueError: none is given and the agent's has no name, or its name needs an import; see `resolve_recorded`.
@@ -146,7 +146,8 @@ def environment_of(agent: Agent, environment: Any = None, trust: bool = False) -
         target = resolve_recorded(agent.environment, trust, agent.modifications)
     else:
         target = _without_ignored(resolve(environment), agent)
-    return stacked(fitting(target, agent.spec.observation_space), agent.spec.frame_stack)
+    target = fitting(target, agent.spec.observation_space)
+    return observing(target, agent.spec.observe_last, agent.spec.frame_stack)
 
 
 def _without_ignored(environment: Environment, agent: Agent) -> Environment:

@@ -19,6 +19,7 @@ else:
 
 Pytree = Any
 Array = Any  # NumPy's or JAX's: the same code serves both
+LastPart = Literal["action", "reward"]  # of the last step, in an observation
 ActionUnits = Literal["bounds", "raw", "unclipped"]  # 1 is the bound; a Box's own, clipped or not
 
 
@@ -50,8 +51,7 @@ class Clock(NamedTuple):
     """How much of the budget is spent.
 
     Attributes:
-        step: environment steps so far, uint32.
-        total_timesteps: the budget, uint32.
+        step, total_timesteps: environment steps so far, and the budget, uint32.
     """
 
     step: Array
@@ -63,12 +63,11 @@ class Spec:
     """What an algorithm must know about a training run before it starts.
 
     Attributes:
-        observation_space: the space of one observation.
-        action_space: the space of one action.
+        observation_space, action_space: the spaces of one observation and of one action.
         num_envs: number of environments stepped together, the `B` of every rollout.
         total_timesteps: the budget in environment steps; schedules run from 0 to 1 over it.
         action_units: units of the policy's actions in a bounded Box.
-        frame_stack: how many observations of the environment each observation stacks; 1 for no stack.
+        observe_last, frame_stack: what of the last step an observation has, and how many observations it stacks.
         world: the environment's own rules, for planners; None where they are not known.
     """
 
@@ -77,6 +76,7 @@ class Spec:
     num_envs: int = 1
     total_timesteps: int = 1
     action_units: ActionUnits = "bounds"
+    observe_last: tuple[LastPart, ...] = ()
     frame_stack: int = 1
     world: World | None = None
 

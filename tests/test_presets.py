@@ -9,7 +9,7 @@ import advantage as adv
 from advantage.algorithms.presets import presets
 from advantage.algorithms.registry import ALGORITHMS, to_json
 from advantage.cli import main
-from advantage.environments.environment import stacked
+from advantage.environments.environment import observing
 from advantage.environments.make import environment_names, resolve
 from advantage.environments.modifications import modified
 from advantage.training.options import Options, modifications_of
@@ -27,7 +27,9 @@ def test_every_preset_fits_its_environment(algorithm, environment):
     name = f"jax/{environment}" if f"jax/{environment}" in environment_names() else environment
     if name.startswith("ALE/"):
         pytest.importorskip("ale_py")
-    target = stacked(modified(resolve(name), modifications_of(options)), options.frame_stack)
+    target = observing(
+        modified(resolve(name), modifications_of(options)), options.observe_last, options.frame_stack
+    )
     world = target.source if target.kind == "device" else None
     spec = adv.Spec(*target.spaces, options.num_envs, options.total_timesteps, world=world)
     tuned.algorithm.init(jax.random.key(0), spec)

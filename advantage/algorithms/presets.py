@@ -16,7 +16,8 @@ from advantage.algorithms.registry import (
 )
 
 FOLDER = Path(__file__).parents[1] / "presets"
-FILE_OPTIONS = "total_timesteps", "num_envs", "frame_stack"  # options in users' files; none of them runs code
+# options in users' files; none of them runs code
+FILE_OPTIONS = "total_timesteps", "num_envs", "observe_last", "frame_stack"
 
 
 class Preset(NamedTuple):

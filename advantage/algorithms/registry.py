@@ -23,7 +23,7 @@ from advantage.algorithms.search.optimiser import HostOptimiser, Optimiser
 from advantage.algorithms.search.optimisers import OPTIMISERS
 from advantage.algorithms.search.policy_search import PolicySearch
 from advantage.algorithms.tabular.given_policy import GivenPolicy
-from advantage.types import ActionUnits, Algorithm, Spec, World
+from advantage.types import ActionUnits, Algorithm, LastPart, Spec, World
 
 ALGORITHMS = {
     "ppo": "policy_gradient.ppo:PPO",
@@ -205,6 +205,7 @@ def spec_of(
     *,
     num_envs: int,
     total_timesteps: int,
+    observe_last: tuple[LastPart, ...] = (),
     frame_stack: int = 1,
     world: World | None = None,
 ) -> Spec:
@@ -214,7 +215,9 @@ def spec_of(
         units = algorithm.action_units
     if isinstance(algorithm, PolicyOptions | PolicySearch) and algorithm.action_bounds == "none":
         units = "unclipped"
-    return Spec(observation_space, action_space, num_envs, total_timesteps, units, frame_stack, world)
+    return Spec(
+        observation_space, action_space, num_envs, total_timesteps, units, observe_last, frame_stack, world
+    )
 
 
 def plans(algorithm: Trainable) -> bool:

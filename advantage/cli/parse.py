@@ -70,7 +70,7 @@ def flag_names(cls: type, default: object | None = None) -> set[str]:
     return names
 
 
-REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation", "--log-info")
+REPEATABLE = ("--env-option", "--wrapper", "--ignore-observation", "--observe-last", "--log-info")
 
 
 def _gathered(flags: Sequence[str]) -> list[str]:

@@ -14,9 +14,11 @@ import gymnasium
 from advantage.environments.check import check_instance
 from advantage.environments.defect import EnvironmentDefect, EnvironmentWarning, error_text, raise_first_error
 from advantage.environments.frame_stack import FrameStack, FrameStackWorld, stacked_space
+from advantage.environments.last_step import LastStep, LastStepWorld, space_with_last
 from advantage.environments.masks import ActionMask, Offer, check_mask, find_offer, masked_space, split_mask
 from advantage.environments.space_faults import space_changes
 from advantage.plain_values import require_whole
+from advantage.types import LastPart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +98,13 @@ class Maker:
     Attributes:
         make: makes the environment as its author wrote it.
         with_masks: whether masks are looked for; without them the observation stays as it is.
+        observe_last: what of the last step is observed too; see `observing`.
         frame_stack: how many observations are stacked; see `stacked`.
     """
 
     make: Callable[..., gymnasium.Env]
     with_masks: bool = True
+    observe_last: tuple[LastPart, ...] = ()
     frame_stack: int = 1
 
     def __call__(self, **keywords: Any) -> gymnasium.Env:
@@ -116,6 +120,8 @@ class Maker:
             except EnvironmentDefect:
                 return env  # its spaces are wrong; a later check reports how
             env = env if offer is None else ActionMask(env, offer)
+        if self.observe_last:
+            env = LastStep(env, self.observe_last)
         return env if self.frame_stack == 1 else FrameStack(env, self.frame_stack)
 
     @cached_property
@@ -129,8 +135,10 @@ class Maker:
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """The observation space of the environments that are made, with the mask and the stack."""
+        """The observation space of the environments that are made, with the mask, the last step and the stack."""
         space = masked_space(*self.facts)
+        if self.observe_last:
+            space = space_with_last(space, self.action_space, self.observe_last)
         return space if self.frame_stack == 1 else stacked_space(space, self.frame_stack)
 
     @property
@@ -147,6 +155,50 @@ def fitting(environment: Environment, observation_space: gymnasium.Space) -> Env
     if environment.kind != "host" or split_mask(observation_space)[1] is not None:
         return environment
     return dataclasses.replace(environment, source=dataclasses.replace(environment.source, with_masks=False))
+
+
+def observing(environment: Environment, parts: tuple[LastPart, ...], n: int = 1) -> Environment:
+    """The environment with its last step as parts of the observation, and then the last n observations as one.
+
+    The observation becomes a Dict, if it is none, with its own parts, or `observation`, and `last_action`, in the units
+    of the environment, and `last_reward`. At a reset the reward is 0 and the action is none: one choice more than there
+    are actions, or 0 for a continuous one. An environment that observes them already stays as it is.
+
+    Raises:
+        ValueError: the observation has such a part, n is not allowed, or the environment is a vector environment.
+    """
+    if parts and parts != _last_parts_of(environment):
+        environment = _with_last_step(environment, parts)
+    return stacked(environment, n)
+
+
+def _with_last_step(environment: Environment, parts: tuple[LastPart, ...]) -> Environment:
+    if environment.kind == "vector":
+        raise ValueError(
+            f"observe_last={list(parts)} is not possible with a vector environment; build it from environments that "
+            f"are wrapped with advantage.environments.last_step.LastStep(env, {parts!r})."
+        )
+    if isinstance(environment.source, FrameStackWorld | LastStepWorld):
+        raise ValueError(
+            f"observe_last={list(parts)} is not possible with {environment.name}, whose observations are stacked or "
+            "have a last step already; give the world itself."
+        )
+    space_with_last(*environment.spaces, parts)  # raises ValueError if the observation has such a part
+    if environment.kind == "device":
+        return dataclasses.replace(environment, source=LastStepWorld(environment.source, parts))
+    return dataclasses.replace(
+        environment, source=dataclasses.replace(environment.source, observe_last=parts)
+    )
+
+
+def _last_parts_of(environment: Environment) -> tuple[LastPart, ...]:
+    """What of the last step is observed already."""
+    source = environment.source
+    if isinstance(source, FrameStackWorld):
+        source = source.world
+    if isinstance(source, LastStepWorld):
+        return source.parts
+    return source.observe_last if isinstance(source, Maker) else ()
 
 
 def stacked(environment: Environment, n: int) -> Environment:

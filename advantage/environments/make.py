@@ -351,7 +351,11 @@ def rules_of(environment: Environment) -> World | None:
     if environment.kind == "device":
         return cast(World, environment.source)
     make = environment.source.make if isinstance(environment.source, Maker) else None
-    if not isinstance(make, NamedEnvironment) or environment.source.frame_stack > 1:
+    if (
+        not isinstance(make, NamedEnvironment)
+        or environment.source.frame_stack > 1
+        or environment.source.observe_last
+    ):
         return None
     name = f"jax/{environment.name.removeprefix('advantage/')}"
     return _world(name) if name in world_names() else None

@@ -81,6 +81,7 @@ class Loop:
             *spaces,
             num_envs=options.num_envs,
             total_timesteps=options.total_timesteps,
+            observe_last=options.observe_last,
             frame_stack=options.frame_stack,
             world=rules_of(self.environment) if plans(self.algorithm) else None,
         )

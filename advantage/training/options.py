@@ -14,8 +14,10 @@ import tyro
 
 from advantage.drivers.cluster.connection import check_cluster, cores_of_cluster
 from advantage.drivers.make_driver import ClusterMode, Processes
+from advantage.environments.last_step import last_parts
 from advantage.environments.modifications import Modifications
 from advantage.plain_values import plain_bool, plain_number, whole_number
+from advantage.types import LastPart
 
 LARGEST = 2**32 - 1  # seeds and the step counter are uint32
 _LOWEST = {
@@ -41,6 +43,9 @@ class Options:
     """Number of independent runs, with seeds seed, seed + 1, ...; on-device worlds train them all at once."""
     num_envs: int = 1
     """Number of environments stepped together."""
+    observe_last: tuple[LastPart, ...] = ()
+    """Part of the last step, action or reward, that each observation has too, for a policy with memory; can be
+    repeated."""
     frame_stack: int = 1
     """Number of latest observations stacked into one, so that a policy without memory sees motion; 1: no stack."""
     data: str | None = None
@@ -156,7 +161,10 @@ def _check_early_stopping(options: Options) -> None:
 
 
 def _check_modifications(options: Options) -> None:
-    """Raise ValueError for keywords, wrappers or names of another form; lists become tuples. Also `log_info`."""
+    """Raise ValueError for keywords, wrappers or names of another form; lists become tuples.
+
+    Also for `observe_last` and `log_info`.
+    """
     if not isinstance(options.env_options, dict) or not all(
         isinstance(name, str) for name in options.env_options
     ):
@@ -173,6 +181,7 @@ def _check_modifications(options: Options) -> None:
         if not texts:
             raise ValueError(f"{name}={value!r} is not allowed; use a list such as [{example!r}].")
         object.__setattr__(options, name, tuple(value))
+    object.__setattr__(options, "observe_last", last_parts(options.observe_last))
     wrong = [name for name in options.log_info if not name or set(name) & set(',"\r\n')]
     if wrong or len(set(options.log_info)) < len(options.log_info):
         raise ValueError(
@@ -192,6 +201,7 @@ def recorded(options: Options) -> dict[str, Any]:
         "wrappers": wrappers,
         "env_options": keywords,
         "ignore_observation": list(options.ignore_observation),
+        "observe_last": list(options.observe_last),
         "log_info": list(options.log_info),
     }
 

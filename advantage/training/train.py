@@ -17,7 +17,7 @@ from advantage.algorithms.registry import algorithm_name, to_json, trainable
 from advantage.drivers.cluster.connection import Connection
 from advantage.drivers.device import share_cores
 from advantage.drivers.make_driver import takes_many_seeds
-from advantage.environments.environment import Environment, fitting, stacked
+from advantage.environments.environment import Environment, fitting, observing
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.modifications import Modifications, Wrapper, modified
 from advantage.environments.version import version_of
@@ -112,7 +112,9 @@ def train(
     """
     settings, chosen = options_from(options), playable(trainable(algorithm))
     modifications = modifications_of(settings)
-    target = stacked(modified(resolve(environment), modifications), settings.frame_stack)
+    target = observing(
+        modified(resolve(environment), modifications), settings.observe_last, settings.frame_stack
+    )
     if target.kind == "vector":
         settings = dataclasses.replace(settings, num_envs=target.source.num_envs)
     chosen = with_teacher(chosen, target)
@@ -180,7 +182,11 @@ def train_members(
         **options: the fields of `Options`, the same for all.
     """
     settings = options_from(options)
-    target = stacked(modified(resolve(environment), modifications_of(settings)), settings.frame_stack)
+    target = observing(
+        modified(resolve(environment), modifications_of(settings)),
+        settings.observe_last,
+        settings.frame_stack,
+    )
     if settings.num_seeds > 1 or not takes_many_seeds(algorithms[0], target):
         raise ValueError(
             f"{target.name}: only an on-device world (jax/...), with one seed for each run, trains several settings "
@@ -277,7 +283,9 @@ def resume(
             else:
                 own = Modifications(env_options or {}, tuple(wrappers), modifications.ignored)
                 target = modified(resolve(environment), own)
-            target = stacked(fitting(target, spec.observation_space), settings.frame_stack)
+            target = observing(
+                fitting(target, spec.observation_space), settings.observe_last, settings.frame_stack
+            )
             _refuse_other_spaces(target, spec, folder)
             given = algorithm is not None
             saved = read_saved(Path(path), folder, config, given=given, algorithm=chosen, spec=spec)

@@ -20,6 +20,7 @@ from advantage.comparison.seed_statistics import (
 from advantage.experiment import Cell
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.folder import RunFolder, write_atomically
+from advantage.training.options import Options
 from advantage.tuning.space import suggest
 from advantage.tuning.storage import optuna_library
 from advantage.tuning.study import DEFAULT, Goal, Study, value_of
@@ -143,7 +144,8 @@ def _standing(
 def _write_preset(study: Study, winner: Standing) -> None:
     (cell,) = study.repeated_cells(winner.name, winner.settings)[:1]
     options = {name: getattr(cell.options, name) for name in FILE_OPTIONS}
-    if options["frame_stack"] == 1:
-        del options["frame_stack"]
+    for name in ("observe_last", "frame_stack"):
+        if options[name] == getattr(Options(), name):
+            del options[name]
     environment = study.record()["environment"]
     write_atomically(study.preset, preset_text(cell.algorithm, environment, options))
