@@ -84,6 +84,7 @@ from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as Watk
 from advantage.algorithms.value.ddpg import DDPG as DDPG
 from advantage.algorithms.value.dpg import DPG as DPG
 from advantage.algorithms.value.dqn import DQN as DQN
+from advantage.algorithms.value.drqn import DRQN as DRQN
 from advantage.algorithms.value.retrace_ac import RetraceAC as RetraceAC
 from advantage.algorithms.value.sac import SAC as SAC
 from advantage.algorithms.value.svg import SVG as SVG

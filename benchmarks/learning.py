@@ -115,6 +115,9 @@ JOBS = {
     },
     "dqn CartPole-v1": Job("CartPole-v1", True, 3, 100, "500, the limit", "dqn"),
     "dqn Acrobot-v1": Job("Acrobot-v1", True, 3, 100, "−76.6 (rl-zoo)", "dqn"),
+    "dqn LunarLander-v3": Job("LunarLander-v3", True, 3, 100, "200 counts as solved", "dqn"),
+    "drqn jax/StatelessCartPole-v1": Job("jax/StatelessCartPole-v1", True, 3, 100, "500, the limit", "drqn"),
+    "sac MountainCarContinuous-v0": Job("MountainCarContinuous-v0", True, 3, 100, "94.7 (rl-zoo)", "sac"),
     "sac CartPole-v1": Job("CartPole-v1", True, 3, 100, "500, the limit", "sac"),
     **{
         f"{algorithm} Pendulum-v1": Job(
@@ -142,7 +145,7 @@ JOBS = {
         }.items()
         for memory, network, options in (
             ("GRU", "gru", ()),
-            ("no memory", None, (("hidden", (64, 64)),)),
+            ("no memory", None, (("hidden", (64, 64)), ("memory_span", None))),
             *(
                 (("4 frames", None, (("hidden", (64, 64)), ("frame_stack", 4))),)
                 if "State" in environment

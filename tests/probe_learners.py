@@ -53,9 +53,25 @@ def made_up_rollout(
     obs = jax.tree.map(reset, obs, fresh)
     actor = jax.device_get(algorithm.actor(state))
     noise = jax.device_get(algorithm.noise(actor, jax.random.key(100 + seed), shape))
-    action, _, extras = algorithm.act(actor, obs, (), noise)
+    action, extras = acted(algorithm, actor, obs, noise, done)
     reward = rng.normal(1, 5, shape).astype(np.float32)
     return Rollout(obs, action, reward, next_obs, terminated, truncated, extras)
+
+
+def acted(algorithm: Any, actor: Any, obs: Any, noise: Any, done: np.ndarray) -> tuple[Any, Any]:
+    """Actions and extras for observations `[T, B, ...]`; a memory passes from step to step, and begins anew at ends."""
+    initial = jax.device_get(algorithm.initial_memory(actor))
+    if not jax.tree.leaves(initial):
+        action, _, extras = algorithm.act(actor, obs, (), noise)
+        return action, extras
+    first = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (done.shape[1], *leaf.shape)), initial)
+    memory, rows = first, []
+    for t in range(len(done)):
+        here = jax.tree.map(lambda leaf, t=t: leaf[t], (obs, noise))
+        action, memory, extras = algorithm.act(actor, here[0], memory, here[1])
+        memory = jax.tree.map(lambda a, b, t=t: np.where(done[t][:, None], a, b), first, memory)
+        rows.append((action, extras))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
 def begin(algorithm, action_space=DISCRETE, seed=0, num_envs=NUM_ENVS, total_timesteps=160):

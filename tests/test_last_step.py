@@ -224,6 +224,7 @@ def beliefs_about_the_tiger(most: int = 8) -> adv.MDP:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_memory_of_growls_and_actions_comes_within_5_percent_of_the_tigers_exact_value(tmp_path):
     """The preset's mean return, discounted, over 8,000 episodes of 200 steps, of the policy's likeliest actions."""
     chosen = adv.preset("ppo", "jax/Tiger-v0")

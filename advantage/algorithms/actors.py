@@ -84,10 +84,10 @@ def _drawn_from(actor: Pytree, obs: Pytree) -> np.ndarray | None:
         if not isinstance(actor.policy.head, CategoricalHead):
             return None
         return softmax(np.asarray(actor.distribution(obs).logits, np.float64))
-    if isinstance(actor, QActor) and not actor.network.noisy:
+    if isinstance(actor, QActor) and not actor.network.noisy and not actor.network.is_recurrent:
         x = encode(actor.policy, actor.normaliser, obs)
         mask = split_input(x)[1]
-        values = actor.values(x)
+        values, _ = actor.values(x)
         allowed = np.ones(values.shape) if mask is None else np.asarray(mask, float)
         random = allowed / allowed.sum(-1, keepdims=True)
         best = np.eye(values.shape[-1])[np.asarray(best_action(values, x))]

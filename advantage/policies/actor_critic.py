@@ -38,6 +38,7 @@ METHODS_WITH_MEMORY = (
     "off-policy-pg",
     "actor-critic",
     "impala",
+    "drqn",
 )
 
 

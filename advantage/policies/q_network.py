@@ -10,6 +10,7 @@ import numpy as np
 
 from advantage.policies.encoder import network_input
 from advantage.policies.networks import Initialisation, Network, linear, linear_init
+from advantage.policies.recurrent import Recurrent
 from advantage.types import Array, Key, Pytree
 
 NOISE_INIT = 0.5  # sigma_0 of factorised noise
@@ -30,7 +31,7 @@ class QNetwork:
     2018, "Noisy networks for exploration", eq. 9 to 11.
     """
 
-    network: Network
+    network: Network | Recurrent
     num_actions: int
     initialisation: Initialisation = "orthogonal"
     dueling: bool = False
@@ -42,7 +43,7 @@ class QNetwork:
         key_network, key_heads = jax.random.split(key)
         x = network_input(x)
         network = self.network.init(key_network, x)
-        width = jax.eval_shape(self.network.apply, network, x).shape[-1]
+        width = jax.eval_shape(self._features, network, x, self._first_memory(x))[0].shape[-1]
         sizes = {"advantage": self.num_actions * self.atoms} | ({"value": self.atoms} if self.dueling else {})
         shapes = [(width, size) for size in sizes.values()]
         heads = linear_init(key_heads, shapes, [1.0] * len(shapes), self.initialisation)
@@ -62,8 +63,41 @@ class QNetwork:
         }
 
     def outputs(self, params: Pytree, x: Pytree, noise: Pytree = ()) -> Array:
-        """`z(s, .)`, `[..., A, atoms]`; without noise, noisy layers use their means."""
-        features = self.network.apply(params["network"], network_input(x))
+        """`z(s, .)`, `[..., A, atoms]`, of a network without memory; without noise, noisy layers use their means."""
+        return self.step(params, x, (), noise)[0]
+
+    def step(self, params: Pytree, x: Pytree, memory: Pytree, noise: Pytree = ()) -> tuple[Array, Pytree]:
+        """`outputs` for one step of every environment: `-> z, the next memory`, which is `()` without recurrence."""
+        features, memory = self._features(params["network"], network_input(x), memory)
+        return self._heads(params, features, noise), memory
+
+    def unroll(self, params: Pytree, x: Pytree, begins: Array, memory: Pytree) -> tuple[Array, Pytree]:
+        """`outputs` of a recurrent network for sequences: `-> z [L, N, A, atoms], the memory after each step`.
+
+        Arguments as in `Recurrent.unroll`.
+        """
+        assert isinstance(self.network, Recurrent)
+        unrolled = self.network.unroll(params["network"], network_input(x), begins, memory)
+        return self._heads(params, unrolled.features, ()), unrolled.after
+
+    @property
+    def is_recurrent(self) -> bool:
+        return isinstance(self.network, Recurrent)
+
+    def initial_memory(self) -> Pytree:
+        """The memory of one environment at the beginning of an episode; `()` without recurrence."""
+        return self.network.initial() if isinstance(self.network, Recurrent) else ()
+
+    def _first_memory(self, x: Pytree) -> Pytree:
+        rows = jax.tree.leaves(x)[0].shape[0]
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), self.initial_memory())
+
+    def _features(self, network: Pytree, x: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
+        if isinstance(self.network, Recurrent):
+            return self.network.apply(network, x, memory)
+        return self.network.apply(network, x), memory
+
+    def _heads(self, params: Pytree, features: Array, noise: Pytree) -> Array:
         z = _layer(params["advantage"], features, noise["advantage"] if noise else None)
         z = z.reshape(*z.shape[:-1], self.num_actions, self.atoms)
         if not self.dueling:

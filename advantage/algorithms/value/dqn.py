@@ -34,8 +34,16 @@ from advantage.algorithms.value.shared.gradient_steps import (
     number_of_gradient_steps,
     target_step,
 )
-from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
-from advantage.algorithms.value.shared.q_acting import QActor, act_by_q, best_action, greedy_by_q, q_noise
+from advantage.algorithms.value.shared.options import ExplorationOptions, check_budget, check_replay
+from advantage.algorithms.value.shared.q_acting import (
+    QActor,
+    act_by_q,
+    best_action,
+    epsilon_now,
+    greedy_by_q,
+    q_memory,
+    q_noise,
+)
 from advantage.objectives.distributional import Categories, MeanReturn, Quantiles
 from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.heads import CategoricalHead
@@ -48,7 +56,7 @@ from advantage.replay.prioritised import (
     priorities_update,
 )
 from advantage.replay.ring import replay_add, transitions_at, uniform_draw
-from advantage.types import Array, Key, Pytree, Rollout, Spec, no_memory
+from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 Returns = Literal["mean", "categorical", "quantile"]
 
@@ -63,7 +71,7 @@ class DQNState(LearningState):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class DQN(ReplayOptions):
+class DQN(ExplorationOptions):
     """Deep Q-network: Q-learning with a network, replayed experience and a target network.
 
     After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
@@ -102,12 +110,6 @@ class DQN(ReplayOptions):
     """The lowest category."""
     max_return: float = ranged(10.0, "(-inf, inf)")
     """The highest category."""
-    epsilon: float = ranged(0.05, "[0, 1]")
-    """Probability of a random action, at the end of its decay."""
-    epsilon_start: float = ranged(1.0, "[0, 1]")
-    """Probability of a random action, at the beginning."""
-    epsilon_fraction: float = ranged(0.1, "(0, 1]")
-    """Share of the budget over which epsilon falls."""
     target_update_interval: int = ranged(250, "[1, inf)")
     """Gradient steps between updates of the target network."""
     tau: float = ranged(1.0, "(0, 1]")
@@ -162,22 +164,19 @@ class DQN(ReplayOptions):
             critic_memory=(),
         )
 
-    initial_memory = no_memory
-
     def actor(self, state: DQNState) -> QActor:
         """The network and the current epsilon."""
-        fallen = jnp.minimum(progress(state.clock) / self.epsilon_fraction, 1.0)
-        epsilon = self.epsilon_start + (self.epsilon - self.epsilon_start) * fallen
-        network = self._network(state.policy)
+        epsilon = epsilon_now(self, state.clock)
         return QActor(
             state.policy,
-            network,
+            self._network(state.policy),
             state.params,
             statistics_of(self, state),
             0 * epsilon if self.noisy else epsilon,
             self._returns(),
         )
 
+    initial_memory = q_memory
     noise = q_noise
     act = act_by_q
     greedy = greedy_by_q
@@ -265,5 +264,5 @@ class DQN(ReplayOptions):
 
 
 def _of(z: Array, action: Array) -> Array:
-    """The outputs of one action, `[N, A, K] -> [N, K]`."""
-    return jnp.take_along_axis(z, action[:, None, None], axis=1)[:, 0]
+    """The outputs of one action, `[..., A, K] -> [..., K]`."""
+    return jnp.take_along_axis(z, action[..., None, None], axis=-2)[..., 0, :]

@@ -48,6 +48,18 @@ class ReplayOptions(BufferOptions):
     """Number of rewards in a target before it bootstraps."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ExplorationOptions(ReplayOptions):
+    """Fields of every method that acts by an epsilon-greedy policy of its action values."""
+
+    epsilon: float = ranged(0.05, "[0, 1]")
+    """Probability of a random action, at the end of its decay."""
+    epsilon_start: float = ranged(1.0, "[0, 1]")
+    """Probability of a random action, at the beginning."""
+    epsilon_fraction: float = ranged(0.1, "(0, 1]")
+    """Share of the budget over which epsilon falls."""
+
+
 def check_replay(options: ReplayOptions) -> None:
     """Check that the replay buffer can hold a batch and a window of n steps.
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from advantage.algorithms.clock import progress
 from advantage.algorithms.policy_gradient.shared.acting import encode
+from advantage.algorithms.value.shared.options import ExplorationOptions
 from advantage.objectives.distributional import Categories, MeanReturn, Quantiles
 from advantage.policies.actor_critic import ActorCritic
 from advantage.policies.encoder import split_input
 from advantage.policies.q_network import QNetwork
 from advantage.running_moments import Normaliser
-from advantage.types import Array, Key, Pytree
+from advantage.types import Array, Clock, Key, Pytree
 
 
 class QActor(NamedTuple):
@@ -26,9 +29,21 @@ class QActor(NamedTuple):
     epsilon: Array
     returns: MeanReturn | Categories | Quantiles
 
-    def values(self, x: Pytree, noise: Pytree = ()) -> Array:
-        """`Q(s, .)`, `[..., A]`, without noise by the means of noisy weights."""
-        return self.returns.mean(self.network.outputs(self.params, x, noise))
+    def values(self, x: Pytree, memory: Pytree = (), noise: Pytree = ()) -> tuple[Array, Pytree]:
+        """`-> Q(s, .) [..., A], the next memory`; without noise by the means of noisy weights."""
+        z, memory = self.network.step(self.params, x, memory, noise)
+        return self.returns.mean(z), memory
+
+
+def q_memory(algorithm: object, actor: QActor) -> Pytree:
+    """The network's memory when an episode begins; used as a method's `initial_memory`."""
+    return actor.network.initial_memory()
+
+
+def epsilon_now(options: ExplorationOptions, clock: Clock) -> Array:
+    """Epsilon, which falls to its end over a share of the budget."""
+    fallen = jnp.minimum(progress(clock) / options.epsilon_fraction, 1.0)
+    return options.epsilon_start + (options.epsilon - options.epsilon_start) * fallen
 
 
 def q_noise(algorithm: object, actor: QActor, key: Key, shape: tuple[int, ...]) -> Pytree:
@@ -51,14 +66,16 @@ def act_by_q(
     explore, random, weights = noise
     x = encode(actor.policy, actor.normaliser, obs)
     xp = explore.__array_namespace__()
-    values = xp.where((explore < actor.epsilon)[..., None], random, actor.values(x, weights))
+    values, memory = actor.values(x, memory, weights)
+    values = xp.where((explore < actor.epsilon)[..., None], random, values)
     return best_action(values, x), memory, ()
 
 
 def greedy_by_q(algorithm: object, actor: QActor, obs: Pytree, memory: Pytree) -> tuple[Array, Pytree]:
     """The action with the largest value: `-> action, memory`; used as a method's `greedy`."""
     x = encode(actor.policy, actor.normaliser, obs)
-    return best_action(actor.values(x), x), memory
+    values, memory = actor.values(x, memory)
+    return best_action(values, x), memory
 
 
 def best_action(values: Array, x: Pytree) -> Array:
