@@ -73,10 +73,12 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
         Q'_i       <- (1 - tau) Q'_i + tau Q_i
 
     For Discrete actions the expectations over a and a' are exact sums. With n above 1, y has the rewards of n steps and
-    bootstraps after them.
+    bootstraps after them. With layer_norm the critics have layer normalisation; with critic_dropout each pass through
+    them, of Q', of Q, and for the policy, has dropout of its own: with both and gradient_steps = 20 this is DroQ.
 
     Source: Haarnoja et al. 2018, "Soft actor-critic algorithms and applications", algorithm 1, eq. 5, 9 and 18, with
-    Discrete actions as in Christodoulou 2019, "Soft actor-critic for discrete action settings", eq. 10 to 12.
+    Discrete actions as in Christodoulou 2019, "Soft actor-critic for discrete action settings", eq. 10 to 12;
+    DroQ: Hiraoka et al. 2022, "Dropout Q-functions for doubly efficient reinforcement learning", algorithm 2.
     """
 
     alpha: float | None = ranged(None, "[0, inf)")
@@ -143,6 +145,7 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
             log_alpha = learning.params["log_alpha"]
             alpha = jnp.exp(log_alpha) if self.alpha is None else self.alpha
 
+            # keys 0 to 2 are those of the split
             next_dropout, dropout, now_dropout = (
                 draw_critic_dropout(self, q, jax.random.fold_in(key, n), (2, self.batch_size))
                 for n in (3, 4, 5)

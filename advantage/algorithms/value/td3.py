@@ -54,7 +54,8 @@ class TD3(RegularisedCritics, DeterministicOptions):
             Q'_i    <- (1 - tau) Q'_i + tau Q_i,  mu' <- (1 - tau) mu' + tau mu
 
     Actions carry noise (exploration); until learning_starts they are uniform. With n above 1, y has the rewards of n
-    steps and bootstraps after them.
+    steps and bootstraps after them. With layer_norm the critics have layer normalisation; with critic_dropout each pass
+    through them, of Q', of Q, and for the policy, has dropout of its own.
 
     Source: Fujimoto, van Hoof & Meger 2018, "Addressing function approximation error in actor-critic methods",
     algorithm 1.
