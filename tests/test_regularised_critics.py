@@ -215,6 +215,15 @@ def test_the_critics_loss_is_that_of_the_definition_with_dropout_of_its_own_in_e
     assert total == pytest.approx(sum(losses), rel=1e-4)
 
 
+def test_each_critic_and_each_row_of_a_batch_has_dropout_of_its_own():
+    algorithm = tiny(hidden=(40,), critic_dropout=0.5)
+    q = regularised_critic(algorithm, begin(algorithm, CONTINUOUS).policy)
+    (factors,) = draw_critic_dropout(algorithm, q, jax.random.key(0), (2, 4))
+    rows = np.asarray(factors).reshape(8, 40)
+    assert len(np.unique(rows, axis=0)) == 8
+    assert draw_critic_dropout(tiny(), q, jax.random.key(0), (2, 4)) == ()
+
+
 def test_the_policy_climbs_critics_with_dropout_of_its_own():
     """The first moment of Adam is a tenth of the gradient; other draws give another gradient."""
     algorithm = tiny(n_steps=1, gradient_steps=1, alpha=0.3, **BOTH)
