@@ -113,13 +113,26 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     first, second = MLP((40, 30)).draw_dropout(jax.random.key(0), (2, 500), 0.2)
     assert first.shape == (2, 500, 40) and second.shape == (2, 500, 30)
     for factors in (first, second):
-        assert set(np.unique(factors)) == {0.0, np.float32(1 / 0.8)}
+        np.testing.assert_allclose(np.unique(factors), [0, 1 / 0.8], rtol=1e-4)
         assert np.mean(factors == 0) == pytest.approx(0.2, abs=0.01)
         np.testing.assert_allclose(np.mean(factors), 1, atol=0.01)
     assert differs(first[0], first[1]), "each critic has its own"
     assert differs(first[0, 0], first[0, 1]), "each row has its own"
     assert differs(first[..., :30], second), "each layer has its own"
     assert differs(first, MLP((40, 30)).draw_dropout(jax.random.key(1), (2, 500), 0.2)[0])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.5, 0.9, 1 - 1e-7])
+def test_the_mean_is_kept_at_any_rate_and_width(rate):
+    """The exact mean over the 2^16 numbers that a unit may draw; 7 units take four words."""
+    (factors,) = MLP((7,)).draw_dropout(jax.random.key(0), (300,), jnp.float32(rate))
+    assert factors.shape == (300, 7) and factors.dtype == np.float32
+    drawn = round(min(rate * 2**16, 2**16 - 1))
+    assert np.mean(factors == 0) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 2100) ** 0.5 + 1e-3)
+    if factors.max() > 0:
+        np.testing.assert_allclose(factors.max() * (1 - drawn / 2**16), 1, rtol=1e-6)
+    if rate == 0:
+        assert (factors == 1).all()
 
 
 def test_a_linear_layer_keeps_its_mean_under_dropout():
