@@ -84,6 +84,12 @@ CASES = {
         spaces.Discrete(4),
         spaces.Tuple((spaces.Discrete(2), BOX, spaces.MultiBinary(3))),
     ),
+    "layer norm": (
+        adv.A2C(**SMALL, network=adv.MLP((8,), "relu", layer_norm=True)),
+        THREE,
+        spaces.Discrete(3),
+    ),
+    "regularised": (adv.SAC(**REPLAY, layer_norm=True, critic_dropout=0.1), THREE, BOX),
     "values": (adv.DQN(**REPLAY, dueling=True, noisy=True), THREE, spaces.Discrete(3)),
 }
 ACTS_BY = {"numbers": "uniform", "masked": "uniform", "squashed": "normal", "gru": "normal"}  # one draw each

@@ -29,6 +29,8 @@ VARIANTS = [
     adv.PPO(objective="adaptive-kl", n_steps=8, batch_size=8),
     adv.Dyna(target="sarsa", model="frequencies"),
     adv.SVG(order=0),
+    adv.SAC(critic_dropout=0.1),
+    adv.TD3(critic_dropout=0.1),
 ]
 
 OPTIMISERS = [cls() for cls in map(algorithm_class, ALGORITHMS) if hasattr(cls, "ask")]

@@ -278,6 +278,8 @@ def test_nothing_is_learned_before_learning_starts(cls):
 
 
 OPTIONS = dict(
+    layer_norm=True,
+    critic_dropout=0.3,
     learning_rate=1e-2,
     n=3,
     batch_size=5,

@@ -106,7 +106,8 @@ _NOT_OFFERED = {
     "rainbow": "dqn with --preset rainbow",
     "r2d2 recurrentdqn": "drqn",
     "sacdiscrete discretesac": "sac, which takes Discrete actions too",
-    "tqc redq crossq droq": "sac or td3",
+    "tqc redq crossq": "sac or td3, with --layer-norm and a higher --gradient-steps",
+    "droq": "sac with --layer-norm --critic-dropout 0.01 --gradient-steps 20",
     "a3c": "a2c with --cluster and --cluster-mode a3c, or impala for policies that lag behind",
     "acer": "retrace-ac, or impala",
     "acktr": "npg or trpo",
@@ -124,6 +125,8 @@ MEANT_BEFORE: dict[str, Any] = {
     "memory_span": None,
     "taught_by": None,
     "loss": "action",
+    "layer_norm": False,
+    "critic_dropout": None,
 }
 
 

@@ -13,8 +13,10 @@ from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.distributions import Categorical
 from advantage.policies.encoder import network_input
 from advantage.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head, ProductHead
-from advantage.policies.networks import Initialisation, Network, linear, linear_init, split
+from advantage.policies.networks import MLP, Initialisation, Network, linear, linear_init, split
 from advantage.types import Array, Key, Pytree
+
+Dropout = tuple[Array, ...]  # a factor for each unit of each hidden layer
 
 
 @jax.tree_util.register_static
@@ -45,17 +47,16 @@ class ActionValue:
         (head,) = linear_init(key_head, [(width, outputs)], [1.0], self.initialisation)
         return {"network": network, "head": head}
 
-    def all(self, params: Pytree, x: Pytree) -> Array:
-        """`Q(s, .)` for a Discrete space, `[..., A]`."""
-        return linear(params["head"], self.network.apply(params["network"], network_input(x)))
+    def all(self, params: Pytree, x: Pytree, dropout: Dropout = ()) -> Array:
+        """`Q(s, .)` for a Discrete space, `[..., A]`; `dropout` is of `MLP.draw_dropout`, and empty without."""
+        return linear(params["head"], self._features(params, network_input(x), dropout))
 
-    def value(self, params: Pytree, x: Pytree, action: Pytree) -> Array:
-        """`Q(s, a)`, `[...]`."""
+    def value(self, params: Pytree, x: Pytree, action: Pytree, dropout: Dropout = ()) -> Array:
+        """`Q(s, a)`, `[...]`; `dropout` is of `MLP.draw_dropout`, and empty without."""
         if self.is_discrete:
-            return jnp.take_along_axis(self.all(params, x), action[..., None], axis=-1)[..., 0]
+            return jnp.take_along_axis(self.all(params, x, dropout), action[..., None], axis=-1)[..., 0]
         x = join(network_input(x), action_vector(self.head, action))
-        features = self.network.apply(params["network"], x)
-        return linear(params["head"], features)[..., 0]
+        return linear(params["head"], self._features(params, x, dropout))[..., 0]
 
     def expected(self, params: Pytree, x: Pytree, distribution: Any, noise: Pytree) -> Array:
         """`Σ_a pi(a | s) Q(s, a)`, `[...]`: exact for a Discrete space, else the mean over samples.
@@ -70,6 +71,12 @@ class ActionValue:
             return (jax.nn.softmax(distribution.logits) * self.all(params, x)).sum(-1)
         actions = jax.vmap(distribution.sample)(noise)
         return jax.vmap(self.value, (None, None, 0))(params, x, actions).mean(0)
+
+    def _features(self, params: Pytree, x: Pytree, dropout: Dropout) -> Array:
+        if not dropout:
+            return self.network.apply(params["network"], x)
+        assert isinstance(self.network, MLP)
+        return self.network.apply(params["network"], x, dropout)
 
 
 def action_value(policy: ActorCritic) -> ActionValue:

@@ -20,6 +20,7 @@ from advantage.matrices import orthonormal_columns, qr
 from advantage.types import Array, Key, Pytree
 
 TALL = 1024  # rows from which a matrix is made orthonormal by products, which take a fraction of the time
+HALF_WORDS = 2**16  # numbers of 16 bits
 
 Activation = Literal["tanh", "relu", "elu", "silu"]
 
@@ -89,22 +90,65 @@ def activate(name: Activation, x: Array) -> Array:
     )  # equals x / (1 + exp(-x)), which would overflow for very negative x
 
 
+def layer_normalised(params: dict[str, Array], x: Array) -> Array:
+    """`scale (x - m) / sqrt(v + 1e-5) + offset`, with mean m and variance v of the last axis.
+
+    Source: Ba, Kiros & Hinton 2016, "Layer normalization", eq. 3 and 4.
+    """
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    deviation = x.__array_namespace__().sqrt(variance + np.float32(1e-5))
+    return params["scale"] * (centred / deviation) + params["offset"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MLP:
-    """Fully connected layers, each followed by the activation."""
+    """Fully connected layers, each followed by the activation, with layer normalisation between them if `layer_norm`.
+
+    The parameters of a layer are `{"weight", "bias"}`, and `"scale"` and `"offset"` with `layer_norm`.
+    """
 
     hidden: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
     initialisation: Initialisation = "orthogonal"
+    layer_norm: bool = False
 
     def init(self, key: Key, x: Array) -> Pytree:
         shapes = list(itertools.pairwise((x.shape[-1], *self.hidden)))
-        return linear_init(key, shapes, [2**0.5] * len(shapes), self.initialisation)
+        layers = linear_init(key, shapes, [2**0.5] * len(shapes), self.initialisation)
+        if not self.layer_norm:
+            return layers
+        return [
+            layer | {"scale": jnp.ones(width), "offset": jnp.zeros(width)}
+            for layer, width in zip(layers, self.hidden, strict=True)
+        ]
 
-    def apply(self, params: Pytree, x: Array) -> Array:
-        for layer in params:
-            x = activate(self.activation, linear(layer, x))
+    def apply(self, params: Pytree, x: Array, dropout: tuple[Array, ...] = ()) -> Array:
+        """The features `[..., k]`; `dropout` has a factor for each unit, from `draw_dropout`, and is empty without."""
+        for n, layer in enumerate(params):
+            x = linear(layer, x)
+            if dropout:
+                x = x * dropout[n]
+            if self.layer_norm:
+                x = layer_normalised(layer, x)
+            x = activate(self.activation, x)
         return x
+
+    def draw_dropout(self, key: Key, shape: tuple[int, ...], rate: Array | float) -> tuple[Array, ...]:
+        """What dropout multiplies the units of each layer by, `[*shape, width]`: 0 with probability `rate`, below 1.
+
+        The others are 1 / (1 - rate), so that the mean of each is 1. The probability is a multiple of 2^-16.
+
+        Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", section 10.
+        """
+        units = sum(self.hidden)
+        words = jax.random.bits(
+            key, (*shape, (units + 1) // 2), jnp.uint32
+        )  # drawing costs most: 16 bits a unit
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape, -1)[..., :units]
+        left_out = jnp.minimum(jnp.round(rate * np.float32(HALF_WORDS)), np.float32(HALF_WORDS - 1))
+        factors = jnp.where(halves >= left_out, HALF_WORDS / (HALF_WORDS - left_out), np.float32(0))
+        return tuple(jnp.split(factors, list(itertools.accumulate(self.hidden))[:-1], axis=-1))
 
 
 def patches(x: Array, kernel: int, stride: int) -> Array:

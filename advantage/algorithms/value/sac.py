@@ -35,8 +35,13 @@ from advantage.algorithms.value.shared.gradient_steps import (
     take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
+from advantage.algorithms.value.shared.regularised_critics import (
+    RegularisedCritics,
+    draw_critic_dropout,
+    regularised_critic,
+)
 from advantage.environments.spaces import action_scale
-from advantage.policies.action_value import ActionValue, action_value
+from advantage.policies.action_value import ActionValue, Dropout
 from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Spread
 from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
@@ -55,7 +60,7 @@ class SACState(LearningState):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class SAC(ReplayOptions, PolicyOptions):
+class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
     """Soft actor-critic: maximise rewards and the policy's entropy, with two critics from replayed experience.
 
     After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
@@ -68,10 +73,12 @@ class SAC(ReplayOptions, PolicyOptions):
         Q'_i       <- (1 - tau) Q'_i + tau Q_i
 
     For Discrete actions the expectations over a and a' are exact sums. With n above 1, y has the rewards of n steps and
-    bootstraps after them.
+    bootstraps after them. With layer_norm the critics have layer normalisation; with critic_dropout each pass through
+    them, of Q', of Q, and for the policy, has dropout of its own: with both and gradient_steps = 20 this is DroQ.
 
     Source: Haarnoja et al. 2018, "Soft actor-critic algorithms and applications", algorithm 1, eq. 5, 9 and 18, with
-    Discrete actions as in Christodoulou 2019, "Soft actor-critic for discrete action settings", eq. 10 to 12.
+    Discrete actions as in Christodoulou 2019, "Soft actor-critic for discrete action settings", eq. 10 to 12;
+    DroQ: Hiraoka et al. 2022, "Dropout Q-functions for doubly efficient reinforcement learning", algorithm 2.
     """
 
     alpha: float | None = ranged(None, "[0, inf)")
@@ -92,8 +99,9 @@ class SAC(ReplayOptions, PolicyOptions):
         """Draw the initial training state.
 
         Raises:
-            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, learning that starts
-                after the budget, or a replay buffer that does not fit into memory.
+            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, a network without
+                hidden layers to regularise, learning that starts after the budget, or a replay buffer that does not
+                fit into memory.
         """
         check_budget(self, spec)
         key_policy, key_critics = jax.random.split(key)
@@ -104,7 +112,7 @@ class SAC(ReplayOptions, PolicyOptions):
             )
         encoder, keys = state.policy.encoder, jax.random.split(key_critics)
         x = encoder.encode(encoder.example())
-        critics = jax.vmap(action_value(state.policy).init, (0, None))(keys, x)
+        critics = jax.vmap(regularised_critic(self, state.policy).init, (0, None))(keys, x)
         params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
         return extended(
             state,
@@ -125,7 +133,7 @@ class SAC(ReplayOptions, PolicyOptions):
 
     def update(self, state: SACState, rollout: Rollout, key: Key) -> tuple[SACState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
-        policy, q = state.policy, action_value(state.policy)
+        policy, q = state.policy, regularised_critic(self, state.policy)
         replay, rate = (
             replay_add(state.replay, rollout),
             schedule_value(self.learning_rate, progress(state.clock)),
@@ -137,17 +145,22 @@ class SAC(ReplayOptions, PolicyOptions):
             log_alpha = learning.params["log_alpha"]
             alpha = jnp.exp(log_alpha) if self.alpha is None else self.alpha
 
+            # keys 0 to 2 are those of the split
+            next_dropout, dropout, now_dropout = (
+                draw_critic_dropout(self, q, jax.random.fold_in(key, n), (2, self.batch_size))
+                for n in (3, 4, 5)
+            )
             following = policy.distribution(learning.params["actor"], batch.next_x)
             noise = policy.head.noise(key_next, (self.batch_size,))
-            value, log_prob = lowest_value(q, learning.target, batch.next_x, following, noise)
+            value, log_prob = lowest_value(q, learning.target, batch.next_x, following, noise, next_dropout)
             y = batch.reward + batch.discount * (value - alpha * log_prob)
-            learning, metrics = critics_step(q, learning, batch, y, rate)
+            learning, metrics = critics_step(q, learning, batch, y, rate, dropout=dropout)
 
             critics, noise = learning.params["action_value"], policy.head.noise(key_now, (self.batch_size,))
 
             def actor_loss(actor: Pytree) -> tuple[Array, dict[str, Array]]:
                 distribution = policy.distribution(actor, batch.x)
-                value, log_prob = lowest_value(q, critics, batch.x, distribution, noise)
+                value, log_prob = lowest_value(q, critics, batch.x, distribution, noise, now_dropout)
                 return (alpha * log_prob - value).mean(), {"entropy": -log_prob.mean()}
 
             learning, more = part_step("actor", actor_loss, learning, rate)
@@ -180,7 +193,7 @@ def log_widths(spec: Spec) -> float:
 
 
 def lowest_value(
-    q: ActionValue, critics: Pytree, x: Pytree, distribution: Any, noise: Pytree
+    q: ActionValue, critics: Pytree, x: Pytree, distribution: Any, noise: Pytree, dropout: Dropout = ()
 ) -> tuple[Array, Array]:
     """The lower of two critics' values of a policy's action, and `log pi` of the action: `-> [N], [N]`.
 
@@ -192,9 +205,10 @@ def lowest_value(
         x: the networks' input, `[N, ...]`.
         distribution: pi(. | s) of the same states.
         noise: what a sample consumes, `[N, ...]`.
+        dropout: of the critics, `[2, N, width]` for each hidden layer; `()` without it.
     """
     if q.is_discrete:
-        value = jax.vmap(q.all, (0, None))(critics, x).min(0)
+        value = jax.vmap(q.all, (0, None, 0))(critics, x, dropout).min(0)
         return (jax.nn.softmax(distribution.logits) * value).sum(-1), -distribution.entropy()
     action, log_prob = distribution.sample_and_log_prob(noise)
-    return jax.vmap(q.value, (0, None, None))(critics, x, action).min(0), log_prob
+    return jax.vmap(q.value, (0, None, None, 0))(critics, x, action, dropout).min(0), log_prob

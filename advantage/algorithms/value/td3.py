@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 
@@ -28,14 +29,18 @@ from advantage.algorithms.value.shared.gradient_steps import (
     take_gradient_steps,
 )
 from advantage.algorithms.value.shared.options import check_replay
-from advantage.policies.action_value import action_value
+from advantage.algorithms.value.shared.regularised_critics import (
+    RegularisedCritics,
+    draw_critic_dropout,
+    regularised_critic,
+)
 from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Rollout, Spec
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class TD3(DeterministicOptions):
+class TD3(RegularisedCritics, DeterministicOptions):
     """Twin delayed deep deterministic policy gradient.
 
     After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
@@ -49,7 +54,8 @@ class TD3(DeterministicOptions):
             Q'_i    <- (1 - tau) Q'_i + tau Q_i,  mu' <- (1 - tau) mu' + tau mu
 
     Actions carry noise (exploration); until learning_starts they are uniform. With n above 1, y has the rewards of n
-    steps and bootstraps after them.
+    steps and bootstraps after them. With layer_norm the critics have layer normalisation; with critic_dropout each pass
+    through them, of Q', of Q, and for the policy, has dropout of its own.
 
     Source: Fujimoto, van Hoof & Meger 2018, "Addressing function approximation error in actor-critic methods",
     algorithm 1.
@@ -69,8 +75,9 @@ class TD3(DeterministicOptions):
         check_replay(self)
 
     def init(self, key: Key, spec: Spec) -> LearningState:
-        """Draw the initial training state. Raises ValueError as `deterministic_state` does."""
-        return deterministic_state(self, key, spec, critics=self.critics)
+        """Draw the initial training state. Raises ValueError as `deterministic_state` and `regularised_critic` do."""
+        critic = partial(regularised_critic, self)
+        return deterministic_state(self, key, spec, critics=self.critics, critic=critic)
 
     actor = exploring_actor
     initial_memory = exploration_memory
@@ -82,7 +89,7 @@ class TD3(DeterministicOptions):
         self, state: LearningState, rollout: Rollout, key: Key
     ) -> tuple[LearningState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
-        policy, q = state.policy, action_value(state.policy)
+        policy, q = state.policy, regularised_critic(self, state.policy)
         replay = replay_add(state.replay, rollout)
         rate = schedule_value(self.learning_rate, progress(state.clock))
 
@@ -93,10 +100,17 @@ class TD3(DeterministicOptions):
             following = smoothed_action(
                 policy, target["actor"], batch.next_x, normal, self.target_std, self.target_clip
             )
-            values = jax.vmap(q.value, (0, None, None))(target["action_value"], batch.next_x, following)
+            next_dropout, dropout = (
+                draw_critic_dropout(self, q, jax.random.fold_in(key, n), (self.critics, self.batch_size))
+                for n in (2, 3)
+            )
+            values = jax.vmap(q.value, (0, None, None, 0))(
+                target["action_value"], batch.next_x, following, next_dropout
+            )
             y = batch.reward + batch.discount * values.min(0)
-            learning, metrics = critics_step(q, learning, batch, y, rate)
-            value_of = value_of_mu(policy, q, learning, batch.x)
+            learning, metrics = critics_step(q, learning, batch, y, rate, dropout=dropout)
+            now_dropout = draw_critic_dropout(self, q, jax.random.fold_in(key, 4), (self.batch_size,))
+            value_of = value_of_mu(policy, q, learning, batch.x, dropout=now_dropout)
             return actor_step(self, value_of, learning, rate, delay=self.policy_delay), metrics
 
         return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)

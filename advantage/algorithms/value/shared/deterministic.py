@@ -19,7 +19,7 @@ from advantage.algorithms.policy_gradient.shared.state import PolicyState, exten
 from advantage.algorithms.value.shared.gradient_steps import Learning, LearningState, adam_init
 from advantage.algorithms.value.shared.options import ReplayOptions, check_budget
 from advantage.environments.spaces import in_units_of_bounds
-from advantage.policies.action_value import ActionValue, action_value
+from advantage.policies.action_value import ActionValue, Dropout, action_value
 from advantage.policies.actor_critic import ActorCritic
 from advantage.policies.heads import GaussianHead
 from advantage.running_moments import Normaliser
@@ -66,9 +66,16 @@ def deterministic_policy(options: DeterministicOptions, key: Key, spec: Spec) ->
 
 
 def deterministic_state(
-    options: DeterministicOptions, key: Key, spec: Spec, *, critics: int
+    options: DeterministicOptions,
+    key: Key,
+    spec: Spec,
+    *,
+    critics: int,
+    critic: Callable[[ActorCritic], ActionValue] = action_value,
 ) -> LearningState:
     """The initial state: an actor, so many critics (an axis in front), their targets, and an empty replay buffer.
+
+    `critic` makes the action-value function for the policy.
 
     Raises:
         ValueError: as `deterministic_policy`, a recurrent network, or a replay buffer that does not fit into memory.
@@ -76,7 +83,7 @@ def deterministic_state(
     key_policy, key_critics = jax.random.split(key)
     state = deterministic_policy(options, key_policy, spec)
     encoder = state.policy.encoder
-    init, x = action_value(state.policy).init, encoder.encode(encoder.example())
+    init, x = critic(state.policy).init, encoder.encode(encoder.example())
     params = {
         "actor": state.params["actor"],
         "action_value": jax.vmap(init, (0, None))(jax.random.split(key_critics, critics), x),
@@ -180,15 +187,17 @@ def smoothed_action(
 
 
 def value_of_mu(
-    policy: ActorCritic, q: ActionValue, learning: Learning, x: Pytree
+    policy: ActorCritic, q: ActionValue, learning: Learning, x: Pytree, *, dropout: Dropout = ()
 ) -> Callable[[Pytree], Array]:
     """`theta -> Q_1(s, mu_theta(s))`, `[N]`; its gradient is `∇_a Q_1(s, a) ∇_theta mu(s)` at `a = mu(s)`.
+
+    `dropout` is of the one critic.
 
     Source: Silver et al. 2014, "Deterministic policy gradient algorithms", eq. 7; Q_1 as in Fujimoto, van Hoof & Meger
     2018, algorithm 1.
     """
     first = jax.tree.map(lambda leaf: leaf[0], learning.params["action_value"])
-    return lambda actor: q.value(first, x, policy.distribution(actor, x).mode())
+    return lambda actor: q.value(first, x, policy.distribution(actor, x).mode(), dropout)
 
 
 def _size(actor: DeterministicActor) -> int:

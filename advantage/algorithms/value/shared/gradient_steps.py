@@ -20,7 +20,7 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import (
 )
 from advantage.algorithms.value.shared.options import BufferOptions
 from advantage.objectives.surrogates import squared_error
-from advantage.policies.action_value import ActionValue
+from advantage.policies.action_value import ActionValue, Dropout
 from advantage.replay.ring import Replay
 from advantage.types import Array, Key, Pytree, Rollout
 
@@ -137,12 +137,21 @@ def target_step(
 
 
 def critics_step(
-    q: ActionValue, learning: Learning, batch: ReplayBatch, y: Array, learning_rate: Array | float
+    q: ActionValue,
+    learning: Learning,
+    batch: ReplayBatch,
+    y: Array,
+    learning_rate: Array | float,
+    *,
+    dropout: Dropout = (),
 ) -> tuple[Learning, dict[str, Array]]:
-    """One step of Adam on `mean (Q_i(s, a) - y)^2 / 2` of each critic: `-> learning, metrics`."""
+    """One step of Adam on `mean (Q_i(s, a) - y)^2 / 2` of each critic: `-> learning, metrics`.
+
+    `dropout` has an axis of critics in front.
+    """
 
     def loss(critics: Pytree) -> tuple[Array, dict[str, Array]]:
-        predicted = jax.vmap(q.value, (0, None, None))(critics, batch.x, batch.action)
+        predicted = jax.vmap(q.value, (0, None, None, 0))(critics, batch.x, batch.action, dropout)
         losses = squared_error(predicted, y).mean(1)
         return losses.sum(), {"action_value_loss": losses.mean(), "action_value": predicted.mean()}
 
