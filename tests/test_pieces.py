@@ -517,6 +517,7 @@ def test_a_number_that_is_not_finite_is_named(run):
         adv.load(run)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_have_the_steps_of_each_alone(whole, tmp_path):
     first, second = (names_of(run.path / "last") for run in train(tmp_path / "seeds", num_seeds=2))
     name = "state/replay/obs"
