@@ -29,7 +29,6 @@ from advantage.replay.left_out import with_empty_replay, without_replay
 from advantage.runs.checkpoint import (
     JSON,
     MANIFEST,
-    TENSORS,
     CheckpointError,
     list_checkpoints,
     load_checkpoint,
@@ -349,7 +348,7 @@ def _refuse_nonfinite(path: Path, state: Pytree) -> None:
         if name.rpartition("/")[2] in MAY_BE_INFINITE and not np.isnan(leaf).any():
             continue
         raise CheckpointError.of(
-            path / TENSORS,
+            path,
             name,
             found="a number that is not finite",
             expected="finite numbers",

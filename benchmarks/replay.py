@@ -1,20 +1,23 @@
-"""Microseconds of prioritised replay by size, and the memory of a replay buffer.
+"""Microseconds of prioritised replay by size, the memory of a replay buffer, and what its checkpoints cost.
 
-python benchmarks/replay.py [--sizes 10000 100000 1000000 10000000] [--repeats 200]
+python benchmarks/replay.py [--sizes 10000 100000 1000000 10000000] [--repeats 200] [--new 1000 100000]
 
 A draw of 256 transitions and the update of their priorities, inside a compiled loop as in updates. `cumulative sum`
 does the same without a tree: the sum over all priorities and a binary search in it, at each draw, in the same kind of
 loop or in NumPy, whichever is faster. Figures are the minimum of the repeats. First, a buffer is filled with a million
 transitions of HalfCheetah's size; its bytes, and the growth of resident memory, are compared with what the numbers of
-the transitions take if each is stored once.
+the transitions take if each is stored once. Then checkpoints are written of that buffer, each after `--new` more
+transitions: the median seconds of five, and the bytes by which the folder grows for one.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +27,7 @@ import numpy as np
 from advantage.replay.prioritised import Priorities, priorities_sample, priorities_update
 from advantage.replay.ring import Replay, replay_add, replay_init
 from advantage.replay.sum_tree import sum_tree_width
+from advantage.runs.checkpoint import save_checkpoint
 from advantage.types import Rollout
 
 BATCH, LOOPS, ALPHA, BETA = 256, 20, 0.6, 0.4
@@ -124,12 +128,40 @@ def half_cheetah(size: int) -> tuple[Replay, float]:
     return jax.block_until_ready(replay), resident() - begin
 
 
+def disk_usage(folder: Path) -> int:
+    """Bytes of the files in a folder; one that has several names counts once."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum({file.st_ino: file.st_size for file in files}.values())
+
+
+def checkpoints(replay: Replay, new: int, *, prioritised: bool) -> tuple[float, int]:
+    """Median seconds of five checkpoints with `new` more transitions each, and the bytes that one adds."""
+    rng, times, sizes = np.random.default_rng(0), [], []
+    add = jax.jit(replay_add)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        for step in range(6):
+            obs, action = (rng.normal(size=(new, 1, width)).astype(np.float32) for width in (17, 6))
+            ends = np.arange(new)[:, None] % 1000 == 999
+            rollout = Rollout(obs, action, obs[..., 0], obs, np.zeros_like(ends), ends)
+            replay = jax.block_until_ready(add(replay, rollout))
+            state: dict[str, Any] = {"replay": replay}
+            if prioritised:  # all have been drawn since, and have other priorities
+                leaves = 2 * sum_tree_width(replay.num_rows)
+                state["priorities"] = Priorities(jnp.asarray(rng.random((leaves, 2), np.float32)))
+            before, begin = disk_usage(Path(folder)), time.perf_counter()
+            save_checkpoint(Path(folder), step, state, metadata={})
+            times.append(time.perf_counter() - begin)
+            sizes.append(disk_usage(Path(folder)) - before)
+    return float(np.median(times[1:])), int(np.median(sizes[1:]))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--transitions", type=int, default=1_000_000)
+    parser.add_argument("--new", type=int, nargs="*", default=[1_000, 100_000])
     arguments = parser.parse_args()
 
     half_cheetah(arguments.transitions)  # the first calls of a process leave memory behind
@@ -139,6 +171,16 @@ def main() -> None:
     print(f"{arguments.transitions:,} transitions of HalfCheetah, each number once: {once / 1e6:.1f} MB")
     for what, taken in (("arrays of the buffer", nbytes), ("resident memory", grown)):
         print(f"{what}: {taken / 1e6:.1f} MB ({taken / once:.3f}×)")
+    print(
+        "\n| new transitions | priorities | seconds of a checkpoint | MB on the disk |\n|---:|---|---:|---:|"
+    )
+    for new in arguments.new:
+        for prioritised in (False, True):
+            seconds, size = checkpoints(replay, new, prioritised=prioritised)
+            print(
+                f"| {new:,} | {'yes' if prioritised else 'no'} | {seconds:.2f} | {size / 1e6:.1f} |",
+                flush=True,
+            )
     del replay
 
     print(

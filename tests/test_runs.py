@@ -174,7 +174,7 @@ def with_tensor(path, name, entry):
     [
         ({"format": "tensorflow"}, "format: found 'tensorflow'"),
         ({"format": ...}, "format: found None"),
-        ({"format_version": 2}, "format_version: found 2, expected 1; a newer advantage"),
+        ({"format_version": 3}, "format_version: found 3, expected 2; a newer advantage"),
         ({"format_version": 0}, "format_version: found 0"),
         ({"format_version": "1"}, "format_version: found '1'"),
         ({"metadata": ...}, "metadata: found nothing"),
@@ -373,11 +373,14 @@ SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
+from advantage.replay.prioritised import Priorities
 from advantage.runs.checkpoint import *
 
 run, rng = Path(sys.argv[1]), random.Random(0)
 folder, last = run / "checkpoints", run / "last"
-state = lambda i: {"a": np.full(300_000, i), "b": np.full((3, 5), i, np.float32)}
+weights = lambda i: {"a": np.full(300_000, i), "b": np.full((3, 5), i, np.float32)}
+replayed = lambda i: np.repeat([0, i], 200_000)  # in pieces, of which the first ones do not change
+state = lambda i: {"weights": weights(i), "replayed": Priorities(replayed(i))}
 for kill in range(12):
     child = os.fork()
     if child == 0:  # every step is saved twice: once new, once replaced; every third moment is a deletion
@@ -391,7 +394,8 @@ for kill in range(12):
     os.waitpid(child, 0)
     for path in [*list_checkpoints(folder), *([last] if last.is_symlink() else [])]:
         loaded, _, metadata = load_checkpoint(path, state(0))
-        assert all((x == metadata["i"]).all() for x in loaded.values())
+        assert all((x == metadata["i"]).all() for x in loaded["weights"].values())
+        assert (loaded["replayed"].tree == replayed(metadata["i"])).all()
     print(kill, (list_checkpoints(folder) or [None])[-1], flush=True)
 save_checkpoint(folder, 99_999, state(0), metadata={})
 print(sorted(p.name for p in folder.iterdir() if p.name.startswith(".")))
@@ -437,7 +441,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, saved, monkeypatch, mom
     state = some_state()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write_tensors", failing(checkpoint._write_tensors))
-        patch.setattr(checkpoint, "_sync", failing(checkpoint._sync))
+        patch.setattr(checkpoint, "sync", failing(checkpoint.sync))
         patch.setattr(checkpoint.shutil, "copymode", failing(checkpoint.shutil.copymode))
         patch.setattr(Path, "write_text", failing(Path.write_text))
         patch.setattr(os, "rename", lambda *a, rename=os.rename: _rename_new(failing, rename, *a))

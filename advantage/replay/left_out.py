@@ -1,4 +1,4 @@
-"""Training states without the contents of their replay buffers, for checkpoints that leave them out."""
+"""Replay buffers in training states, for checkpoints: where they are, and states without their contents."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ from advantage.types import Pytree
 def has_replay(state: Pytree) -> bool:
     """Whether a state, or its shapes, contains a replay buffer."""
     return any(map(_is_contents, jax.tree.leaves(state, is_leaf=_is_contents)))
+
+
+def is_replay(state: Pytree) -> Pytree:
+    """For each leaf of a state whether it belongs to a replay buffer or its priorities, bool."""
+
+    def mark(part: Any) -> Pytree:
+        return jax.tree.map(lambda _: _is_contents(part), part)
+
+    return jax.tree.map(mark, state, is_leaf=_is_contents)
 
 
 def without_replay(state: Pytree) -> Pytree:

@@ -3,6 +3,7 @@
     step_000000002048/
       state.safetensors   `state/...` leaves named by their pytree path, `records/...` arrays of any shape
       manifest.json       format, step, size and SHA-256 of the tensors, every name, shape and dtype, metadata
+      pieces/             leaves of a replay buffer that are larger than a piece, if there are any
 
 A folder under its final name is always complete, because it is filled and synced before it is renamed. Reading
 parses only tensors and JSON: no pickle, no eval, no import.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -28,11 +30,14 @@ import safetensors
 import safetensors.numpy
 
 from advantage import __version__
+from advantage.replay.left_out import is_replay
+from advantage.runs.checkpoint_error import DAMAGED, CheckpointError, require
+from advantage.runs.pieces import PIECE_BYTES, PIECES, read_pieces, sync, write_pieces
 from advantage.types import Pytree
 
 JSON = Any
 
-FORMAT, FORMAT_VERSION = "advantage checkpoint", 1
+FORMAT, FORMAT_VERSION = "advantage checkpoint", 2  # a checkpoint without pieces has version 1
 TENSORS, MANIFEST = "state.safetensors", "manifest.json"
 _FIELDS = {"format": "str", "format_version": "int", "step": "int", "bytes": "int", "sha256": "str"}
 _FIELDS |= {"tensors": "dict", "metadata": "dict"}
@@ -49,15 +54,6 @@ _OLDER_NAMES = {
     "state/target/": "state/extra/target/",
     "state/replay/": "state/extra/replay/",
 }
-_DAMAGED = "the file is damaged or was edited; use another checkpoint of the run"
-
-
-class CheckpointError(ValueError):
-    """A file of a saved run cannot be used. The message names the file, the field, what was found and what to do."""
-
-    @classmethod
-    def of(cls, file: Path, field: str, *, found: object, expected: object, remedy: str) -> CheckpointError:
-        return cls(f"{file}: {field}: found {found}, expected {expected}; {remedy}.")
 
 
 def save_checkpoint(
@@ -72,7 +68,7 @@ def save_checkpoint(
 
     If the process is killed or the disk is full, older checkpoints are unchanged and no incomplete checkpoint has
     a final name. A checkpoint of the same step is replaced; the old one can be loaded until the new one is in
-    place.
+    place. Of a large replay buffer only what has changed since the newest checkpoint in `directory` is written.
 
     Args:
         directory: the folder of all checkpoints of the run; created if absent.
@@ -89,27 +85,35 @@ def save_checkpoint(
     final = checkpoint_path(directory, step)
     temporary = final.with_name(f".{final.name}.tmp")
     leaves = _named_leaves(state)[0]
+    in_pieces = [name for name, mark in zip(leaves, jax.tree.leaves(is_replay(state)), strict=True) if mark]
     leaves |= {f"records/{name}": np.asarray(array) for name, array in records.items()}
-    manifest: dict[str, JSON] = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": int(step)}
-    manifest["tensors"] = {name: _entry(name, leaf) for name, leaf in leaves.items()}
+    entries = {name: _entry(name, leaf) for name, leaf in leaves.items()}
+    in_pieces = [name for name in in_pieces if _nbytes(entries[name]) > PIECE_BYTES]
+    manifest: dict[str, JSON] = {"format": FORMAT, "format_version": 2 if in_pieces else 1, "step": int(step)}
+    manifest["tensors"] = entries
     manifest["metadata"] = dict(metadata)
     json.dumps(manifest)  # what is not JSON fails here, before anything is written
     arrays = jax.device_get({name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()})
 
     directory.mkdir(parents=True, exist_ok=True)
     _tidy(directory)
+    large = {name: arrays.pop(name) for name in in_pieces}
     try:
         temporary.mkdir()
+        if large:
+            previous = next((path / PIECES for path in reversed(list_checkpoints(directory))), None)
+            for name, pieces in write_pieces(temporary / PIECES, large, previous).items():
+                entries[name]["pieces"] = pieces
         _write_tensors(temporary / TENSORS, arrays)
         manifest |= _fingerprint(temporary / TENSORS)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         shutil.copymode(temporary / MANIFEST, temporary / TENSORS)  # safetensors writes for the owner only
         for path in (temporary / TENSORS, temporary / MANIFEST, temporary):
-            _sync(path)
+            sync(path)
         if final.exists():  # renamed, not deleted: a reader of `final` still finds the old one
             os.rename(final, _aside(final))
         os.rename(temporary, final)
-        _sync(directory)
+        sync(directory)
     finally:
         _tidy(directory)
     return final
@@ -142,9 +146,14 @@ def load_checkpoint(
     entries, metadata = manifest["tensors"], manifest["metadata"]
     remedy = "choose another checkpoint, or load it with the settings and the version of advantage in its config.json"
     found = {name: metadata[name] for name in expect if name in metadata}
-    _require(folder / MANIFEST, "metadata/", found, json.loads(json.dumps(dict(expect))), remedy)
+    require(folder / MANIFEST, "metadata/", found, json.loads(json.dumps(dict(expect))), remedy)
     leaves, treedef = _named_leaves(template)
     expected = {name: _entry(name, leaf) for name, leaf in leaves.items()}
+    pieces = {
+        name: entry.pop("pieces")
+        for name, entry in entries.items()
+        if "pieces" in entry and not name.startswith("records/")
+    }
     names: dict[str, str] = {_stored_name(name, entries): name for name in leaves}
     stored: dict[str, JSON] = {
         str(names.get(name, name)): entry
@@ -154,9 +163,12 @@ def load_checkpoint(
     if stored.keys() != expected.keys() and (version := _version_of(folder)) not in ("", __version__):
         form = "its state has another form"
         remedy = f"advantage {version} saved it, and {form}; use that version, or train anew"
-    _require(folder / MANIFEST, "tensors/", _flat(stored), _flat(expected), remedy)
+    require(folder / MANIFEST, "tensors/", _flat(stored), _flat(expected), remedy)
 
-    arrays = _read_tensors(folder / TENSORS, manifest)
+    arrays = _read_tensors(folder / TENSORS, manifest, elsewhere=pieces)
+    for name, parts in pieces.items():
+        kind = {"shape": entries[name]["shape"], "dtype": jnp.dtype(entries[name]["dtype"])}
+        arrays[name] = read_pieces(folder / PIECES, parts, leaf=name, manifest=folder / MANIFEST, **kind)
     restored = [_restore(arrays.pop(name), leaves[new], entries[name]) for name, new in names.items()]
     records = {name.removeprefix("records/"): array for name, array in arrays.items()}
     return treedef.unflatten(restored), records, metadata
@@ -186,14 +198,15 @@ def read_manifest(path: Path) -> dict[str, JSON]:
         found = "no such file" if folder.is_dir() else "no such folder"
         remedy = "give a folder `checkpoints/step_...` of a run, or the run's `last` or `best`"
         raise CheckpointError.of(file, "manifest", found=found, expected="a checkpoint", remedy=remedy)
-    manifest = read_json(file, _DAMAGED)
+    manifest = read_json(file, DAMAGED)
     head = {field: manifest.get(field) for field in ("format", "format_version")}
     newer = isinstance(head["format_version"], int) and head["format_version"] > FORMAT_VERSION
-    remedy = "a newer advantage wrote it; `pip install --upgrade advantage`" if newer else _DAMAGED
-    _require(file, "", head, {"format": FORMAT, "format_version": FORMAT_VERSION}, remedy)
-    _require(file, "type of ", _types(manifest), _FIELDS, _DAMAGED)
+    remedy = "a newer advantage wrote it; `pip install --upgrade advantage`" if newer else DAMAGED
+    version = 1 if head["format_version"] == 1 else FORMAT_VERSION
+    require(file, "", head, {"format": FORMAT, "format_version": version}, remedy)
+    require(file, "type of ", _types(manifest), _FIELDS, DAMAGED)
     kinds = _types(manifest["tensors"])
-    _require(file, "type of tensors/", kinds, dict.fromkeys(kinds, "dict"), _DAMAGED)
+    require(file, "type of tensors/", kinds, dict.fromkeys(kinds, "dict"), DAMAGED)
     return manifest
 
 
@@ -242,18 +255,8 @@ def read_json(file: Path, remedy: str) -> dict[str, JSON]:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: not readable as JSON: {error}; {remedy}.") from error
-    _require(file, "", {"top level": type(content).__name__}, {"top level": "dict"}, remedy)
+    require(file, "", {"top level": type(content).__name__}, {"top level": "dict"}, remedy)
     return content
-
-
-def _require(file: Path, prefix: str, found: Mapping, expected: Mapping, remedy: str) -> None:
-    """Raises CheckpointError if two mappings differ; the message names the first field that differs."""
-    for field in sorted(found.keys() | expected.keys()):
-        if field not in found or field not in expected or found[field] != expected[field]:
-            seen, due = (
-                repr(side[field])[:200] if field in side else "nothing" for side in (found, expected)
-            )
-            raise CheckpointError.of(file, prefix + field, found=seen, expected=due, remedy=remedy)
 
 
 def _types(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -295,6 +298,10 @@ def _entry(name: str, leaf: Any) -> dict[str, JSON]:
     return {"shape": list(leaf.shape), "dtype": leaf.dtype.name}
 
 
+def _nbytes(entry: Mapping[str, Any]) -> int:
+    return math.prod(entry["shape"]) * jnp.dtype(entry["dtype"]).itemsize
+
+
 def _flat(entries: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
     return {f"{name}/{part}": value for name, entry in entries.items() for part, value in entry.items()}
 
@@ -313,23 +320,29 @@ def _write_tensors(file: Path, arrays: Mapping[str, Any]) -> None:
         raise OSError(f"{file}: cannot be written: {error}") from error
 
 
-def _read_tensors(file: Path, manifest: Mapping[str, JSON]) -> dict[str, np.ndarray]:
-    """The tensors, if their size, checksum, names, shapes and dtypes agree with the manifest."""
+def _read_tensors(
+    file: Path, manifest: Mapping[str, JSON], elsewhere: Collection[str]
+) -> dict[str, np.ndarray]:
+    """The tensors, if their size, checksum, names, shapes and dtypes agree with the manifest.
+
+    Those named in `elsewhere` are in pieces.
+    """
     try:
         if not file.is_file():
             raise OSError("no such file")
         found = _fingerprint(file)
-        _require(file, "", found, {field: manifest[field] for field in found}, _DAMAGED)
+        require(file, "", found, {field: manifest[field] for field in found}, DAMAGED)
         with safetensors.safe_open(file, "np") as tensors:
             kinds = {}
             for name in tensors.keys():  # noqa: SIM118 - not a dict
                 part = tensors.get_slice(name)
                 kinds[name] = {"shape": part.get_shape(), "dtype": _DTYPES.get(part.get_dtype())}
-            said = {field: v for field, v in _flat(manifest["tensors"]).items() if not field.endswith("/key")}
-            _require(file, "", _flat(kinds), said, f"{MANIFEST} says otherwise: {_DAMAGED}")
+            entries = {name: e for name, e in manifest["tensors"].items() if name not in elsewhere}
+            said = {field: v for field, v in _flat(entries).items() if not field.endswith("/key")}
+            require(file, "", _flat(kinds), said, f"{MANIFEST} says otherwise: {DAMAGED}")
             return {name: tensors.get_tensor(name) for name in kinds}
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{file}: not readable as safetensors: {error}; {_DAMAGED}.") from error
+        raise CheckpointError(f"{file}: not readable as safetensors: {error}; {DAMAGED}.") from error
 
 
 def _fingerprint(file: Path) -> dict[str, JSON]:
@@ -357,14 +370,6 @@ def _tidy(directory: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def finished_step(last: Path, total_timesteps: int) -> int | None:
     """The step at which a run finished with this budget, or None. Searches and solvers may finish before it is spent.
 
@@ -375,5 +380,5 @@ def finished_step(last: Path, total_timesteps: int) -> int | None:
     step = metadata.get("step")
     if type(step) is not int:
         field, found = "metadata/step", repr(step)[:200]
-        raise CheckpointError.of(last / MANIFEST, field, found=found, expected="an integer", remedy=_DAMAGED)
+        raise CheckpointError.of(last / MANIFEST, field, found=found, expected="an integer", remedy=DAMAGED)
     return step if step >= total_timesteps or metadata.get("finished") == total_timesteps else None
