@@ -559,6 +559,25 @@ def test_train_eval_enjoy_resume(environment, folder, capsys):
     }
 
 
+def test_a_folder_whose_name_could_be_a_pattern(runs, folder, capsys):
+    odd = "lr=[1e-3] *what?'s\\n"
+    (folder / "lr=1").mkdir()  # what the pattern would find
+    assert main(["train", "ppo", HOST, *TINY, "--total-timesteps", "128", "--out", f"{odd}/0"]) == 0
+    assert f"Next: advantage eval {shlex.quote(odd + '/0')}" in capsys.readouterr().out
+    assert main(["resume", f"{odd}/0", "--total-timesteps", "192"]) == 0
+    assert main(["eval", f"{odd}/0", "--episodes", "1"]) == 0
+    shutil.copytree(runs / "host", folder / odd / "1", symlinks=True)
+    capsys.readouterr()
+    for verb in (
+        ["doctor", odd],
+        ["doctor", f"{odd}/0"],
+        ["compare", odd, "--out", "[c]*"],
+    ):
+        assert main(verb) == 0, capsys.readouterr().err
+    assert "no file matches" not in "".join(capsys.readouterr())
+    assert Path("[c]*", "comparison.png").exists()
+
+
 @pytest.mark.parametrize("environment", [HOST, DEVICE])
 @pytest.mark.parametrize("flags", [["--network", "gru", "--hidden", "8"], ["--frame-stack", "3"]])
 def test_memory_and_frame_stacks_through_every_command(environment, flags, folder, capsys):
