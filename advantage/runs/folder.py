@@ -173,7 +173,9 @@ def open_run_folder(path: Path) -> RunFolder:
         )
     home = next((each for each in path.parents if (each / "config.json").is_file()), None)
     if home is not None and path.exists():
-        raise CheckpointError(f"{path} is a part of the run {home}; give the run folder, or a checkpoint in it.")
+        raise CheckpointError(
+            f"{path} is a part of the run {home}; give the run folder, or a checkpoint in it."
+        )
     around = path if path.is_dir() else path.parent
     runs = {config.parent.name: config.parent for config in sorted(around.glob("*/config.json"))}
     near = difflib.get_close_matches(path.name, runs, n=5) or list(runs)[-5:]
