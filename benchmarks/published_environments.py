@@ -166,10 +166,13 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]} | {"Python": pla
 
 
 def setup(home: Path) -> dict[str, str]:
-    """Make the environment and install all that can be: `-> what pip says of each package that does not install`."""
+    """Make the environment and install all that can be: `-> what pip says of each package that does not install`.
+
+    Advantage comes last again, because a package may have replaced what it needs by an older version.
+    """
     venv.create(home, with_pip=True)
-    failed = {}
-    for package in (f"{ROOT}[video]", *dict.fromkeys(case.package for case in CASES), *ALSO):
+    failed, own = {}, f"{ROOT}[video]"
+    for package in (own, *dict.fromkeys(case.package for case in CASES), *ALSO, own):
         command = [home / "bin" / "pip", "-q", "install", package]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
