@@ -90,7 +90,7 @@ def step_test(space: spaces.Space) -> Test:
             return False
         obs, reward, terminated, truncated, info = result
         return (
-            (type(reward) in _SIZED or (type(reward) is int and -_LARGEST <= reward <= _LARGEST))
+            _is_reward(reward)
             and type(terminated) in FLAGS
             and type(truncated) in FLAGS
             and type(info) is dict
@@ -101,7 +101,7 @@ def step_test(space: spaces.Space) -> Test:
 
 
 def _array_step_test(shape: tuple[int, ...], dtype: np.dtype) -> Test:
-    """`step_test` of an observation that is one array: in one function, which takes half the time of two."""
+    """`step_test` of an observation that is one array: in one function that asks for the usual first, for speed."""
     codes = _codes(dtype)
 
     def passes(result: Any) -> bool:
@@ -112,13 +112,17 @@ def _array_step_test(shape: tuple[int, ...], dtype: np.dtype) -> Test:
             type(obs) is np.ndarray
             and obs.shape == shape
             and (obs.dtype is dtype or obs.dtype.char in codes)
-            and (type(reward) in _SIZED or (type(reward) is int and -_LARGEST <= reward <= _LARGEST))
-            and type(terminated) in FLAGS
-            and type(truncated) in FLAGS
+            and (type(reward) is float or _is_reward(reward))
+            and (terminated is False or terminated is True or type(terminated) is np.bool_)
+            and (truncated is False or truncated is True or type(truncated) is np.bool_)
             and type(info) is dict
         )
 
     return passes
+
+
+def _is_reward(value: Any) -> bool:
+    return type(value) in _SIZED or (type(value) is int and -_LARGEST <= value <= _LARGEST)
 
 
 def reset_test(space: spaces.Space) -> Test:
@@ -129,11 +133,11 @@ def reset_test(space: spaces.Space) -> Test:
     )
 
 
-def refuse_other_spaces(env: gymnasium.Env, declared: Declared, where: str) -> None:
+def refuse_other_spaces(env: gymnasium.Env, declared: Declared, where: Callable[[], str]) -> None:
     """Raise EnvironmentDefect if the spaces of an environment are no longer those that it declared."""
     now = env.observation_space, env.action_space
     if now[0] is not declared[0] or now[1] is not declared[1]:
-        raise_first_error(where, space_changes(declared, now))
+        raise_first_error(where(), space_changes(declared, now))
 
 
 class Extremes:

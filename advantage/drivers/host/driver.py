@@ -28,7 +28,7 @@ from advantage.drivers.host.workers import SharedStepper, Workers
 from advantage.drivers.info_means import InfoMeans, mean_of
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
-from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
+from advantage.drivers.rollout_size import bytes_with_update, refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import iterations_per_row, plan_span, row_ends
 from advantage.environments.check import check_spaces
 from advantage.environments.current_folder import EnvironmentsFolder
@@ -69,7 +69,10 @@ class HostDriver:
         check_spaces(spec.observation_space, spec.action_space, 0)
         self.per_row = iterations_per_row(algorithm, spec)
         self.rollout_bytes = rollout_bytes(algorithm, spec)
-        refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
+        size = bytes_with_update(algorithm, spec)
+        refuse_what_does_not_fit(
+            size, free_host_bytes(), algorithm.n_steps, spec.num_envs, " with its update"
+        )
         shapes = buffer_shapes(
             spec.observation_space,
             spec.action_space,
