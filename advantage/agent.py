@@ -24,6 +24,7 @@ from advantage.environments.last_step import last_parts
 from advantage.environments.make import resolve, rules_of, word_for, world_names
 from advantage.environments.modifications import UNMODIFIED, Modifications
 from advantage.environments.spaces import environment_action, read, space_from_json
+from advantage.plain_values import plain_path
 from advantage.policies.encoder import encoder
 from advantage.replay.left_out import with_empty_replay, without_replay
 from advantage.runs.checkpoint import (
@@ -141,11 +142,12 @@ def load(path: str | Path, algorithm: Trainable | type | str | None = None, envi
         FileNotFoundError: there is nothing at `path`.
         CheckpointError: `path` is not a run, or it is damaged; the message names the file and the field.
     """
-    folder = open_run_folder(Path(path))
-    config = as_saved(Path(path), folder, read_config(folder, CONFIG_FIELDS))
+    path = plain_path("path", path)
+    folder = open_run_folder(path)
+    config = as_saved(path, folder, read_config(folder, CONFIG_FIELDS))
     own = algorithm is not None
     chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
-    saved = read_saved(Path(path), folder, config, given=own, algorithm=chosen, spec=spec)
+    saved = read_saved(path, folder, config, given=own, algorithm=chosen, spec=spec)
     return Agent(
         chosen,
         saved.state,

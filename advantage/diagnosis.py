@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advantage.comparison.run_data import find_runs
+from advantage.plain_values import plain_paths
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_progress
 
@@ -287,7 +288,7 @@ def diagnose(paths: str | Path | Iterable[str | Path]) -> dict[Path, list[Findin
         ValueError: there is no run.
         CheckpointError: a config.json or a log is damaged.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    given = plain_paths("paths", paths)
     folders, left_out = find_runs(given)
     if not folders:
         raise ValueError(

@@ -22,6 +22,7 @@ from advantage.drivers.host.stepper import episode_seed, failure
 from advantage.drivers.search.device_games import DeviceGames
 from advantage.drivers.search.games import Chance
 from advantage.environments.check import check_reset, check_step
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.environment import Environment, Maker, close, fitting, observing
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.modifications import Modifications, ModifiedMaker, modified
@@ -251,12 +252,13 @@ def made(target: Environment) -> Any:
 def _evaluate_host(
     agent: Agent, target: Environment, episodes: range, seed: int, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    env = made(target)
     options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
-    try:
-        played = list(play_episodes(agent, env, target.name, **options))
-    finally:
-        close(env)
+    with EnvironmentsFolder():
+        env = made(target)
+        try:
+            played = list(play_episodes(agent, env, target.name, **options))
+        finally:
+            close(env)
     returns, lengths, ended = zip(*played, strict=True)
     return np.array(returns), np.array(lengths), ended.count(False)
 

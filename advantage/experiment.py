@@ -39,7 +39,7 @@ from advantage.drivers.cluster.tasks import RemoteProcess
 from advantage.drivers.host.crew import interpreter
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
-from advantage.plain_values import require_whole
+from advantage.plain_values import plain_path, require_whole
 from advantage.runs.checkpoint import CheckpointError, finished_step, list_checkpoints, read_manifest
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.lock import RunLock
@@ -96,7 +96,7 @@ def read_experiment(file: str | Path) -> list[Cell]:
     Raises:
         ValueError: the file is not TOML, or names something unknown; the message begins with file and line.
     """
-    file = Path(file)
+    file = plain_path("file", file)
     text = file.read_text(encoding="utf-8")
     try:
         grid = tomllib.loads(text)
@@ -129,7 +129,7 @@ def read_experiment(file: str | Path) -> list[Cell]:
             raise ValueError(f"{at(str(environment))}: {error}") from None
     heads = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*algorithms\s*\]\]", line)]
     heads += [0] * (len(grid["algorithms"]) - len(heads))
-    root = Path(grid.get("out", Path("runs") / file.stem))
+    root = plain_path("out", grid.get("out", Path("runs") / file.stem))
     cells = []
     for head, entry in zip(heads, grid["algorithms"], strict=True):
         for label, algorithm in _algorithms(entry, head, at):

@@ -38,7 +38,10 @@ def watch(
         ValueError: the environment cannot draw itself, or there is no screen for a window.
         MissingExtra: a package that drawing needs is not installed.
     """
-    drawn = drawable(agent, environment)
+    drawn, video = (
+        drawable(agent, environment),
+        video and video.absolute(),
+    )  # an environment may change the folder
     _prepare_display(to_file=video is not None)
     env = film = None
     try:

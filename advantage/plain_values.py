@@ -1,7 +1,10 @@
-"""Numbers as users write them, as Python's own: those of NumPy and JAX, whole numbers as floats, arrays as tuples."""
+"""Values as users write them, as Python's own: numbers of NumPy and JAX, whole floats, arrays as tuples, paths."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,27 @@ def plain_tuple(values: Any) -> tuple[Any, ...] | None:
         return tuple(values)
     array = _array(values)
     return None if array is None or array.ndim != 1 else tuple(array.tolist())
+
+
+def plain_path(name: str, value: Any) -> Path:
+    """The path of a text or of another path; `~`, which no shell has replaced, is the user's folder.
+
+    Raises:
+        ValueError: the value is neither; the message begins with the name.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(
+            f"{name}={value!r} is not allowed; use a path, such as 'runs/first'. What adv.train returns has one, "
+            "run.path."
+        )
+    path = Path(value)
+    return Path.home().joinpath(*path.parts[1:]) if path.parts[:1] == ("~",) else path
+
+
+def plain_paths(name: str, values: Any) -> list[Path]:
+    """The paths of one value or of several. Raises ValueError as `plain_path` does."""
+    several = isinstance(values, Iterable) and not isinstance(values, str | bytes | os.PathLike)
+    return [plain_path(name, value) for value in (values if several else [values])]
 
 
 def _item(value: Any) -> Any:

@@ -17,6 +17,7 @@ from advantage.agent import Agent, load
 from advantage.algorithms.actors import action_probabilities
 from advantage.algorithms.registry import algorithm_name
 from advantage.datasets.dataset import Dataset
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.environment import Environment, closing
 from advantage.environments.make import resolve
 from advantage.environments.masks import ACTION_MASK, PLACES, flat_mask, mask_sizes, split_mask
@@ -69,7 +70,7 @@ def record(
     else:
         player = policy if isinstance(policy, Agent) else load(policy)
         target = environment_of(player, environment, trust)
-    with closing(_made(target)) as env:
+    with EnvironmentsFolder(), closing(_made(target)) as env:
         recorder = _Recorder(env)
         agent = cast(Agent, _uniform_player(env)) if player is None else player
         play = partial(play_episodes, agent, recorder, target.name, seed=seed)

@@ -166,10 +166,13 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]} | {"Python": pla
 
 
 def setup(home: Path) -> dict[str, str]:
-    """Make the environment and install all that can be: `-> what pip says of each package that does not install`."""
+    """Make the environment and install all that can be: `-> what pip says of each package that does not install`.
+
+    Advantage comes last again, because a package may have replaced what it needs by an older version.
+    """
     venv.create(home, with_pip=True)
-    failed = {}
-    for package in (f"{ROOT}[video]", *dict.fromkeys(case.package for case in CASES), *ALSO):
+    failed, own = {}, f"{ROOT}[video]"
+    for package in (own, *dict.fromkeys(case.package for case in CASES), *ALSO, own):
         command = [home / "bin" / "pip", "-q", "install", package]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
@@ -203,7 +206,8 @@ class Commands:
 
     def __call__(self, name: str, *words: str) -> Outcome:
         """Run a command; its whole output is written to the file `name.txt`."""
-        variables = os.environ | {"PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "agg"}
+        no_screen = {"SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "agg", "MUJOCO_GL": "egl"}
+        variables = no_screen | os.environ | {"PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
             [self.home / "bin" / "python", "-m", "advantage", *words],
             cwd=self.folder,
@@ -230,7 +234,10 @@ class Commands:
             return Outcome(True, "ok")
         lines = [line for line in errors.splitlines() if line.strip()] or ["nothing was said"]
         found = [line.removeprefix("error: ") for line in out.splitlines() if line.startswith("error: ")]
-        said = found[0] if checks and found else lines[-1]
+        ours = [
+            line for line in lines if line.startswith("advantage: ")
+        ]  # what a package says at its end comes later
+        said = found[0] if checks and found else (ours or lines)[-1]
         explained = bool(checks and found) or said.startswith("advantage: ")
         said = said.removeprefix("advantage: ").replace(str(self.folder), ".").replace(str(self.home), "HOME")
         return Outcome(explained and "should not have happened" not in said, said)

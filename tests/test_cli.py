@@ -32,6 +32,7 @@ from advantage.algorithms.registry import (
 )
 from advantage.cli import COMMANDS, main
 from advantage.cli.aliases import ALIASES, with_our_names
+from advantage.cli.installed import older_than_needed
 from advantage.cli.output import Output
 from advantage.environments.make import WORLDS
 from advantage.machine import available_cores
@@ -506,6 +507,34 @@ def test_a_surprise_says_how_to_see_more(capsys, monkeypatch):
 # What it does
 
 
+def test_a_surprise_names_packages_that_are_too_old(capsys, monkeypatch):
+    def broken(arguments):
+        raise AttributeError("module 'jax' has no attribute 'enable_x64'")
+
+    there = importlib.metadata.version
+    monkeypatch.setattr("advantage.cli.commands.list.command", broken)
+    monkeypatch.setattr(
+        "advantage.cli.installed.version", lambda name: "0.5.3" if name == "jax" else there(name)
+    )
+    assert main(["list"]) == 1
+    err = capsys.readouterr().err
+    assert "advantage needs jax 0.8 or newer, and 0.5.3 is installed: pip install 'jax>=0.8'" in err
+    assert "numpy" not in err
+
+
+@pytest.mark.parametrize(
+    ("installed", "needed", "older"),
+    [("0.10.2", "0.8", False), ("0.8.0", "0.8", False), ("0.8", "0.8.0", False), ("0.8.0rc1", "0.8", False),
+     ("0.7.9", "0.8", True), ("1", "1.0.1", True), ("2.0.dev3", "1.26", False)],
+)  # fmt: skip
+def test_versions_are_compared_by_number(installed, needed, older, monkeypatch):
+    monkeypatch.setattr(
+        "advantage.cli.installed.requires", lambda name: [f"some>={needed}", "x>=9; extra == 'y'", "z"]
+    )
+    monkeypatch.setattr("advantage.cli.installed.version", lambda name: installed)
+    assert bool(older_than_needed()) == older
+
+
 @pytest.mark.parametrize("environment", [HOST, DEVICE])
 def test_train_eval_enjoy_resume(environment, folder, capsys):
     assert (
@@ -557,6 +586,25 @@ def test_train_eval_enjoy_resume(environment, folder, capsys):
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
         *("letters_world.py", "new", "shows", "out.mp4")
     }
+
+
+def test_a_folder_whose_name_could_be_a_pattern(runs, folder, capsys):
+    odd = "lr=[1e-3] *what?'s\\n"
+    (folder / "lr=1").mkdir()  # what the pattern would find
+    assert main(["train", "ppo", HOST, *TINY, "--total-timesteps", "128", "--out", f"{odd}/0"]) == 0
+    assert f"Next: advantage eval {shlex.quote(odd + '/0')}" in capsys.readouterr().out
+    assert main(["resume", f"{odd}/0", "--total-timesteps", "192"]) == 0
+    assert main(["eval", f"{odd}/0", "--episodes", "1"]) == 0
+    shutil.copytree(runs / "host", folder / odd / "1", symlinks=True)
+    capsys.readouterr()
+    for verb in (
+        ["doctor", odd],
+        ["doctor", f"{odd}/0"],
+        ["compare", odd, "--out", "[c]*"],
+    ):
+        assert main(verb) == 0, capsys.readouterr().err
+    assert "no file matches" not in "".join(capsys.readouterr())
+    assert Path("[c]*", "comparison.png").exists()
 
 
 @pytest.mark.parametrize("environment", [HOST, DEVICE])

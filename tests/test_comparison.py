@@ -12,12 +12,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 import scipy.stats
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import advantage as adv
 from advantage.cli import main
 from advantage.cli.text_table import text_table
+from advantage.comparison.picture import GREY, draw
 from advantage.comparison.run_data import find_runs, group_runs, read_runs
 from advantage.comparison.seed_statistics import (
+    Curve,
     improvement_interval,
     interquartile_mean,
     interquartile_mean_interval,
@@ -620,6 +624,63 @@ def test_many_groups_are_summarised_and_chosen(many_runs, tmp_path, capsys):
     assert labels == [f"{place / 4:g}" for place in range(10)]
     assert "<details><summary>Probability" in page
     assert '"hovermode": "closest"' in page and '"showlegend": false' in page
+
+
+@pytest.mark.parametrize("groups", [8, 9, 30])
+def test_the_picture_names_the_best_of_many(groups, tmp_path, monkeypatch):
+    steps = np.arange(1, 6) * 100
+    curves = [
+        Curve(
+            label=f"ppo gamma={n}",
+            step=steps,
+            mean=np.full(5, -float(n)),
+            interval=(np.full(5, -n - 1.0), np.full(5, -n + 1.0)),
+            seeds=np.full((3, 5), -float(n)),
+        )
+        for n in range(groups)
+    ]
+    legends, bands, plotted = [], [], []
+    legend, fill, plot = Figure.legend, Axes.fill_between, Axes.plot
+    monkeypatch.setattr(Figure, "legend", lambda *a, **k: legends.append(legend(*a, **k)) or legends[0])
+    monkeypatch.setattr(Axes, "fill_between", lambda *a, **k: bands.append(k["color"]) or fill(*a, **k))
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: plotted.append((a[2][0], k["color"])) or plot(*a, **k))
+    picture = draw(curves, tmp_path / "a.png", environment="E")
+    named = groups if groups <= 8 else 6
+    assert [text.get_text() for text in legends[0].get_texts()] == [
+        f"ppo gamma={n}, 3 seeds" for n in range(named)
+    ]
+    assert len(bands) == named and len(plotted) == groups
+    assert sorted(mean for mean, colour in plotted if colour == GREY) == [
+        -float(n) for n in range(groups - 1, named - 1, -1)
+    ]
+    title = {8: "", 9: "3 more groups are grey", 30: "24 more groups are grey"}[groups]
+    assert title in legends[0].get_title().get_text()
+    assert matplotlib.image.imread(picture).shape[1] == 1200
+
+
+def test_the_best_group_of_many_is_named_once(tmp_path, capsys):
+    for place in range(14):
+        write_run(tmp_path / "many" / f"{place}", 0, 100.0 + place, gamma=place / 14)
+    assert main(["compare", str(tmp_path / "many"), "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begin = lines.index("Probability that a run of one group scores above a run of another")
+    assert lines[begin + 1] == "one group: ppo gamma=0.928571"
+    assert lines[begin + 2].split() == ["another", "probability", "95%", "interval"]
+    assert [line.split()[1] for line in lines[begin + 4 : begin + 7]] == [
+        "gamma=0.857143",
+        "gamma=0.785714",
+        "gamma=0.714286",
+    ]
+    assert "and 79 more rows, which the page and --json have" in lines
+
+
+def test_notes_are_broken_where_a_terminal_ends(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", str(runs), "--out", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "Note: " in out and max(map(len, out.splitlines())) <= 70
 
 
 def test_few_groups_have_a_legend(runs, tmp_path):

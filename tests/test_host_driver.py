@@ -620,6 +620,32 @@ def test_what_does_not_fit_into_memory_is_refused(n_steps, num_envs):
         HostDriver(algorithm, Counter, spec, SEED)
 
 
+@pytest.mark.parametrize(("dtype", "times"), [(np.float32, 3.5), (np.uint8, 2.0)])
+def test_what_does_not_fit_with_its_update_is_refused(dtype, times, monkeypatch):
+    """An update holds the rollout again, and floats also normalised: measured, 3.5 rollouts of PPO's and 2 of A2C's."""
+    space = spaces.Box(0, 1, (5_000,), dtype)
+    algorithm, spec = random_policy(spaces.Discrete(2), 32), adv.Spec(space, spaces.Discrete(2), 4)
+    rollout = 65 * 4 * 5_000 * np.dtype(dtype).itemsize
+    for share, fits in ((0.95, False), (1.05, True)):
+        monkeypatch.setattr(
+            "advantage.drivers.host.driver.free_host_bytes", lambda share=share: share * times * rollout
+        )
+        if fits:
+            HostDriver(algorithm, lambda: FlatBox(space), spec, SEED).close()
+        else:
+            with pytest.raises(
+                ValueError, match=r"n_steps=32 in num_envs=4 environments with its update takes .*MiB"
+            ):
+                HostDriver(algorithm, lambda: FlatBox(space), spec, SEED)
+
+
+class FlatBox(gymnasium.Env):
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, space):
+        self.observation_space = space
+
+
 def test_a_rollout_may_be_larger_than_two_gibibytes():
     """NumPy's dtypes count their bytes in 32 bits; the buffers must not."""
     from advantage.drivers.host.stepper import buffer_bytes, buffer_shapes

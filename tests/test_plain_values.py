@@ -3,6 +3,7 @@
 import dataclasses
 import fractions
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,17 @@ from advantage.environments.tables.random_mdp import random_mdp
 from advantage.environments.tables.random_walk import random_walk
 from advantage.environments.worlds.testbed import Testbed
 from advantage.evaluation import check_request
-from advantage.plain_values import plain_bool, plain_number, plain_tuple, whole_number
+from advantage.plain_values import (
+    plain_bool,
+    plain_number,
+    plain_path,
+    plain_paths,
+    plain_tuple,
+    whole_number,
+)
 from advantage.training.callbacks import stops
 from advantage.training.options import Options
+from advantage.training.train import Run
 
 NO_NUMBERS = (
     None,
@@ -72,6 +81,72 @@ def test_bools_and_tuples():
     for items in ([3, 4], (3, 4), range(3, 5), np.array([3, 4]), jnp.array([3, 4])):
         assert plain_tuple(items) == (3, 4)
     assert all(plain_tuple(value) is None for value in (3, "34", None, np.eye(2), {3: 4}))
+
+
+def test_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/me")
+    for value, wanted in (
+        ("runs/a", "runs/a"),
+        (Path("runs"), "runs"),
+        (np.str_("runs"), "runs"),
+        ("~/runs/*", "/me/runs/*"),
+        (Path("~"), "/me"),
+        ("~backup/a", "~backup/a"),  # a name that begins so is a name
+        ("a/~", "a/~"),
+    ):
+        assert plain_path("out", value) == Path(wanted)
+    assert plain_paths("runs", "~/a") == [Path("/me/a")]
+    assert plain_paths("runs", (each for each in ("a", Path("b")))) == [Path("a"), Path("b")]
+    for value in (None, 3, b"runs"):
+        for function in (plain_path, plain_paths):
+            with pytest.raises(ValueError, match=rf"^out={value!r} is not allowed; use a path"):
+                function("out", value)
+    with pytest.raises(ValueError, match="^runs=3 is not allowed"):
+        plain_paths("runs", ["a", 3])
+
+
+PPO = adv.PPO(n_steps=32, batch_size=32, hidden=(8,))
+NO_PATHS = {
+    "train": (lambda path: adv.train(PPO, "CartPole-v1", total_timesteps=64, out=path), "out"),
+    "train, root": (lambda path: adv.train(PPO, "CartPole-v1", total_timesteps=64, root=path), "root"),
+    "resume": (adv.resume, "path"),
+    "load": (adv.load, "path"),
+    "evaluate": (adv.evaluate, "path"),
+    "compare": (adv.compare, "runs"),
+    "diagnose": (adv.diagnose, "paths"),
+    "load_dataset": (adv.load_dataset, "path"),
+    "import_sb3": (lambda path: adv.import_sb3(path, "CartPole-v1"), "file"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PATHS)
+def test_what_is_no_path_is_refused_before_anything_is_done(name):
+    function, argument = NO_PATHS[name]
+    run = Run(Path("runs/first"), 0, 64, None, True, PPO, "CartPole-v1")
+    for value in (3, run):
+        with pytest.raises(ValueError, match=rf"^{argument}=.* is not allowed; use a path.*run\.path"):
+            function(value)
+
+
+def test_the_home_folder_is_found_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    made = adv.train(
+        adv.QLearning(), "FrozenLake-v1", total_timesteps=64, eval_episodes=0, out="~/runs/first"
+    )
+    assert made.path == tmp_path / "runs" / "first"
+    assert adv.load("~/runs/first").step == 64
+    assert adv.compare("~/run*/fir*").left_out == []
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("threshold", ["3", float("nan"), True])
+def test_a_threshold_that_is_no_number(threshold):
+    with pytest.raises(
+        ValueError, match=f"threshold={threshold!r} is not allowed; use a finite return, or None"
+    ):
+        adv.compare("runs", threshold=threshold)
 
 
 def test_hyperparameters_of_numpy_are_those_of_python():

@@ -200,6 +200,20 @@ def test_a_budget_below_one_generation_is_refused(tmp_path):
         trained(tiny(), Slope, tmp_path, total_timesteps=20)
 
 
+def test_a_generation_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch, tmp_path):
+    """100 candidates of 3 parameters, and the noise of which they are made, take 2,400 bytes."""
+    options = dict(total_timesteps=600, workers=0, eval_episodes=0)
+    for free in (2_399, 2_400):
+        monkeypatch.setattr("advantage.drivers.search.driver.free_device_bytes", lambda free=free: free)
+        if free < 2_400:
+            with pytest.raises(
+                ValueError, match=r"of 100 candidates of 3 parameters.*2\.34 KiB.*use fewer candidates"
+            ):
+                adv.train(adv.CEM(), Slope, out=tmp_path / str(free), **options)
+        else:
+            assert adv.train(adv.CEM(), Slope, out=tmp_path / str(free), **options).step == 600
+
+
 def test_search_refuses_what_it_does_not_use(tmp_path):
     with pytest.raises(ValueError, match="num_envs=4 is not allowed: a search plays"):
         trained(tiny(), Slope, tmp_path, num_envs=4)

@@ -554,6 +554,13 @@ def test_open_says_what_is_there(tmp_path, run):
         open_run_folder(tmp_path / "rum")
     with pytest.raises(CheckpointError, match=rf"has no config.json; run folders nearby: {run.path}"):
         open_run_folder(tmp_path)
+    inside = save_checkpoint(run.checkpoints, 5, {}, metadata={}) / "state.safetensors"
+    run.curve_path.touch()
+    for part in (inside, run.curve_path):
+        with pytest.raises(
+            CheckpointError, match=rf"{part} is a part of the run {run.path}; give the run folder"
+        ):
+            open_run_folder(part)
     loose = save_checkpoint(tmp_path / "loose", 5, {}, metadata={})
     with pytest.raises(CheckpointError, match="a checkpoint outside its run folder"):
         open_run_folder(loose)

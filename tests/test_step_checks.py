@@ -15,7 +15,7 @@ from probe_drivers import begin, first_state, random_policy, spec_of
 import advantage as adv
 from advantage.drivers.host import worker_choice
 from advantage.drivers.host.driver import HostDriver
-from advantage.drivers.host.stepper import CHECKED_STEPS, Stepper, allocate, buffer_shapes
+from advantage.drivers.host.stepper import CHECKED_STEPS, EnvironmentFailure, Stepper, allocate, buffer_shapes
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.host.worker_choice import choose_workers
 from advantage.drivers.search.host_games import Player
@@ -26,7 +26,7 @@ from advantage.environments.environment import close
 from advantage.environments.make import resolve
 from advantage.environments.masks import find_offer
 from advantage.environments.space_faults import value_faults
-from advantage.environments.step_checks import Extremes, RolloutChecks, form_test
+from advantage.environments.step_checks import Extremes, RolloutChecks, form_test, step_test
 from advantage.environments.watchdog import Watchdog
 from advantage.runs.video import CannotDraw, frame_of
 from advantage.types import Span, Spec
@@ -109,14 +109,84 @@ def test_a_late_observation(name):
         (1.0, 1, False, {}),
         (1.0, None, False, {}),
         (1.0, False, np.array([False]), {}),
+        (1.0, False, 0, {}),
         (1.0, False, False, None),
         (1.0, False, {}),
     ],
     ids=str,
 )
-def test_a_late_outcome(outcome):
+@pytest.mark.parametrize(("space", "obs"), [(KINDS, ONE), (KINDS["box"], ONE["box"])], ids=["parts", "array"])
+def test_a_late_outcome(outcome, space, obs):
     with pytest.raises(EnvironmentDefect, match=f"step {LATE}"):
-        stepping(lambda: Turning(step=(ONE, *outcome)))
+        stepping(lambda: Turning(step=(obs, *outcome), obs=obs, space=space))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros(3, np.float32), np.zeros((1, 2), np.float32), np.zeros(2, complex), [0.5, 0.5], 0.5, None],
+    ids=str,
+)
+def test_a_late_observation_that_is_one_array(wrong):
+    right = ONE["box"]
+    with pytest.raises(EnvironmentDefect, match=f"step {LATE}, observation"):
+        stepping(lambda: Turning(step=(wrong, 1.0, False, False, {}), obs=right, space=KINDS["box"]))
+
+
+LARGE = {  # a whole number of Python's, which has no largest: its space, and what is expected
+    "more than the type": (spaces.Box(-5, 5, (), np.int16), 3, 10**6, "an integer from -5 to 5"),
+    "more than 64 bits": (spaces.Box(-5, 5, (), np.int16), 3, 10**30, "an integer from -5 to 5"),
+    "more than any float": (spaces.Box(-np.inf, np.inf, (), np.float32), 3.0, -(10**400), "a finite number"),
+    "more than a float32": (spaces.Box(-np.inf, np.inf, (), np.float32), 3.0, 10**39, "a finite number"),
+    "a choice": (spaces.Discrete(5), 2, 10**30, "an integer from 0 to 4"),
+    "no bool": (spaces.Box(0, 1, (), bool), True, 2, "an integer from False to True"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_late_whole_number_that_is_too_large(name):
+    space, right, large, words = LARGE[name]
+    for late in ({"step": (large, 1.0, False, False, {})}, {"reset": (large, {})}):
+        with pytest.raises(EnvironmentDefect, match=f"observation: expected {words}"):
+            stepping(lambda late=late: Turning(obs=right, space=space, **late))
+
+
+@pytest.mark.parametrize("reward", [10**39, -(10**400)])
+@pytest.mark.parametrize(("space", "obs"), [(KINDS, ONE), (KINDS["box"], ONE["box"])], ids=["parts", "array"])
+def test_a_late_reward_that_is_too_large(reward, space, obs):
+    with pytest.raises(EnvironmentDefect, match=f"step {LATE}, reward: expected a finite number, found int"):
+        stepping(lambda: Turning(step=(obs, reward, False, False, {}), obs=obs, space=space))
+    assert not step_test(space)((obs, reward, False, False, {}))
+    assert step_test(space)((obs, 10**38, False, False, {}))
+
+
+def test_whole_numbers_of_more_than_64_bits_are_floats_where_they_fit():
+    space = spaces.Box(-np.inf, np.inf, (), np.float64)
+    assert form_test(space)(2**70)
+    assert not list(value_faults(space, 2**70, "observation"))
+
+
+def test_an_exception_that_cannot_be_shown():
+    class Unreadable(Exception):
+        def __str__(self):
+            raise KeyError
+
+    class Raising(Turning):
+        def step(self, action):
+            raise Unreadable
+
+    with pytest.raises(
+        EnvironmentFailure, match=r"raised Unreadable: its message cannot be read: __str__\(\) raised"
+    ):
+        stepping(Raising)
+
+
+@pytest.mark.parametrize("dtype", ["f4", ">f4", "f8", "f2", "i8", "?"])
+def test_an_array_of_another_type_of_numbers_is_written_as_before(dtype):
+    late = np.ones(2, dtype)
+    buffers = stepping(
+        lambda: Turning(step=(late, 1.0, False, False, {}), obs=ONE["box"], space=KINDS["box"])
+    )
+    np.testing.assert_array_equal(buffers.next_obs[LATE - 1, 0], [1, 1])
 
 
 def test_a_space_that_changes_late():
@@ -130,7 +200,7 @@ def test_a_space_that_changes_late():
 )
 @pytest.mark.parametrize("space", [KINDS, *KINDS.spaces.values()], ids=str)
 def test_the_quick_test_accepts_nothing_that_the_check_refuses(space, value):
-    if form_test(space)(value):
+    if form_test(space)(value) or step_test(space)((value, 1.0, False, False, {})):
         assert all(fault.severity == "warning" for fault in value_faults(space, value, ""))
 
 

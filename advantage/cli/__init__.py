@@ -135,6 +135,7 @@ def _show_warning(
 
 def _explain(error: Exception) -> int:
     """Explain the error to the user in one paragraph; returns the exit code."""
+    from advantage.cli.installed import older_than_needed
     from advantage.drivers.host.stepper import EnvironmentFailure
     from advantage.environments.defect import EnvironmentDefect
     from advantage.environments.make import MissingExtra
@@ -156,7 +157,7 @@ def _explain(error: Exception) -> int:
         traceback.print_exception(error)
     return _complain(
         f"This should not have happened: {type(error).__name__}: {error}. Set ADVANTAGE_DEBUG=1 and run the same "
-        "command to see where.",
+        f"command to see where. {older_than_needed()}".strip(),
         1,
     )
 

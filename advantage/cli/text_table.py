@@ -31,17 +31,17 @@ def text_table(
     if numbers:
         stacked = _aligned(*_columns(header, rows, numbers), [True] * len(numbers))
         if len(GAP) + max(map(len, stacked)) <= width:
-            lines = [*_wrapped(", ".join(header[place] for place in words), width), *_indented(stacked[:2])]
+            lines = [*wrapped(", ".join(header[place] for place in words), width), *_indented(stacked[:2])]
             for row, line in zip(rows, stacked[2:], strict=True):
                 text = ", ".join(row[place] for place in words)
-                lines += [*_wrapped(text, width), *_indented([line])]
+                lines += [*wrapped(text, width), *_indented([line])]
             return lines
     first, *others = range(len(header))
     lines = []
     for row in rows:
-        lines += _wrapped(row[first], width)
+        lines += wrapped(row[first], width)
         for place in others:
-            lines += _indented(_wrapped(f"{header[place]}: {row[place]}", width - len(GAP)))
+            lines += _indented(wrapped(f"{header[place]}: {row[place]}", width - len(GAP)))
     return lines
 
 
@@ -68,5 +68,6 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [GAP + line for line in lines]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text, broken between words."""
     return textwrap.wrap(text, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]

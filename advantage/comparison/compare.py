@@ -30,6 +30,7 @@ from advantage.comparison.seed_statistics import (
     learning_curve,
     time_to_threshold,
 )
+from advantage.plain_values import plain_number, plain_path, plain_paths
 from advantage.runs.folder import write_atomically
 from advantage.runs.plot import WINDOW
 
@@ -136,7 +137,7 @@ class Comparison:
         Raises:
             FileExistsError: the folder exists and is not empty.
         """
-        folder = _free_folder() if folder is None else Path(folder)
+        folder = _free_folder() if folder is None else plain_path("folder", folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(
                 f"{folder} exists already and is not an empty folder; choose another one: --out."
@@ -192,9 +193,10 @@ def compare(
     Raises:
         ValueError: no run could be used, or they are of different environments; the message says what to do.
     """
-    given = [runs] if isinstance(runs, str | Path) else list(runs)
-    if threshold is not None and not np.isfinite(threshold):
-        raise ValueError(f"threshold={threshold} is not allowed; use a finite return.")
+    given = plain_paths("runs", runs)
+    least = None if threshold is None else plain_number(threshold)
+    if threshold is not None and (least is None or not np.isfinite(least)):
+        raise ValueError(f"threshold={threshold!r} is not allowed; use a finite return, or None.")
     records, left_out = _usable_runs(given, environment)
     evaluated = all(record.evaluation is not None for record in records)
     evaluation, episodes = "the evaluation after the last step", f"the last {WINDOW} training episodes"
@@ -214,11 +216,11 @@ def compare(
         scores=[final_score(group, final[group.label], seed) for group in groups],
         score_of=f"mean return of {evaluation if evaluated else episodes}",
         improvements=improvements,
-        threshold=threshold,
-        reached=[] if threshold is None else [time_to_threshold(group, threshold) for group in groups],
+        threshold=least,
+        reached=[] if least is None else [time_to_threshold(group, least) for group in groups],
         left_out=left_out,
         notes=_notes(groups, evaluated, improvements),
-        command=_command(given, threshold, environment),
+        command=_command(given, least, environment),
     )
 
 

@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantage.comparison.picture import GREY, INK, RULE, Y_LABEL, explanation, style
+from advantage.comparison.picture import GREY, INK, MANY, RULE, SHOWN_FIRST, Y_LABEL, explanation, style
 from advantage.comparison.seed_statistics import Curve
 
-MANY = 8  # curves; more are chosen from a table, and named one at a time
-SHOWN_FIRST = 6  # the best of many
 LONG = 30  # rows; a longer table is folded
 
 _PAGE = Template(r"""<!doctype html>

@@ -89,12 +89,14 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[list[Path], list[LeftOut]]:
     """The run folders that `paths` name, each once, and the paths that lead to no folder.
 
     Args:
-        paths: run folders, folders of run folders at any depth, or patterns such as `runs/*__ppo__*`.
+        paths: run folders, folders of run folders at any depth, or patterns such as `runs/*__ppo__*`. What exists by
+            its name is no pattern.
     """
     found: dict[Path, Path] = {}
     lost = []
     for given in paths:
-        matches = sorted(glob.glob(str(given))) if glob.has_magic(str(given)) else [str(given)]
+        is_pattern = glob.has_magic(str(given)) and not Path(given).exists()
+        matches = sorted(glob.glob(str(given))) if is_pattern else [str(given)]
         if not matches:
             lost.append(LeftOut(Path(given), "no file matches this pattern; look at what `ls` finds"))
         for match in map(Path, matches):

@@ -23,6 +23,7 @@ from advantage.datasets.dataset import Dataset, DatasetError, arrays_of
 from advantage.datasets.minari import MAIN_FILE, read_minari
 from advantage.environments.spaces import nest, space_from_json, space_to_json
 from advantage.machine import refuse_large
+from advantage.plain_values import plain_path
 from advantage.types import Pytree
 
 FORMAT, FORMAT_VERSION, HEADER = "advantage dataset", 1, "dataset"
@@ -37,7 +38,7 @@ def save_dataset(dataset: Dataset, path: str | Path) -> Path:
         FileExistsError: the file exists; nothing is overwritten.
         OSError: writing failed; no part of the file remains.
     """
-    path = Path(path)
+    path = plain_path("path", path)
     refuse_existing(path)
     header = {
         "format": FORMAT,
@@ -77,7 +78,7 @@ def load_dataset(path: str | Path) -> Dataset:
         DatasetError: the file is damaged, or its arrays do not belong together; the message names it.
         MissingExtra: it is an HDF5 file, and h5py is not installed.
     """
-    path = Path(path)
+    path = plain_path("path", path)
     if path.is_dir():
         found = next((place for place in (path, path / "data") if (place / MAIN_FILE).is_file()), None)
         if found is None:

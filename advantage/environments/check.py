@@ -61,7 +61,7 @@ def _is_bool(value: Any) -> bool:
 _TESTS = {  # field of a return value: kind of defect, what is expected, what a good value passes
     "reward": (
         ("reward", "a single number", _is_number),
-        ("finite", "a finite number", lambda number: abs(float(number)) <= _FLOAT32_MAX),
+        ("finite", "a finite number", lambda number: abs(float(as_array(number))) <= _FLOAT32_MAX),
     ),
     "terminated": (("flag", "True or False", _is_bool),),
     "truncated": (("flag", "True or False", _is_bool),),

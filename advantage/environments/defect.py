@@ -145,7 +145,11 @@ def show(value: Any) -> str:
 
 def error_text(error: BaseException) -> str:
     """An exception in one line: its type and its message, or where it was raised if it has none."""
-    message, frames = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)
+    try:
+        text = str(error)
+    except Exception as another:
+        text = f"its message cannot be read: __str__() raised {type(another).__name__}"
+    message, frames = " ".join(text.split()), traceback.extract_tb(error.__traceback__)
     if not message and frames:
         message = f"no message, from {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,15 @@ RANKS = {"b": 0, "i": 1, "u": 1, "f": 2}  # kinds of number: a value may be cast
 
 
 def as_array(value: Any) -> np.ndarray:
-    """The value as an array; its dtype is object if the value is neither an array nor a number."""
+    """The value as an array; its dtype is object if the value is neither an array nor a number.
+
+    A whole number of more than 64 bits becomes a float, infinite if it is too large for one.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf if value > 0 else -math.inf
     return np.asarray(
         value if isinstance(value, (int, float)) or callable(getattr(value, "__array__", None)) else None
     )
@@ -132,7 +141,7 @@ def _array_faults(space: spaces.Space, value: Any, place: str) -> Iterator[Fault
         expected = f"an array of shape {low.shape} and dtype {dtype}" if low.shape else number
         yield Fault("array" if array.dtype == object else "shape", place, expected, show(value))
         return
-    if RANKS.get(array.dtype.kind, 3) > RANKS[dtype.kind]:
+    if RANKS.get(array.dtype.kind, 3) > RANKS[dtype.kind] and not isinstance(value, int):
         yield Fault("dtype", place, f"dtype {dtype}", f"dtype {array.dtype}")
         return
     if array.dtype != dtype and isinstance(space, spaces.Box) and not isinstance(value, (int, float)):

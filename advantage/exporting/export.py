@@ -20,6 +20,7 @@ from advantage.environments.spaces import environment_action, space_to_json
 from advantage.exporting.numpy_source import numpy_source
 from advantage.exporting.onnx_model import onnx_model
 from advantage.exporting.program import NotWritable, Program, program_of
+from advantage.plain_values import plain_path
 from advantage.runs.compilation import in_single_precision
 from advantage.types import Pytree
 
@@ -105,7 +106,7 @@ def export(
     if format not in get_args(Format):
         raise ValueError(f"format={format!r} is not allowed; use one of {', '.join(get_args(Format))}.")
     trained = agent if isinstance(agent, Agent) else load(agent)
-    folder = Path(out)
+    folder = plain_path("out", out)
     folder.mkdir(parents=True)
     write = {"numpy": _write_numpy, "onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]
     try:

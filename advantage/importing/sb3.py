@@ -27,7 +27,7 @@ from advantage.algorithms.value.td3 import TD3
 from advantage.environments.make import resolve
 from advantage.importing.sb3_layers import Policy, policy_in
 from advantage.importing.torch_tensors import Refused, member, read_tensors
-from advantage.plain_values import plain_number, plain_tuple
+from advantage.plain_values import plain_number, plain_path, plain_tuple
 from advantage.replay.left_out import without_replay
 from advantage.running_moments import Compensated, Moments
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
@@ -89,7 +89,8 @@ def import_sb3(
             not fit to the environment.
         FileNotFoundError, FileExistsError: there is no such file, or `out` exists.
     """
-    file, say = Path(file), (reporter or Silent()).message
+    file, say = plain_path("file", file), (reporter or Silent()).message
+    place, root = None if out is None else plain_path("out", out), plain_path("root", root)
     try:
         data, found = _read(file)
         steps = _steps(data)
@@ -110,7 +111,7 @@ def import_sb3(
             state, clock=Clock(jnp.uint32(steps), jnp.uint32(options.total_timesteps))
         )
         loop.first = loop.first._replace(state=jax.tree.map(lambda leaf: jnp.stack([leaf]), state))
-        loop.create_folders([Path(out) if out is not None else None], Path(root), locks)
+        loop.create_folders([place], root, locks)
         metadata = {
             "algorithm": algorithm_name(algorithm),
             "environment": target.name,

@@ -134,7 +134,7 @@ def replay_init(
     nbytes = transitions * (size + flags) + ends * size + num_envs * of_stack
     with jax.ensure_compile_time_eval():  # buffers are made inside compiled programs too
         what = f"A replay buffer of {transitions:_} transitions of {size + flags} bytes each"
-        refuse_large(what, nbytes, "make it smaller", free_device_bytes())
+        refuse_large(what, nbytes, "make it smaller: buffer_size (--buffer-size)", free_device_bytes())
 
     def empty(*axes: int) -> Any:
         return lambda leaf: jnp.zeros((*axes, *leaf.shape), leaf.dtype)

@@ -171,6 +171,11 @@ def open_run_folder(path: Path) -> RunFolder:
             f"{path} is a checkpoint outside its run folder: found no config.json two levels above it; "
             "give the run folder, or put the checkpoint back into its `checkpoints`."
         )
+    home = next((each for each in path.parents if (each / "config.json").is_file()), None)
+    if home is not None and path.exists():
+        raise CheckpointError(
+            f"{path} is a part of the run {home}; give the run folder, or a checkpoint in it."
+        )
     around = path if path.is_dir() else path.parent
     runs = {config.parent.name: config.parent for config in sorted(around.glob("*/config.json"))}
     near = difflib.get_close_matches(path.name, runs, n=5) or list(runs)[-5:]

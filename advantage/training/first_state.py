@@ -16,6 +16,7 @@ from advantage.algorithms.registry import hyperparameters_of
 from advantage.drivers.device import stack_settings
 from advantage.drivers.host.stepper import failure
 from advantage.environments.check import check_spaces
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.defect import EnvironmentDefect
 from advantage.environments.environment import Environment
 from advantage.environments.make import MissingExtra
@@ -105,7 +106,7 @@ def spaces_of(target: Environment) -> tuple[gymnasium.Space, gymnasium.Space]:
         EnvironmentDefect: the made object is not an environment, or has spaces that no policy covers.
     """
     try:
-        with Watchdog(lambda: f"Making {target.name}"):
+        with EnvironmentsFolder(), Watchdog(lambda: f"Making {target.name}"):
             spaces = target.spaces
     except (MissingExtra, EnvironmentDefect):
         raise

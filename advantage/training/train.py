@@ -23,6 +23,7 @@ from advantage.environments.modifications import Modifications, Wrapper, modifie
 from advantage.environments.version import version_of
 from advantage.evaluation import Evaluation
 from advantage.machine import available_cores
+from advantage.plain_values import plain_path
 from advantage.replay.left_out import has_replay
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.compilation import enable_compilation_cache, in_single_precision
@@ -111,6 +112,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
     """
     settings, chosen = options_from(options), playable(trainable(algorithm))
+    place, root = None if out is None else plain_path("out", out), plain_path("root", root)
     modifications = modifications_of(settings)
     target = observing(
         modified(resolve(environment), modifications), settings.observe_last, settings.frame_stack
@@ -130,7 +132,7 @@ def train(
         with _device(settings.device), _cluster(settings, name), contextlib.ExitStack() as locks:
             loop = Loop(training, group)
             with contextlib.closing(loop):
-                loop.create_folders(_paths(out, group, settings), Path(root), locks)
+                loop.create_folders(_paths(place, group, settings), root, locks)
                 runs.extend(_run(loop))
     return runs if settings.num_seeds > 1 else runs[0]
 
@@ -204,11 +206,11 @@ def train_members(
             return _run(loop)
 
 
-def _paths(out: str | Path | None, seeds: Sequence[int], settings: Options) -> list[Path | None]:
+def _paths(out: Path | None, seeds: Sequence[int], settings: Options) -> list[Path | None]:
     """The run folder of each seed; None for a new one."""
     if out is None or settings.num_seeds == 1:
-        return [None if out is None else Path(out) for _ in seeds]
-    return [Path(out) / f"seed_{seed}" for seed in seeds]
+        return [out for _ in seeds]
+    return [out / f"seed_{seed}" for seed in seeds]
 
 
 def _run(loop: Loop) -> list[Run]:
@@ -261,10 +263,11 @@ def resume(
         ValueError: the budget is below the steps that were taken, or the environment must be given or its import
             allowed.
     """
-    folder = open_run_folder(Path(path))
+    path = plain_path("path", path)
+    folder = open_run_folder(path)
     with RunLock(folder.path):
         refuse_links_out(folder, folder.checkpoints, folder.last, folder.best, folder.videos)
-        config = as_saved(Path(path), folder, read_config(folder, CONFIG_FIELDS))
+        config = as_saved(path, folder, read_config(folder, CONFIG_FIELDS))
         chosen, spec = restore_config(config, folder.config_path, algorithm, environment)
         settings = _recorded_options(folder, config, total_timesteps, cluster)
         if not isinstance(
@@ -288,7 +291,7 @@ def resume(
             )
             _refuse_other_spaces(target, spec, folder)
             given = algorithm is not None
-            saved = read_saved(Path(path), folder, config, given=given, algorithm=chosen, spec=spec)
+            saved = read_saved(path, folder, config, given=given, algorithm=chosen, spec=spec)
             _refuse_smaller_budget(folder, saved.metadata["step"], total_timesteps)
             evaluated_on = target if eval_environment is None else resolve(eval_environment)
             training = Training(

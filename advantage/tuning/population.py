@@ -18,7 +18,7 @@ import numpy as np
 from advantage.algorithms.playable import Trainable, playable
 from advantage.algorithms.registry import to_json, trainable
 from advantage.drivers.device import DeviceDriver
-from advantage.plain_values import require_whole
+from advantage.plain_values import plain_path, require_whole
 from advantage.runs.folder import read_config, write_config
 from advantage.runs.recorded import config_facts
 from advantage.training.loop import Loop
@@ -177,7 +177,7 @@ def train_population(
     sampler = optuna_library().samplers.RandomSampler(seed=settings.seed)
     study = optuna_library().create_study(sampler=sampler)
     drawn: Any = [with_settings(chosen, settings, suggest(domains, study.ask()))[0] for _ in range(members)]
-    folder = Path(out)
+    folder = plain_path("out", out)
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; give a new folder for the population: out=.")
     runs = train_members(

@@ -22,7 +22,7 @@ from advantage.comparison.seed_statistics import FEWEST_SEEDS
 from advantage.drivers.host.crew import interpreter
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.make import resolve
-from advantage.plain_values import plain_number, require_whole
+from advantage.plain_values import plain_number, plain_path, require_whole
 from advantage.training.options import Options, modifications_of, options_from
 from advantage.tuning.result import Tuning, result_of
 from advantage.tuning.space import read_space, why_no_array
@@ -169,7 +169,7 @@ def _goal(target: float | None, by: By) -> Goal | None:
 def _folder(out: str | Path | None, algorithm: Trainable, environment: Any) -> Path:
     parts = resolve(environment).name, algorithm_name(algorithm), "tune"
     name = "__".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-") for part in parts)
-    return Path("runs") / name if out is None else Path(out)
+    return Path("runs") / name if out is None else plain_path("out", out)
 
 
 def _journal(study: Study) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advantage.cli.parse import parse
-from advantage.cli.text_table import text_table
+from advantage.cli.text_table import text_table, wrapped
 from advantage.comparison.compare import LEFT_OUT, Comparison, compare
 
 MOST_ROWS = 12  # of a table; a comparison of 30 groups has 435 pairs
@@ -43,10 +43,11 @@ def command(arguments: Sequence[str]) -> int:
     if flags.json:
         print(json.dumps(result.to_json() | {"files": [str(file) for file in files]}))
         return 0
-    _show(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else NO_TERMINAL)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    _show(result, width or NO_TERMINAL)
     notes = [f"Note: {note}" for note in result.notes]
-    for line in (*notes, *missing, f"Wrote {', '.join(map(str, files))}"):
-        print(line)
+    for text in (*notes, *missing, f"Wrote {', '.join(map(str, files))}"):
+        print(text if width is None else "\n".join(wrapped(text, width)))
     return 0
 
 
@@ -55,8 +56,14 @@ def _show(comparison: Comparison, width: int) -> None:
     print(f"Comparison on {comparison.environment}")
     for table in comparison.tables():
         shown = table.rows if table.title == LEFT_OUT else table.rows[:MOST_ROWS]
+        left_out = len(table.rows) - len(shown)
         print(f"\n{table.title}")
-        print("\n".join(text_table(table.header, shown, table.numeric, width)))
-        if len(shown) < len(table.rows):
-            print(f"and {len(table.rows) - len(shown)} more rows, which the page and --json have")
+        first = 0
+        if left_out and len({row[0] for row in shown}) == 1:  # the best group beside each other one
+            first = 1
+            print("\n".join(wrapped(f"{table.header[0]}: {shown[0][0]}", width)))
+        rows = [row[first:] for row in shown]
+        print("\n".join(text_table(table.header[first:], rows, table.numeric[first:], width)))
+        if left_out:
+            print(f"and {left_out} more rows, which the page and --json have")
     print()

@@ -28,9 +28,10 @@ from advantage.drivers.host.workers import SharedStepper, Workers
 from advantage.drivers.info_means import InfoMeans, mean_of
 from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
-from advantage.drivers.rollout_size import refuse_what_does_not_fit, rollout_bytes
+from advantage.drivers.rollout_size import bytes_with_update, refuse_what_does_not_fit, rollout_bytes
 from advantage.drivers.schedule import iterations_per_row, plan_span, row_ends
 from advantage.environments.check import check_spaces
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.watchdog import BY_HAND, Watchdog
 from advantage.machine import free_host_bytes
 from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span, Spec
@@ -68,7 +69,10 @@ class HostDriver:
         check_spaces(spec.observation_space, spec.action_space, 0)
         self.per_row = iterations_per_row(algorithm, spec)
         self.rollout_bytes = rollout_bytes(algorithm, spec)
-        refuse_what_does_not_fit(self.rollout_bytes, free_host_bytes(), algorithm.n_steps, spec.num_envs)
+        size = bytes_with_update(algorithm, spec)
+        refuse_what_does_not_fit(
+            size, free_host_bytes(), algorithm.n_steps, spec.num_envs, " with its update"
+        )
         shapes = buffer_shapes(
             spec.observation_space,
             spec.action_space,
@@ -76,13 +80,14 @@ class HostDriver:
             spec.num_envs,
             log_info,
         )
-        self.workers = 0
+        self.workers, self.folder = 0, EnvironmentsFolder()
         if isinstance(environments, gymnasium.vector.VectorEnv):
             self.stepper: EpisodeStepper | VectorStepper = VectorStepper(environments, seed, allocate(shapes))
             if self.stepper.skips_resets:
                 self.per_row = 1
         else:
-            self.stepper = self._episode_stepper(environments, seed, workers, worker_timeout, shapes)
+            with self.folder:
+                self.stepper = self._episode_stepper(environments, seed, workers, worker_timeout, shapes)
         self.collector = Collector(self.stepper, spec)
         self.info = InfoMeans(log_info, self.stepper.info_names)
         self.update = compiled(updated, in_place)
@@ -141,7 +146,7 @@ class HostDriver:
     def start(self, states: Pytree, keys: Key) -> Pytree:
         """Begin the first episode of every environment; returns the state of the only seed, without its axis."""
         state = only_seed(states)
-        with self._watchdog():
+        with self.folder, self._watchdog():
             self.collector.start(first_memory(self.algorithm, state))
         return state
 
@@ -162,7 +167,7 @@ class HostDriver:
             EnvironmentDefect: a wrong or non-finite observation or reward.
             EnvironmentFailure: an environment raised, or its worker died or hung.
         """
-        with self._watchdog():
+        with self.folder, self._watchdog():
             state, metrics, episodes = self.iterations(state, run_keys[0], span)
         rows = slice(self.collector.row)
         logged = {name: mean_of(each[rows]) for name, each in self.collector.buffers.info.items()}
@@ -192,11 +197,12 @@ class HostDriver:
 
     def restore(self, state: Pytree, keys: Key, records: dict[str, np.ndarray]) -> tuple[Pytree, list[str]]:
         """Replay every environment's running episode; with a notice for each that could not be restored."""
-        with self._watchdog():
+        with self.folder, self._watchdog():
             return state, self.collector.restore(first_memory(self.algorithm, state), records)
 
     def close(self) -> None:
-        self.collector.close()
+        with self.folder:
+            self.collector.close()
 
 
 def updated(algorithm: Algorithm, state: Pytree, rollout: Rollout, key: Key) -> tuple[Pytree, dict[str, Any]]:

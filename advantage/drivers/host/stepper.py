@@ -227,7 +227,7 @@ class Stepper:
         declared = self.declared[place]
         if episode < CHECKED_EPISODES or not self.is_reset[place](result):
             check_reset(declared[0], result, f"{self._where(place)}, reset(seed={seed})")
-        refuse_other_spaces(self.envs[place], declared, self._where(place))
+        refuse_other_spaces(self.envs[place], declared, lambda: self._where(place))
         write(self.buffers.obs, (row, self.indices[place]), result[0])
 
     def _step(self, place: int, action: Pytree) -> tuple:

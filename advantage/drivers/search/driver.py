@@ -14,6 +14,7 @@ from advantage.drivers.metric_rows import metric_rows
 from advantage.drivers.only_seed import only_seed
 from advantage.drivers.records import check_records
 from advantage.drivers.search.games import Chance, GamePlayer, Games
+from advantage.machine import free_device_bytes, refuse_large
 from advantage.types import Array, DriverFacts, Episodes, Iterated, Key, Mean, Played, Pytree, Search, Span
 
 NOTHING = np.zeros(0, np.int64)
@@ -61,7 +62,16 @@ class SearchDriver:
         return state
 
     def _start(self, state: Pytree) -> None:
-        self.population = jax.eval_shape(_propose, self.algorithm, state, jax.random.key(0))[0].shape
+        proposed = jax.eval_shape(_propose, self.algorithm, state, jax.random.key(0))[0]
+        self.population = proposed.shape
+        candidates, parameters = self.population
+        what = f"A generation of {candidates:_} candidates of {parameters:_} parameters"
+        refuse_large(
+            f"{what}, with the noise that it is made of,",
+            2 * proposed.size * proposed.dtype.itemsize,
+            "use fewer candidates, a smaller policy, or make the observations smaller",
+            free_device_bytes(),
+        )
         self.player.start(self.population[0] * self.algorithm.episodes)
 
     def state_of(self, state: Pytree, seed: int) -> Pytree:

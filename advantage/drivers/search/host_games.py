@@ -26,6 +26,7 @@ from advantage.drivers.host.host_actor import HostActor
 from advantage.drivers.host.stepper import CHECKED_STEPS, MakeEnvironment, episode_seed, failure
 from advantage.drivers.search.games import Chance, Games
 from advantage.environments.check import check_reset, check_step
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.environment import close
 from advantage.environments.logged_info import names_in, number_in
 from advantage.environments.spaces import read, translator
@@ -165,6 +166,7 @@ class HostGames:
         self.asked: int | Literal["auto"] = workers
         self.workers, self.timeout, self.log_info = 0, timeout, tuple(log_info)
         self.algorithm, self.make, self.spec = jax.device_get(algorithm), make, spec
+        self.folder = EnvironmentsFolder()
         self.player: Player | None = None
         self.crew: Crew | None = None
 
@@ -188,7 +190,7 @@ class HostGames:
 
     def _make(self) -> None:
         if not self.workers:
-            with Watchdog(lambda: "Making the environment"):
+            with self.folder, Watchdog(lambda: "Making the environment"):
                 self.player = Player(self.make, self.algorithm, self.spec, self.log_info)
             return
         holdings = [f"an environment of {self.workers}"] * self.workers
@@ -205,7 +207,8 @@ class HostGames:
         if self.crew is not None:
             self.crew.close()
         if self.player is not None:
-            self.player.close()
+            with self.folder:
+                self.player.close()
 
     def play(
         self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
@@ -218,7 +221,7 @@ class HostGames:
         play = self._play_here if self.crew is None else self._hand_out
         seeds = [episode_seed(chance.seed, chance.iteration, int(n)) for n in chance.numbers]
         games: list[Any] = [None] * len(vectors)
-        with Watchdog(self.player.call_now if self.player is not None else lambda: None):
+        with self.folder, Watchdog(self.player.call_now if self.player is not None else lambda: None):
             for number, game in play(actor, vectors, seeds, left, stopped):
                 games[number] = game
                 left -= game[1]
