@@ -233,7 +233,7 @@ def loaded(run: Path) -> Any:
     leaves = [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in jax.tree.leaves(agent.state)]
     digest = hashlib.sha256(b"".join(x.tobytes() for x in leaves)).hexdigest()
     spec = dataclasses.replace(agent.spec, total_timesteps=1)  # a budget may be changed
-    return digest, repr(agent.algorithm), repr(spec), agent.step, agent.frame_stack
+    return digest, repr(agent.algorithm), repr(spec), agent.step
 
 
 def _is_key(leaf: Any) -> bool:
