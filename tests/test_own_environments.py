@@ -14,6 +14,7 @@ from advantage.cli import main
 from advantage.cli.parse import _gathered, _read_keywords
 from advantage.environments.defect import EnvironmentWarning
 from advantage.environments.environment import close
+from advantage.environments.left_bounds import LEAVE_THEIR_BOUNDS, without_bounds
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.modifications import IgnoreObservation, Modifications, modified, wrapper_of
 from advantage.runs.video import CannotDraw, frame_of
@@ -316,3 +317,29 @@ def test_a_method_that_is_not_offered_is_not_answered_with_an_unrelated_one(name
     with pytest.raises(ValueError, match="; use ") as error:
         algorithm_class(name)
     assert "did you mean" not in str(error.value)
+
+
+def test_gymnasiums_environments_that_leave_their_bounds_have_none():
+    env = without_bounds(gymnasium.make("CartPole-v1"))
+    assert env.observation_space == spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    for name in (
+        "LunarLander-v3",
+        "LunarLanderContinuous-v3",
+        "BipedalWalker-v3",
+        "BipedalWalkerHardcore-v3",
+    ):
+        assert gymnasium.spec(name).entry_point in LEAVE_THEIR_BOUNDS
+
+
+def test_a_lander_that_flies_away_is_no_defect(tmp_path):
+    pytest.importorskip("Box2D")
+
+    class MainEngine(gymnasium.ActionWrapper):
+        def action(self, action):
+            return 2
+
+    algorithm = adv.PPO(n_steps=256, hidden=(4,), n_epochs=1)
+    options = dict(total_timesteps=512, eval_episodes=1, workers=0, wrappers=(MainEngine,))
+    run = adv.train(algorithm, "LunarLander-v3", out=tmp_path / "run", **options)
+    assert run.step == 512 and np.max(run.agent.state.observations.mean) > 2.5  # its height

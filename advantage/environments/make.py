@@ -20,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from advantage.environments.defect import MissingExtra, error_text, show
 from advantage.environments.environment import Environment, Maker, closing
+from advantage.environments.left_bounds import LEAVE_THEIR_BOUNDS, without_bounds
 from advantage.environments.masks import ActionMask
 from advantage.environments.modifications import UNMODIFIED, Modifications, modified
 from advantage.environments.vector_masks import masked_vector, refuse_unlike_vectors
@@ -188,9 +189,10 @@ class NamedEnvironment:
 
     def __call__(self, **keywords: Any) -> gymnasium.Env:
         try:
-            return gymnasium.make(self.spec, disable_env_checker=True, **keywords)
+            env = gymnasium.make(self.spec, disable_env_checker=True, **keywords)
         except (gymnasium_error.DependencyNotInstalled, ImportError) as error:
             raise missing_extra(self.name, error) from error
+        return without_bounds(env) if self.spec.entry_point in LEAVE_THEIR_BOUNDS else env
 
     @property
     def __signature__(self) -> inspect.Signature:
