@@ -64,6 +64,7 @@ NO_PICTURE = {
     "ddpg.md",
     "dpg.md",
     "dqn.md",
+    "drqn.md",
     "off_policy_ac.md",
     "offline.md",
     "policy_gradient.md",
