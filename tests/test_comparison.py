@@ -287,6 +287,32 @@ def test_runs_belong_together_unless_what_they_learn_differs(runs):
     }
 
 
+def test_runs_that_saw_other_observations_or_other_environments_are_no_seeds_of_one_another(runs):
+    path = runs / "good" / "seed_3" / "config.json"
+    config = json.loads(path.read_text())
+
+    def labels(**training):
+        path.write_text(json.dumps(config | {"training": config["training"] | training}))
+        return {group.label for group in group_runs(records_of(runs)[0])}
+
+    alike = labels(frame_stack=1, observe_last=[], env_options={}, wrappers=[], cluster_mode="synchronous")
+    assert alike == {"ppo clip_range=0.2", "ppo clip_range=0.5"}, "as it was before the options"
+    for option, value, text, other in (
+        ("frame_stack", 4, "4", "1"),
+        ("observe_last", ["action", "reward"], "action,reward", "none"),
+        ("env_options", {"size": 8}, "size:8", "none"),
+        ("wrappers", ["some.module:Wrapper(2)"], "some.module:Wrapper(2)", "none"),
+        ("ignore_observation", ["mission"], "mission", "none"),
+        ("data", "expert.safetensors", "expert.safetensors", "None"),
+        ("cluster_mode", "a3c", "a3c", "synchronous"),
+    ):
+        assert labels(**{option: value}) == {
+            f"ppo clip_range=0.2 {option}={text}",
+            f"ppo clip_range=0.2 {option}={other}",
+            f"ppo clip_range=0.5 {option}={other}",
+        }
+
+
 def edit(name, *changes):
     def apply(path):
         text = (path / name).read_text()

@@ -169,6 +169,31 @@ def test_values_are_those_of_walking_and_no_gradient_goes_through_the_burn_in():
     assert differs(cut, whole, 1e-3)
 
 
+def test_a_gradient_step_goes_down_the_mean_huber_loss_of_the_steps_there_are():
+    """The first step of Adam has the size of the learning rate, and here the sign of minus the gradient by a bias."""
+    algorithm = tiny(gradient_steps=1, n_steps=12, batch_size=16, gamma=0.9, max_grad_norm=None)
+    state, key = begin(algorithm, num_envs=1), jax.random.key(5)
+    rollout = play(algorithm, state, 3)
+    after, metrics = update(algorithm, state, rollout, key)
+    replay, network = replay_add(state.replay, rollout), algorithm._network(state.policy)
+    batch = memory_batch(algorithm, state, replay, jax.random.fold_in(key, 0))
+    learning = Learning(state.params, (), state.target, jnp.uint32(0))
+    error = np.float64(algorithm._target(network, learning, batch))
+    values = np.float64(values_after_burn_in(network, state.params, batch, algorithm.burn_in)[0])
+    there, action = (np.asarray(x)[algorithm.burn_in :] for x in (batch.mask, batch.action))
+    losses, slope, steps = 0.0, np.zeros(3), 0
+    for t, i in np.argwhere(there):
+        e = error[t, i] - values[t, i, action[t, i]]
+        losses += e * e / 2 if abs(e) <= 1 else abs(e) - 0.5
+        slope[action[t, i]] -= np.clip(e, -1, 1)
+        steps += 1
+    assert 0 < steps < there.size
+    np.testing.assert_allclose(metrics["action_value_loss"].total, losses / steps, rtol=1e-4)
+    moved = np.asarray(after.params["advantage"]["bias"] - state.params["advantage"]["bias"])
+    assert (slope != 0).sum() >= 2
+    np.testing.assert_allclose(moved, -3e-2 * np.sign(slope), rtol=1e-3, atol=1e-7)
+
+
 def test_the_memory_that_is_stored_is_the_one_that_acted():
     """On the device, in a world with ends: that of playing each episode alone, from the initial one."""
     from advantage.drivers.device import rollout_on_device, start

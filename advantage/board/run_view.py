@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from advantage.board.growing_table import GrowingTable, grown, last_rows
-from advantage.comparison.run_data import CONFIG_FIELDS, LEARNING_OPTIONS
+from advantage.comparison.run_data import CONFIG_FIELDS, learning_options
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, finished_step
 from advantage.runs.folder import RunFolder, read_config, refuse_links_out
 from advantage.runs.lock import LOCK, seems_in_use
@@ -111,7 +111,7 @@ def _read(view: RunView, signature: tuple[Any, ...]) -> RunView:
             found, expected = repr(config[field])[:80], f"a value of type {kind.__name__}"
             remedy = "restore the file as the run wrote it"
             raise CheckpointError.of(folder.config_path, field, found=found, expected=expected, remedy=remedy)
-    options = config["hyperparameters"] | {name: config["training"].get(name) for name in LEARNING_OPTIONS}
+    options = config["hyperparameters"] | learning_options(config["training"])
     total = options["total_timesteps"] if type(options["total_timesteps"]) is int else 0
     metrics, recent = last_rows(folder.progress_path, ("step", "time/elapsed"))
     _, episodes = last_rows(folder.episodes_path, ("step",), size=2048)

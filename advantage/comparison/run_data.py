@@ -19,8 +19,23 @@ from advantage.runs.plot import WINDOW, running_mean
 from advantage.runs.recorded import as_saved, config_facts, refuse_other_config
 
 CONFIG_FIELDS = {"algorithm": str, "environment": str, "hyperparameters": dict, "seed": int, "training": dict}
-LEARNING_OPTIONS = ("num_envs", "total_timesteps")  # the options of a training that change what it learns
+COUNTS = "num_envs", "total_timesteps"
+# The options of a training that change what it learns, and what they were in a run that is older than the option.
+LEARNING_OPTIONS = dict.fromkeys(COUNTS) | {
+    "frame_stack": 1,
+    "observe_last": [],
+    "env_options": {},
+    "wrappers": [],
+    "ignore_observation": [],
+    "data": None,
+    "cluster_mode": "synchronous",
+}
 RESTORE = "restore the file as the run wrote it, or train this seed again"
+
+
+def learning_options(training: dict[str, Any]) -> dict[str, Any]:
+    """The options of `LEARNING_OPTIONS`, from the part `training` of a config.json."""
+    return {name: training.get(name, meant) for name, meant in LEARNING_OPTIONS.items()}
 
 
 class LeftOut(NamedTuple):
@@ -162,7 +177,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
             )
     if environment is not None and config["environment"] != environment:
         return None
-    for option in LEARNING_OPTIONS:
+    for option in COUNTS:
         found = config["training"].get(option)
         if type(found) is not int or found < 1:
             raise CheckpointError.of(
@@ -172,7 +187,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
                 expected="1 or more",
                 remedy=RESTORE,
             )
-    options = config["hyperparameters"] | {name: config["training"][name] for name in LEARNING_OPTIONS}
+    options = config["hyperparameters"] | learning_options(config["training"])
     progress = read_progress(folder, ("step", "time/elapsed"))
     episodes, evaluations = read_episodes(folder, ("r", "step")), read_evaluations(folder)
     _refuse_infinite(folder.episodes_path, "r", episodes)
@@ -295,7 +310,9 @@ def _differ(name: str, records: Sequence[Trained]) -> bool:
 
 
 def option_text(value: Any) -> str:
-    """An option's value as it is written on the command line."""
+    """An option's value as it is written on the command line; of an empty list or dict, none."""
+    if value in ([], {}):
+        return "none"
     if isinstance(value, dict) and len(value) == 1:
         return ":".join(
             [*value, *(option_text(part) for part in np.ravel(next(iter(value.values()))).tolist())]
