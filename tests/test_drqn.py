@@ -117,7 +117,7 @@ def step(network, params, x, memory):
 SIZES = {
     "the newest step inside": dict(num_envs=3, buffer_size=60, rollouts=[7, 3]),
     "a full buffer": dict(num_envs=2, buffer_size=16, rollouts=[4, 4]),
-    "a wrapped write head": dict(num_envs=1, buffer_size=12, rollouts=[5, 5, 7]),
+    "a wrapped write head": dict(num_envs=3, buffer_size=36, rollouts=[5, 5, 7]),
 }
 SWITCHES = [
     ("the newest step inside", {}),
@@ -141,7 +141,13 @@ def test_targets_are_those_of_the_definition(case, switches):
     target = jax.jit(lambda learning, batch: algorithm._target(replayed.network, learning, batch))
     found = np.asarray(target(replayed.learning, replayed.batch))
     np.testing.assert_allclose(found[there], expected[there], rtol=1e-4, atol=1e-4)
-    assert replayed.facts.truncated.any() and replayed.facts.terminated.any()
+    facts = replayed.facts
+    cut = [  # a step that is learned from, whose episode is cut off, and that another one follows
+        facts.truncated[t, env] and not facts.terminated[t, env]
+        for row, env in replayed.begun
+        for t in range(row + 2, min(row + 5, replayed.head - 1))
+    ]
+    assert any(cut) and facts.terminated.any()
 
 
 def test_values_are_those_of_walking_and_no_gradient_goes_through_the_burn_in():
