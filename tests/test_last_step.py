@@ -260,6 +260,15 @@ def test_promise_13_a_wrong_reward_is_named(reward):
     driver.close()
 
 
+def test_promise_13_a_wrong_reset_is_named():
+    class Bare(Echo):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0]  # without info, as older environments have it
+
+    with pytest.raises(adv.EnvironmentDefect, match="reset"):
+        LastStep(Bare(spaces.Discrete(2)), BOTH).reset(seed=0)
+
+
 def test_the_command_line_takes_each_part(tmp_path, capsys):
     from advantage.cli import main
 

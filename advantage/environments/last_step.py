@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from advantage.environments.check import check_step
+from advantage.environments.check import check_reset, check_step
 from advantage.environments.masks import OBSERVATION
 from advantage.environments.spaces import map_leaves
 from advantage.plain_values import plain_number, plain_tuple
@@ -85,10 +85,9 @@ def no_action(action_space: spaces.Space) -> Pytree:
     return map_leaves(none, action_space)
 
 
-def _action_taken(asarray: Callable[..., Array], action_space: spaces.Space, action: Pytree) -> Pytree:
-    """An action as an array, of the type that `no_action` has there."""
-    none = map_leaves(lambda _, leaf: asarray(leaf), action_space, no_action(action_space))
-    return map_leaves(lambda _, none, leaf: asarray(leaf, none.dtype), action_space, none, action)
+def _as_none(array: Callable[..., Array], none: Pytree, space: spaces.Space, action: Pytree) -> Pytree:
+    """An action as arrays, made by `array`, of the types that `none` has, from `no_action`."""
+    return map_leaves(lambda _, none, leaf: array(leaf, none.dtype), space, none, action)
 
 
 def _joined(obs: Pytree, action: Pytree, reward: Array, parts: tuple[LastPart, ...]) -> dict[str, Any]:
@@ -102,21 +101,25 @@ class LastStep(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, parts: tuple[LastPart, ...]):
         super().__init__(env)
-        self.parts = parts
+        self.parts, self.none = parts, no_action(env.action_space)
         self.observation_space = space_with_last(env.observation_space, env.action_space, parts)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Pytree, dict[str, Any]]:
-        obs, info = self.env.reset(seed=seed, options=options)
-        return _joined(obs, no_action(self.env.action_space), np.zeros((), np.float32), self.parts), info
+        result = self.env.reset(seed=seed, options=options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            check_reset(self.env.observation_space, result, "")  # says what is wrong
+        obs, info = result
+        none = _as_none(np.array, self.none, self.env.action_space, self.none)
+        return _joined(obs, none, np.zeros((), np.float32), self.parts), info
 
     def step(self, action: Any) -> tuple[Pytree, Any, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
         if not isinstance(result, tuple) or len(result) != 5 or plain_number(result[1]) is None:
             check_step(self.env.observation_space, result, "")  # says what is wrong
         obs, reward, terminated, truncated, info = result
-        taken = _action_taken(np.asarray, self.env.action_space, action)
+        taken = _as_none(np.array, self.none, self.env.action_space, action)
         return (
             _joined(obs, taken, np.asarray(reward, np.float32), self.parts),
             reward,
@@ -162,13 +165,17 @@ class LastStepWorld:
         import jax.numpy as jnp  # not above, because worker processes start without JAX
 
         state, obs = self.world.reset(key)
-        none = _action_taken(jnp.asarray, self.action_space, no_action(self.action_space))
-        return state, _joined(obs, none, jnp.float32(0), self.parts)
+        return state, _joined(obs, self._no_action(), jnp.float32(0), self.parts)
 
     def step(self, state: Pytree, action: Pytree, key: Key) -> tuple[Pytree, Pytree, Array, Array]:
         """One step: `-> state, obs, reward, terminated`."""
         import jax.numpy as jnp
 
         state, obs, reward, terminated = self.world.step(state, action, key)
-        taken = _action_taken(jnp.asarray, self.action_space, action)
+        taken = _as_none(jnp.asarray, self._no_action(), self.action_space, action)
         return state, _joined(obs, taken, jnp.asarray(reward, jnp.float32), self.parts), reward, terminated
+
+    def _no_action(self) -> Pytree:
+        import jax.numpy as jnp
+
+        return map_leaves(lambda _, leaf: jnp.asarray(leaf), self.action_space, no_action(self.action_space))
