@@ -1,5 +1,7 @@
 """Settings of every test, and of every process that a test starts; they must precede the import of JAX."""
 
+import contextlib
+import ctypes
 import gc
 import itertools
 import os
@@ -52,8 +54,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Tracing makes many objects; few of them need a full garbage collection.
 gc.set_threshold(200_000, 50, 1000)
 
-# Linux allows a process 65,530 memory maps. Each compiled program takes several; beyond the limit XLA crashes.
-MOST_MAPS = 40_000
+# Linux allows a process 65,530 memory maps. Each compiled program takes several; beyond the limit XLA crashes. Memory
+# is short before: 8,000 maps hold about 2.7 GB of programs, and a machine may have 8 GB for two such processes.
+MOST_MAPS = 8_000
 _tests_run = itertools.count(1)
 
 
@@ -67,10 +70,14 @@ def few_maps_of_memory():
     maps = Path("/proc/self/maps")
     if next(_tests_run) % 16:
         return
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    crowded = maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS
+    if crowded:
         gc.unfreeze()
         jax.clear_caches()
     gc.collect()
+    if crowded:
+        with contextlib.suppress(AttributeError, OSError):  # the C library of GNU only
+            ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
 
 
