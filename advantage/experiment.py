@@ -27,7 +27,7 @@ import sys
 import time
 import tomllib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,36 +263,55 @@ def _run_cells(
     """Train the cells that have not finished, so many at once."""
     waiting = [number for number, cell in enumerate(cells) if not cell.finished]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} finished already, {processes} at once.")
-    running: dict[int, subprocess.Popen | RemoteProcess] = {}
     failed: dict[Path, str] = {}
+
+    def begin(number: int) -> subprocess.Popen | RemoteProcess:
+        cells[number].path.parent.mkdir(parents=True, exist_ok=True)
+        return start(file, number)
+
+    def ended(number: int, code: int) -> None:
+        cell = cells[number]
+        if cell.finished:
+            say(f"finished {cell.path}")
+        else:
+            failed[cell.path] = _last_words(cell, code)
+            say(f"failed   {cell.path}: {failed[cell.path]}")
+
+    run_at_once(waiting, processes, begin, ended)
+    finished = [cell.path for cell in cells if cell.finished]
+    roots = sorted({str(path.parents[1]) for path in finished})
+    commands = [shlex.join(["advantage", "compare", root]) for root in roots]
+    return Outcome(finished, failed, commands)
+
+
+def run_at_once(
+    numbers: Sequence[int],
+    processes: int,
+    begin: Callable[[int], subprocess.Popen | RemoteProcess],
+    ended: Callable[[int, int], None],
+) -> None:
+    """Start a process for each number, so many at once; `ended` is called with the number and exit code of each.
+
+    After any error, and after Ctrl-C, those that run are told to stop, and waited for.
+    """
+    waiting, running = [*numbers], dict[int, subprocess.Popen | RemoteProcess]()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 number = waiting.pop(0)
-                cells[number].path.parent.mkdir(parents=True, exist_ok=True)
-                running[number] = start(file, number)
+                running[number] = begin(number)
             time.sleep(0.05)
-            ended = {
-                number: code for number, process in running.items() if (code := process.poll()) is not None
-            }
-            for number, code in ended.items():
-                del running[number]
-                cell = cells[number]
-                if cell.finished:
-                    say(f"finished {cell.path}")
-                else:
-                    failed[cell.path] = _last_words(cell, code)
-                    say(f"failed   {cell.path}: {failed[cell.path]}")
+            codes = {number: process.poll() for number, process in running.items()}
+            for number, code in codes.items():
+                if code is not None:
+                    del running[number]
+                    ended(number, code)
     except BaseException:
         for process in running.values():  # Ctrl-C has reached them too; they save and stop
             process.terminate()
         for process in running.values():
             process.wait()
         raise
-    finished = [cell.path for cell in cells if cell.finished]
-    roots = sorted({str(path.parents[1]) for path in finished})
-    commands = [shlex.join(["advantage", "compare", root]) for root in roots]
-    return Outcome(finished, failed, commands)
 
 
 def _last_words(cell: Cell, code: int) -> str:

@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,12 @@ os.environ["MPLBACKEND"] = "Agg"
 
 # Half of the time of these tests is compilation, so the compiler does not optimise, and does not use its newer way to
 # fuse operations, which takes it twice as long; `make test-slow` runs the slow tests, and the tests of the promises, on
-# optimised programs, which users have.
-QUICK = " ".join(
-    [
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_parallel_codegen_split_count=1",
-        "--xla_cpu_use_fusion_emitters=false",
-    ]
-)
+# optimised programs, which users have. XLA ends a process that gives it a flag it does not know; since jaxlib 0.11 it
+# has the newer way only.
+_flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+QUICK = " ".join(_flags)
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
 # Compiled programs are kept between test runs.

@@ -23,6 +23,7 @@ MANY_PARAMETERS = {
     "environments/tables/mdp.py:from_samples",
     "estimators/off_policy_corrections.py:vtrace",
     "training/train.py:resume",
+    "tuning/population.py:train_population",
     "tuning/tune.py:tune",
 }
 # Objects of Gymnasium, NumPy and other libraries, and of users, of which it is not known what they have.

@@ -2,24 +2,32 @@
 
 import dataclasses
 import json
+import shutil
 import types
 from collections import deque
 from functools import partial
+from typing import Any
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from probe_learners import same_bits
+from safetensors.numpy import load_file
 
 import advantage as adv
+from advantage.cli import main
 from advantage.drivers.device import DeviceDriver, iterate_on_device
 from advantage.drivers.draws import draw
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.runs.checkpoint import list_checkpoints
 from advantage.runs.folder import RunFolder, write_config
 from advantage.training.options import Options
-from advantage.tuning.population import Evolution, next_generation
+from advantage.tuning import generations
+from advantage.tuning.next_generation import next_generation
+from advantage.tuning.population import Evolution
 from advantage.tuning.space import read_space
 
 TINY = adv.PPO(n_steps=32, batch_size=32, n_epochs=1, hidden=(8,))
@@ -146,11 +154,11 @@ def test_a_copy_has_the_latest_episodes_of_what_it_was_copied_from(tmp_path):
         folder.path.mkdir()
         write_config(folder, config)
     loop = types.SimpleNamespace(
-        journals=journals, algorithms=[TINY, TINY], driver=object.__new__(DeviceDriver)
+        journals=journals, algorithms=[TINY, TINY], driver=object.__new__(DeviceDriver), options=Options()
     )
-    evolution = Evolution(loop, read_space(TINY, Options(), POPULATION), 64, 0, tmp_path / "log")
+    evolution = Evolution(loop, read_space(TINY, Options(), POPULATION), 64, tmp_path / "log", print)
     evolution.driver.settings = types.SimpleNamespace(**{name: np.full(2, 0.9) for name in POPULATION})
-    evolution._write(64, np.array([1.0, 0.0]), np.array([0, 0]))
+    evolution._tell_members(np.array([0, 0]))
     assert [list(journal.recent) for journal in journals] == [[0], [0]]
     assert journals[0].recent is not journals[1].recent
 
@@ -170,6 +178,108 @@ def test_a_member_is_resumed_with_its_newest_settings(tmp_path):
         assert longer.algorithm.learning_rate == pytest.approx(last[run.path.name]["learning_rate"], rel=1e-6)
 
 
+HOST: dict[str, Any] = dict(members=2, every=64, space=POPULATION, num_envs=2, total_timesteps=192)
+
+
+def population_of_runs(out, **options):
+    rest: dict[str, Any] = dict(eval_episodes=2, tensorboard=False, keep_checkpoints=9)
+    return adv.train_population(TINY, "CartPole-v1", out=out, **HOST | rest | options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A population that was not stopped: its folder, what it said, its runs in the order of their seeds."""
+    out, said = tmp_path_factory.mktemp("population") / "whole", []
+    runs = population_of_runs(out, say=said.append)
+    return out, said, sorted(runs, key=lambda run: run.seed)
+
+
+def test_runs_on_disk_become_copies_and_learn_with_their_new_settings(whole, tmp_path):
+    """After a generation a copy has its parent's state, its own environments and new settings, and learns with them."""
+    out, said, runs = whole
+    rows = [json.loads(line) for line in (out / "population.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [64] * 2 + [128] * 2 and len(said) == 2
+    (copy,) = [row for row in rows[:2] if row["parent"] != row["member"]]
+    best = max(rows[:2], key=lambda row: row["score"])
+    assert copy["parent"] == best["member"] and copy["score"] == min(row["score"] for row in rows[:2])
+    name, parent = f"member_{copy['member']}", f"member_{copy['parent']}"
+    assert f"{name} copies {parent}" in said[0]
+    at = f"checkpoints/step_{64:012d}"
+    copied, source = (adv.load(out / each / at) for each in (name, parent))
+    same_bits(copied.state, source.state)
+    assert copied.algorithm.learning_rate == copy["learning_rate"]
+    assert source.algorithm.learning_rate != copy["learning_rate"]
+    records = [load_file(out / each / at / "state.safetensors") for each in (name, parent)]
+    assert any(not np.array_equal(records[0][key], records[1][key]) for key in records[0].keys() & records[1])
+    for key in ("records/recent/returns", "records/recent/lengths"):
+        np.testing.assert_array_equal(*(each[key] for each in records))
+    # the population's next update of the copy is that of a resumed run, which takes its settings from the checkpoint
+    shutil.copytree(out / name, tmp_path / "lone", symlinks=True)
+    again = adv.resume(tmp_path / "lone" / at, total_timesteps=128)
+    now = adv.load(out / name / f"checkpoints/step_{128:012d}")
+    if rows[2 + copy["member"]]["parent"] == copy["member"]:  # it was not replaced a second time
+        same_bits(again.agent.state.params, now.state.params)
+    assert all(run.finished and run.step == 192 for run in runs)
+    for run, row in zip(runs, rows[2:], strict=True):
+        assert run.algorithm.gamma == pytest.approx(row["gamma"], rel=1e-6)
+
+
+@pytest.mark.parametrize("when", ["training", "copying"])
+def test_a_population_that_was_stopped_goes_on_to_the_same_numbers(when, whole, tmp_path, monkeypatch):
+    """Stopped while a member trains, and between two steps of a copy."""
+    name, last, calls = *{"training": ("carry_on", 3), "copying": ("point", 1)}[when], []
+    original = getattr(generations, name)
+
+    def stops(*arguments):
+        calls.append(arguments)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(generations, name, stops)
+    with pytest.raises(KeyboardInterrupt):
+        population_of_runs(tmp_path / "stopped")
+    monkeypatch.setattr(generations, name, original)
+    with pytest.raises(ValueError, match="holds another population, which differs in training.num_envs"):
+        population_of_runs(tmp_path / "stopped", num_envs=4)
+    runs = population_of_runs(tmp_path / "stopped")
+    logs = [(folder / "population.jsonl").read_text() for folder in (whole[0], tmp_path / "stopped")]
+    assert logs[0] == logs[1]
+    for here, there in zip(whole[2], sorted(runs, key=lambda run: run.seed), strict=True):
+        assert here.algorithm == there.algorithm
+        same_bits(here.agent.state, there.agent.state)
+
+
+def test_the_command_goes_on_with_the_population_and_shows_its_members(whole, tmp_path, capsys):
+    """The same options are the same population, whether from Python or from the command line."""
+    out, _, runs = whole
+    (tmp_path / "space.json").write_text(json.dumps(POPULATION))
+    words = "ppo CartPole-v1 --preset none --n-steps 32 --batch-size 32 --n-epochs 1 --hidden 8 --processes 1"
+    words += (
+        " --members 2 --every 64 --num-envs 2 --total-timesteps 192 --eval-episodes 2 --keep-checkpoints 9"
+    )
+    words += f" --no-tensorboard --space {tmp_path / 'space.json'} --out {out}"
+    assert main(["population", *words.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["member", "final", "return", "learning_rate", "gamma"]
+    best = max(runs, key=lambda run: run.evaluation.mean)
+    shown = [best.path.name, f"{best.evaluation.mean:.2f}"]
+    assert lines[3].split()[:2] == shown and float(lines[3].split()[3]) == pytest.approx(
+        best.algorithm.gamma, rel=1e-3
+    )
+    for run in runs:
+        again = adv.evaluate(run.agent, "CartPole-v1", episodes=2, seed=run.seed)
+        np.testing.assert_array_equal(run.evaluation.returns, again.returns)
+        np.testing.assert_array_equal(run.evaluation.lengths, again.lengths)
+
+
+@pytest.mark.slow
+def test_processes_train_the_same_population(whole, tmp_path):
+    population_of_runs(tmp_path / "out", processes=2)
+    logs = [(folder / "population.jsonl").read_text() for folder in (whole[0], tmp_path / "out")]
+    assert logs[0] == logs[1]
+
+
 def test_a_population_changes_floats_only(tmp_path):
     for space, word in (
         ({"n_epochs": {"integers": [1, 2]}}, "cannot change n_epochs: its domain has integers"),
@@ -182,8 +292,19 @@ def test_a_population_changes_floats_only(tmp_path):
             )
     with pytest.raises(ValueError, match="members=1"):
         adv.train_population(TINY, DEVICE, every=64, members=1, space=POPULATION, out=tmp_path / "out")
-    with pytest.raises(ValueError, match="only an on-device world"):
-        adv.train_population(TINY, "CartPole-v1", every=64, space=POPULATION, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="processes=2 is not allowed: in an on-device world"):
+        adv.train_population(TINY, DEVICE, every=64, space=POPULATION, processes=2, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="num_seeds=2 is not allowed.*members="):
+        adv.train_population(TINY, DEVICE, every=64, space=POPULATION, num_seeds=2, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="Other processes can only make an environment"):
+        adv.train_population(
+            TINY,
+            gymnasium.envs.classic_control.CartPoleEnv,
+            every=64,
+            space=POPULATION,
+            processes=2,
+            out=tmp_path / "out",
+        )
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileExistsError, match="give a new folder"):
         adv.train_population(TINY, DEVICE, every=64, space=POPULATION, out=tmp_path)

@@ -28,6 +28,8 @@ usage: advantage COMMAND ...
   import-sb3 FILE ENVIRONMENT    take a policy of stable-baselines3
   experiment FILE                train a grid of runs     advantage experiment grid.toml
   tune ALGORITHM ENVIRONMENT     search for settings      advantage tune ppo CartPole-v1
+  population ALGORITHM ENVIRONMENT
+                                 train agents whose settings change while they learn
   lab SECTION                    measure estimators       advantage lab gradient
   check ENVIRONMENT              find what is wrong with an environment
   list                           list algorithms and environments
@@ -54,6 +56,7 @@ COMMANDS = (
     "import-sb3",
     "experiment",
     "tune",
+    "population",
     "check",
     "lab",
     "list",
@@ -67,9 +70,9 @@ def run() -> NoReturn:
     from advantage.runs.interrupt import end_process, leaving
 
     os.environ.pop("JAX_ENABLE_X64", None)  # all is computed in single precision, or as a function says
-    open_output(goes_on=sys.argv[1:2] in (["train"], ["tune"], ["resume"], ["experiment"]))
+    open_output(goes_on=sys.argv[1:2] in (["train"], ["tune"], ["population"], ["resume"], ["experiment"]))
     # Experiments and studies wait until their runs, in other processes, have saved; `enjoy` closes its video.
-    clears_up = sys.argv[1:2] in (["experiment"], ["tune"], ["enjoy"])
+    clears_up = sys.argv[1:2] in (["experiment"], ["tune"], ["population"], ["enjoy"])
     with leaving(at_once=not clears_up, patience=60.0 if clears_up else 1.5):
         code = main()
     if code > 128:

@@ -1,4 +1,4 @@
-"""What `train` and `tune` share: the defaults of their flags, from presets, and whose a wrong flag is."""
+"""What `train`, `tune` and `population` share: the defaults of their flags, from presets, and whose a wrong flag is."""
 
 from __future__ import annotations
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
 GAP = "  "
+NO_TERMINAL = 100  # characters of a line in a file or a pipe
+
+
+def line_width() -> int:
+    """The number of characters of a line of standard output."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else NO_TERMINAL
 
 
 def text_table(

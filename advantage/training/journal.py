@@ -13,7 +13,7 @@ from advantage.drivers.records import RecordKind
 from advantage.evaluation import Evaluation
 from advantage.runs.checkpoint import checkpoint_path, point, prune, save_checkpoint
 from advantage.runs.folder import RunFolder
-from advantage.runs.log import Logger
+from advantage.runs.log import Logger, read_evaluations
 from advantage.runs.recorded import checksum
 from advantage.training.reporting import Progress
 from advantage.types import Episodes, Iterated, Pytree
@@ -86,6 +86,17 @@ class Journal:
         """Record an evaluation."""
         self.evaluation, self.evaluated = result, step
         self.logger.evaluation(step, result.returns, result.lengths, True, self.seed)
+
+    def last_evaluation(self) -> Evaluation | None:
+        """The last evaluation, also of a process that was before this one."""
+        if self.evaluation is not None or self.evaluated < 0:
+            return self.evaluation
+        log = read_evaluations(self.folder)
+        last = log["step"] == self.evaluated
+        if not last.any():
+            return None
+        returns, lengths = (log[name][last] for name in ("return", "length"))
+        return Evaluation(returns, lengths.astype(int), bool(log["deterministic"][last][0]), self.seed)
 
     def save(
         self, step: int, state: Pytree, records: dict[str, np.ndarray], metadata: dict[str, Any], keep: int

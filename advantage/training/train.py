@@ -220,7 +220,7 @@ def _run(loop: Loop) -> list[Run]:
             path=journal.folder.path,
             seed=journal.seed,
             step=loop.step,
-            evaluation=journal.evaluation,
+            evaluation=journal.last_evaluation(),
             finished=finished,
             algorithm=algorithm,
             environment=loop.environment,

@@ -1,4 +1,4 @@
-"""Population-based training on the device: many members in one program, whose settings change while they learn.
+"""`adv.train_population`: agents whose settings change while they learn.
 
 Jaderberg et al. 2017, "Population based training of neural networks", algorithm 1.
 """
@@ -7,95 +7,59 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.playable import Trainable, playable
-from advantage.algorithms.registry import to_json, trainable
+from advantage.algorithms.registry import algorithm_name, to_json, trainable
 from advantage.drivers.device import DeviceDriver
+from advantage.drivers.make_driver import takes_many_seeds
+from advantage.environments.make import resolve
+from advantage.experiment import Cell
 from advantage.plain_values import plain_path, require_whole
 from advantage.runs.folder import read_config, write_config
 from advantage.runs.recorded import config_facts
 from advantage.training.loop import Loop
-from advantage.training.options import options_from
+from advantage.training.options import Options, modifications_of, options_from, recorded
 from advantage.training.reporting import Progress
-from advantage.training.train import Run, train_members
-from advantage.tuning.space import Domain, Space, read_space, suggest, why_no_array, with_settings
+from advantage.training.train import Run, resume, train_members
+from advantage.tuning.generations import Runs, train_runs
+from advantage.tuning.next_generation import next_generation, said_generation, write_generation
+from advantage.tuning.space import (
+    Domain,
+    Space,
+    read_space,
+    space_to_json,
+    suggest,
+    why_no_array,
+    with_settings,
+)
 from advantage.tuning.storage import optuna_library
-from advantage.types import Algorithm, Array, Key, Pytree
+from advantage.tuning.study import differing_parts
 
-SHARE = 0.25  # of the members: the worst are replaced by copies of the best
-FACTORS = 0.8, 1.25  # by one of which an explored value, or its distance from 1, is multiplied
-
-
-class Generation(NamedTuple):
-    """States and settings of all members, with a leading axis of members, and whose copy each one is, `[P]`."""
-
-    state: Pytree
-    settings: Algorithm
-    parent: Array
+STEPS = "choices", "integers"  # kinds of domains whose values are no range of floats
+LOG, DECLARATION = "population.jsonl", "population.json"
 
 
-def explored(domain: Domain, value: Array, factor: Array) -> Array:
-    """A value of a domain times a factor, inside of the domain; of `log_below_one` its distance from 1."""
-    low, high = domain.values
-    if domain.kind == "log_below_one":
-        return 1 - jnp.clip((1 - value) * factor, 1 - high, 1 - low)
-    return jnp.clip(value * factor, low, high)
-
-
-def next_generation(
-    state: Pytree, settings: Algorithm, score: Array, key: Key, space: Space, share: float = SHARE
-) -> Generation:
-    """Exploit, then explore: the worst members become copies of the best, with other settings.
-
-        parent_i   one of the best share of the members, at random, if i is among the worst share; else i
-        state_i    <- state_parent(i), every leaf: parameters, optimiser, statistics
-        x_i        <- f x_parent(i), f of `FACTORS` at random, if i was replaced; else as it was
-
-    Args:
-        state: the states, every leaf `[P, ...]`.
-        settings: the algorithm, whose tuned floats are arrays `[P]`.
-        score: what is high in good members, `[P]`.
-        key: randomness.
-        space: the tuned floats and the domains that they stay in.
-        share: between 0 and 1/2; at least one member is replaced.
-
-    Source: Jaderberg et al. 2017, section 4.1: truncation selection, and perturbation.
-    """
-    members = score.shape[0]
-    count = max(1, int(share * members))
-    key_parent, key_factor = jax.random.split(key)
-    order = jnp.argsort(-score)
-    chosen = order[jax.random.randint(key_parent, (count,), 0, count)]
-    parent = jnp.arange(members).at[order[members - count :]].set(chosen)
-    replaced = parent != jnp.arange(members)
-    state, settings = jax.tree.map(lambda leaf: leaf[parent], (state, settings))
-    factors = jax.random.choice(key_factor, jnp.array(FACTORS), (len(space), members))
-    changed = {}
-    for (name, domain), factor in zip(space.items(), factors, strict=True):
-        value = getattr(settings, name)
-        changed[name] = jnp.where(replaced, explored(domain, value, factor), value)
-    values: Any = settings
-    return Generation(state, dataclasses.replace(values, **changed), parent)
+Say = Callable[[str], None]
 
 
 class Evolution:
-    """The callback of a population: after every `every` steps it makes the next generation.
+    """The callback of a population in one program: after every `every` steps it makes the next generation.
 
     A member's new settings are those of its next update, and of its config.json and its next checkpoint, so that
     `resume` goes on with them. An older checkpoint keeps those that it was saved with.
     """
 
-    def __init__(self, loop: Loop, space: Space, every: int, seed: int, log: Path):
+    def __init__(self, loop: Loop, space: Space, every: int, log: Path, say: Say):
         assert isinstance(loop.driver, DeviceDriver)
         self.loop, self.driver, self.space, self.every = loop, loop.driver, space, every
-        self.key, self.log, self.generation = jax.random.key(seed), log, 0
+        self.key, self.log, self.say, self.generation = jax.random.key(loop.options.seed), log, say, 0
         self.scores: dict[int, float] = {}
         self.step = jax.jit(partial(next_generation, space=space))
 
@@ -112,10 +76,12 @@ class Evolution:
         key = jax.random.fold_in(self.key, self.generation)
         made = self.step(loop.state, self.driver.settings, score, key)
         loop.state, self.driver.settings = made.state, made.settings
-        self._write(progress.step, score, np.asarray(made.parent))
+        self._tell_members(np.asarray(made.parent))
+        write_generation(self.log, self.space, progress.step, score, made)
+        self.say(said_generation(progress.step, score, np.asarray(made.parent)))
 
-    def _write(self, step: int, score: np.ndarray, parent: np.ndarray) -> None:
-        """Give each replaced member its settings by name, and log all members."""
+    def _tell_members(self, parent: np.ndarray) -> None:
+        """Give each replaced member its settings by name, and the latest episodes of its parent."""
         now = {name: np.asarray(getattr(self.driver.settings, name), float) for name in self.space}
         for place in np.flatnonzero(parent != np.arange(len(parent))):
             loop, journal = self.loop, self.loop.journals[place]
@@ -127,16 +93,6 @@ class Evolution:
             journal.facts = config_facts(config)
             journal.recent = loop.journals[parent[place]].recent.copy()
             write_config(journal.folder, config)
-        with self.log.open("a", encoding="utf-8") as file:
-            for place in range(len(parent)):
-                row = {
-                    "step": step,
-                    "member": place,
-                    "parent": int(parent[place]),
-                    "score": float(score[place]),
-                }
-                settings = {name: float(values[place]) for name, values in now.items()}
-                file.write(json.dumps(row | settings) + "\n")
 
 
 def train_population(
@@ -145,56 +101,164 @@ def train_population(
     *,
     members: int = 8,
     every: int,
-    space: Any = None,
+    space: str | Path | Mapping[str, Any] | None = None,
+    processes: int = 1,
     out: str | Path,
+    say: Say = lambda text: None,
     **options: Any,
 ) -> list[Run]:
-    """Train a population in an on-device world: all members in one program, with a change of generation in between.
+    """Train a population: after every `every` steps the worst quarter become copies of the best, with other settings.
+
+    In an on-device world all members are one program. Elsewhere each member is a run that stops between two
+    generations, `processes` of them learn at once, and the same call continues a population that was stopped.
 
     Args:
         algorithm: as for `train`; what the space does not name is the same in all members, always.
-        environment: an on-device world.
+        environment: as for `train`; a name if `processes` is above 1.
         members: number of members, 2 or more.
         every: steps of each member between two generations; scores are the mean return of its last 100 episodes.
-        space: floats that differ and change, see `read_space`; the first generation is drawn from it at random.
-        out: a new folder for the run folders of the members, `member_0`, `member_1` and so on, and for
+        space: floats that differ and change, see `read_space`; by default those of the library's space. The first
+            generation is drawn from it at random.
+        processes: number of processes that train; with 1 it is this one. Not in on-device worlds.
+        out: a folder for the run folders of the members, `member_0`, `member_1` and so on, and for
             `population.jsonl`: who was copied from whom, and what became of the settings.
+        say: called with a text about each generation.
         **options: the fields of `Options`; the members' seeds are seed, seed + 1, ...
 
     Returns:
         The members' runs, the one with the best last evaluation first.
 
     Raises:
-        ValueError: an argument that is not allowed, or a space with other options than floats between two ends.
-        FileExistsError: `out` exists.
+        MissingExtra: Optuna is not installed.
+        ValueError: an argument that is not allowed, a space with other options than floats between two ends, or `out`
+            holds another population.
+        FileExistsError: `out` exists and cannot be continued.
+        StudyFailure: a process of the population failed; the message has its last words.
+        What `train` raises.
     """
-    chosen, settings = playable(trainable(algorithm)), options_from(options)
+    chosen, settings = playable(trainable(algorithm)), options_from({"workers": 0} | options)
     members, every = require_whole("members", members, 2), require_whole("every", every, 1)
+    if every >= settings.total_timesteps:
+        raise ValueError(
+            f"every={every:_} is not allowed with total_timesteps={settings.total_timesteps:_}: there would be no "
+            "second generation; use fewer steps between two (--every)."
+        )
+    processes, folder = require_whole("processes", processes, 1), plain_path("out", out)
     domains = read_space(chosen, settings, space)
+    if space is None:
+        domains = {name: each for name, each in domains.items() if _changes(chosen, settings, name, each)}
     _refuse_steps(domains)
     if reason := why_no_array(chosen, settings, domains):
         raise ValueError(f"A population cannot change this space: {reason}. Give one of floats: space=.")
+    if settings.num_seeds > 1:
+        raise ValueError(
+            f"num_seeds={settings.num_seeds} is not allowed: each member has a seed of its own; use members= "
+            "(--members) for more of them."
+        )
     sampler = optuna_library().samplers.RandomSampler(seed=settings.seed)
     study = optuna_library().create_study(sampler=sampler)
     drawn: Any = [with_settings(chosen, settings, suggest(domains, study.ask()))[0] for _ in range(members)]
-    folder = plain_path("out", out)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already; give a new folder for the population: out=.")
-    runs = train_members(
-        drawn,
-        environment,
-        seeds=[settings.seed + place for place in range(members)],
-        out=[folder / f"member_{place}" for place in range(members)],
-        callback_of=lambda loop: Evolution(loop, domains, every, settings.seed, folder / "population.jsonl"),
-        **options | {"checkpoint_every": every},
-    )
+    settings = dataclasses.replace(settings, checkpoint_every=every)
+    if takes_many_seeds(chosen, resolve(environment)):
+        runs = _train_on_device(drawn, environment, settings, domains, processes, folder, say)
+    else:
+        cells = [
+            Cell(
+                member,
+                environment,
+                dataclasses.replace(settings, seed=settings.seed + n),
+                folder / f"member_{n}",
+            )
+            for n, member in enumerate(drawn)
+        ]
+        record = {
+            "algorithm": algorithm_name(chosen),
+            "hyperparameters": to_json(chosen),
+            "environment": resolve(environment).name,
+            "training": recorded(settings),
+            "space": space_to_json(domains),
+            "members": members,
+        }
+        _refuse_objects(environment, settings, processes)
+        _open(folder, record)
+        train_runs(Runs(cells, domains, every, settings.seed, folder / LOG), processes, say)
+        runs = [resume(cell.path, environment=environment) for cell in cells]
     return sorted(runs, key=lambda run: -(run.evaluation.mean if run.evaluation else -np.inf))
+
+
+def _train_on_device(
+    algorithms: list[Any],
+    environment: Any,
+    options: Options,
+    space: Space,
+    processes: int,
+    folder: Path,
+    say: Say,
+) -> list[Run]:
+    """All members in one program."""
+    if processes > 1:
+        raise ValueError(
+            f"processes={processes} is not allowed: in an on-device world one program trains all members; leave it "
+            "out (--processes)."
+        )
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already; give a new folder for the population: --out (out=).")
+    every: Any = options.checkpoint_every
+    return train_members(
+        algorithms,
+        environment,
+        seeds=[options.seed + place for place in range(len(algorithms))],
+        out=[folder / f"member_{place}" for place in range(len(algorithms))],
+        callback_of=lambda loop: Evolution(loop, space, every, folder / LOG, say),
+        **dataclasses.asdict(options),
+    )
+
+
+def _open(folder: Path, record: dict[str, Any]) -> None:
+    """Begin a population's folder, or see that it holds this population."""
+    file = folder / DECLARATION
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        file.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise FileExistsError(
+            f"{folder} exists already and is no population; give a new folder for it: --out (out=)."
+        ) from None
+    differing = differing_parts(found if isinstance(found, dict) else {}, json.loads(json.dumps(record)))
+    if differing:
+        raise ValueError(
+            f"{folder} holds another population, which differs in {', '.join(differing)}. Repeat its call to go on "
+            "with it, or begin a new one in another folder: --out (out=)."
+        )
+
+
+def _refuse_objects(environment: Any, options: Options, processes: int) -> None:
+    """Raises ValueError if other processes cannot be told what to train on."""
+    if processes > 1 and not (isinstance(environment, str) and modifications_of(options).by_name):
+        raise ValueError(
+            "Other processes can only make an environment, and wrappers, that have a name, with env_options of JSON's "
+            "values; give names and Python's own numbers, or use processes=1."
+        )
+
+
+def changing_settings(member: Path) -> list[str]:
+    """The names of the settings that differ between the members, from the population's log beside a member's folder."""
+    rows = (member.parent / LOG).read_text(encoding="utf-8").splitlines()
+    return [name for name in json.loads(rows[0]) if name not in ("step", "member", "parent", "score")]
+
+
+def _changes(algorithm: Trainable, options: Options, name: str, domain: Domain) -> bool:
+    """Whether a population can change a setting: a range of floats, which one program can hold as an array."""
+    return domain.kind not in STEPS and not why_no_array(algorithm, options, {name: domain})
 
 
 def _refuse_steps(space: Space) -> None:
     """Raises ValueError for a domain whose values are no range of floats, and cannot be multiplied by a factor."""
     for name, domain in space.items():
-        if domain.kind in ("choices", "integers"):
+        if domain.kind in STEPS:
             raise ValueError(
                 f"A population cannot change {name}: its domain has {domain.kind}, and a value that is copied is "
                 'multiplied by a factor. Give a range of floats, such as {"log": [1e-4, 1e-2]}, or try the values of '

@@ -154,14 +154,14 @@ def open_study(study: Study) -> None:
             return
         found = read_json(file, "restore the file, or begin a new study in another folder: --out")
     wanted = json.loads(json.dumps(study.record()))
-    if differing := _differences(found, wanted):
+    if differing := differing_parts(found, wanted):
         raise ValueError(
             f"{path} is a study that differs from this one in {', '.join(differing)}; a study has one space and one "
             "budget, because only then its trials can be compared. Begin a new one in another folder: --out."
         )
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differing_parts(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """The parts in which two records differ, the parts of an object by `name.part`."""
     differing = []
     for name, value in wanted.items():

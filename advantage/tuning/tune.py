@@ -91,7 +91,7 @@ def tune(
         options=settings,
         space=read_space(chosen, settings, space),
         goal=_goal(target, target_by),
-        path=_folder(out, chosen, environment),
+        path=study_folder(chosen, environment, "tune") if out is None else plain_path("out", out),
         trials=require_whole("trials", trials, 1),
         best=require_whole("best", best, 1),
         seeds=require_whole("seeds", seeds, FEWEST_SEEDS),
@@ -166,10 +166,10 @@ def _goal(target: float | None, by: By) -> Goal | None:
     return None if number is None else Goal(number, by)
 
 
-def _folder(out: str | Path | None, algorithm: Trainable, environment: Any) -> Path:
-    parts = resolve(environment).name, algorithm_name(algorithm), "tune"
-    name = "__".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-") for part in parts)
-    return Path("runs") / name if out is None else plain_path("out", out)
+def study_folder(algorithm: Trainable, environment: Any, what: str) -> Path:
+    """The folder of a study or a population, if none is given."""
+    parts = resolve(environment).name, algorithm_name(algorithm), what
+    return Path("runs") / "__".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-") for part in parts)
 
 
 def _journal(study: Study) -> Any:

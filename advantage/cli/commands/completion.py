@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from advantage.algorithms.registry import ALGORITHMS, default_algorithm
 from advantage.cli import COMMANDS
+from advantage.cli.commands.population import Population
 from advantage.cli.commands.train import Train
 from advantage.cli.commands.tune import Tune
 from advantage.cli.parse import flag_names
 from advantage.environments.make import environment_names
 from advantage.training.options import Options
+
+TRAINING = {"train": Train, "tune": Tune, "population": Population}  # ALGORITHM ENVIRONMENT
 
 HELP = """usage: advantage completion SHELL
 
@@ -27,13 +30,16 @@ BASH = """_advantage() {{
   case "$COMP_CWORD:${{COMP_WORDS[1]}}" in
     1:*) words="{commands}" ;;
     2:completion) words="bash zsh fish" ;;
-    2:train|2:tune) words="{algorithms}" ;;
-    3:train|3:tune) words="{environments}" ;;
+    2:train|2:tune|2:population) words="{algorithms}" ;;
+    3:train|3:tune|3:population) words="{environments}" ;;
     *:train) case "${{COMP_WORDS[2]}}" in
 {train}
     esac ;;
     *:tune) case "${{COMP_WORDS[2]}}" in
 {tune}
+    esac ;;
+    *:population) case "${{COMP_WORDS[2]}}" in
+{population}
     esac ;;
 {others}
   esac
@@ -45,7 +51,7 @@ complete -o filenames -F _advantage advantage
 ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 FISH = """complete -c advantage -n __fish_is_first_token -f -a "{commands}"
 complete -c advantage -n "__fish_seen_subcommand_from completion" -f -a "bash zsh fish"
-complete -c advantage -n "__fish_seen_subcommand_from train tune" -a "{algorithms} {environments}"
+complete -c advantage -n "__fish_seen_subcommand_from train tune population" -a "{algorithms} {environments}"
 {options}
 """
 
@@ -101,11 +107,11 @@ def _words() -> dict[str, str]:
 
 
 def _flags_of_algorithms() -> dict[str, dict[str, list[str]]]:
-    """The options of `train` and `tune`, by command and algorithm."""
+    """The options of the commands that train an algorithm, by command and algorithm."""
     algorithms = {name: default_algorithm(name) for name in ALGORITHMS}
     return {
         command: {name: _flags(cls, cls(Options(), each)) for name, each in algorithms.items()}
-        for command, cls in (("train", Train), ("tune", Tune))
+        for command, cls in TRAINING.items()
     }
 
 
@@ -115,7 +121,7 @@ def _flags_of_commands() -> dict[str, list[str]]:
     for name in COMMANDS:
         module = importlib.import_module(f"advantage.cli.commands.{name.replace('-', '_')}")
         for cls in vars(module).values():
-            if isinstance(cls, type) and cls.__module__ == module.__name__ and name not in ("train", "tune"):
+            if isinstance(cls, type) and cls.__module__ == module.__name__ and name not in TRAINING:
                 flags[name] = _flags(cls)
     return flags
 

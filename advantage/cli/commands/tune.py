@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from advantage.cli.import_path import find_packages_here
 from advantage.cli.parse import flag_names, leading_words, parse
 from advantage.cli.settings import default_settings, who_has
-from advantage.cli.text_table import text_table
+from advantage.cli.text_table import line_width, text_table
 from advantage.comparison.compare import number
 from advantage.comparison.seed_statistics import LEVEL, Interval
 from advantage.machine import available_cores
@@ -23,7 +21,6 @@ from advantage.tuning.study import By
 from advantage.tuning.tune import tune
 
 Algorithm = TypeVar("Algorithm")
-NO_TERMINAL = 100  # characters of a line in a file or a pipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +117,7 @@ def _show(result: Tuning, words: list[str]) -> None:
             better,
         ]
         rows.append(cells + ([] if result.goal is None else [f"{row.reached} of {len(row.values)}"]))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else NO_TERMINAL
-    print("\n".join(text_table(header, rows, numeric, width)))
+    print("\n".join(text_table(header, rows, numeric, line_width())))
     for path, why in result.failed.items():
         print(f"{path} could not be finished: {why}")
     if not result.standings:
