@@ -195,3 +195,8 @@ def test_the_repository_holds_sources_and_small_results_only():
     files = project_files()
     assert not [file.name for file in files if file.suffix in (".whl", ".gz", ".zip", ".tar", ".so")]
     assert not [file.name for file in files if file.stat().st_size > 1_000_000]
+
+
+def test_the_package_says_that_it_is_typed():
+    """Type checkers read the annotations of an installed package only with this file (PEP 561)."""
+    assert (PACKAGE / "py.typed").is_file()
