@@ -70,7 +70,8 @@ class Replayed:
         self.learning = Learning(moved[0], (), moved[1], jnp.uint32(0))
         self.network, key = algorithm._network(self.state.policy), jax.random.key(3)
         self.batch = jax.jit(memory_batch)(algorithm, self.state, replay, key)
-        drawn = np.asarray(uniform_draw(replay, key, algorithm.batch_size))
+        with jax.debug_key_reuse(False):  # the same draw again
+            drawn = np.asarray(uniform_draw(replay, key, algorithm.batch_size))
         self.begun = list(zip(int(replay.oldest) + drawn // num_envs, drawn % num_envs, strict=True))
 
     def walked(self, params, row, env):
@@ -116,7 +117,7 @@ def step(network, params, x, memory):
 
 SIZES = {
     "the newest step inside": dict(num_envs=3, buffer_size=60, rollouts=[7, 3]),
-    "a full buffer": dict(num_envs=2, buffer_size=16, rollouts=[4, 4]),
+    "a full buffer": dict(num_envs=6, buffer_size=48, rollouts=[4, 4]),
     "a wrapped write head": dict(num_envs=3, buffer_size=36, rollouts=[5, 5, 7]),
 }
 SWITCHES = [
