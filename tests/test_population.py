@@ -274,6 +274,38 @@ def test_the_command_goes_on_with_the_population_and_shows_its_members(whole, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False])
+def test_copies_have_the_replay_buffer_too(kept, tmp_path):
+    """Unless checkpoints are without it; then each run begins with an empty one."""
+    sac = adv.SAC(hidden=(8,), n_steps=8, batch_size=8, learning_starts=16, buffer_size=100)
+    space = {"learning_rate": {"log": [1e-4, 1e-2]}}
+    options: dict[str, Any] = dict(num_envs=1, eval_episodes=0, tensorboard=False, keep_checkpoints=9)
+    out = tmp_path / "out"
+    adv.train_population(
+        sac,
+        "Pendulum-v1",
+        members=2,
+        every=32,
+        space=space,
+        total_timesteps=64,
+        out=out,
+        keep_replay=kept,
+        **options,
+    )
+    row = next(
+        row
+        for row in map(json.loads, (out / "population.jsonl").read_text().splitlines())
+        if row["parent"] != row["member"]
+    )
+    at = f"checkpoints/step_{32:012d}/state.safetensors"
+    copied, source = (load_file(out / f"member_{row[name]}" / at) for name in ("member", "parent"))
+    stored = [name for name in source if "replay" in name]
+    assert bool(source["state/replay/reward"].size) == bool(copied["state/replay/reward"].size) == kept
+    for name in stored:
+        np.testing.assert_array_equal(copied[name], source[name])
+
+
+@pytest.mark.slow
 def test_processes_train_the_same_population(whole, tmp_path):
     population_of_runs(tmp_path / "out", processes=2)
     logs = [(folder / "population.jsonl").read_text() for folder in (whole[0], tmp_path / "out")]
@@ -296,6 +328,14 @@ def test_a_population_changes_floats_only(tmp_path):
         adv.train_population(TINY, DEVICE, every=64, space=POPULATION, processes=2, out=tmp_path / "out")
     with pytest.raises(ValueError, match="num_seeds=2 is not allowed.*members="):
         adv.train_population(TINY, DEVICE, every=64, space=POPULATION, num_seeds=2, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="patience=3 is not allowed: the members"):
+        adv.train_population(
+            TINY, DEVICE, every=64, space=POPULATION, patience=3, eval_every=64, out=tmp_path / "out"
+        )
+    vector = gymnasium.make_vec("CartPole-v1", num_envs=2)
+    with pytest.raises(ValueError, match="A vector environment cannot be shared"):
+        adv.train_population(TINY, vector, every=64, space=POPULATION, out=tmp_path / "out")
+    vector.close()
     with pytest.raises(ValueError, match="Other processes can only make an environment"):
         adv.train_population(
             TINY,

@@ -24,6 +24,7 @@ from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.drivers.device import stack_settings
 from advantage.drivers.host.crew import interpreter
 from advantage.experiment import Cell, carry_on, run_at_once
+from advantage.replay.left_out import without_replay
 from advantage.runs.checkpoint import CheckpointError, point, read_manifest, save_checkpoint
 from advantage.runs.folder import RunFolder, read_config, write_config
 from advantage.runs.lock import RunLock
@@ -114,10 +115,11 @@ def copy_member(source: Cell, target: Cell, algorithm: Algorithm, changing: list
             metadata["best"] = None
         metadata["sha256"] = checksum(metadata)
         recent = {name: x for name, x in theirs.records.items() if name.startswith("recent/")}
+        kept = config["training"].get("keep_replay", True)
         path = save_checkpoint(
             folder.checkpoints,
             metadata["step"],
-            theirs.state,
+            theirs.state if kept else without_replay(theirs.state),
             records=own.records | recent,
             metadata=metadata,
         )

@@ -150,11 +150,7 @@ def train_population(
     _refuse_steps(domains)
     if reason := why_no_array(chosen, settings, domains):
         raise ValueError(f"A population cannot change this space: {reason}. Give one of floats: space=.")
-    if settings.num_seeds > 1:
-        raise ValueError(
-            f"num_seeds={settings.num_seeds} is not allowed: each member has a seed of its own; use members= "
-            "(--members) for more of them."
-        )
+    _refuse_options(settings, environment)
     sampler = optuna_library().samplers.RandomSampler(seed=settings.seed)
     study = optuna_library().create_study(sampler=sampler)
     drawn: Any = [with_settings(chosen, settings, suggest(domains, study.ask()))[0] for _ in range(members)]
@@ -248,6 +244,26 @@ def changing_settings(member: Path) -> list[str]:
     """The names of the settings that differ between the members, from the population's log beside a member's folder."""
     rows = (member.parent / LOG).read_text(encoding="utf-8").splitlines()
     return [name for name in json.loads(rows[0]) if name not in ("step", "member", "parent", "score")]
+
+
+def _refuse_options(options: Options, environment: Any) -> None:
+    """Raises ValueError for what the members of a population cannot have."""
+    if options.num_seeds > 1:
+        raise ValueError(
+            f"num_seeds={options.num_seeds} is not allowed: each member has a seed of its own; use members= "
+            "(--members) for more of them."
+        )
+    for name in ("stop_at_return", "patience"):
+        if (value := getattr(options, name)) is not None:
+            raise ValueError(
+                f"{name}={value:g} is not allowed: the members of a population are compared after the same steps; "
+                "leave it out."
+            )
+    if resolve(environment).kind == "vector":
+        raise ValueError(
+            "A vector environment cannot be shared by the members of a population; give the name, class or function of "
+            "a single environment."
+        )
 
 
 def _changes(algorithm: Trainable, options: Options, name: str, domain: Domain) -> bool:
