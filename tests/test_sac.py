@@ -304,6 +304,6 @@ def test_a_buffer_that_is_not_kept_begins_empty(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("environment", "score"), [("jax/Pendulum-v1", -170.0), ("jax/CartPole-v1", 475.0)])
 def test_it_learns(tmp_path, environment, score):
-    algorithm = SAC(learning_rate=1e-3, hidden=(64, 64))
-    options = {"total_timesteps": 20_000, "eval_episodes": 50, "tensorboard": False}
-    assert adv.train(algorithm, environment, out=tmp_path / "run", **options).evaluation.mean > score
+    chosen = adv.preset("sac", environment)
+    options = chosen.options | {"eval_episodes": 50, "tensorboard": False}
+    assert adv.train(chosen.algorithm, environment, out=tmp_path / "run", **options).evaluation.mean > score
