@@ -99,6 +99,20 @@ def test_the_numbers_are_those_of_one_machine(name, cluster, tmp_path):
     same_bits(more[0].agent.state, more[1].agent.state)
 
 
+@pytest.mark.slow
+def test_actors_without_a_core_share_one_and_change_no_number(cluster, tmp_path):
+    """Four actors on three cores."""
+    algorithm = adv.PPO(**SMALL, batch_size=32)
+    here = train(algorithm, Corridor, tmp_path / "here", workers=0)
+    with pytest.warns(
+        ClusterWarning, match="4 actors share the 3 cores .*find no core share one with others"
+    ):
+        there = train(algorithm, Corridor, tmp_path / "there", cluster=cluster, actors=4)
+    rows = np.genfromtxt(there.path / "progress.csv", delimiter=",", names=True)
+    assert {*rows["trainactors"]} == {3}
+    same_bits(here.agent.state, there.agent.state)
+
+
 def kill_one_at(steps, folder):
     """A callback that kills the process of an actor at each of some steps."""
     left, gone = list(steps), set()
@@ -152,6 +166,16 @@ def test_a_search_plays_its_candidates_on_a_cluster(search, cluster, tmp_path):
             searching, lambda: Corridor(folder), tmp_path / "there", cluster=cluster, actors=2,
             callback=kill_one_at((500,), folder), **options,
         )  # fmt: skip
+    same_bits(here.agent.state, there.agent.state)
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_with_fewer_cores_than_actors(cluster, tmp_path):
+    """Four actors on three cores: the games of a generation are played by three."""
+    searching = adv.PolicySearch(adv.CEM(candidates=6, elite=0.4), hidden=(4,))
+    options = dict(total_timesteps=600, num_envs=1)
+    here = train(searching, Corridor, tmp_path / "here", workers=0, **options)
+    there = train(searching, Corridor, tmp_path / "there", cluster=cluster, actors=4, **options)
     same_bits(here.agent.state, there.agent.state)
 
 
@@ -434,6 +458,54 @@ def test_a_node_that_leaves_and_another_that_joins_change_no_number(tmp_path):
     script.write_text(NODES)
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240)
     assert "nodes that left: 1 same: True" in done.stdout, done.stderr[-2000:]
+
+
+SHARES = """
+import sys, warnings
+import jax, numpy as np, ray
+from ray.cluster_utils import Cluster
+import advantage as adv
+
+def main(folder):
+    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.2"})
+    ray.init(address=many.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+    counts, nodes, stopped = [], [], []
+
+    def callback(progress):
+        count = int(progress.row["train/actors"])
+        if not counts or counts[-1] != count:
+            counts.append(count)
+        if not nodes:
+            nodes.append(many.add_node(num_cpus=2, node_ip_address="127.0.0.3"))
+        if count == 3 and len(nodes) == 1:
+            nodes.append(many.remove_node(nodes[0], allow_graceful=False))
+        stopped[:] = [progress.step]
+        return len(nodes) < 2 or count == 3
+
+    algorithm = adv.PPO(n_steps=64, batch_size=64, hidden=(8,))
+    options = dict(total_timesteps=10_000_000, num_envs=4, eval_episodes=0, tensorboard=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        there = adv.train(algorithm, "CartPole-v1", out=folder + "/there", cluster="auto", actors=3,
+                          callback=callback, **options)
+    ray.shutdown()
+    many.shutdown()
+    here = adv.train(algorithm, "CartPole-v1", out=folder + "/here", workers=0,
+                     callback=lambda progress: progress.step < stopped[0], **options)
+    same = all(jax.tree.leaves(jax.tree.map(np.array_equal, here.agent.state, there.agent.state)))
+    print("first and last:", counts[0], counts[-1], "most:", max(counts), "same:", same)
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_synchronous_actors_share_cores_move_to_a_node_that_joins_and_come_back(tmp_path):
+    script = tmp_path / "shares.py"
+    script.write_text(SHARES)
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=280)
+    assert "first and last: 1 1 most: 3 same: True" in done.stdout, done.stdout + done.stderr[-2000:]
 
 
 JOINS = """
