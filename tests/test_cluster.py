@@ -79,7 +79,7 @@ SMALL = dict(n_steps=16, hidden=(8,))
 LEARNERS = {
     "ppo": (adv.PPO(**SMALL, batch_size=32), "CartPole-v1"),
     "gru": (adv.PPO(**SMALL, batch_size=32, network="gru"), Corridor),
-    "trpo": (adv.TRPO(**SMALL), "Pendulum-v1"),
+    "trpo": (adv.TRPO(n_steps=16, hidden=(128, 128)), "Pendulum-v1"),  # too large for a message
     "a2c": (adv.A2C(**SMALL), Corridor),
     "sac": (adv.SAC(**SMALL, batch_size=16, learning_starts=64, buffer_size=500), "Pendulum-v1"),
 }
@@ -356,7 +356,16 @@ def test_cells_of_an_experiment_are_tasks(cluster, tmp_path):
             "correction='none' with lag=0 is not allowed",
         ),
         (LATE, dict(cluster_mode="asynchronous", actors=3), "num_envs=4 is no multiple of actors=3"),
-        (adv.PPO(n_steps=16), dict(cluster_mode="a3c"), "PPO cannot learn with cluster_mode='a3c'.*Use a2c"),
+        (
+            adv.TRPO(n_steps=16),
+            dict(cluster_mode="a3c"),
+            "TRPO cannot learn with cluster_mode='a3c'.*Use a2c",
+        ),
+        (
+            adv.PPO(n_steps=16),
+            dict(cluster_mode="averaged"),
+            "each minibatch is a step of its own.*Use cluster_mode=synchronous",
+        ),
         (
             adv.A2C(**SMALL, normalize_reward=True),
             dict(cluster_mode="a3c"),
@@ -385,6 +394,7 @@ def test_cells_of_an_experiment_are_tasks(cluster, tmp_path):
         "uncorrected",
         "unequal",
         "many-gradients",
+        "minibatches",
         "a3c-reward-scale",
         "standardised",
         "recurrent",

@@ -1,6 +1,7 @@
 """Actors that cannot begin, are lost or hang: what the drivers make of it, with stand-ins for Ray and its actors."""
 
 import itertools
+import pickle
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +110,14 @@ def test_an_actor_without_a_core_shares_one_until_there_is_its_own(monkeypatch):
     of_three.move(replay)
     assert of_three.handles[2] == "2: 2 with 1" and replayed == ["2: 2 with 1"] and not of_three.seekers
     assert of_three.killed == ["3: 2 with 0", "4: 2 with 0"]
+
+
+def test_a_small_policy_travels_with_each_order_and_a_large_one_once_to_each_node(monkeypatch):
+    of_one = Places(1, monkeypatch, cores=1)
+    of_one.ray.put = lambda weights: "stored"
+    version, weights = pickle.loads(of_one.share((3, {"w": np.arange(5.0)})))
+    assert version == 3 and weights["w"].tolist() == [0, 1, 2, 3, 4]
+    assert of_one.share((3, {"w": np.zeros(20_000, np.float32)})) == "stored"
 
 
 def test_an_actor_whose_core_somebody_else_has_shares_one(monkeypatch):

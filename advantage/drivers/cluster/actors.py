@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
+import jax
 import numpy as np
 
 from advantage.drivers.cluster.connection import cores_of_cluster, first_line, last_line, ray_library
@@ -26,6 +27,7 @@ from advantage.types import Algorithm, Gradient, Pytree, Spec
 START_SECONDS = 300.0  # for a node to come up and an environment to be made
 GATHER_SECONDS = 60.0  # for actors to find cores
 TRIES = 5  # replacements of an actor for one rollout
+SMALL = 65_536  # bytes of arrays that travel in one piece
 SLOW = 5.0  # times the median rollout; a slower actor is named,
 SECONDS_TO_NAME = 2.0  # after so many seconds at the earliest
 
@@ -127,8 +129,8 @@ class Actors:
         return self.answer(place, self.handles[place].gradient.remote(n_steps), self.timeout)
 
     def share(self, weights: Any) -> Any:
-        """Put a policy into the object store, once for each node: a reference."""
-        return self.ray.put(weights)
+        """What orders take along of a policy: a small one itself, or a reference to the store, once for each node."""
+        return small(weights) or self.ray.put(weights)
 
     def check_number(self, others: str) -> None:
         """Warn if there are more actors than cores; `others` says what becomes of those without one."""
@@ -169,7 +171,7 @@ class Actors:
 
     def order(self, place: int, weights: Any, order: Order) -> Any:
         """Ask an actor for a rollout: a reference to what it will make."""
-        return self.handles[place].collect.remote(weights, order)
+        return self.handles[place].collect.remote(weights, small(order) or order)
 
     def reset(self, place: int) -> Pytree:
         """Begin the first episodes of an actor's environments: the observations."""
@@ -249,10 +251,10 @@ class Actors:
         """
         begun, named, first = time.perf_counter(), False, None
         while True:
-            self.ray.wait(
-                [*references.values()], num_returns=len(references) if all_of_them else 1, timeout=0.2
-            )
-            answered, now = self.finished(references), time.perf_counter()
+            number = len(references) if all_of_them else 1
+            ready, _ = self.ray.wait([*references.values()], num_returns=number, timeout=0.2)
+            answered = [place for place, reference in references.items() if reference in ready]
+            now = time.perf_counter()
             if len(answered) == len(references) or (answered and not all_of_them):
                 return answered
             if first is None and 2 * len(answered) >= len(references):
@@ -286,6 +288,16 @@ class Actors:
         """End every actor."""
         for handle in [*self.handles, *(seeker.handle for seeker in self.seekers.values())]:
             self.ray.kill(handle)
+
+
+def small(tree: Pytree) -> bytes | None:
+    """A tree pickled, if it is small: Ray takes one piece faster than arrays, and much faster than its store."""
+    return cloudpickle.dumps(tree) if nbytes(tree) <= SMALL else None
+
+
+def nbytes(tree: Pytree) -> int:
+    """The bytes of all arrays."""
+    return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))
 
 
 def where(ray: Any, number: int) -> str:

@@ -20,10 +20,11 @@ from advantage.drivers.cluster.actors import (
     ClusterRun,
     ClusterWarning,
     Lost,
+    nbytes,
 )
 from advantage.drivers.cluster.connection import cores_of_cluster
 from advantage.drivers.cluster.gradients import descended, for_gradients, refuse_gradients
-from advantage.drivers.cluster.remote_environments import RemoteEnvironments, nbytes
+from advantage.drivers.cluster.remote_environments import RemoteEnvironments
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.cluster.synchronous import refuse_short
 from advantage.drivers.draws import Draws, draw_compiled

@@ -75,8 +75,3 @@ def share_of(tree: Pytree, columns: slice, axis: int) -> Pytree:
     return jax.tree.map(
         lambda x: np.ascontiguousarray(np.asarray(x)[(slice(None),) * axis + (columns,)]), tree
     )
-
-
-def nbytes(tree: Pytree) -> int:
-    """The bytes of all arrays."""
-    return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))

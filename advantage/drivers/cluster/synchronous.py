@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from advantage.drivers.cluster.actors import TRIES, Actors, ClusterRun, Lost
+from advantage.drivers.cluster.actors import TRIES, Actors, ClusterRun, Lost, nbytes
 from advantage.drivers.cluster.gradients import descended, for_gradients, mean_gradient, refuse_gradients
-from advantage.drivers.cluster.remote_environments import RemoteEnvironments, nbytes, share_of
+from advantage.drivers.cluster.remote_environments import RemoteEnvironments, share_of
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.draws import draw_compiled
 from advantage.drivers.host.collector import Collector
