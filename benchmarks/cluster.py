@@ -229,7 +229,7 @@ def correction(nodes: int) -> None:
     for seed, how in itertools.product((0, 1), ("vtrace", "ignored")):
         print(how, end=" ")
         algorithm = adv.Impala(learning_rate=adv.Linear(4e-3, 0.0), correction=how)
-        learned(nodes, algorithm, "asynchronous", 8, num_envs=16, seed=seed)
+        learned(nodes, algorithm, "asynchronous", 8, num_envs=128, total_timesteps=300_032, seed=seed)
 
 
 def kills(nodes: int, number: int = 50) -> None:
