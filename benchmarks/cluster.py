@@ -1,12 +1,14 @@
 """What a cluster costs and brings, with all its processes on this machine.
 
-    .venv/bin/python benchmarks/cluster.py [scaling] [overhead] [late] [a3c] [correction] [kills] [--nodes N]
+    .venv/bin/python benchmarks/cluster.py [scaling] [overhead] [minibatch] [late] [a3c] [correction] [kills]
+        [--nodes N]
 
 scaling    steps a second of 1, 2, 4 and 8 synchronous actors, in an environment that sleeps for 5 ms a step
 overhead   the share of a synchronous iteration that is neither acting nor learning, with rollouts of 100 ms and more
+minibatch  what a minibatch's gradient takes in PPO, and what a policy takes to two actors and an answer back
 late       IMPALA on CartPole-v1 with 1, 2 and 4 asynchronous actors: final evaluation and measured lag
 a3c        the same of A3C: actors compute gradients, which are applied late
-correction IMPALA with 8 asynchronous actors and large steps, with V-trace and without a correction
+correction IMPALA with 8 asynchronous actors and large steps, with V-trace and without a correction: two seeds
 kills      50 actors killed at random times in one run, compared with a run in which nothing happens
 
 Without a name all are measured. With --nodes, N nodes of a cluster share this machine.
@@ -16,13 +18,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ import advantage as adv
 from advantage.drivers.cluster.actors import ClusterRun, ClusterWarning
 from advantage.drivers.cluster.connection import Connection
 from advantage.drivers.cluster.synchronous import SynchronousDriver
+from advantage.types import Rollout
 
 SLEEP = 0.005
 
@@ -147,6 +151,50 @@ def overhead(nodes: int) -> None:
             )
 
 
+class Answering:
+    """An actor that only answers."""
+
+    def take(self, weights: Any) -> None:
+        pass
+
+
+def duration(function: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def minibatch(nodes: int) -> None:
+    spec = adv.Spec(Sleeper.observation_space, Sleeper.action_space, 8, 10**6)
+    algorithm = adv.PPO(n_steps=256, batch_size=256, n_epochs=4)
+    state, shape = algorithm.init(jax.random.key(0), spec), (algorithm.n_steps, spec.num_envs)
+    obs, no = np.random.default_rng(0).normal(size=(*shape, 4)).astype(np.float32), np.zeros(shape, bool)
+    rollout = Rollout(obs, no.astype(np.int32), obs[..., 0], obs, no, no, (), ())
+    update = jax.jit(algorithm.update)
+    learning = np.median(
+        [
+            duration(lambda: jax.block_until_ready(update(state, rollout, jax.random.key(0))))
+            for _ in range(20)
+        ]
+    )
+    count = algorithm.n_epochs * algorithm.n_steps * spec.num_envs // algorithm.batch_size
+    with cluster(nodes, 4):
+        import ray
+
+        actors = [ray.remote(Answering).remote() for _ in range(2)]
+        weights = jax.device_get(state.params)
+
+        def message() -> None:
+            shared = ray.put(weights)
+            ray.get([actor.take.remote(shared) for actor in actors])
+
+        taken = [duration(message) for _ in range(200)]
+    print(
+        f"a minibatch of {algorithm.batch_size} samples: {1000 * learning / count:.2f} ms; a message to two actors and "
+        f"back: {1000 * np.median(taken):.2f} ms"
+    )
+
+
 def learned(nodes: int, algorithm: Any, mode: str, actors: int, **options: Any) -> None:
     """A run on CartPole-v1: final evaluation and measured lag."""
     options = dict(num_envs=8, total_timesteps=200_000, eval_episodes=20, tensorboard=False) | options
@@ -157,32 +205,31 @@ def learned(nodes: int, algorithm: Any, mode: str, actors: int, **options: Any) 
             **options,
         )  # fmt: skip
         rows = np.genfromtxt(run.path / "progress.csv", delimiter=",", names=True)
+        last = np.genfromtxt(run.path / "episodes.csv", delimiter=",", names=True)[-100:]
         print(
-            f"{actors} actors: {run.evaluation.mean:5.1f} of 500 (asked: 475), lag {rows['trainlag'].mean():.1f} "
+            f"{actors} actors, seed {options.get('seed', 0)}: {run.evaluation.mean:5.1f} of 500 (asked: 475), "
+            f"{last['r'].mean():5.1f} in the last 100 training episodes, lag {rows['trainlag'].mean():.1f} "
             f"updates, at most {rows['trainlag_max'].max():.0f}, "
             f"{options['total_timesteps'] / (time.perf_counter() - begin):.0f} steps/s",
             flush=True,
         )
 
 
-FALLING = adv.Linear(4e-3, 0.0)
-
-
 def late(nodes: int) -> None:
-    for actors in (1, 2, 4):
-        learned(nodes, adv.Impala(), "asynchronous", actors)
+    for actors, seed in ((1, 0), (2, 0), (4, 0), (4, 1)):
+        learned(nodes, adv.Impala(learning_rate=adv.Linear(2e-3, 0.0)), "asynchronous", actors, seed=seed)
 
 
 def a3c(nodes: int) -> None:
-    for actors in (1, 2, 4):
-        learned(nodes, adv.A2C(n_steps=20, learning_rate=2e-3), "a3c", actors)
+    for actors, seed in ((1, 0), (2, 0), (4, 0), (4, 1)):
+        learned(nodes, adv.A2C(n_steps=20, learning_rate=2e-3), "a3c", actors, seed=seed)
 
 
 def correction(nodes: int) -> None:
-    for how in ("vtrace", "ignored"):
+    for seed, how in itertools.product((0, 1), ("vtrace", "ignored")):
         print(how, end=" ")
-        algorithm = adv.Impala(learning_rate=FALLING, correction=how)
-        learned(nodes, algorithm, "asynchronous", 8, num_envs=16)
+        algorithm = adv.Impala(learning_rate=adv.Linear(4e-3, 0.0), correction=how)
+        learned(nodes, algorithm, "asynchronous", 8, num_envs=128, total_timesteps=300_032, seed=seed)
 
 
 def kills(nodes: int, number: int = 50) -> None:
@@ -222,7 +269,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    jobs = {each.__name__: each for each in (scaling, overhead, late, a3c, correction, kills)}
+    jobs = {each.__name__: each for each in (scaling, overhead, minibatch, late, a3c, correction, kills)}
     parser.add_argument("jobs", nargs="*", default=[*jobs])
     parser.add_argument("--nodes", type=int, default=1)
     given = parser.parse_args()

@@ -79,7 +79,7 @@ SMALL = dict(n_steps=16, hidden=(8,))
 LEARNERS = {
     "ppo": (adv.PPO(**SMALL, batch_size=32), "CartPole-v1"),
     "gru": (adv.PPO(**SMALL, batch_size=32, network="gru"), Corridor),
-    "trpo": (adv.TRPO(**SMALL), "Pendulum-v1"),
+    "trpo": (adv.TRPO(n_steps=16, hidden=(128, 128)), "Pendulum-v1"),  # too large for a message
     "a2c": (adv.A2C(**SMALL), Corridor),
     "sac": (adv.SAC(**SMALL, batch_size=16, learning_starts=64, buffer_size=500), "Pendulum-v1"),
 }
@@ -97,6 +97,20 @@ def test_the_numbers_are_those_of_one_machine(name, cluster, tmp_path):
     given = dict(environment=environment) if environment is Corridor else {}
     more = [adv.resume(run.path, total_timesteps=768, **given) for run in (here, there)]
     same_bits(more[0].agent.state, more[1].agent.state)
+
+
+@pytest.mark.slow
+def test_actors_without_a_core_share_one_and_change_no_number(cluster, tmp_path):
+    """Four actors on three cores."""
+    algorithm = adv.PPO(**SMALL, batch_size=32)
+    here = train(algorithm, Corridor, tmp_path / "here", workers=0)
+    with pytest.warns(
+        ClusterWarning, match="4 actors share the 3 cores .*find no core share one with others"
+    ):
+        there = train(algorithm, Corridor, tmp_path / "there", cluster=cluster, actors=4)
+    rows = np.genfromtxt(there.path / "progress.csv", delimiter=",", names=True)
+    assert {*rows["trainactors"]} == {3}
+    same_bits(here.agent.state, there.agent.state)
 
 
 def kill_one_at(steps, folder):
@@ -152,6 +166,16 @@ def test_a_search_plays_its_candidates_on_a_cluster(search, cluster, tmp_path):
             searching, lambda: Corridor(folder), tmp_path / "there", cluster=cluster, actors=2,
             callback=kill_one_at((500,), folder), **options,
         )  # fmt: skip
+    same_bits(here.agent.state, there.agent.state)
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_with_fewer_cores_than_actors(cluster, tmp_path):
+    """Four actors on three cores: the games of a generation are played by three."""
+    searching = adv.PolicySearch(adv.CEM(candidates=6, elite=0.4), hidden=(4,))
+    options = dict(total_timesteps=600, num_envs=1)
+    here = train(searching, Corridor, tmp_path / "here", workers=0, **options)
+    there = train(searching, Corridor, tmp_path / "there", cluster=cluster, actors=4, **options)
     same_bits(here.agent.state, there.agent.state)
 
 
@@ -332,7 +356,16 @@ def test_cells_of_an_experiment_are_tasks(cluster, tmp_path):
             "correction='none' with lag=0 is not allowed",
         ),
         (LATE, dict(cluster_mode="asynchronous", actors=3), "num_envs=4 is no multiple of actors=3"),
-        (adv.PPO(n_steps=16), dict(cluster_mode="a3c"), "PPO cannot learn with cluster_mode='a3c'.*Use a2c"),
+        (
+            adv.TRPO(n_steps=16),
+            dict(cluster_mode="a3c"),
+            "TRPO cannot learn with cluster_mode='a3c'.*Use a2c",
+        ),
+        (
+            adv.PPO(n_steps=16),
+            dict(cluster_mode="averaged"),
+            "each minibatch is a step of its own.*Use cluster_mode=synchronous",
+        ),
         (
             adv.A2C(**SMALL, normalize_reward=True),
             dict(cluster_mode="a3c"),
@@ -361,6 +394,7 @@ def test_cells_of_an_experiment_are_tasks(cluster, tmp_path):
         "uncorrected",
         "unequal",
         "many-gradients",
+        "minibatches",
         "a3c-reward-scale",
         "standardised",
         "recurrent",
@@ -434,6 +468,54 @@ def test_a_node_that_leaves_and_another_that_joins_change_no_number(tmp_path):
     script.write_text(NODES)
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240)
     assert "nodes that left: 1 same: True" in done.stdout, done.stderr[-2000:]
+
+
+SHARES = """
+import sys, warnings
+import jax, numpy as np, ray
+from ray.cluster_utils import Cluster
+import advantage as adv
+
+def main(folder):
+    many = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.2"})
+    ray.init(address=many.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+    counts, nodes, stopped = [], [], []
+
+    def callback(progress):
+        count = int(progress.row["train/actors"])
+        if not counts or counts[-1] != count:
+            counts.append(count)
+        if not nodes:
+            nodes.append(many.add_node(num_cpus=2, node_ip_address="127.0.0.3"))
+        if count == 3 and len(nodes) == 1:
+            nodes.append(many.remove_node(nodes[0], allow_graceful=False))
+        stopped[:] = [progress.step]
+        return len(nodes) < 2 or count == 3
+
+    algorithm = adv.PPO(n_steps=64, batch_size=64, hidden=(8,))
+    options = dict(total_timesteps=10_000_000, num_envs=4, eval_episodes=0, tensorboard=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        there = adv.train(algorithm, "CartPole-v1", out=folder + "/there", cluster="auto", actors=3,
+                          callback=callback, **options)
+    ray.shutdown()
+    many.shutdown()
+    here = adv.train(algorithm, "CartPole-v1", out=folder + "/here", workers=0,
+                     callback=lambda progress: progress.step < stopped[0], **options)
+    same = all(jax.tree.leaves(jax.tree.map(np.array_equal, here.agent.state, there.agent.state)))
+    print("first and last:", counts[0], counts[-1], "most:", max(counts), "same:", same)
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_synchronous_actors_share_cores_move_to_a_node_that_joins_and_come_back(tmp_path):
+    script = tmp_path / "shares.py"
+    script.write_text(SHARES)
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=280)
+    assert "first and last: 1 1 most: 3 same: True" in done.stdout, done.stdout + done.stderr[-2000:]
 
 
 JOINS = """

@@ -6,15 +6,15 @@ import dataclasses
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import cloudpickle
 import jax
 import numpy as np
 
-from advantage.drivers.cluster.connection import first_line, last_line, ray_library
-from advantage.drivers.cluster.rollout_actor import Made, Order, RolloutActor, Setting
+from advantage.drivers.cluster.connection import cores_of_cluster, first_line, last_line, ray_library
+from advantage.drivers.cluster.rollout_actor import Order, RolloutActor, Setting
 from advantage.drivers.host.stepper import (
     Buffers,
     EnvironmentFailure,
@@ -22,11 +22,12 @@ from advantage.drivers.host.stepper import (
     buffer_shapes,
 )
 from advantage.environments.defect import EnvironmentDefect
-from advantage.environments.spaces import read, write
 from advantage.types import Algorithm, Gradient, Pytree, Spec
 
 START_SECONDS = 300.0  # for a node to come up and an environment to be made
+GATHER_SECONDS = 60.0  # for actors to find cores
 TRIES = 5  # replacements of an actor for one rollout
+SMALL = 65_536  # bytes of arrays that travel in one piece
 SLOW = 5.0  # times the median rollout; a slower actor is named,
 SECONDS_TO_NAME = 2.0  # after so many seconds at the earliest
 
@@ -70,8 +71,20 @@ class ClusterRun:
         return buffer_shapes(*spaces, self.algorithm.n_steps, num_envs, self.log_info)
 
 
+class Seeker(NamedTuple):
+    """An actor that waits for a core of its own, and a reference that is there when its process runs."""
+
+    handle: Any
+    greeting: Any
+
+
 class Actors:
     """All actors of a run.
+
+    Attributes:
+        handles: the actor of each place.
+        seekers: of places whose actor has no core of its own, the one that will have.
+        lost: how many were lost so far.
 
     Args:
         run: what is run.
@@ -90,14 +103,18 @@ class Actors:
             for share in self.shares
         ]
         self.lost = 0
+        self.seekers: dict[int, Seeker] = {}
         self.handles: list[Any] = [self._new(place) for place in range(number)]
-        self.check_number()
 
-    def _new(self, place: int) -> Any:
+    def _new(self, place: int, *, cores: int = 1) -> Any:
         remote = self.ray.remote(RolloutActor)
-        return remote.options(num_cpus=1, max_restarts=0, max_task_retries=0).remote(
+        return remote.options(num_cpus=cores, max_restarts=0, max_task_retries=0).remote(
             list(sys.path), self.settings[place]
         )
+
+    def with_cores(self) -> int:
+        """How many actors have a core of their own."""
+        return len(self.handles) - len(self.seekers)
 
     def where(self) -> str:
         """How many there are, and on which nodes, for the user."""
@@ -112,23 +129,49 @@ class Actors:
         return self.answer(place, self.handles[place].gradient.remote(n_steps), self.timeout)
 
     def share(self, weights: Any) -> Any:
-        """Put a policy into the object store, once for each node: a reference."""
-        return self.ray.put(weights)
+        """What orders take along of a policy: a small one itself, or a reference to the store, once for each node."""
+        return small(weights) or self.ray.put(weights)
 
-    def check_number(self) -> None:
-        """Warn if there are more actors than cores."""
-        cores = int(self.ray.cluster_resources().get("CPU", 0))
+    def check_number(self, others: str) -> None:
+        """Warn if there are more actors than cores; `others` says what becomes of those without one."""
+        cores = cores_of_cluster()
         if len(self.handles) > cores:
             warnings.warn(
-                f"{len(self.handles)} actors share the {cores} cores of the cluster; those that find no core wait for "
-                "nodes to join. Use fewer actors (--actors), or more nodes.",
+                f"{len(self.handles)} actors share the {cores} cores of the cluster; those that find no core {others}. "
+                "Use fewer actors (--actors), or more nodes.",
                 ClusterWarning,
                 stacklevel=2,
             )
 
+    def settle(self, places: Collection[int]) -> None:
+        """Wait until new actors run. One that finds no core shares another's, until a seeker has found one."""
+        new = {place: self.greeting(place) for place in places if place not in self.seekers}
+        awaited = new | {place: seeker.greeting for place, seeker in self.seekers.items()}
+        due, running = time.monotonic() + GATHER_SECONDS, list[int]()
+        while time.monotonic() < due:
+            free = cores_of_cluster() - self.with_cores() + len(new)
+            if len(running) >= min(free, len(awaited)):
+                break
+            self.ray.wait([*awaited.values()], num_returns=len(running) + 1, timeout=1.0)
+            running = self.finished(awaited)
+        for place in new.keys() - {*running}:
+            self.seekers[place] = Seeker(self.handles[place], new[place])
+            self.handles[place] = self._new(place, cores=0)
+
+    def move(self, replay: Callable[[int], list[str]]) -> None:
+        """Let seekers that have found a core take their places, and replay the episodes there; see `replace`."""
+        greetings = {place: seeker.greeting for place, seeker in self.seekers.items()}
+        for place in self.finished(greetings) if greetings else []:
+            self.ray.kill(self.handles[place])
+            self.handles[place] = self.seekers.pop(place).handle
+            try:
+                self._say(replay(place))
+            except Lost as error:
+                self.replace(place, str(error), replay)
+
     def order(self, place: int, weights: Any, order: Order) -> Any:
         """Ask an actor for a rollout: a reference to what it will make."""
-        return self.handles[place].collect.remote(weights, order)
+        return self.handles[place].collect.remote(weights, small(order) or order)
 
     def reset(self, place: int) -> Pytree:
         """Begin the first episodes of an actor's environments: the observations."""
@@ -170,10 +213,9 @@ class Actors:
         """
         for _ in range(TRIES):
             self.renew(place, why)
+            self.settle([place])
             try:
-                for notice in replay(place):
-                    warnings.warn(notice, ClusterWarning, stacklevel=2)
-                return
+                return self._say(replay(place))
             except Lost as error:
                 why = str(error)
         raise self.hopeless(place, why)
@@ -188,7 +230,12 @@ class Actors:
             stacklevel=2,
         )
         self.ray.kill(self.handles[place])
-        self.handles[place] = self._new(place)
+        self.handles[place] = self._new(place, cores=0 if place in self.seekers else 1)
+
+    def _say(self, notices: Sequence[str]) -> None:
+        """Warn of what could not be restored."""
+        for notice in notices:
+            warnings.warn(notice, ClusterWarning, stacklevel=3)
 
     def hopeless(self, place: int, why: str) -> EnvironmentFailure:
         """The exception for an actor that is lost again and again."""
@@ -204,10 +251,10 @@ class Actors:
         """
         begun, named, first = time.perf_counter(), False, None
         while True:
-            self.ray.wait(
-                [*references.values()], num_returns=len(references) if all_of_them else 1, timeout=0.2
-            )
-            answered, now = self.finished(references), time.perf_counter()
+            number = len(references) if all_of_them else 1
+            ready, _ = self.ray.wait([*references.values()], num_returns=number, timeout=0.2)
+            answered = [place for place, reference in references.items() if reference in ready]
+            now = time.perf_counter()
             if len(answered) == len(references) or (answered and not all_of_them):
                 return answered
             if first is None and 2 * len(answered) >= len(references):
@@ -239,8 +286,18 @@ class Actors:
 
     def close(self) -> None:
         """End every actor."""
-        for handle in self.handles:
+        for handle in [*self.handles, *(seeker.handle for seeker in self.seekers.values())]:
             self.ray.kill(handle)
+
+
+def small(tree: Pytree) -> bytes | None:
+    """A tree pickled, if it is small: Ray takes one piece faster than arrays, and much faster than its store."""
+    return cloudpickle.dumps(tree) if nbytes(tree) <= SMALL else None
+
+
+def nbytes(tree: Pytree) -> int:
+    """The bytes of all arrays."""
+    return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))
 
 
 def where(ray: Any, number: int) -> str:
@@ -304,71 +361,3 @@ def _not_made(place: int, why: object) -> EnvironmentFailure:
         f"Actor {place} cannot make its environments: {why}. Every node needs the package of the environment, and the "
         "same version of this library and of Python."
     )
-
-
-class RemoteEnvironments:
-    """An `EpisodeHolder` over some of the actors: it resets, restores and closes; actors make rollouts.
-
-    Attributes:
-        buffers: the arrays of these environments, `[T, B, ...]`.
-        columns: of each actor in them, by its place.
-    """
-
-    def __init__(self, actors: Actors, places: Sequence[int], buffers: Buffers):
-        self.actors, self.buffers = actors, buffers
-        self.owners = [(place, index) for place in places for index in actors.shares[place]]
-        self.columns: dict[int, slice] = {}
-        begin = 0
-        for place in places:
-            self.columns[place] = slice(begin, begin + len(actors.shares[place]))
-            begin = self.columns[place].stop
-
-    def reset(self) -> None:
-        """Begin every environment's first episode."""
-        for place, columns in self.columns.items():
-            write(self.buffers.obs, (0, columns), self.actors.reset(place))
-
-    def restore(self, index: int, episode: int, actions: Pytree, length: int) -> None:
-        """Replay an episode's first steps where the environment is."""
-        place, number = self.owners[index]
-        obs = self.actors.restore(place, number, episode, jax.tree.map(np.asarray, actions), length)
-        write(self.buffers.obs, (0, index), obs)
-
-    def info_names(self) -> list[str]:
-        """As in `Stepper.info_names`."""
-        return self.actors.info_names()
-
-    def enter(self, place: int, made: Made, steps: int) -> None:
-        """Write the first steps of an actor's rollout into its columns."""
-        columns, rows = self.columns[place], slice(steps)
-        at = rows, columns
-        write(self.buffers.obs, (slice(steps + 1), columns), read(made.obs, slice(steps + 1)))
-        ends = np.nonzero((made.terminated | made.truncated)[rows])
-
-        def successors(obs: np.ndarray, finals: np.ndarray) -> np.ndarray:
-            following = obs[1 : steps + 1].copy()
-            following[ends] = finals[: len(ends[0])]
-            return following
-
-        write(self.buffers.next_obs, at, jax.tree.map(successors, made.obs, made.finals))
-        write(self.buffers.action, at, read(made.action, rows))
-        facts = self.buffers.info | {
-            name: getattr(self.buffers, name) for name in ("reward", "terminated", "truncated")
-        }
-        for name, array in facts.items():
-            array[at] = (made.info[name] if name in self.buffers.info else getattr(made, name))[rows]
-
-    def close(self) -> None:
-        self.actors.close()
-
-
-def share_of(tree: Pytree, columns: slice, axis: int) -> Pytree:
-    """Some columns of arrays whose axis of environments is `axis`."""
-    return jax.tree.map(
-        lambda x: np.ascontiguousarray(np.asarray(x)[(slice(None),) * axis + (columns,)]), tree
-    )
-
-
-def nbytes(tree: Pytree) -> int:
-    """The bytes of all arrays."""
-    return sum(np.asarray(x).nbytes for x in jax.tree.leaves(tree))

@@ -13,17 +13,18 @@ import numpy as np
 
 from advantage.algorithms.policy_gradient.impala import Impala
 from advantage.drivers.cluster.actors import (
+    GATHER_SECONDS,
     START_SECONDS,
     TRIES,
     Actors,
     ClusterRun,
     ClusterWarning,
     Lost,
-    RemoteEnvironments,
     nbytes,
 )
 from advantage.drivers.cluster.connection import cores_of_cluster
 from advantage.drivers.cluster.gradients import descended, for_gradients, refuse_gradients
+from advantage.drivers.cluster.remote_environments import RemoteEnvironments
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.cluster.synchronous import refuse_short
 from advantage.drivers.draws import Draws, draw_compiled
@@ -38,7 +39,6 @@ from advantage.drivers.schedule import plan_span, row_ends
 from advantage.environments.check import check_spaces
 from advantage.types import Algorithm, DriverFacts, Episodes, Iterated, Key, Pytree, Rollout, Span
 
-GATHER_SECONDS = 30.0  # for more actors, once the first is there
 FRESH = 2**31  # where numbers of draws for rollouts that follow no other begin
 
 
@@ -116,6 +116,7 @@ class AsynchronousDriver:
         self.rollout_bytes = rollout_bytes(algorithm, self.spec)
         self.at_once = min(cores_of_cluster(), number)
         self.actors = Actors(run, whole=False, gradients=gradients)
+        self.actors.check_number("wait for nodes to join")
         self.places = range(number)
         shapes = run.shapes(self.spec.num_envs)
         self.environments = [

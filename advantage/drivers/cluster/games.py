@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -39,6 +39,9 @@ class GameActor:
 
         self.player = Player(*cloudpickle.loads(setting))
 
+    def ready(self) -> None:
+        """Answer: this process runs."""
+
     def play(self, actor: Pytree, vector: np.ndarray, seed: int, left: int) -> tuple[Any, ...]:
         """One episode, as `Player.play`; it stops after more than `left` steps."""
         return self.player.play(actor, vector, seed, lambda length: length <= left)
@@ -50,6 +53,8 @@ class GameActor:
 
 class ClusterGames:
     """Plays candidates in a Gymnasium environment; the results are those of one process.
+
+    Actors come and go: games are given to those whose processes run. One that finds no core plays when a node joins.
 
     Args:
         algorithm: the search.
@@ -73,7 +78,8 @@ class ClusterGames:
 
         self.ray, self.number, self.timeout, self.log_info = ray_library(), number, timeout, tuple(log_info)
         self.setting = cloudpickle.dumps((make, jax.device_get(algorithm), spec, self.log_info))
-        self.handles: list[Any] = []
+        self.handles: dict[int, Any] = {}
+        self.asleep: dict[int, Any] = {}  # a reference that is there when the process of that place runs
         self.awake: set[int] = set()  # whose processes have played
         self.longest = 0.0  # seconds of a game
 
@@ -85,12 +91,27 @@ class ClusterGames:
     def start(self, games: int) -> None:
         """Make the environments, for generations of about `games` games."""
         self.number = min(self.number, games)
-        self.handles = [self._new(place) for place in range(self.number)]
+        for place in range(self.number):
+            self._renew(place)
 
-    def _new(self, place: int) -> Any:
+    def _renew(self, place: int) -> None:
+        """Ask for a new actor in a place; its process may not run yet."""
         self.awake.discard(place)
         remote = self.ray.remote(GameActor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
-        return remote.remote(list(sys.path), self.setting)
+        self.handles[place] = remote.remote(list(sys.path), self.setting)
+        self.asleep[place] = self.handles[place].ready.remote()
+
+    def _idle(self, playing: Iterable[Playing]) -> list[int]:
+        """The actors whose processes run and that play nothing. If none runs, waits for the first."""
+        if self.asleep:
+            none, greetings = len(self.asleep) == self.number, [*self.asleep.values()]
+            number, seconds = (1, START_SECONDS) if none else (len(greetings), 0)
+            ready, _ = self.ray.wait(greetings, num_returns=number, timeout=seconds)
+            if none and not ready:
+                raise hung(0, START_SECONDS, HOLDS)
+            self.asleep = {place: each for place, each in self.asleep.items() if each not in ready}
+        busy = {*self.asleep, *(each.place for each in playing)}
+        return [place for place in range(self.number) if place not in busy]
 
     def play(
         self, actor: Pytree, vectors: Array, chance: Chance, left: int, stopped: Callable[[], bool]
@@ -109,11 +130,10 @@ class ClusterGames:
         games: list[Any] = [None] * len(vectors)
         todo, playing, lost = [*range(len(vectors))][::-1], {}, 0
         while todo or playing:
-            for place in range(self.number):
-                if todo and place not in [each.place for each in playing.values()]:
-                    game = todo.pop()
-                    call = self.handles[place].play.remote(shared, vectors[game], seeds[game], left)
-                    playing[call] = Playing(place, game, time.monotonic())
+            for place in self._idle(playing.values())[: len(todo)]:
+                game = todo.pop()
+                call = self.handles[place].play.remote(shared, vectors[game], seeds[game], left)
+                playing[call] = Playing(place, game, time.monotonic())
             ready, _ = self.ray.wait([*playing], num_returns=1, timeout=0.2)
             for reference in ready:
                 place, game, begun = playing.pop(reference)
@@ -130,7 +150,7 @@ class ClusterGames:
                         ClusterWarning,
                         stacklevel=2,
                     )
-                    self.handles[place] = self._new(place)
+                    self._renew(place)
                     todo.append(game)
                     continue
                 left -= games[game][1]
@@ -155,7 +175,7 @@ class ClusterGames:
         """Replace the actors of games that nobody waits for."""
         for place, _, _ in playing.values():
             self.ray.kill(self.handles[place])
-            self.handles[place] = self._new(place)
+            self._renew(place)
 
     def info_names(self) -> list[str]:
         """The names in the infos of steps that lacked a name that is logged, of the first actor."""
@@ -163,5 +183,5 @@ class ClusterGames:
 
     def close(self) -> None:
         """End every actor."""
-        for handle in self.handles:
+        for handle in self.handles.values():
             self.ray.kill(handle)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from advantage.algorithms.policy_gradient.a2c import A2C
+from advantage.algorithms.policy_gradient.ppo import PPO
 from advantage.types import Algorithm, Gradient, GradientAlgorithm, Pytree, Rollout
 
 
@@ -47,6 +48,12 @@ def mean_gradient(parts: Sequence[Gradient], sizes: Sequence[int]) -> Gradient:
 def refuse_gradients(algorithm: Algorithm, mode: str) -> None:
     """Raise ValueError for a method whose update is not one gradient, or whose gradient needs other environments."""
     name = type(algorithm).__name__
+    if isinstance(algorithm, PPO):
+        raise ValueError(
+            f"PPO cannot learn with cluster_mode={mode!r}, where actors compute gradients: each minibatch is a step of "
+            "its own, and a message to every actor and back would take longer than a minibatch's gradient. Use "
+            "cluster_mode=synchronous, or a2c, whose update is one gradient."
+        )
     if not isinstance(algorithm, A2C):
         raise ValueError(
             f"{name} cannot learn with cluster_mode={mode!r}, where actors compute gradients: its update is not one "

@@ -126,8 +126,14 @@ class RolloutActor:
         """As in `Stepper.info_names`."""
         return self.stepper.info_names()
 
-    def collect(self, weights: tuple[int, Any], order: Order) -> Made:
-        """Act with a policy, `(version, actor)`, or `(version, state)` where gradients are computed, for an order."""
+    def collect(self, weights: Any, order: Any) -> Made:
+        """Act with a policy, `(version, actor)`, or `(version, state)` where gradients are computed, for an `Order`.
+
+        Either is pickled if it is small.
+        """
+        return self._collect(_unpickled(weights), _unpickled(order))
+
+    def _collect(self, weights: tuple[int, Any], order: Order) -> Made:
         import jax
 
         from advantage.environments.spaces import read, write
@@ -247,3 +253,9 @@ class RolloutActor:
             return spread
 
         return jax.tree.map(one, tree)
+
+
+def _unpickled(given: Any) -> Any:
+    import cloudpickle
+
+    return cloudpickle.loads(given) if isinstance(given, bytes) else given

@@ -9,16 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from advantage.drivers.cluster.actors import (
-    TRIES,
-    Actors,
-    ClusterRun,
-    Lost,
-    RemoteEnvironments,
-    nbytes,
-    share_of,
-)
+from advantage.drivers.cluster.actors import TRIES, Actors, ClusterRun, Lost, nbytes
 from advantage.drivers.cluster.gradients import descended, for_gradients, mean_gradient, refuse_gradients
+from advantage.drivers.cluster.remote_environments import RemoteEnvironments, share_of
 from advantage.drivers.cluster.rollout_actor import Made, Order
 from advantage.drivers.draws import draw_compiled
 from advantage.drivers.host.collector import Collector
@@ -40,7 +33,8 @@ class SynchronousDriver:
 
     An actor acts with the shapes of all environments, and noise is drawn here. So each number is that of one machine
     with the same number of environments, bit for bit. An actor that is lost is replaced: its environments' episodes are
-    replayed and its part of the rollout is made again, which gives the same numbers too.
+    replayed and its part of the rollout is made again, which gives the same numbers too. Actors that find no core share
+    those of others, and move when one comes free: nodes come and go, and no number changes.
 
     With `averaged` the actors are learners too: each computes the gradient of its own columns, and this process steps
     down their mean. That is the gradient of one learner with all columns, to the rounding of a sum.
@@ -64,6 +58,8 @@ class SynchronousDriver:
         self.averaged = averaged
         self.actors = Actors(run, whole=True, gradients=averaged)
         self.places = range(len(self.actors.shares))
+        self.actors.check_number("share one with others until nodes join")
+        self.actors.settle(self.places)
         self.environments = RemoteEnvironments(self.actors, self.places, allocate(run.shapes(spec.num_envs)))
         self.collector = Collector(self.environments, spec)
         self.info = InfoMeans(run.log_info, self.environments.info_names)
@@ -127,12 +123,16 @@ class SynchronousDriver:
         logged = {name: mean_of(x[rows]) for name, x in self.collector.buffers.info.items()}
         traffic = sum(nbytes(each) for each in made.values()) / (shape[0] * shape[1])
         metrics = jax.device_get(metrics) | self.info.metrics(logged, len(episodes.returns))
-        metrics |= {"bytes_per_step": np.float32(traffic), "actors_lost": np.float32(self.actors.lost)}
+        counts = {"actors": self.actors.with_cores(), "actors_lost": self.actors.lost}
+        metrics |= {"bytes_per_step": np.float32(traffic)} | {
+            name: np.float32(n) for name, n in counts.items()
+        }
         row = {name: value.reshape(1, 1) for name, value in metric_rows(metrics).items()}
         return Iterated(state, row, [episodes], *row_ends(span, 1, self.spec.num_envs))
 
     def _made(self, policy: Pytree, noise: Pytree, span: Span) -> dict[int, Made]:
         """The part of the rollout of every actor, by its place."""
+        self.actors.move(self._replay)
         weights = self.actors.share((span.iteration, policy))
         made: dict[int, Made] = {}
 
@@ -168,6 +168,7 @@ class SynchronousDriver:
                 if losses[error.place] == TRIES:
                     raise self.actors.hopeless(error.place, str(error)) from None
                 self.actors.renew(error.place, str(error))
+                self.actors.settle([error.place])
 
     def _replay(self, place: int) -> list[str]:
         """Restore the environments of an actor as they were before the rollout."""
