@@ -118,8 +118,12 @@ def _entropy(run: RunFacts) -> str | None:
 
 
 def _explained_variance(run: RunFacts) -> str | None:
-    explained = run.logged("train/explained_variance")
+    explained, loss = run.logged("train/explained_variance"), run.logged("train/value_loss")
     if len(explained) < FEWEST_ROWS or _late(explained).mean() >= -0.1:
+        return None
+    if (
+        len(loss) and _late(loss).mean() < 0.01 * loss.max()
+    ):  # returns that are nearly equal leave little to explain
         return None
     return f"the critic explains {_late(explained).mean():.2f} of the variance of returns, below -0.1."
 

@@ -15,6 +15,7 @@ grid = {clip_range = [0.1, 0.2]}       # every combination of these values is tr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import itertools
@@ -27,7 +28,7 @@ import sys
 import time
 import tomllib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,7 +275,7 @@ def _run_cells(
         if cell.finished:
             say(f"finished {cell.path}")
         else:
-            failed[cell.path] = _last_words(cell, code)
+            failed[cell.path] = last_words(cell, code)
             say(f"failed   {cell.path}: {failed[cell.path]}")
 
     run_at_once(waiting, processes, begin, ended)
@@ -314,7 +315,8 @@ def run_at_once(
         raise
 
 
-def _last_words(cell: Cell, code: int) -> str:
+def last_words(cell: Cell, code: int) -> str:
+    """Why the process of a cell failed: the signal, or the last line of its output."""
     said = cell.log.read_text(encoding="utf-8", errors="replace").split("\n") if cell.log.exists() else []
     error = next((line for line in reversed(said) if line.strip()), "there was no output")
     return f"killed by signal {-code}" if code < 0 else f"{error} (full output in {cell.log})"
@@ -354,16 +356,33 @@ def carry_on(cell: Cell, callback: Callback) -> None:
 def _run_cell(file: str, number: int, parent: int) -> int:
     """The work of a cell's process: train or resume, with all output in the log."""
     cell = read_experiment(file)[number]
+    with output_in_log(cell):
+        return exit_code(lambda goes_on: carry_on(cell, lambda _: goes_on()), parent)
+
+
+@contextlib.contextmanager
+def output_in_log(cell: Cell) -> Iterator[None]:
+    """A context in which the output of this process goes into a cell's log, once no other process has it."""
     with open(cell.log, "a", encoding="utf-8") as log:
         fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may still be saving
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        try:
-            carry_on(cell, lambda _: os.getppid() == parent)
-        except Exception as error:
-            traceback.print_exc()
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)  # JAX ends a traceback with a remark
-            return 1
+        yield
+
+
+def exit_code(work: Callable[[Callable[[], bool]], None], parent: int) -> int:
+    """Do the work of a process; after an error, which is then the last line of its output, the exit code is 1.
+
+    Args:
+        work: called with a function that says whether to go on: until the parent has ended.
+        parent: the number of the parent's process.
+    """
+    try:
+        work(lambda: os.getppid() == parent)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # JAX ends a traceback with a remark
+        return 1
     return 0
 
 

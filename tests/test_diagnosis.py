@@ -80,6 +80,14 @@ def test_a_rule_finds_its_trouble_and_nothing_else(rule):
     assert any(character.isdigit() for character in finding.evidence) and str(finding).startswith(rule.name)
 
 
+def test_a_critic_of_returns_that_are_nearly_equal_is_not_accused():
+    """A policy that reaches the limit in each episode has nearly the same return from every state."""
+    critic = next(rule for rule in RULES if rule.name == "critic is worse than a constant")
+    explained = rows(0.8, -9.0)
+    assert critic.find(facts(explained_variance=explained, value_loss=rows(30.0, 3e-4))) is None
+    assert critic.find(facts(explained_variance=explained, value_loss=rows(30.0, 20.0)))
+
+
 def test_seeds_that_disagree_are_named_and_those_that_agree_are_not():
     spread = [facts(seed=seed, returns=RISING * scale) for seed, scale in enumerate((0.2, 0.6, 1.0))]
     ((run, finding),) = disagreements(spread)

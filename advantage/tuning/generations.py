@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from advantage.agent import CONFIG_FIELDS, Saved, read_saved, restore_config
 from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.drivers.device import stack_settings
 from advantage.drivers.host.crew import interpreter
-from advantage.experiment import Cell, carry_on, run_at_once
+from advantage.experiment import Cell, carry_on, exit_code, last_words, output_in_log, run_at_once
 from advantage.replay.left_out import without_replay
 from advantage.runs.checkpoint import CheckpointError, point, read_manifest, save_checkpoint
 from advantage.runs.folder import RunFolder, read_config, write_config
@@ -192,17 +191,14 @@ def _train_in_processes(cells: Sequence[Cell], until: int, processes: int) -> No
             "until": until,
         }
         command, inherited = interpreter("advantage.tuning.generations", json.dumps(declaration), os.getpid())
-        with cell.log.open("ab") as file:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-            return subprocess.Popen(command, env=inherited, **streams)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=inherited)
 
     def ended(number: int, code: int) -> None:
         if code:
-            log = cells[number].log
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
+            cell = cells[number]
             raise StudyFailure(
-                f"The process of {cells[number].path.name} failed: {lines[-1]} (full output in {log}). What was "
-                "trained is saved: repeat the call to go on."
+                f"{cell.path.name} failed: {last_words(cell, code)}. What was trained is saved: repeat the call to "
+                "go on."
             )
 
     run_at_once(range(len(cells)), processes, begin, ended)
@@ -217,13 +213,8 @@ def _serve(declaration: str, parent: int) -> int:
         options_from(declared["training"]),
         Path(declared["path"]),
     )
-    try:
-        _train_until(cell, declared["until"], lambda: os.getppid() == parent)
-    except Exception as error:
-        traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # JAX ends a traceback with a remark
-        return 1
-    return 0
+    with output_in_log(cell):
+        return exit_code(lambda goes_on: _train_until(cell, declared["until"], goes_on), parent)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from advantage.plain_values import plain_path, require_whole
 from advantage.runs.folder import read_config, write_config
 from advantage.runs.recorded import config_facts
 from advantage.training.loop import Loop
-from advantage.training.options import Options, modifications_of, options_from, recorded
+from advantage.training.options import Options, options_from, recorded
 from advantage.training.reporting import Progress
 from advantage.training.train import Run, resume, train_members
 from advantage.tuning.generations import Runs, train_runs
@@ -40,7 +40,7 @@ from advantage.tuning.space import (
     with_settings,
 )
 from advantage.tuning.storage import optuna_library
-from advantage.tuning.study import differing_parts
+from advantage.tuning.study import differing_parts, refuse_objects
 
 STEPS = "choices", "integers"  # kinds of domains whose values are no range of floats
 LOG, DECLARATION = "population.jsonl", "population.json"
@@ -175,7 +175,8 @@ def train_population(
             "space": space_to_json(domains),
             "members": members,
         }
-        _refuse_objects(environment, settings, processes)
+        if processes > 1:
+            refuse_objects(environment, settings)
         _open(folder, record)
         train_runs(Runs(cells, domains, every, settings.seed, folder / LOG), processes, say)
         runs = [resume(cell.path, environment=environment) for cell in cells]
@@ -228,15 +229,6 @@ def _open(folder: Path, record: dict[str, Any]) -> None:
         raise ValueError(
             f"{folder} holds another population, which differs in {', '.join(differing)}. Repeat its call to go on "
             "with it, or begin a new one in another folder: --out (out=)."
-        )
-
-
-def _refuse_objects(environment: Any, options: Options, processes: int) -> None:
-    """Raises ValueError if other processes cannot be told what to train on."""
-    if processes > 1 and not (isinstance(environment, str) and modifications_of(options).by_name):
-        raise ValueError(
-            "Other processes can only make an environment, and wrappers, that have a name, with env_options of JSON's "
-            "values; give names and Python's own numbers, or use processes=1."
         )
 
 

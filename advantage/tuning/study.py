@@ -26,7 +26,7 @@ from advantage.runs.checkpoint import read_json
 from advantage.runs.folder import RunFolder, write_atomically
 from advantage.runs.log import read_episodes, read_evaluations
 from advantage.runs.plot import WINDOW, running_mean
-from advantage.training.options import Options, recorded
+from advantage.training.options import Options, modifications_of, recorded
 from advantage.tuning.space import Space, space_to_json, with_settings
 from advantage.tuning.storage import locked
 
@@ -158,6 +158,15 @@ def open_study(study: Study) -> None:
         raise ValueError(
             f"{path} is a study that differs from this one in {', '.join(differing)}; a study has one space and one "
             "budget, because only then its trials can be compared. Begin a new one in another folder: --out."
+        )
+
+
+def refuse_objects(environment: object, options: Options) -> None:
+    """Raises ValueError if other processes cannot be told what to train on."""
+    if not isinstance(environment, str) or not modifications_of(options).by_name:
+        raise ValueError(
+            "Other processes can only make an environment, and wrappers, that have a name, with env_options of JSON's "
+            "values; give names and Python's own numbers, or use processes=1."
         )
 
 

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -22,12 +21,13 @@ from advantage.comparison.seed_statistics import FEWEST_SEEDS
 from advantage.drivers.host.crew import interpreter
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.make import resolve
+from advantage.experiment import exit_code
 from advantage.plain_values import plain_number, plain_path, require_whole
-from advantage.training.options import Options, modifications_of, options_from
+from advantage.training.options import Options, options_from
 from advantage.tuning.result import Tuning, result_of
 from advantage.tuning.space import read_space, why_no_array
 from advantage.tuning.storage import StudyFailure, locked, open_journal, optuna_library
-from advantage.tuning.study import By, Goal, Study, open_study
+from advantage.tuning.study import By, Goal, Study, open_study, refuse_objects
 from advantage.tuning.work import PAUSE, new_trials, said_value, work
 
 BATCH = 8
@@ -99,7 +99,7 @@ def tune(
     study = dataclasses.replace(study, batch=_batch(study, batch))
     processes = require_whole("processes", processes, 1)
     if processes > 1:
-        _refuse_objects(study)
+        refuse_objects(study.environment, study.options)
     open_study(study)
     journal = _journal(study)
     if processes == 1:
@@ -177,15 +177,6 @@ def _journal(study: Study) -> Any:
         return open_journal(study.journal, study.direction, study.warmup)
 
 
-def _refuse_objects(study: Study) -> None:
-    """Raises ValueError if other processes cannot be told what is tuned."""
-    if not isinstance(study.environment, str) or not modifications_of(study.options).by_name:
-        raise ValueError(
-            "Other processes can only make an environment, and wrappers, that have a name, with env_options of JSON's "
-            "values; give names and Python's own numbers, or use processes=1."
-        )
-
-
 def _work_together(study: Study, journal: Any, processes: int, say: Callable[[str], None]) -> None:
     """Let several processes work on the study until they end; say what they have done."""
     declaration = json.dumps(
@@ -245,13 +236,7 @@ def _serve(declaration: str, parent: int) -> int:
         seeds=seeds,
         batch=batch,
     )
-    try:
-        work(study, _journal(study), goes_on=lambda: os.getppid() == parent, say=print)
-    except Exception as error:
-        traceback.print_exc()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # JAX ends a traceback with a remark
-        return 1
-    return 0
+    return exit_code(lambda goes_on: work(study, _journal(study), goes_on=goes_on, say=print), parent)
 
 
 if __name__ == "__main__":

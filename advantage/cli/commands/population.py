@@ -6,18 +6,16 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from advantage.algorithms.playable import playable
-from advantage.cli.import_path import find_packages_here
-from advantage.cli.parse import flag_names, leading_words, parse
-from advantage.cli.settings import default_settings, who_has
+from advantage.cli.settings import read_flags
 from advantage.cli.text_table import line_width, text_table
 from advantage.comparison.compare import number
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.make import resolve
 from advantage.machine import available_cores
-from advantage.training.options import Options, options_from
+from advantage.training.options import Options
 from advantage.training.train import Run
 from advantage.tuning.population import changing_settings, train_population
 from advantage.tuning.tune import study_folder
@@ -55,22 +53,15 @@ class Population(Generic[Algorithm]):
 
 def command(arguments: Sequence[str]) -> int:
     """Train a population; returns the exit code."""
-    name, environment = [*leading_words(arguments, 2), None, None][:2]
-    tuned_for, settings = default_settings(name, environment, arguments)
-    flags_class: Any = Population[type(settings.algorithm)]
-    default = Population(options_from({"workers": 0} | settings.options), settings.algorithm)
-    try:
-        (_, environment), flags = parse(arguments, "population ALGORITHM ENVIRONMENT", flags_class, default)
-    except ValueError as error:
-        raise ValueError(f"{error}{who_has(arguments, flag_names(Population, default), name)}") from None
-    find_packages_here(environment, wrappers=flags.run.wrappers)
+    given = read_flags(Population, "population", arguments, {"workers": 0})
+    flags, environment = given.flags, given.environment
 
     def say(text: str) -> None:
         if not flags.quiet:
             print(text, flush=True)
 
-    if tuned_for:
-        say(f"Defaults from the preset for {tuned_for} (--preset none for {name}'s own).")
+    if given.notice:
+        say(given.notice)
     at_once = 1 if takes_many_seeds(playable(flags.algorithm), resolve(environment)) else available_cores()
     runs = train_population(
         flags.algorithm,

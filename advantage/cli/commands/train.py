@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from advantage.cli.import_path import find_packages_here
-from advantage.cli.parse import flag_names, leading_words, parse
 from advantage.cli.reporting import reporter, sinks, summarise
-from advantage.cli.settings import default_settings, who_has
-from advantage.training.options import Options, options_from
+from advantage.cli.settings import read_flags
+from advantage.training.options import Options
 from advantage.training.train import train
 
 Algorithm = TypeVar("Algorithm")
@@ -40,24 +38,14 @@ class Train(Generic[Algorithm]):
 
 def command(arguments: Sequence[str]) -> int:
     """Train an agent; returns the exit code."""
-    name, environment = [*leading_words(arguments, 2), None, None][:2]
-    tuned_for, settings = default_settings(name, environment, arguments)
-    flags_class: Any = Train[type(settings.algorithm)]
-    default = Train(options_from(settings.options), settings.algorithm)
-    try:
-        (_, environment), flags = parse(arguments, "train ALGORITHM ENVIRONMENT", flags_class, default)
-    except ValueError as error:
-        raise ValueError(f"{error}{who_has(arguments, flag_names(Train, default), name)}") from None
-    find_packages_here(environment, wrappers=flags.run.wrappers)
-    notice = (
-        f"Defaults from the preset for {tuned_for} (--preset none for {name}'s own)." if tuned_for else ""
-    )
+    given = read_flags(Train, "train", arguments)
+    flags, environment = given.flags, given.environment
     runs = train(
         flags.algorithm,
         environment,
         out=flags.out,
         root=flags.root,
-        reporter=reporter(flags.quiet, notice),
+        reporter=reporter(flags.quiet, given.notice),
         callback=sinks(flags.wandb, flags.mlflow),
         **vars(flags.run),
     )

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from advantage.cli.import_path import find_packages_here
-from advantage.cli.parse import flag_names, leading_words, parse
-from advantage.cli.settings import default_settings, who_has
+from advantage.cli.settings import read_flags
 from advantage.cli.text_table import line_width, text_table
 from advantage.comparison.compare import number
 from advantage.comparison.seed_statistics import LEVEL, Interval
 from advantage.machine import available_cores
-from advantage.training.options import Options, options_from
+from advantage.training.options import Options
 from advantage.tuning.result import Tuning
 from advantage.tuning.study import By
 from advantage.tuning.tune import tune
@@ -60,25 +58,18 @@ class Tune(Generic[Algorithm]):
 
 def command(arguments: Sequence[str]) -> int:
     """Tune; returns the exit code, 1 if no trial gave a value."""
-    name, environment = [*leading_words(arguments, 2), None, None][:2]
-    tuned_for, settings = default_settings(name, environment, arguments)
-    flags_class: Any = Tune[type(settings.algorithm)]
-    default = Tune(options_from({"workers": 0} | settings.options), settings.algorithm)
-    try:
-        (_, environment), flags = parse(arguments, "tune ALGORITHM ENVIRONMENT", flags_class, default)
-    except ValueError as error:
-        raise ValueError(f"{error}{who_has(arguments, flag_names(Tune, default), name)}") from None
-    find_packages_here(environment, wrappers=flags.run.wrappers)
+    given = read_flags(Tune, "tune", arguments, {"workers": 0})
+    flags = given.flags
 
     def say(text: str) -> None:
         if not flags.quiet:
             print(text, flush=True)
 
-    if tuned_for:
-        say(f"Defaults from the preset for {tuned_for} (--preset none for {name}'s own).")
+    if given.notice:
+        say(given.notice)
     result = tune(
         flags.algorithm,
-        environment,
+        given.environment,
         trials=flags.trials,
         space=flags.space,
         target=flags.target,
@@ -92,7 +83,7 @@ def command(arguments: Sequence[str]) -> int:
         **vars(flags.run),
     )
     if not flags.quiet:
-        _show(result, [str(name), str(environment)])
+        _show(result, [given.name, given.environment])
     return 0 if result.standings else 1
 
 
