@@ -19,12 +19,15 @@ from safetensors.numpy import load_file
 
 import advantage as adv
 from advantage.cli import main
-from advantage.drivers.device import DeviceDriver, iterate_on_device
+from advantage.comparison.compare import number
+from advantage.drivers.device import DeviceDriver, iterate_on_device, stack_settings
 from advantage.drivers.draws import draw
 from advantage.environments.worlds.cartpole import CartPole
+from advantage.experiment import Cell
 from advantage.runs.checkpoint import list_checkpoints
 from advantage.runs.folder import RunFolder, write_config
-from advantage.training.options import Options
+from advantage.runs.log import read_episodes
+from advantage.training.options import Options, options_from
 from advantage.tuning import generations
 from advantage.tuning.next_generation import next_generation
 from advantage.tuning.population import Evolution
@@ -178,11 +181,12 @@ def test_a_member_is_resumed_with_its_newest_settings(tmp_path):
         assert longer.algorithm.learning_rate == pytest.approx(last[run.path.name]["learning_rate"], rel=1e-6)
 
 
-HOST: dict[str, Any] = dict(members=2, every=64, space=POPULATION, num_envs=2, total_timesteps=192)
+SEED = 1  # one whose two generations have different factors
+HOST: dict[str, Any] = dict(seed=SEED, members=2, every=64, space=POPULATION, num_envs=2, total_timesteps=192)
 
 
 def population_of_runs(out, **options):
-    rest: dict[str, Any] = dict(eval_episodes=2, tensorboard=False, keep_checkpoints=9)
+    rest: dict[str, Any] = dict(eval_episodes=2, eval_every=64, tensorboard=False, keep_checkpoints=9)
     return adv.train_population(TINY, "CartPole-v1", out=out, **HOST | rest | options)
 
 
@@ -204,6 +208,18 @@ def test_runs_on_disk_become_copies_and_learn_with_their_new_settings(whole, tmp
     assert copy["parent"] == best["member"] and copy["score"] == min(row["score"] for row in rows[:2])
     name, parent = f"member_{copy['member']}", f"member_{copy['parent']}"
     assert f"{name} copies {parent}" in said[0]
+    for place, step in ((copy["member"], 64), (copy["parent"], 64), (copy["parent"], 128)):
+        played = read_episodes(RunFolder(out / f"member_{place}"))  # fewer than 100 episodes
+        mean = played["r"][played["step"] <= step].mean()
+        (row,) = (row for row in rows if (row["member"], row["step"]) == (place, step))
+        assert row["score"] == pytest.approx(mean)
+    before = [dataclasses.replace(TINY, **{each: row[each] for each in POPULATION}) for row in rows[:2]]
+    score, space = np.array([row["score"] for row in rows[2:]]), read_space(TINY, Options(), POPULATION)
+    key = jax.random.fold_in(jax.random.key(SEED), 2)
+    made = next_generation({}, stack_settings(before), score, key, space)
+    assert list(made.parent) == [row["parent"] for row in rows[2:]]
+    for each in POPULATION:
+        np.testing.assert_allclose(getattr(made.settings, each), [row[each] for row in rows[2:]], rtol=1e-6)
     at = f"checkpoints/step_{64:012d}"
     copied, source = (adv.load(out / each / at) for each in (name, parent))
     same_bits(copied.state, source.state)
@@ -222,6 +238,24 @@ def test_runs_on_disk_become_copies_and_learn_with_their_new_settings(whole, tmp
     assert all(run.finished and run.step == 192 for run in runs)
     for run, row in zip(runs, rows[2:], strict=True):
         assert run.algorithm.gamma == pytest.approx(row["gamma"], rel=1e-6)
+
+
+def test_a_copy_has_no_best_checkpoint_of_what_it_was_before(tmp_path):
+    """Its best one was of its own policy, at the step where it became a copy; the next evaluation is its best then."""
+    options = dict(num_envs=2, total_timesteps=64, eval_episodes=2, tensorboard=False)
+    cells = []
+    for seed in (0, 1):
+        run = adv.train(TINY, "CartPole-v1", out=tmp_path / f"member_{seed}", seed=seed, **options)
+        cells.append(Cell(TINY, "CartPole-v1", options_from(options | {"seed": seed}), run.path))
+    settings = dataclasses.replace(TINY, gamma=0.75)
+    best, last = (cells[1].path / name for name in ("best", "last"))
+    assert best.resolve() == last.resolve()
+    generations.copy_member(cells[0], cells[1], settings, ["gamma"])
+    source, copied = (adv.load(cell.path) for cell in cells)
+    same_bits(source.state, copied.state)
+    assert copied.algorithm == settings and not best.exists()
+    adv.resume(cells[1].path, total_timesteps=128)
+    assert best.resolve() == last.resolve()
 
 
 @pytest.mark.parametrize("when", ["training", "copying"])
@@ -255,15 +289,14 @@ def test_the_command_goes_on_with_the_population_and_shows_its_members(whole, tm
     out, _, runs = whole
     (tmp_path / "space.json").write_text(json.dumps(POPULATION))
     words = "ppo CartPole-v1 --preset none --n-steps 32 --batch-size 32 --n-epochs 1 --hidden 8 --processes 1"
-    words += (
-        " --members 2 --every 64 --num-envs 2 --total-timesteps 192 --eval-episodes 2 --keep-checkpoints 9"
-    )
+    words += " --members 2 --every 64 --num-envs 2 --total-timesteps 192 --eval-episodes 2 --eval-every 64"
+    words += f" --keep-checkpoints 9 --seed {SEED}"
     words += f" --no-tensorboard --space {tmp_path / 'space.json'} --out {out}"
     assert main(["population", *words.split()]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["member", "final", "return", "learning_rate", "gamma"]
     best = max(runs, key=lambda run: run.evaluation.mean)
-    shown = [best.path.name, f"{best.evaluation.mean:.2f}"]
+    shown = [best.path.name, number(best.evaluation.mean)]
     assert lines[3].split()[:2] == shown and float(lines[3].split()[3]) == pytest.approx(
         best.algorithm.gamma, rel=1e-3
     )

@@ -105,9 +105,7 @@ def copy_member(source: Cell, target: Cell, algorithm: Algorithm, changing: list
         config, own = _read(target)
         theirs = _read(source)[1]
         config |= {"hyperparameters": to_json(algorithm), "changing": changing}
-        write_config(
-            folder, config
-        )  # a process that is killed here leaves a run with its own checkpoint's settings
+        write_config(folder, config)  # killed here, the run still has its own checkpoint's settings
         metadata: dict[str, Any] = own.metadata | {"config": config_facts(config)}
         if folder.best.exists() and folder.best.resolve() == own.checkpoint.resolve():
             folder.best.unlink()
