@@ -42,7 +42,7 @@ OWN: set[int] = set()
 
 
 class Corridor(gymnasium.Env):
-    """Walk to the right; each process of it says its number in a folder, and `fails` makes a step raise."""
+    """Walk to the right; each process says its number in a folder after ten steps; `fails` makes a step raise."""
 
     observation_space = spaces.Dict(
         {"place": spaces.Discrete(9), "noise": spaces.Box(-1, 1, (2,), np.float32)}
@@ -50,9 +50,7 @@ class Corridor(gymnasium.Env):
     action_space = spaces.Discrete(2)
 
     def __init__(self, folder=None, fails=None):
-        self.fails = fails
-        if folder is not None:
-            open(os.path.join(folder, str(os.getpid())), "w").close()
+        self.folder, self.fails, self.played = folder, fails, 0
 
     def _obs(self):
         noise = self.np_random.uniform(-1, 1, 2).astype(np.float32)
@@ -64,7 +62,9 @@ class Corridor(gymnasium.Env):
         return self._obs(), {}
 
     def step(self, action):
-        self.steps += 1
+        self.steps, self.played = self.steps + 1, self.played + 1
+        if self.folder is not None and self.played == 10:
+            open(os.path.join(self.folder, str(os.getpid())), "w").close()
         if self.steps == self.fails:
             raise RuntimeError("a wheel came off")
         self.place = int(np.clip(self.place + 2 * action - 1, 0, 8))
@@ -127,6 +127,22 @@ def kill_one_at(steps, folder):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
 
+    return callback
+
+
+def kill_one_when_two_play(folder):
+    """A callback that kills the process of an actor when two have played, and slows the run until a third has."""
+
+    def callback(progress):
+        awaited, due = 3 if killed else 2, time.monotonic() + 1
+        while len(os.listdir(folder)) < awaited and time.monotonic() < due:
+            time.sleep(0.05)
+        playing = {int(n) for n in os.listdir(folder)}
+        if not killed and len(playing) >= 2:
+            killed.append(min(playing))
+            os.kill(killed[0], signal.SIGKILL)
+
+    killed: list[int] = []
     return callback
 
 
@@ -195,10 +211,10 @@ def test_asynchronous_actors_take_the_exact_budget_and_say_how_late_data_is(clus
             cluster=cluster,
             cluster_mode="asynchronous",
             actors=2,
-            total_timesteps=1_004,
-            callback=kill_one_at((300,), folder),
+            total_timesteps=2_004,
+            callback=kill_one_when_two_play(folder),
         )
-    assert run.step == 1_004
+    assert run.step == 2_004
     rows = np.genfromtxt(run.path / "progress.csv", delimiter=",", names=True)
     lag, names = rows["trainlag"], np.genfromtxt(run.path / "episodes.csv", delimiter=",", names=True)
     assert 0 < lag[1:].mean() <= 3 and rows["trainactors_lost"][-1] >= 1
@@ -207,9 +223,9 @@ def test_asynchronous_actors_take_the_exact_budget_and_say_how_late_data_is(clus
         mine = names[names["env"] == env]
         assert [*mine["episode"]] == [*range(len(mine))]
     with pytest.raises(ValueError, match="was trained by asynchronous actors of a cluster; say which one"):
-        adv.resume(run.path, total_timesteps=1_204, environment=Corridor)
-    more = adv.resume(run.path, total_timesteps=1_204, environment=Corridor, cluster=cluster)
-    assert more.step == 1_204
+        adv.resume(run.path, total_timesteps=2_204, environment=Corridor)
+    more = adv.resume(run.path, total_timesteps=2_204, environment=Corridor, cluster=cluster)
+    assert more.step == 2_204
 
 
 def test_actors_of_one_version_have_their_own_noise(cluster, tmp_path):
@@ -246,7 +262,7 @@ def test_gradients_of_actors_are_those_of_one_machine(mode, cluster, tmp_path):
 
 
 def test_late_gradients_are_those_of_the_policies_that_acted(cluster, tmp_path):
-    """Each that is applied, also the one of the last, short update; some of them are late."""
+    """Each that is applied, also the one of the last, short update; both actors play, so some are late."""
     versions, taken = {}, []
     newest, following, accept = (
         getattr(AsynchronousDriver, name) for name in ("_newest", "_next", "_accept")
@@ -257,6 +273,8 @@ def test_late_gradients_are_those_of_the_policies_that_acted(cluster, tmp_path):
         return newest(self, state, run_key, version)
 
     def seen_next(self, newest, steps):
+        if self.orders:
+            self.actors.wait({p: each.reference for p, each in self.orders.items()}, all_of_them=True)
         taken.append([newest.version, *following(self, newest, steps)])
         return taken[-1][1:]
 
