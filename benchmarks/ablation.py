@@ -1,11 +1,15 @@
 """The PPO paper's table 1 again: eleven surrogates on seven MuJoCo tasks, a million steps each.
 
-python benchmarks/ablation.py [--seeds 3] [--processes 2] [--table] [--picture docs/ablation/ablation.png]
+python benchmarks/ablation.py [--seeds 3] [--unbounded] [--tasks HalfCheetah-v5 ...] [--settings "no clip" ...]
+                              [--processes 2] [--table] [--picture docs/ablation/ablation.png]
 
 Every run is a row of benchmarks/learning.csv. Finished runs are not repeated, so the script can be stopped and
 continued; `--table` trains nothing and prints the finished rows, and `--picture` draws them. As in the paper, a run's
 score is the mean of its last 100 episodes, scaled so that an untrained policy has 0 and the best setting's mean has 1
 on each task, and then averaged over tasks and seeds.
+
+`--unbounded` trains the tasks whose reward has a control cost once more, with `--action-bounds none`: the environment
+gets the samples of the policy, beyond the bounds too, as in the paper. These runs have a table of their own.
 
 Source: Schulman et al. 2017, "Proximal policy optimization algorithms", section 6.1 and table 1.
 """
@@ -16,7 +20,7 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from learning import ABLATION, MUJOCO, results, run
+from learning import COSTLY, MUJOCO, results, run
 
 PAPER = {
     "no clip": -0.39,
@@ -32,8 +36,17 @@ PAPER = {
     "fixed KL 10": 0.69,
 }
 
+Scores = dict[str, dict[str, np.ndarray]]  # setting -> task -> scores of its seeds
 
-def untrained(environment: str) -> float:
+
+def job_of(setting: str, task: str, *, unbounded: bool) -> str:
+    """The name of a cell's job."""
+    if unbounded:
+        return f"unbounded, {setting}, {task}"
+    return task if setting == "clip 0.2" else f"{setting}, {task}"
+
+
+def untrained(environment: str, *, unbounded: bool) -> float:
     """The mean return of 100 episodes of untrained policies, with ten draws of weights."""
     import jax
 
@@ -41,7 +54,8 @@ def untrained(environment: str) -> float:
     from advantage.agent import Agent
 
     def agent(seed: int) -> Agent:
-        made, algorithm = adv.make(environment), adv.PPO()
+        bounds = "none" if unbounded else "clip"
+        made, algorithm = adv.make(environment), adv.PPO(action_bounds=bounds)
         spec = adv.types.Spec(made.observation_space, made.action_space, action_units="raw")
         return Agent(algorithm, algorithm.init(jax.random.key(seed), spec), spec, environment, 0)
 
@@ -49,26 +63,27 @@ def untrained(environment: str) -> float:
     return float(np.mean(each))
 
 
-def scores() -> dict[str, dict[str, list[float]]]:
+def scores(tasks: list[str], *, unbounded: bool) -> dict[str, dict[str, list[float]]]:
     """`setting -> task -> mean return of the last 100 episodes of each seed`."""
-    rows, found = results(), {name: {task: [] for task in MUJOCO} for name in PAPER}
+    rows, found = results(), {name: {task: [] for task in tasks} for name in PAPER}
     for name in PAPER:
-        for task in MUJOCO:
-            job = task if name == "clip 0.2" else f"{name}, {task}"
+        for task in tasks:
+            job = job_of(name, task, unbounded=unbounded)
             found[name][task] = [float(row["last_100"]) for row in rows if row["job"] == job]
     return found
 
 
-def normalised() -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+def normalised(tasks: list[str], *, unbounded: bool) -> tuple[Scores, dict[str, float]]:
     """`-> setting -> task -> scores of its seeds` (0: untrained, 1: the best setting's mean), `task -> untrained`."""
-    found = scores()
-    zero = {task: untrained(task) for task in MUJOCO}
-    best = {task: max(np.mean(found[name][task]) for name in PAPER if found[name][task]) for task in MUJOCO}
+    found = scores(tasks, unbounded=unbounded)
+    tasks = [task for task in tasks if any(found[name][task] for name in PAPER)]
+    zero = {task: untrained(task, unbounded=unbounded) for task in tasks}
+    best = {task: max(np.mean(found[name][task]) for name in PAPER if found[name][task]) for task in tasks}
     scaled = {
         name: {
-            task: (np.array(values) - zero[task]) / (best[task] - zero[task])
-            for task, values in found[name].items()
-            if values
+            task: (np.array(found[name][task]) - zero[task]) / (best[task] - zero[task])
+            for task in tasks
+            if found[name][task]
         }
         for name in PAPER
     }
@@ -80,25 +95,24 @@ def mean_of_tasks(parts: dict[str, np.ndarray]) -> float:
     return float(np.mean([part.mean() for part in parts.values()])) if len(parts) == len(MUJOCO) else np.nan
 
 
-def table() -> None:
-    scaled, zero = normalised()
-    tasks = " | ".join(task.removesuffix("-v5") for task in MUJOCO)
-    print(f"| setting | paper | ours | seeds | {tasks} |")
-    print("|---|---:|---:|---:|" + "---:|" * len(MUJOCO))
+def table(scaled: Scores, zero: dict[str, float], others: Scores) -> None:
+    """Print the paper's score and ours of each setting, and ours on each task; `others` has the tasks of no column."""
+    names = " | ".join(task.removesuffix("-v5") for task in zero)
+    print(f"| setting | paper | ours | seeds | {names} |")
+    print("|---|---:|---:|---:|" + "---:|" * len(zero))
     for name, paper in PAPER.items():
-        parts, whole = scaled[name], mean_of_tasks(scaled[name])
-        cells = [f"{parts[task].mean():.2f}" if task in parts else "–" for task in MUJOCO]
-        seeds = min(len(parts[task]) if task in parts else 0 for task in MUJOCO)
+        parts, whole = scaled[name], mean_of_tasks(others[name] | scaled[name])
+        cells = [f"{parts[task].mean():.2f}" if task in parts else "–" for task in zero]
+        seeds = min((len(parts[task]) if task in parts else 0 for task in zero), default=0)
         ours = "–" if np.isnan(whole) else f"{whole:.2f}"
         print(f"| {name} | {paper:.2f} | {ours} | {seeds} | {' | '.join(cells)} |")
-    print("\nuntrained: " + ", ".join(f"{task} {value:.4g}" for task, value in zero.items()))
+    print("\nuntrained: " + ", ".join(f"{task} {value:.4g}" for task, value in zero.items()) + "\n")
 
 
-def picture(file: str) -> None:
+def picture(file: str, scaled: Scores) -> None:
     """Draw the paper's score and ours for each setting, and ours on each task."""
     from matplotlib.figure import Figure
 
-    scaled, _ = normalised()
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes, rows = figure.subplots(), np.arange(len(PAPER))
     axes.barh(rows - 0.2, list(PAPER.values()), 0.36, color="#8c959f", label="paper, 3 seeds")
@@ -124,19 +138,33 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--unbounded", action="store_true")
+    parser.add_argument("--tasks", nargs="+", default=MUJOCO, choices=MUJOCO)
+    parser.add_argument("--settings", nargs="+", default=list(PAPER), choices=list(PAPER))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--picture", metavar="FILE")
     arguments = parser.parse_args()
     if not arguments.table:
         done = {(row["job"], int(row["seed"])) for row in results()}
-        plain = [(task, seed) for seed in range(arguments.seeds) for task in MUJOCO]
-        wanted = [(name, seed) for seed in range(arguments.seeds) for name in ABLATION]
+        tasks = [task for task in arguments.tasks if not arguments.unbounded or task in COSTLY]
+        wanted = [
+            (job_of(setting, task, unbounded=arguments.unbounded), seed)
+            for seed in range(arguments.seeds)
+            for task in tasks
+            for setting in arguments.settings
+        ]
         with ThreadPoolExecutor(arguments.processes) as pool:
-            list(pool.map(lambda job: run(*job), [job for job in plain + wanted if job not in done]))
-    table()
+            list(pool.map(lambda job: run(*job), [job for job in wanted if job not in done]))
+    clipped, zero = normalised(MUJOCO, unbounded=False)
+    table(clipped, zero, clipped)
+    uncosted = {
+        name: {task: part for task, part in parts.items() if task not in COSTLY}
+        for name, parts in clipped.items()
+    }
+    table(*normalised(COSTLY, unbounded=True), uncosted)
     if arguments.picture:
-        picture(arguments.picture)
+        picture(arguments.picture, clipped)
 
 
 if __name__ == "__main__":

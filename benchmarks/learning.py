@@ -161,6 +161,14 @@ ABLATION = {
     for setting, options in SURROGATES.items()
     for environment in MUJOCO
 }
+# Where actions cost, it matters that the environments of the paper's time took samples beyond the bounds.
+COSTLY = ["HalfCheetah-v5", "Hopper-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"]
+UNBOUNDED = (*AS_IN_THE_PAPER, ("action_bounds", "none"))
+ABLATION |= {
+    f"unbounded, {setting}, {environment}": Job(environment, False, 3, 20, "", options=options + UNBOUNDED)
+    for setting, options in ({"clip 0.2": ()} | SURROGATES).items()
+    for environment in COSTLY
+}
 
 
 def learn(name: str, seed: int) -> dict[str, Any]:
