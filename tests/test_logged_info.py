@@ -125,7 +125,10 @@ def test_a_native_vector_environment(mode):
 def test_what_a_vector_wrapper_adds(mode):
     envs = RecordEpisodeStatistics(SyncVectorEnv([Informs] * 2, autoreset_mode=mode))
     rows = logged(envs, names=("episode.r", "t", "never"))
-    assert [row["episode.r"] for row in rows] == [5.0] * 3
+    misses = mode is AutoresetMode.SAME_STEP and gymnasium.__version__.startswith(
+        "1.3"
+    )  # a first step, mended in 1.4
+    assert [row["episode.r"] for row in rows] == [5.0, *[5.0 - misses] * 2]
     assert [row["t"] for row in rows] == [row["t"] for row in expected(8, 3)]
 
 

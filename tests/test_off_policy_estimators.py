@@ -67,7 +67,7 @@ class Facts:
         """`definition(t, terminated, *rows)` for each step t of each episode, in float64."""
         result = np.full(self.shape, np.nan)
         for place in self.episodes():
-            rows = [np.float64(getattr(self, name)[place]) for name in names]
+            rows = [np.asarray(getattr(self, name)[place], np.float64) for name in names]
             final = bool(self.terminated[place][-1])
             result[place] = [definition(t, final, *rows) for t in range(len(result[place]))]
         assert np.isfinite(result).all()
