@@ -69,7 +69,8 @@ def acted(algorithm: Any, actor: Any, obs: Any, noise: Any, done: np.ndarray) ->
     for t in range(len(done)):
         here = jax.tree.map(lambda leaf, t=t: leaf[t], (obs, noise))
         action, memory, extras = algorithm.act(actor, here[0], memory, here[1])
-        memory = jax.tree.map(lambda a, b, t=t: np.where(done[t][:, None], a, b), first, memory)
+        ended = jax.tree.map(lambda leaf, t=t: done[t].reshape(-1, *(1,) * (leaf.ndim - 1)), memory)
+        memory = jax.tree.map(np.where, ended, first, memory)
         rows.append((action, extras))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 

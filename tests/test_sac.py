@@ -2,6 +2,7 @@
 
 import functools
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -238,6 +239,7 @@ OPTIONS = dict(
     target_entropy=3.0,
     normalize_observation=True,
     normalize_reward=True,
+    noise_correlation=0.9,
 )
 
 
@@ -253,6 +255,49 @@ def test_actions_that_have_no_form_are_refused():
     unbounded = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     with pytest.raises(ValueError, match="needs finite bounds"):
         begin(tiny(), unbounded)
+
+
+def test_correlated_noise_is_standard_normal_in_each_step_and_begins_anew_with_an_episode():
+    """Over many environments: means, variances and correlations of the noise that actions are made of."""
+    rho, count = 0.8, 20_000
+    algorithm = tiny(noise_correlation=rho)
+    state = begin(algorithm, CONTINUOUS)
+    actor = algorithm.actor(state)
+    obs = jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape[1:])), state.policy.encoder.example())
+    drawn = np.asarray(algorithm.noise(actor, jax.random.key(0), (4, count)))
+    first = algorithm.initial_memory(actor)
+    memory = jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), first)
+    used, actions = [], []
+    for t in range(4):
+        if t == 3:  # every second episode ends
+            ends = np.arange(count) % 2 == 0
+            memory = type(memory)(
+                np.where(ends, False, memory.acted), np.where(ends[:, None], 0, memory.noise)
+            )
+        action, memory, _ = algorithm.act(actor, obs, memory, drawn[t])
+        used.append(np.asarray(memory.noise))
+        actions.append(action)
+    e = np.stack(used)
+    np.testing.assert_array_equal(e[0], drawn[0])
+    np.testing.assert_allclose(e.mean(1), 0, atol=0.04)
+    np.testing.assert_allclose(e.std(1), 1, atol=0.03)
+    np.testing.assert_allclose((e[0] * e[1]).mean(0), rho, atol=0.04)
+    np.testing.assert_allclose((e[0] * e[2]).mean(0), rho**2, atol=0.04)
+    np.testing.assert_array_equal(e[3][::2], drawn[3][::2])
+    np.testing.assert_allclose((e[2] * e[3])[1::2].mean(0), rho, atol=0.04)
+    expected = actor.distribution(obs).sample(e[1])
+    np.testing.assert_allclose(actions[1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(algorithm.greedy(actor, obs, memory)[0], actor.distribution(obs).mode())
+
+
+def test_a_run_with_correlated_noise_goes_on_in_the_middle_of_an_episode(tmp_path):
+    algorithm = tiny(noise_correlation=0.9, normalize_observation=False)
+    a_stopped_run_goes_on_bit_for_bit(algorithm, lambda: gymnasium.make("Pendulum-v1"), tmp_path)
+
+
+def test_correlated_noise_needs_continuous_actions():
+    with pytest.raises(ValueError, match=r"noise_correlation is that of Gaussian noise.*leave it out"):
+        begin(tiny(noise_correlation=0.9))
 
 
 def test_seeds_side_by_side_are_each_alone():

@@ -56,7 +56,8 @@ INSTEAD = {
     "cuda": "use --device gpu or --device cpu",
     "render": "watch a trained agent: advantage enjoy RUN",
     "load": "continue a run: advantage resume RUN",
-    "use_sde": "there is no state-dependent exploration; --action-spread and --log-std-init set the spread of actions",
+    "use_sde": "there is no state-dependent exploration; --action-spread and --log-std-init set the spread of actions, "
+    "and --noise-correlation of sac makes their noise last",
     "n_seeds": "use --num-seeds",
     "deterministic": "actions are deterministic unless --stochastic is given",
 }

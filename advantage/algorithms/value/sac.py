@@ -12,13 +12,7 @@ from gymnasium import spaces
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.acting import (
-    act_by_policy,
-    greedy_by_policy,
-    policy_actor,
-    policy_memory,
-    policy_noise,
-)
+from advantage.algorithms.policy_gradient.shared.acting import policy_actor, policy_noise
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     empty_replay,
@@ -26,6 +20,11 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     replayed_batch,
 )
 from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
+from advantage.algorithms.value.shared.correlated_noise import (
+    act_with_lasting_noise,
+    greedy_beside_noise,
+    noise_memory,
+)
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
     LearningState,
@@ -90,6 +89,9 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
     """Bounded continuous actions: squash a Gaussian's samples by tanh, or clip them."""
     action_spread: Spread = "state-dependent"
     """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
+    noise_correlation: float | None = ranged(None, "[0, 1)")
+    """Correlation of the noise of successive continuous actions of an episode, to explore further; None: independent
+    noise."""
 
     def __post_init__(self):
         check(self)
@@ -100,8 +102,8 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
 
         Raises:
             ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, a network without
-                hidden layers to regularise, learning that starts after the budget, or a replay buffer that does not
-                fit into memory.
+                hidden layers to regularise, correlated noise of Discrete actions, learning that starts after the
+                budget, or a replay buffer that does not fit into memory.
         """
         check_budget(self, spec)
         key_policy, key_critics = jax.random.split(key)
@@ -109,6 +111,11 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
         if not isinstance(state.policy.head, CategoricalHead | GaussianHead):
             raise ValueError(
                 f"SAC needs Discrete actions or a Box of floats, and the action space is {spec.action_space}; use PPO."
+            )
+        if self.noise_correlation is not None and isinstance(state.policy.head, CategoricalHead):
+            raise ValueError(
+                f"noise_correlation is that of Gaussian noise, and the action space is {spec.action_space}; leave it "
+                "out, and raise alpha or target_entropy to explore more."
             )
         encoder, keys = state.policy.encoder, jax.random.split(key_critics)
         x = encoder.encode(encoder.example())
@@ -126,10 +133,10 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
         )
 
     actor = policy_actor
-    initial_memory = policy_memory
+    initial_memory = noise_memory
     noise = policy_noise
-    act = act_by_policy
-    greedy = greedy_by_policy
+    act = act_with_lasting_noise
+    greedy = greedy_beside_noise
 
     def update(self, state: SACState, rollout: Rollout, key: Key) -> tuple[SACState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
