@@ -285,8 +285,8 @@ def test_correlated_noise_is_standard_normal_in_each_step_and_begins_anew_with_a
     np.testing.assert_allclose((e[0] * e[2]).mean(0), rho**2, atol=0.04)
     np.testing.assert_array_equal(e[3][::2], drawn[3][::2])
     np.testing.assert_allclose((e[2] * e[3])[1::2].mean(0), rho, atol=0.04)
-    expected = actor.distribution(obs).sample(e[1])
-    np.testing.assert_allclose(actions[1], expected, rtol=1e-6)
+    expected = [actor.distribution(obs).sample(each) for each in e]
+    np.testing.assert_allclose(actions, expected, rtol=1e-6)
     np.testing.assert_array_equal(algorithm.greedy(actor, obs, memory)[0], actor.distribution(obs).mode())
 
 
