@@ -43,7 +43,7 @@ def act_with_lasting_noise(
 
     with x standard normal, t the step of the episode and rho the noise_correlation; a is squashed if the policy's
     samples are. Each e_t is standard normal, so a_t has the density pi(. | s_t) whatever rho is, and the correlation of
-    e_t and e_{t+k} is rho^k. Without one the samples are independent.
+    e_t and e_{t+k} is rho^k. With None the samples are independent.
 
     Source: Eberhard et al. 2023, "Pink noise is all you need: colored noise exploration in deep reinforcement
     learning"; e is their Ornstein-Uhlenbeck noise, here stationary from the first step on.
