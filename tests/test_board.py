@@ -805,15 +805,15 @@ def test_the_board_in_a_browser(runs, served, width):
         tab.locator("#smooth").fill("0.1")
         assert tab.locator("#curves path").last.get_attribute("d") != shape
         append(runs / "a0" / "episodes.csv", "7.0,5,1234,0,200\n")
-        tab.wait_for_function("document.querySelector('#runs-table').textContent.includes('1,234 of 1,000')")
+        playwright.expect(tab.locator("#runs-table")).to_contain_text("1,234 of 1,000", timeout=30_000)
         tab.locator("#metric").select_option("train/loss")
-        tab.wait_for_function("document.querySelectorAll('#curves path').length == 4")
+        playwright.expect(tab.locator("#curves path")).to_have_count(4, timeout=30_000)
         tab.locator("#environment").select_option("Other-v0")
         assert WICKED in tab.locator("#runs-table").text_content()
         tab.locator("#environment").select_option("Game-v0")
         tab.get_by_role("button", name="runs/a0").click()
         tab.wait_for_selector("#charts path")
-        tab.wait_for_function("document.querySelector('#pictures img').naturalWidth > 0")
+        playwright.expect(tab.locator("#pictures img").first).not_to_have_js_property("naturalWidth", 0)
         assert tab.locator("#settings .differs").first.text_content() == "clip_range"
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert not wrong
@@ -839,7 +839,7 @@ def test_the_report_in_a_browser(tmp_path, width):
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.goto((run / "report.html").as_uri())
         tab.wait_for_selector("#curves path")
-        tab.wait_for_function("document.querySelector('#pictures img').naturalWidth > 0")
+        playwright.expect(tab.locator("#pictures img").first).not_to_have_js_property("naturalWidth", 0)
         assert tab.locator("#charts figure").count() == 2 and tab.locator("#close").is_hidden()
         assert tab.locator("h1").text_content() == f"{WICKED} on Game-v0"
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
