@@ -133,6 +133,13 @@ JOBS = {
             "Pendulum-v1": "the optimum is −137.9 ± 1.2",
         }.items()
     },
+    "muzero jax/CartPole-v1": Job("jax/CartPole-v1", True, 3, 20, "500, the limit", "muzero"),
+    "pets jax/CartPoleContinuous-v0": Job(
+        "jax/CartPoleContinuous-v0", True, 3, 20, "200, the limit, in five trials (paper)", "pets"
+    ),
+    "cem-planning jax/CartPoleSwingUp-v0": Job(
+        "jax/CartPoleSwingUp-v0", True, 3, 20, "500, the limit", "cem-planning"
+    ),
     **{
         f"{memory}, jax/{environment}": Job(
             f"jax/{environment}", True, 3, 100, reference, options=(("network", network), *options)

@@ -172,6 +172,17 @@ def test_terminations_are_predicted():
     assert (np.asarray(after.terminated) == (new.obs[0, :, 0] > 0.5)).mean() > 0.97
 
 
+@pytest.mark.parametrize(("kind", "share"), [("gaussian", 0.3), ("deterministic", 0.0)])
+def test_terminations_come_as_often_as_predicted(kind, share):
+    """At odds of 3 to 7, three of ten particles end; a deterministic model tells only what is likelier."""
+    ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=2, kind=kind)
+    members = jax.tree.map(jnp.zeros_like, ensemble.init(KEY))
+    members["head"]["bias"] = members["head"]["bias"].at[:, -1].set(np.log(3 / 7))
+    model = LearnedModel(ensemble, BOX, members, ensemble.scales_init())
+    after = model.step(jnp.zeros((20_000, 2)), jnp.zeros((20_000, 1)), KEY)
+    assert np.asarray(after.terminated).mean() == pytest.approx(share, abs=0.02)
+
+
 def test_particles_keep_to_their_member():
     """State i of N belongs to member i mod E, whatever N is."""
     ensemble = Ensemble(MLP((8,), "silu"), 3, 3, members=3, kind="deterministic")

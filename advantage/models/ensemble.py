@@ -183,7 +183,8 @@ def calibrated(ensemble: Ensemble, members: Pytree, scales: Scales, held_out: Ex
 class LearnedModel(NamedTuple):
     """An ensemble with its parameters as a model: the i-th of N states belongs to member `i mod E` at every step.
 
-    So a plan's particles each follow one member, as in trajectory sampling with a fixed bootstrap (section 4).
+    So a plan's particles each follow one member, as in trajectory sampling with a fixed bootstrap (section 4). Members
+    that predict variances draw outputs and terminations; others give the mean, and an end where it is the likelier.
 
     Attributes:
         ensemble, spaces: shapes; static.
@@ -211,9 +212,12 @@ class LearnedModel(NamedTuple):
         return None
 
     def step(self, state: Array, action: Pytree, key: Key) -> Imagined:
-        outputs, end = self.sample(state, self.spaces.action_vector(action), key)
+        key_outputs, key_end = jax.random.split(key)
+        outputs, end = self.sample(state, self.spaces.action_vector(action), key_outputs)
         change, reward = outputs[:, :-1], outputs[:, -1]
-        return Imagined(self.spaces.bounded(state + change), reward, end > 0)
+        gaussian = self.ensemble.kind == "gaussian"
+        terminated = jax.random.bernoulli(key_end, jax.nn.sigmoid(end)) if gaussian else end > 0
+        return Imagined(self.spaces.bounded(state + change), reward, terminated)
 
     def sample(self, x: Array, action: Array, key: Key) -> tuple[Array, Array]:
         """Outputs in their own units, `[N, D]`, and the log-odds of terminations, `[N]`."""
