@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from advantage.runs.interrupt import Interrupt
+from advantage.runs.interrupt import Interrupt, _Listener
 from advantage.runs.patience import saying
 
 # The main thread is in native code for minutes, where no Python handler runs.
@@ -79,6 +79,23 @@ def test_sigterm_is_answered_too():
         until(process, "busy")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
+
+
+def test_the_sigterm_of_a_parent_after_the_terminals_ctrl_c_is_no_second_wish():
+    """Ctrl-C reaches an experiment and its runs; the experiment then terminates the runs, which are saving."""
+    heard, said = list[int](), list[str]()
+    outer = _Listener(heard.append)  # in place of `leaving`, which would end the process
+    try:
+        with Interrupt(said.append) as interrupt:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        outer.close()
+    assert interrupt.signal == signal.SIGINT
+    assert heard == [signal.SIGTERM]
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5, 4.0])

@@ -59,7 +59,9 @@ class _Listener:
 
 
 class Interrupt:
-    """A context in which the first of `SIGNALS` is stored in `signal`, and the second raises KeyboardInterrupt.
+    """A context in which the first of `SIGNALS` is stored in `signal`, and one that comes again raises KeyboardInterrupt.
+
+    Another one than the first is the same wish: a terminal's Ctrl-C reaches a run and its parent, whose SIGTERM follows.
 
     If nothing would be lost, the enclosing listener, such as `leaving`, ends the process when the main thread does
     not leave this context within `PATIENCE` seconds.
@@ -79,7 +81,7 @@ class Interrupt:
         self.signal: int | None = None
         self._tell, self._nothing_lost, self._farewell = tell, nothing_lost, farewell
         self._previous: dict[int, Any] = {}
-        self._over, self._handled = threading.Event(), 0
+        self._over, self._handled, self._heard = threading.Event(), set[int](), set[int]()
         self._listener: _Listener | None = None
 
     def __enter__(self) -> Self:
@@ -101,17 +103,20 @@ class Interrupt:
 
     def _handle(self, number: int, frame: Any) -> None:
         """The signal handler, which runs in Python's main thread."""
-        self._handled += 1
-        if self._handled > 1:
+        if number in self._handled:
             raise KeyboardInterrupt
+        self._handled.add(number)
 
     def _hear(self, number: int) -> None:
         """Runs at once, in the listening thread."""
         listener = self._listener
         if listener is None:
             return
+        again = number in self._heard
+        self._heard.add(number)
         if self.signal is not None:
-            listener.hand_on(number)
+            if again:
+                listener.hand_on(number)
             return
         self.signal = number
         if not self._nothing_lost():
