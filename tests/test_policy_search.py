@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -292,6 +294,17 @@ def test_a_long_game_is_no_hang(tmp_path):
         tiny(candidates=2, elite=0.5), Slow, tmp_path, workers=2, worker_timeout=1.6, total_timesteps=8
     )
     assert run.step == 8
+
+
+def test_ctrl_c_in_the_middle_of_long_games_stops_the_generation():
+    """The workers, which are not restarted, have not ended a game: there is no result, and no name of an info."""
+    algorithm, spec = tiny(), spec_of(Walk())
+    games, pipes = HostGames(algorithm, Slow, spec, workers=2, log_info=("there",)), [Pipe(), Pipe()]
+    games.workers = 2
+    games.crew = SimpleNamespace(pipes=[ours for ours, _ in pipes], send=lambda *_: None)  # pyright: ignore
+    chance = Chance(np.arange(8), jax.random.key(0))
+    assert games.play((), np.zeros((8, 6), np.float32), chance, 100, stopped=lambda: True) is None
+    assert games.info_names() == []
 
 
 def test_what_is_not_finite_ranks_worst(tmp_path):

@@ -59,9 +59,9 @@ class _Listener:
 
 
 class Interrupt:
-    """A context in which the first of `SIGNALS` is stored in `signal`, and one that comes again raises KeyboardInterrupt.
+    """A context in which the first of `SIGNALS` is stored in `signal`, and a repeated one raises KeyboardInterrupt.
 
-    Another one than the first is the same wish: a terminal's Ctrl-C reaches a run and its parent, whose SIGTERM follows.
+    Two different ones are one wish: a terminal's Ctrl-C reaches a run and its parent, whose SIGTERM follows.
 
     If nothing would be lost, the enclosing listener, such as `leaving`, ends the process when the main thread does
     not leave this context within `PATIENCE` seconds.

@@ -169,6 +169,7 @@ class HostGames:
         self.folder = EnvironmentsFolder()
         self.player: Player | None = None
         self.crew: Crew | None = None
+        self.playing: dict[int, tuple[int, float]] = {}  # a worker's game, and the seconds of silence
 
     @property
     def where(self) -> str:
@@ -186,9 +187,6 @@ class HostGames:
             self.workers = min(self.asked, games)
         else:
             self.workers = min(cores, games) if min(games, cores) > 1 else 0
-        self._make()
-
-    def _make(self) -> None:
         if not self.workers:
             with self.folder, Watchdog(lambda: "Making the environment"):
                 self.player = Player(self.make, self.algorithm, self.spec, self.log_info)
@@ -215,7 +213,8 @@ class HostGames:
     ) -> Games | None:
         """Play one episode with each parameter vector, `[G, d]`.
 
-        Returns None if they take more than `left` steps together, or `stopped()` becomes true.
+        Returns None if they take more than `left` steps together, or `stopped()` becomes true; then no others
+        may follow, since workers are still playing.
         """
         actor, vectors = jax.device_get((actor, vectors))
         play = self._play_here if self.crew is None else self._hand_out
@@ -227,16 +226,21 @@ class HostGames:
                 left -= game[1]
                 if left < 0 or stopped():
                     return None
+        if any(game is None for game in games):  # stopped before it ended
+            return None
         returns, lengths, sums, squares, infos = map(np.array, zip(*games, strict=True))
         return Games(returns, lengths, sums, squares, infos.reshape(len(games), len(self.log_info), 2))
 
     def info_names(self) -> list[str]:
-        """The names in the infos of steps that lacked a name that is logged; with workers, those of the first."""
+        """The names in the infos of steps that lacked a name that is logged; with workers, those of a free one."""
         if self.player is not None:
             return sorted(self.player.heard)
-        assert self.crew is not None
-        self.crew.send(0, ("info_names",), "name what is in its infos")
-        return json.loads(self.crew.receive(0, "name what is in its infos", self.timeout))
+        crew, free = self.crew, [n for n in range(self.workers) if n not in self.playing]
+        assert crew is not None
+        if not free:
+            return []
+        crew.send(free[0], ("info_names",), "name what is in its infos")
+        return json.loads(crew.receive(free[0], "name what is in its infos", self.timeout))
 
     def _play_here(self, actor: Pytree, vectors: np.ndarray, seeds: list[int], left: int, stopped: Any):
         assert self.player is not None
@@ -245,7 +249,7 @@ class HostGames:
 
     def _hand_out(self, actor: Pytree, vectors: np.ndarray, seeds: list[int], left: int, stopped: Any):
         """Give the next game to each free worker; yields games in the order of their ends."""
-        crew, playing = self.crew, {}
+        crew, playing = self.crew, self.playing
         assert crew is not None
         for number in range(self.workers):
             crew.send(number, ("meet", actor, left), "receive the actor")
@@ -273,12 +277,7 @@ class HostGames:
                 if silent + passed > self.timeout:
                     raise crew.hung(number, "take a step", self.timeout)
             if stopped():
-                break
-        for number in playing:  # interrupted: nobody waits for these games
-            crew.processes[number].kill()
-        if playing:
-            crew.close()
-            self._make()
+                return
 
 
 class Pulse:
