@@ -10,6 +10,7 @@ import numpy as np
 
 from advantage.agent import Agent
 from advantage.algorithms.planning.shared.acting import LooksAhead
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.environment import Environment, closing
 from advantage.environments.worlds.line_game import LineGame
 from advantage.environments.worlds.opponents import AgainstOpponent
@@ -117,5 +118,5 @@ def decision_cost(agent: Agent, environment: Environment) -> DecisionCost | None
 def _first_observation(environment: Environment) -> Pytree:
     if environment.kind == "device":
         return jax.device_get(environment.source.reset(jax.random.key(0))[1])
-    with closing(environment.source()) as env:
+    with EnvironmentsFolder(), closing(environment.source()) as env:
         return env.reset(seed=0)[0]

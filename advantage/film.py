@@ -13,6 +13,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from advantage.agent import Agent
 from advantage.drivers.host.stepper import failure
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.defect import error_text
 from advantage.environments.environment import Environment, close
 from advantage.environments.make import MissingExtra, missing_extra
@@ -38,17 +39,21 @@ def watch(
         ValueError: the environment cannot draw itself, or there is no screen for a window.
         MissingExtra: a package that drawing needs is not installed.
     """
-    drawn, video = (
-        drawable(agent, environment),
-        video and video.absolute(),
-    )  # an environment may change the folder
+    drawn, video = drawable(agent, environment), video and video.absolute()
     _prepare_display(to_file=video is not None)
+    options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
+    with EnvironmentsFolder():
+        yield from _watch(agent, drawn, video, options)
+
+
+def _watch(
+    agent: Agent, drawn: Environment, video: Path | None, options: dict[str, Any]
+) -> Iterator[tuple[float, int, bool]]:
     env = film = None
     try:
         env = open_for_drawing(drawn, "human" if video is None else "rgb_array")
         if video is not None:
             film = Video(video, _metadata(env).get("render_fps") or 30)
-        options = {"episodes": episodes, "seed": seed, "deterministic": deterministic}
         yield from play_episodes(agent, env, drawn.name, on_step=film.add if film else None, **options)
     except MissingExtra:
         raise

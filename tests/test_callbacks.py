@@ -6,18 +6,24 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import gymnasium
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import advantage as adv
+from advantage.environments.make import resolve
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes, read_evaluations
 from advantage.training.callbacks import Ended, Started
 from advantage.training.early_stopping import reason_to_stop
+from advantage.training.evaluating import Films
 from advantage.training.intervals import crossed, next_multiple
 from advantage.training.reporting import Silent
+from advantage.types import Spec
 
 
 def small():
@@ -178,6 +184,31 @@ def test_a_run_goes_on_without_a_film_that_is_not_possible(tmp_path):
     assert run.finished
     (line,) = [text for text in said if "film" in text]
     assert "step 32" in line and "cannot be rendered" in line
+
+
+class NoScreen(gymnasium.Env):
+    """Cannot be reset where it is drawn."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("no OpenGL context")
+
+
+def test_a_run_goes_on_where_the_environment_of_a_film_fails(tmp_path, capsys):
+    said, actor = list[str](), SimpleNamespace(initial_memory=lambda: ())
+    spec = Spec(NoScreen.observation_space, NoScreen.action_space)
+    agent: Any = SimpleNamespace(step=32, spec=spec, actor=actor)
+    films = Films(resolve(NoScreen), said.append)
+    for _ in range(2):
+        films.add(agent, RunFolder(tmp_path), seed=0)
+    (line,) = said
+    assert "No film at step 32" in line and "reset(seed=" in line and "no OpenGL context" in line
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_intervals():

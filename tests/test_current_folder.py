@@ -2,6 +2,8 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from gymnasium import spaces
 
 import advantage as adv
+from advantage.decisions import decision_cost
 from advantage.environments.current_folder import EnvironmentsFolder
-from advantage.environments.make import resolve
+from advantage.environments.make import resolve, table_of
 from advantage.film import watch
 
 
@@ -98,8 +101,20 @@ def test_evaluations_recordings_and_films(place):
     assert adv.record(run.agent, make, episodes=2).num_steps == 18
     assert os.getcwd() == work
     list(watch(run.agent, resolve(make), Path("film.gif")))
-    os.chdir(work)
+    assert os.getcwd() == work
     assert sorted(os.listdir()) == ["film.gif", "run"]
+
+
+def test_a_look_at_an_environment(place, monkeypatch):
+    """For its table, and for the first observation of the time that a decision takes."""
+    monkeypatch.setattr("advantage.decisions.SECONDS", 0.01)
+    work, actor = os.getcwd(), SimpleNamespace(initial_memory=lambda _: (), greedy=lambda *_: None)
+    agent: Any = SimpleNamespace(algorithm=adv.MuZero(simulations=1), state=None, actor=actor)
+    with pytest.raises(ValueError, match="has no table"):
+        table_of(resolve(lambda: Moving(place)))
+    assert os.getcwd() == work
+    assert decision_cost(agent, resolve(lambda: Moving(place))) is not None
+    assert os.getcwd() == work
 
 
 def test_folders(place, tmp_path):

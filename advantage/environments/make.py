@@ -18,6 +18,7 @@ import gymnasium
 from gymnasium import error as gymnasium_error
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from advantage.environments.current_folder import EnvironmentsFolder
 from advantage.environments.defect import MissingExtra, error_text, show
 from advantage.environments.environment import Environment, Maker, closing
 from advantage.environments.left_bounds import LEAVE_THEIR_BOUNDS, without_bounds
@@ -373,7 +374,7 @@ def table_of(environment: Environment) -> Any:
 
     source = environment.source
     if environment.kind == "host":
-        with closing(source()) as env:
+        with EnvironmentsFolder(), closing(source()) as env:
             inner = env.unwrapped
             hidden, mdp = getattr(inner, "pomdp", None), getattr(inner, "mdp", None)
             if hidden is None and not isinstance(mdp, MDP) and getattr(inner, "P", None) is not None:

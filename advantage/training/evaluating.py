@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 
 from advantage.agent import Agent, other_agents
 from advantage.algorithms.search.policy_search import PolicySearch
+from advantage.drivers.host.stepper import EnvironmentFailure
 from advantage.environments.defect import MissingExtra
 from advantage.environments.environment import Environment
 from advantage.evaluation import Evaluation, evaluate
@@ -40,7 +42,9 @@ class Films:
         file = folder.videos / f"step_{agent.step:010d}.mp4"
         try:
             list(watch(agent, self.environment, file, seed=seed))
-        except (ValueError, MissingExtra, OSError) as error:
+        except (ValueError, MissingExtra, OSError, EnvironmentFailure) as error:
             if str(error) not in self.faults:
                 self.faults.add(str(error))
+                if isinstance(error, EnvironmentFailure):
+                    traceback.print_exception(error.__cause__)  # the environment's own
                 self.say(f"No film at step {agent.step:_}, and the run goes on without: {error}")
