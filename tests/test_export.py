@@ -330,6 +330,16 @@ def test_a_program_that_samples_draws_what_the_agent_draws(agents, tmp_path):
     assert drawn == {5, 6, 7}
 
 
+@pytest.mark.parametrize("part", ["", "last", "config.json"])
+def test_what_is_exported_of_a_part_of_a_run_lies_beside_its_checkpoints(part, run, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "advantage.cli.commands.export.export", lambda run, out, **_: written.append((run, out)) or tmp_path
+    )
+    assert main(["export", str(run / part)]) == 0
+    assert written == [(str(run / part), run / "export")]
+
+
 def test_the_folder_is_enough_for_a_process_without_jax(run, tmp_path, capsys):
     """From the command line; the program may import neither JAX nor this library."""
     agent, folder = adv.load(run), tmp_path / "export"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from advantage.cli.parse import parse
 from advantage.exporting.export import Format, export
+from advantage.runs.folder import open_run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Export:
 def command(arguments: Sequence[str]) -> int:
     """Export a policy; returns the exit code."""
     (run,), flags = parse(arguments, "export RUN", Export)
-    out = flags.out if flags.out is not None else Path(run) / "export"
+    out = flags.out if flags.out is not None else open_run_folder(Path(run)).path / "export"
     folder = export(run, out, format=flags.format, deterministic=not flags.sample)
     print(f"Wrote {', '.join(str(path) for path in sorted(folder.iterdir()))}")
     return 0
