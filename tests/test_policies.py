@@ -784,6 +784,16 @@ def test_a_space_comes_back_from_json_as_it_was(space):
     assert back.shape == space.shape
 
 
+def test_a_space_of_a_class_of_ones_own_comes_back_as_gymnasiums():
+    class Angles(spaces.Box):
+        pass
+
+    space = Angles(-3, 3, (2,), np.float32)
+    back = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    assert type(back) is spaces.Box
+    assert back == space and space == back
+
+
 def test_a_dict_space_keeps_its_order():
     space = spaces.Dict(OrderedDict(z=BOX, a=spaces.Discrete(2)))
     back = space_from_json(json.loads(json.dumps(space_to_json(space), sort_keys=True)))

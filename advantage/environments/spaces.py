@@ -197,8 +197,10 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
         return {"type": "Dict", "spaces": parts}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    kinds = spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary
+    kind = next((kind for kind in kinds if isinstance(space, kind)), type(space))  # not a class of the user's
     facts: dict[str, Any] = {
-        "type": type(space).__name__,
+        "type": kind.__name__,
         "shape": list(space.shape or ()),
         "dtype": str(space.dtype),
     }
