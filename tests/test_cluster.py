@@ -432,9 +432,9 @@ def test_what_a_cluster_cannot_do(algorithm, options, words, cluster, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("given", ["", "locals", "local:0", "local:x", "nowhere"])
+@pytest.mark.parametrize("given", ["", "locals", "local:0", "local:x", "nowhere", 4])
 def test_what_is_no_cluster(given):
-    with pytest.raises(ValueError, match=f"cluster='{given}' is not allowed; use"):
+    with pytest.raises(ValueError, match=f"cluster={given!r} is not allowed; use"):
         check_cluster(given)
     with pytest.raises(ValueError, match="is not allowed; use"):
         adv.train("ppo", "CartPole-v1", cluster=given)

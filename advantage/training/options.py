@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -114,7 +114,12 @@ class Options:
         if self.workers != "auto":
             remedy = "use 'auto', or a whole number of 0 or more"
             self._set("workers", whole_number, lambda n: n >= 0, remedy)
-        self._set("worker_timeout", plain_number, lambda seconds: seconds > 0, "use seconds above 0")
+        remedy = "use a finite number of seconds above 0"
+        self._set("worker_timeout", plain_number, lambda seconds: 0 < seconds < math.inf, remedy)
+        if self.cluster_mode not in get_args(ClusterMode):
+            raise ValueError(
+                f"cluster_mode={self.cluster_mode!r} is not allowed; use one of {', '.join(get_args(ClusterMode))}."
+            )
         for name in ("tensorboard", "keep_replay"):
             self._set(name, plain_bool, lambda flag: True, "use True or False")
         if self.seed + self.num_seeds > LARGEST:

@@ -29,14 +29,14 @@ def ray_library() -> Any:
         ) from None
 
 
-def check_cluster(cluster: str) -> None:
+def check_cluster(cluster: Any) -> None:
     """Raise ValueError unless `cluster` is auto, local, local:N or an address."""
-    name, _, number = cluster.partition(":")
+    name, _, number = str(cluster).partition(":")
     if name == LOCAL and number and not (number.isdecimal() and int(number) > 0):
         raise ValueError(
             f"cluster={cluster!r} is not allowed; use local:N with N processes, 1 or more, such as local:4."
         )
-    if not cluster or (cluster not in ("auto", LOCAL) and not number):
+    if not isinstance(cluster, str) or not cluster or (cluster not in ("auto", LOCAL) and not number):
         raise ValueError(
             f"cluster={cluster!r} is not allowed; use 'auto' for a cluster that runs on this machine, an address such "
             "as 10.0.0.5:6379, 'local' or 'local:4' to start one here."
