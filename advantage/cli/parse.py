@@ -80,6 +80,7 @@ def _gathered(flags: Sequence[str]) -> list[str]:
     words = iter(flags)
     for word in words:
         flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")  # tyro takes both
         if flag in REPEATABLE:
             values.setdefault(flag, []).extend([value] if equals else itertools.islice(words, 1))
         else:
