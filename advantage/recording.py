@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -171,7 +172,7 @@ def _uniform_log_prob(dataset: Dataset, seen: Pytree) -> np.ndarray | None:
     if any(isinstance(leaf, spaces.Box) for leaf in leaves):
         return None
     if split_mask(dataset.observation_space)[1] is None:
-        coins = sum(leaf.shape[0] for leaf in leaves if isinstance(leaf, spaces.MultiBinary))
+        coins = sum(math.prod(leaf.shape) for leaf in leaves if isinstance(leaf, spaces.MultiBinary))
         choices = [leaf for leaf in leaves if not isinstance(leaf, spaces.MultiBinary)]
         count = np.log(mask_sizes(spaces.Tuple(choices))).sum() if choices else 0.0
         return np.full(dataset.num_steps, -count - coins * np.log(2.0))

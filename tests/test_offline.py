@@ -756,6 +756,23 @@ class Masked(gymnasium.Env):
         return self._observe(), 1.0, self.left == 0, False, {}
 
 
+class Switches(gymnasium.Env):
+    """An action is 12 bits."""
+
+    observation_space, action_space = spaces.Discrete(1), spaces.MultiBinary((3, 4))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action):
+        return 0, 1.0, True, False, {}
+
+
+def test_every_bit_of_a_random_action_counts():
+    np.testing.assert_allclose(adv.record("random", Switches, episodes=2).log_prob, -12 * np.log(2))
+
+
 def test_a_random_policy_draws_uniformly_from_what_is_allowed():
     dataset = adv.record("random", Masked, episodes=100)
     first = dataset.observation["x"][dataset.row] == 0
