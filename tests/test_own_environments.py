@@ -17,6 +17,7 @@ from advantage.environments.environment import close
 from advantage.environments.left_bounds import LEAVE_THEIR_BOUNDS, without_bounds
 from advantage.environments.make import resolve, resolve_recorded
 from advantage.environments.modifications import IgnoreObservation, Modifications, modified, wrapper_of
+from advantage.environments.version import version_of
 from advantage.runs.video import CannotDraw, frame_of
 
 MODULE = """
@@ -234,12 +235,23 @@ def test_repeated_flags_and_keywords():
     assert _gathered(["--seed", "1", "--wrapper", "a:b", "--wrapper=c:d(e=1)", "--quiet"]) == [
         "--seed", "1", "--quiet", "--wrapper", "a:b", "c:d(e=1)",
     ]  # fmt: skip
+    assert _gathered(["--env_option", "a=1", "--env-option=b_c=2", "--env_option=d=3"]) == [
+        "--env-option", "a=1", "b_c=2", "d=3",
+    ]  # fmt: skip
     assert _read_keywords(["a=1", "b=[1, 2]", "c=x=y", "d=true", "e=True"]) == {
         "a": 1, "b": [1, 2], "c": "x=y", "d": True, "e": True,
     }  # fmt: skip
     for wrong in ("a", "=1", "a-b=1"):
         with pytest.raises(ValueError, match="KEY=VALUE"):
             _read_keywords([wrong])
+
+
+def test_the_version_is_that_of_the_environment_inside_keywords_and_wrappers(monkeypatch):
+    monkeypatch.setattr(Drawing, "__module__", "numpy")  # any package that is installed
+    version = f"numpy {np.__version__}"
+    assert version_of(resolve(Drawing)) == version
+    changes = Modifications({"drawn": None}, (gymnasium.wrappers.FlattenObservation,))
+    assert version_of(modified(resolve(Drawing), changes)) == version
 
 
 class Drawing(gymnasium.Env):

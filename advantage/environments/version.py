@@ -11,6 +11,7 @@ from typing import Any
 
 from advantage.environments.environment import Environment, Maker
 from advantage.environments.make import NamedEnvironment
+from advantage.environments.modifications import ModifiedMaker
 
 OURS = ("advantage", "gymnasium")  # their versions are recorded in any case
 
@@ -18,6 +19,8 @@ OURS = ("advantage", "gymnasium")  # their versions are recorded in any case
 def version_of(environment: Environment) -> str | None:
     """`minigrid 3.0.0`; None if the environment is ours or Gymnasium's, or is in no installed package."""
     make = environment.source.make if isinstance(environment.source, Maker) else None
+    while isinstance(make, ModifiedMaker):
+        make = make.make
     if isinstance(make, NamedEnvironment):
         made_by = make.spec.entry_point
     else:
