@@ -305,6 +305,11 @@ MISTAKES = {
     "an annealed rate": ([*TRAIN, "--anneal-lr"], 2, "--anneal-lr; use --learning-rate linear:3e-4"),
     "half a step": ([*TRAIN, "--total-timesteps", "1e-1"], 2, "'1e-1' is not a whole number"),
     "no whole number": ([*TRAIN, "--total-timesteps", "many"], 2, "'many' is not a whole number"),
+    "a word for a number or None": (
+        [*TRAIN, "--quiet", "--patience", "soon"],
+        2,
+        r"--patience: 'soon' is not allowed; use --patience \{None\}\|INT: Stop when .*None\)\. See",
+    ),
     "an unknown device": (
         [*TRAIN, "--device", "nonsense"],
         2,
@@ -399,7 +404,14 @@ def test_a_mistake_is_explained_in_one_paragraph(name, run, folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--gamma", "much"], ["--gama", "0.9"], ["--activation", "tahn"], ["--gamma", "2"]]
+    "flags",
+    [
+        ["--gamma", "much"],
+        ["--gama", "0.9"],
+        ["--activation", "tahn"],
+        ["--gamma", "2"],
+        ["--patience", "soon"],
+    ],
 )
 def test_a_mistake_is_explained_alike_in_a_narrow_terminal_and_in_a_pipe(flags, capsys, monkeypatch):
     class Screen(io.StringIO):

@@ -93,6 +93,11 @@ def leading_words(arguments: Sequence[str], most: int) -> list[str]:
     return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))[:most]
 
 
+UNFIT = (  # what tyro says of each possible type of a flag that may be None, or a word
+    r"no type matching (.+?) could be instantiated from \[(.+?)\]\. Got errors: .* Argument helptext: (--\S+) \1 "
+)
+
+
 def _sentences(box: str) -> str:
     """Turns a message that tyro prints in a box (title, then sections between rules) into a sentence for each section.
 
@@ -101,7 +106,8 @@ def _sentences(box: str) -> str:
     _title, *lines = box.translate(str.maketrans("─│╭╮╰╯", "-     ")).splitlines()
     sections = re.split(r"^ *-+ *$", "\n".join(lines), flags=re.MULTILINE)
     sentences = [" ".join(section.split()).rstrip(" .") + "." for section in sections if section.strip()]
-    return re.sub(r"^Error parsing (?!--)\S+: ", "", " ".join(sentences))
+    text = re.sub(r"^Error parsing (?!--)\S+: ", "", " ".join(sentences))
+    return re.sub(UNFIT, r"\2 is not allowed; use \3 \1: ", text)
 
 
 def _registry() -> tyro.constructors.ConstructorRegistry:
