@@ -45,6 +45,6 @@ class Films:
         except (ValueError, MissingExtra, OSError, EnvironmentFailure) as error:
             if str(error) not in self.faults:
                 self.faults.add(str(error))
-                if isinstance(error, EnvironmentFailure):
-                    traceback.print_exception(error.__cause__)  # the environment's own
-                self.say(f"No film at step {agent.step:_}, and the run goes on without: {error}")
+                own = isinstance(error, EnvironmentFailure) and error.__cause__
+                trace = "".join(traceback.format_exception(own)) if own else ""
+                self.say(f"{trace}No film at step {agent.step:_}, and the run goes on without: {error}")
