@@ -9,7 +9,6 @@ metadata.json     beside it: observation_space, action_space, env_spec and algor
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import re
 from pathlib import Path
@@ -19,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from advantage.datasets.dataset import Dataset, DatasetError
-from advantage.environments.defect import MissingExtra
+from advantage.environments.defect import needed
 from advantage.environments.spaces import map_leaves, nest, space_from_json
 from advantage.machine import refuse_large
 from advantage.types import Pytree
@@ -38,13 +37,7 @@ def read_minari(path: Path) -> Dataset:
         DatasetError: a file is damaged, has no spaces, or has links, text or compression that is not HDF5's own.
         MissingExtra: h5py is not installed.
     """
-    try:
-        h5py: Any = importlib.import_module("h5py")
-    except ImportError as error:
-        raise MissingExtra(
-            f"{path} is an HDF5 file, which needs a package that is not installed ({error}). Install it with: pip "
-            'install "advantage[offline]"'
-        ) from None
+    h5py = needed("h5py", f"{path} is an HDF5 file, which", "offline")
     metadata = _metadata(path.with_name(METADATA))
     spaces = [_space(path.with_name(METADATA), metadata, name) for name in ("observation", "action")]
     try:

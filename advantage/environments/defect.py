@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import reprlib
 import traceback
@@ -74,6 +75,21 @@ WARNINGS = {  # kind: remedy, for defects that do not prevent training
 
 class MissingExtra(ImportError):
     """An optional dependency is not installed; the message gives the `pip install` command."""
+
+
+def needed(module: str, what: str, extra: str) -> Any:
+    """A module of an optional package. Raises MissingExtra, for `what` needs it, with the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise not_installed(what, f"advantage[{extra}]", error) from error
+
+
+def not_installed(what: str, brings: str, error: Exception) -> MissingExtra:
+    """The error where `what` needs a package that `pip install` of `brings` would bring."""
+    return MissingExtra(
+        f'{what} needs a package that is not installed ({error}). Install it with: pip install "{brings}"'
+    )
 
 
 class EnvironmentWarning(UserWarning):

@@ -19,7 +19,7 @@ from gymnasium import error as gymnasium_error
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from advantage.environments.current_folder import EnvironmentsFolder
-from advantage.environments.defect import MissingExtra, error_text, show
+from advantage.environments.defect import MissingExtra, error_text, not_installed, show
 from advantage.environments.environment import Environment, Maker, closing
 from advantage.environments.left_bounds import LEAVE_THEIR_BOUNDS, without_bounds
 from advantage.environments.masks import ActionMask
@@ -219,10 +219,8 @@ def missing_extra(name: str, error: Exception) -> MissingExtra:
     cause = error.__cause__ or error.__context__ or error
     module = getattr(cause, "name", None) or next((m for m in EXTRAS if m in str(error)), None)
     root = (module or "").split(".")[0]
-    brings = f'advantage[{EXTRAS[root]}]"' if root in EXTRAS else f'{root or "the missing package"}"'
-    return MissingExtra(
-        f'{name} needs a package that is not installed ({error}). Install it with: pip install "{brings}'
-    )
+    brings = f"advantage[{EXTRAS[root]}]" if root in EXTRAS else root or "the missing package"
+    return not_installed(name, brings, error)
 
 
 def _world(name: str) -> World:

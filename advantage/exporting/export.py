@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ from gymnasium import spaces
 
 from advantage.agent import Agent, load
 from advantage.algorithms.registry import algorithm_name
-from advantage.environments.defect import MissingExtra
+from advantage.environments.defect import needed
 from advantage.environments.spaces import environment_action, space_to_json
 from advantage.exporting.numpy_source import numpy_source
 from advantage.exporting.onnx_model import onnx_model
@@ -270,13 +269,7 @@ def _described(name: str, x: Any) -> dict[str, Any]:
 def _write_stablehlo(agent: Agent, folder: Path, deterministic: bool) -> dict[str, Any]:
     from jax import export as jax_export
 
-    try:
-        importlib.import_module("flatbuffers")
-    except ImportError as error:
-        raise MissingExtra(
-            f"The format stablehlo needs a package that is not installed ({error}). Install it with: pip install "
-            '"advantage[export]"'
-        ) from None
+    needed("flatbuffers", "The format stablehlo", "export")
     example, memory = _example(agent.spec.observation_space), agent.initial_memory()
     shapes = jax.eval_shape(lambda: memory)
     key = () if deterministic else (jax.ShapeDtypeStruct((2,), np.uint32),)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from advantage.environments.defect import MissingExtra
+from advantage.environments.defect import needed
 from advantage.exporting.program import NotWritable, Operation, Program, Value, summation, takes_rows
 
 OPSET, IR_VERSION = 18, 8  # of December 2022: a runtime that is older lacks reductions over given axes
@@ -51,14 +51,7 @@ class Graph:
     """
 
     def __init__(self, names: dict[str, str]):
-        try:
-            import onnx
-        except ImportError as error:
-            raise MissingExtra(
-                f"The format onnx needs a package that is not installed ({error}). Install it with: pip install "
-                '"advantage[onnx]"'
-            ) from None
-        self.onnx: Any = onnx
+        self.onnx = needed("onnx", "The format onnx", "onnx")
         self.names = dict(names)
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from advantage.environments.defect import MissingExtra
+from advantage.environments.defect import needed
 from advantage.models.interface import Model
 from advantage.types import Array, Key, Pytree
 
@@ -101,10 +100,4 @@ def guided_search(
 
 def _mctx() -> Any:
     """The library. Raises MissingExtra where it is not installed."""
-    try:
-        return importlib.import_module("mctx")
-    except ImportError as error:
-        raise MissingExtra(
-            f"The search needs a package that is not installed ({error}). Install it with: pip install "
-            '"advantage[planning]"'
-        ) from None
+    return needed("mctx", "The search", "planning")

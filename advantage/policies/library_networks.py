@@ -15,7 +15,7 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 
-from advantage.environments.make import MissingExtra
+from advantage.environments.defect import needed
 from advantage.policies.networks import Network
 from advantage.policies.recurrent import Recurrent
 from advantage.types import Array, Key, Pytree
@@ -41,10 +41,9 @@ def from_flax(module: Any, initial: Callable[[], Pytree] | None = None) -> Netwo
         MissingExtra: Flax is not installed.
         ValueError: an argument of another type, or a module that cannot be hashed.
     """
-    try:
-        from flax import linen, nnx
-    except ImportError as error:
-        raise _missing("from_flax", "flax", error) from error
+    needed("flax", "adv.from_flax", "flax")
+    from flax import linen, nnx
+
     if isinstance(module, linen.Module):
         try:
             hash(module)
@@ -86,10 +85,7 @@ def from_equinox(
         MissingExtra: Equinox is not installed.
         ValueError: `make` is not a function.
     """
-    try:
-        import equinox as eqx
-    except ImportError as error:
-        raise _missing("from_equinox", "equinox", error) from error
+    eqx = needed("equinox", "adv.from_equinox", "equinox")
     if not callable(make) or isinstance(make, eqx.Module):
         raise ValueError(
             f"from_equinox was given {_describe(make)}; give a function that makes the module, because actor "
@@ -297,10 +293,3 @@ def _refuse(module: Any, others: list[str]) -> None:
 def _describe(thing: Any) -> str:
     name = getattr(thing, "__qualname__", None)
     return name if name else f"a {type(thing).__name__}"
-
-
-def _missing(function: str, extra: str, error: ImportError) -> MissingExtra:
-    return MissingExtra(
-        f"adv.{function} needs a package that is not installed ({error}). Install it with: "
-        f'pip install "advantage[{extra}]"'
-    )

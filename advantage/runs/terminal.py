@@ -36,12 +36,11 @@ class Quiet:
 class Terminal:
     """Reports a training: progress, speed, time left, return and KL divergence; `notice` is printed first."""
 
-    def __init__(self, console: Console | None = None, notice: str = ""):
-        self.console, self.notice = console or Console(), notice
+    def __init__(self, notice: str = ""):
+        self.console, self.notice = Console(), notice
         self.live: Progress | None = None
         self.task: Any = None
         self.last_line = -SECONDS_BETWEEN_LINES
-        self.first: tuple[float, int] | None = None
 
     def begin(self, facts: dict[str, Any]) -> None:
         seeds = facts["seeds"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from advantage.environments.make import MissingExtra
+from advantage.environments.defect import needed
 from advantage.training.callbacks import Callbacks, Ended, Evaluated, Started
 from advantage.training.reporting import Progress
 
@@ -50,10 +50,7 @@ def log_to_wandb(project: str, **options: Any) -> Callbacks:
     Raises:
         MissingExtra: the package is not installed.
     """
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _missing("wandb", "Weights & Biases", error) from error
+    wandb = needed("wandb", "Weights & Biases", "wandb")
     runs: dict[int, Any] = {}
 
     def start(event: Started) -> None:
@@ -81,12 +78,8 @@ def log_to_mlflow(experiment: str, tracking_uri: str | None = None) -> Callbacks
     Raises:
         MissingExtra: the package is not installed.
     """
-    try:
-        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
-        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _missing("mlflow", "MLflow", error) from error
-    client, runs = MlflowClient(tracking_uri), {}
+    mlflow, parts = (needed(module, "MLflow", "mlflow") for module in ("mlflow", "mlflow.entities"))
+    client, runs = mlflow.MlflowClient(tracking_uri), {}
 
     def start(event: Started) -> None:
         known = client.get_experiment_by_name(experiment)
@@ -95,11 +88,13 @@ def log_to_mlflow(experiment: str, tracking_uri: str | None = None) -> Callbacks
             runs[seed] = client.create_run(home, run_name=folder.name).info.run_id
             facts = {"algorithm": config["algorithm"], "environment": config["environment"], "seed": seed}
             facts |= config["hyperparameters"]
-            client.log_batch(runs[seed], params=[Param(name, str(value)) for name, value in facts.items()])
+            client.log_batch(
+                runs[seed], params=[parts.Param(name, str(value)) for name, value in facts.items()]
+            )
 
     def log(seed: int, step: int, row: dict[str, float]) -> None:
         now = time.time_ns() // 10**6  # MLflow's clock has milliseconds
-        client.log_batch(runs[seed], [Metric(name, value, now, step) for name, value in row.items()])
+        client.log_batch(runs[seed], [parts.Metric(name, value, now, step) for name, value in row.items()])
 
     def end(event: Ended) -> None:
         for seed in event.seeds:  # seeds that are trained one after the other end one by one
@@ -130,10 +125,3 @@ def _sink(
         log(event.seed, event.step, event.row)
 
     return Callbacks(start=start, iteration=iteration, evaluation=evaluation, end=end)
-
-
-def _missing(extra: str, name: str, error: ImportError) -> MissingExtra:
-    return MissingExtra(
-        f"{name} needs a package that is not installed ({error}). Install it with: pip install "
-        f'"advantage[{extra}]"'
-    )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.algorithms.search.ranking import finite
-from advantage.environments.make import MissingExtra
+from advantage.environments.defect import needed
 from advantage.plain_values import require_whole
 from advantage.types import Array, Key
 
@@ -130,10 +130,9 @@ def from_evosax(
     """
     candidates = require_whole("candidates", candidates, 2)
     if isinstance(algorithm, str):
-        try:
-            from evosax import algorithms
-        except ImportError as error:
-            raise _missing("from_evosax", error) from error
+        needed("evosax", "from_evosax", "search")
+        from evosax import algorithms
+
         known = [name for name in dir(algorithms) if isinstance(getattr(algorithms, name), type)]
         if algorithm not in known:
             near = difflib.get_close_matches(algorithm, known, n=3, cutoff=0.4)
@@ -173,10 +172,7 @@ class Pycma:
 
     def begin(self, x0: Array) -> PycmaState:
         """A new strategy. Raises MissingExtra where pycma is not installed."""
-        try:
-            import cma
-        except ImportError as error:
-            raise _missing("from_pycma", error) from error
+        cma = needed("cma", "from_pycma", "search")
         draws = _Draws()
         quiet = {"verbose": -9, "seed": np.nan, "randn": draws, "popsize": self.population(len(x0))}
         strategy = cma.CMAEvolutionStrategy(np.array(x0), self.sigma, {**quiet, **dict(self.options)})
@@ -227,9 +223,3 @@ class _Draws:
 
 def _deviation(candidates: Array, mean: Array) -> Array:
     return jnp.sqrt(jnp.square(candidates - mean).mean())
-
-
-def _missing(name: str, error: ImportError) -> MissingExtra:
-    return MissingExtra(
-        f'{name} needs a package that is not installed ({error}). Install it with: pip install "advantage[search]"'
-    )

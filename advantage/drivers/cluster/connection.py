@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from advantage.drivers.host.crew import interpreter
-from advantage.environments.defect import MissingExtra
+from advantage.environments.defect import needed
 from advantage.machine import available_cores
 
 SECONDS = 5.0  # that a cluster may take to answer
@@ -20,13 +20,7 @@ LOCAL = "local"
 
 def ray_library() -> Any:
     """Ray. Raises MissingExtra where it is not installed."""
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingExtra(
-            f"A cluster needs a package that is not installed ({error}). Install it with: pip install "
-            '"advantage[cluster]"'
-        ) from None
+    return needed("ray", "A cluster", "cluster")
 
 
 def check_cluster(cluster: Any) -> None:
