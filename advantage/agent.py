@@ -37,7 +37,7 @@ from advantage.runs.checkpoint import (
     read_manifest,
 )
 from advantage.runs.compilation import in_single_precision
-from advantage.runs.folder import RunFolder, checkpoint_at, open_run_folder, read_config
+from advantage.runs.folder import RunFolder, check_types, checkpoint_at, open_run_folder, read_config
 from advantage.runs.recorded import as_saved, checksum, config_facts, refuse_other_config
 from advantage.types import Algorithm, Key, Pytree, Spec, World
 
@@ -163,9 +163,9 @@ def _modifications(training: dict[str, Any], file: Path) -> Modifications:
     """How the run's environment is made besides its name. Raises a CheckpointError that names the field."""
     kinds = {"env_options": dict, "wrappers": list, "ignore_observation": list}
     values = {name: training.get(name, kind()) for name, kind in kinds.items()}
-    _check_types(file, "training/", values, kinds)
+    check_types(file, "training/", values, kinds)
     for name in ("wrappers", "ignore_observation"):
-        _check_types(
+        check_types(
             file,
             f"training/{name}/",
             dict(enumerate(values[name])),
@@ -192,7 +192,7 @@ def restore_config(
 
     A method that plans gets the rules of `environment`, or of the world that config.json names.
     """
-    _check_types(file, "", config, CONFIG_FIELDS)
+    check_types(file, "", config, CONFIG_FIELDS)
     field = "hyperparameters"
     try:
         given = None if algorithm is None else trainable(algorithm)
@@ -308,7 +308,7 @@ def _read_checkpoint(
 ) -> Saved:
     saved = Saved(path, *load_checkpoint(path, template, expect={"algorithm": algorithm_name(algorithm)}))
     manifest, metadata = path / MANIFEST, saved.metadata
-    _check_types(manifest, "metadata/", metadata, METADATA_FIELDS)
+    check_types(manifest, "metadata/", metadata, METADATA_FIELDS)
     remedy = "the file is damaged or was edited; use another checkpoint of the run"
     if metadata.get("sha256", checksum(metadata)) != checksum(metadata):
         found, expected = checksum(metadata), metadata["sha256"]
@@ -356,17 +356,3 @@ def _refuse_nonfinite(path: Path, state: Pytree) -> None:
             expected="finite numbers",
             remedy="use another checkpoint of the run",
         )
-
-
-def _check_types(file: Path, prefix: str, values: dict[Any, Any], types: dict[Any, type]) -> None:
-    for field, expected in types.items():
-        if type(values.get(field)) is not expected:
-            found = repr(values[field])[:200] if field in values else "nothing"
-            remedy = "restore the file as the run wrote it"
-            raise CheckpointError.of(
-                file,
-                f"{prefix}{field}",
-                found=found,
-                expected=f"a value of type {expected.__name__}",
-                remedy=remedy,
-            )

@@ -13,7 +13,7 @@ import numpy as np
 from advantage.board.growing_table import GrowingTable, grown, last_rows
 from advantage.comparison.run_data import CONFIG_FIELDS, learning_options
 from advantage.runs.checkpoint import MANIFEST, CheckpointError, finished_step
-from advantage.runs.folder import RunFolder, read_config, refuse_links_out
+from advantage.runs.folder import RunFolder, check_types, read_config, refuse_links_out
 from advantage.runs.lock import LOCK, seems_in_use
 
 FILMS, PICTURES = (".mp4", ".webm"), (".gif", ".png")
@@ -106,11 +106,7 @@ def _read(view: RunView, signature: tuple[Any, ...]) -> RunView:
         folder, *(path for path in (folder.config_path, *logs, folder.last) if path.is_symlink())
     )
     config: dict[str, Any] = read_config(folder, CONFIG_FIELDS)
-    for field, kind in CONFIG_FIELDS.items():
-        if type(config[field]) is not kind:
-            found, expected = repr(config[field])[:80], f"a value of type {kind.__name__}"
-            remedy = "restore the file as the run wrote it"
-            raise CheckpointError.of(folder.config_path, field, found=found, expected=expected, remedy=remedy)
+    check_types(folder.config_path, "", config, CONFIG_FIELDS)
     options = config["hyperparameters"] | learning_options(config["training"])
     total = options["total_timesteps"] if type(options["total_timesteps"]) is int else 0
     metrics, recent = last_rows(folder.progress_path, ("step", "time/elapsed"))

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from advantage.environments.space_faults import leaf_bounds
 from advantage.environments.spaces import leaf_spaces, take
 from advantage.types import Pytree
 
@@ -182,14 +183,10 @@ def _check_form(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.
 
 def _check_choices(name: str, array: np.ndarray, space: gymnasium.Space) -> None:
     """Refuse choices that the space does not have; a number beyond the bounds of a Box is the environment's affair."""
-    if isinstance(space, spaces.Discrete):
-        low, high = space.start, space.start + space.n - 1
-    elif isinstance(space, spaces.MultiDiscrete):
-        low, high = space.start, space.start + space.nvec - 1
-    elif isinstance(space, spaces.MultiBinary):
-        low, high = 0, 1
-    else:
+    bounds = None if isinstance(space, spaces.Box) else leaf_bounds(space)
+    if bounds is None:
         return
+    low, high = bounds
     wrong = (array < low) | (array > high)
     if wrong.any():
         raise DatasetError(f"{name}: found {array[wrong][0]}, which is not in {space}.")

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -262,6 +263,27 @@ def read_config(folder: RunFolder, required: Iterable[str] = ()) -> dict[str, JS
         remedy = "restore the file as the run wrote it, or start a new run"
         raise CheckpointError.of(file, ", ".join(missing), found="nothing", expected="a value", remedy=remedy)
     return config
+
+
+def check_types(file: Path, prefix: str, values: Mapping[Any, Any], types: Mapping[Any, type]) -> None:
+    """Raise CheckpointError, which names the field of `file`, unless each value of `types` is of its type.
+
+    Args:
+        file: what the values are from.
+        prefix: what comes before a field's name, such as `training/`.
+        values: the fields.
+        types: the type of each field that is needed.
+    """
+    for field, expected in types.items():
+        if type(values.get(field)) is not expected:
+            found = repr(values[field])[:200] if field in values else "nothing"
+            raise CheckpointError.of(
+                file,
+                f"{prefix}{field}",
+                found=found,
+                expected=f"a value of type {expected.__name__}",
+                remedy="restore the file as the run wrote it",
+            )
 
 
 def write_atomically(path: Path, text: str) -> None:

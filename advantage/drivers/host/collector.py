@@ -17,6 +17,7 @@ from advantage.drivers.host.stepper import Buffers, EpisodeHolder, EpisodeSteppe
 from advantage.drivers.host.vector_stepper import VectorStepper
 from advantage.drivers.records import RecordKind, check_records, kind_of
 from advantage.environments.defect import EnvironmentWarning
+from advantage.environments.space_faults import leaf_bounds
 from advantage.environments.spaces import equal, leaf_spaces, nest, read, take, translator, write
 from advantage.environments.step_checks import RolloutChecks
 from advantage.types import Array, Episodes, Pytree, Rollout, Span, Spec
@@ -295,10 +296,7 @@ def _action_bytes(spec: Spec) -> int:
 
 def _range_of(space: gymnasium.Space) -> tuple[float, float]:
     """The smallest and the largest number of an action's part."""
-    if isinstance(space, gymnasium.spaces.Box):
-        return float(space.low.min(initial=np.inf)), float(space.high.max(initial=-np.inf))
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return int(space.start), int(space.start + space.n - 1)
-    if isinstance(space, gymnasium.spaces.MultiDiscrete):
-        return int(space.start.min()), int((space.start + space.nvec).max()) - 1
-    return 0, 1
+    bounds = leaf_bounds(space)
+    assert bounds is not None  # other spaces have been refused
+    low, high = (bound.astype(np.float64) for bound in bounds)
+    return float(low.min(initial=np.inf)), float(high.max(initial=-np.inf))
