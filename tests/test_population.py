@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 import types
 from collections import deque
 from functools import partial
@@ -19,9 +20,11 @@ from safetensors.numpy import load_file
 
 import advantage as adv
 from advantage.cli import main
+from advantage.cli.commands import population
 from advantage.comparison.compare import number
 from advantage.drivers.device import DeviceDriver, iterate_on_device, stack_settings
 from advantage.drivers.draws import draw
+from advantage.environments.defect import MissingExtra
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.experiment import Cell
 from advantage.runs.checkpoint import list_checkpoints
@@ -30,7 +33,7 @@ from advantage.runs.log import read_episodes
 from advantage.training.options import Options, options_from
 from advantage.tuning import generations
 from advantage.tuning.next_generation import next_generation
-from advantage.tuning.population import Evolution
+from advantage.tuning.population import Evolution, changing_space
 from advantage.tuning.space import read_space
 
 TINY = adv.PPO(n_steps=32, batch_size=32, n_epochs=1, hidden=(8,))
@@ -240,6 +243,32 @@ def test_runs_on_disk_become_copies_and_learn_with_their_new_settings(whole, tmp
         assert run.algorithm.gamma == pytest.approx(row["gamma"], rel=1e-6)
 
 
+def test_a_generation_comes_only_after_its_members_have_learned(tmp_path, monkeypatch):
+    """An iteration of more than `every` steps is followed by one generation, and the last one by none."""
+    log, step, made = tmp_path / "log", [0, 0], []
+
+    def train(cell, until, goes_on):
+        while step[cell.seed] < until:
+            step[cell.seed] = min(step[cell.seed] + 256, 1000)
+
+    def make(runs, number, until):
+        made.append((number, until, *step))
+        with log.open("a") as file:
+            file.write(json.dumps({"step": until}) + "\n")
+        return ""
+
+    monkeypatch.setattr(generations, "_train_until", train)
+    monkeypatch.setattr(generations, "_step", lambda cell: step[cell.seed])
+    monkeypatch.setattr(generations, "make_generation", make)
+    cells: Any = [
+        types.SimpleNamespace(seed=seed, finished=False, options=Options(total_timesteps=1000))
+        for seed in (0, 1)
+    ]
+    for _ in range(2):  # the second call finds everything done
+        generations.train_runs(generations.Runs(cells, {}, 100, 0, log), 1, lambda text: None)
+        assert made == [(2, 200, 256, 256), (5, 500, 512, 512), (7, 700, 768, 768)]
+
+
 def test_a_copy_has_no_best_checkpoint_of_what_it_was_before(tmp_path):
     """Its best one was of its own policy, at the step where it became a copy; the next evaluation is its best then."""
     options = dict(num_envs=2, total_timesteps=64, eval_episodes=2, tensorboard=False)
@@ -304,6 +333,26 @@ def test_the_command_goes_on_with_the_population_and_shows_its_members(whole, tm
         again = adv.evaluate(run.agent, "CartPole-v1", episodes=2, seed=run.seed)
         np.testing.assert_array_equal(run.evaluation.returns, again.returns)
         np.testing.assert_array_equal(run.evaluation.lengths, again.lengths)
+
+
+def test_the_command_shows_a_population_without_a_generation(tmp_path, capsys, monkeypatch):
+    """Its iteration was as long as the budget. And no steps between two generations are not the default."""
+    run = types.SimpleNamespace(path=tmp_path / "out" / "member_0", evaluation=None, algorithm=TINY)
+    words = ["population", "ppo", DEVICE, "--out", str(tmp_path / "out"), "--total-timesteps", "1000"]
+    assert main([*words, "--every", "0"]) == 2
+    assert "every=0 is not allowed" in capsys.readouterr().err
+    monkeypatch.setattr(population, "train_population", lambda *a, every, **k: [run] if every == 100 else [])
+    assert main(words) == 0
+    changing = ["learning_rate", "gamma", "gae_lambda", "clip_range", "ent_coef"]
+    assert capsys.readouterr().out.splitlines()[-6].split() == ["member", "final", "return", *changing]
+
+
+def test_the_librarys_space_fits_every_budget(tmp_path, monkeypatch):
+    """Its numbers of environments do not divide 1000 steps, and a population does not change them."""
+    assert "num_envs" not in changing_space(TINY, Options(total_timesteps=1000), None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"Population training needs .*advantage\[tune\]"):
+        adv.train_population(TINY, DEVICE, every=100, total_timesteps=1000, out=tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -57,8 +57,9 @@ class Runs(NamedTuple):
 def train_runs(runs: Runs, processes: int, say: Callable[[str], None]) -> None:
     """Train all members to the end of their budget, with a new generation after every `every` steps.
 
-    What is on disk already is not done again. A generation is in the log once all its copies are made; until then the
-    same one is made again, because it depends on nothing but the members' checkpoints and logs.
+    An iteration of more than `every` steps is followed by one generation. What is on disk already is not done again. A
+    generation is in the log once all its copies are made; until then the same one is made again, because it depends on
+    nothing but the members' checkpoints and logs.
 
     Raises:
         StudyFailure: a process failed.
@@ -74,7 +75,7 @@ def train_runs(runs: Runs, processes: int, say: Callable[[str], None]) -> None:
                 _train_until(cell, until, lambda: True)
         else:
             _train_in_processes(waiting, until, processes)
-        if until < total:
+        if until <= min(map(_step, runs.cells)) < min(until + runs.every, total):
             say(make_generation(runs, number, until))
 
 

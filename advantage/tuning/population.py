@@ -31,7 +31,6 @@ from advantage.training.train import Run, resume, train_members
 from advantage.tuning.generations import Runs, train_runs
 from advantage.tuning.next_generation import next_generation, said_generation, write_generation
 from advantage.tuning.space import (
-    Domain,
     Space,
     read_space,
     space_to_json,
@@ -144,15 +143,10 @@ def train_population(
             "second generation; use fewer steps between two (--every)."
         )
     processes, folder = require_whole("processes", processes, 1), plain_path("out", out)
-    domains = read_space(chosen, settings, space)
-    if space is None:
-        domains = {name: each for name, each in domains.items() if _changes(chosen, settings, name, each)}
-    _refuse_steps(domains)
-    if reason := why_no_array(chosen, settings, domains):
-        raise ValueError(f"A population cannot change this space: {reason}. Give one of floats: space=.")
+    domains = changing_space(chosen, settings, space)
     _refuse_options(settings, environment)
-    sampler = optuna_library().samplers.RandomSampler(seed=settings.seed)
-    study = optuna_library().create_study(sampler=sampler)
+    optuna = optuna_library("Population training")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=settings.seed))
     drawn: Any = [with_settings(chosen, settings, suggest(domains, study.ask()))[0] for _ in range(members)]
     settings = dataclasses.replace(settings, checkpoint_every=every)
     if takes_many_seeds(chosen, resolve(environment)):
@@ -232,10 +226,24 @@ def _open(folder: Path, record: dict[str, Any]) -> None:
         )
 
 
-def changing_settings(member: Path) -> list[str]:
-    """The names of the settings that differ between the members, from the population's log beside a member's folder."""
-    rows = (member.parent / LOG).read_text(encoding="utf-8").splitlines()
-    return [name for name in json.loads(rows[0]) if name not in ("step", "member", "parent", "score")]
+def changing_space(
+    algorithm: Trainable, options: Options, source: str | Path | Mapping[str, Any] | None
+) -> Space:
+    """The floats that differ and change in a population, see `read_space`; by default those of the library's space.
+
+    Raises:
+        ValueError: the space has something else.
+    """
+    if source is None:
+        space = read_space(algorithm, options, without=STEPS)
+        return {
+            name: each for name, each in space.items() if not why_no_array(algorithm, options, {name: each})
+        }
+    space = read_space(algorithm, options, source)
+    _refuse_steps(space)
+    if reason := why_no_array(algorithm, options, space):
+        raise ValueError(f"A population cannot change this space: {reason}. Give one of floats: space=.")
+    return space
 
 
 def _refuse_options(options: Options, environment: Any) -> None:
@@ -256,11 +264,6 @@ def _refuse_options(options: Options, environment: Any) -> None:
             "A vector environment cannot be shared by the members of a population; give the name, class or function of "
             "a single environment."
         )
-
-
-def _changes(algorithm: Trainable, options: Options, name: str, domain: Domain) -> bool:
-    """Whether a population can change a setting: a range of floats, which one program can hold as an array."""
-    return domain.kind not in STEPS and not why_no_array(algorithm, options, {name: domain})
 
 
 def _refuse_steps(space: Space) -> None:

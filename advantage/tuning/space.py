@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -82,7 +82,11 @@ def with_settings(
 
 
 def read_space(
-    algorithm: Trainable, options: Options, source: str | Path | Mapping[str, Any] | None = None
+    algorithm: Trainable,
+    options: Options,
+    source: str | Path | Mapping[str, Any] | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> Space:
     """The search space of a study.
 
@@ -91,6 +95,7 @@ def read_space(
         options: the options of the runs.
         source: a JSON file, or what such a file holds, also with tuples and with NumPy's numbers and arrays; by
             default the library's space for this algorithm.
+        without: kinds of domains that are left out.
 
     Raises:
         ValueError: the file is not a space, or it names an option or a value that is not allowed.
@@ -114,6 +119,7 @@ def read_space(
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f'{where} is not a search space; write {{"gamma": {{"uniform": [0.9, 0.99]}}}}.')
     space = {option: _domain(where, option, entry) for option, entry in entries.items()}
+    space = {option: domain for option, domain in space.items() if domain.kind not in without}
     for option, domain in space.items():
         for value in domain.values:
             try:

@@ -24,13 +24,13 @@ class StudyFailure(RuntimeError):
     """A process of a study failed; the message has its last words."""
 
 
-def optuna_library() -> Any:
-    """Optuna, which says nothing of its own. Raises MissingExtra where it is not installed."""
+def optuna_library(what: str = "Tuning") -> Any:
+    """Optuna, which says nothing of its own. Raises MissingExtra where it is not installed; `what` needs it."""
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
         raise MissingExtra(
-            f"Tuning needs a package that is not installed ({error}). Install it with: pip install "
+            f"{what} needs a package that is not installed ({error}). Install it with: pip install "
             '"advantage[tune]"'
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -17,7 +17,7 @@ from advantage.environments.make import resolve
 from advantage.machine import available_cores
 from advantage.training.options import Options
 from advantage.training.train import Run
-from advantage.tuning.population import changing_settings, train_population
+from advantage.tuning.population import changing_space, train_population
 from advantage.tuning.tune import study_folder
 
 Algorithm = TypeVar("Algorithm")
@@ -67,7 +67,7 @@ def command(arguments: Sequence[str]) -> int:
         flags.algorithm,
         environment,
         members=flags.members,
-        every=flags.every or max(1, flags.run.total_timesteps // GENERATIONS),
+        every=max(1, flags.run.total_timesteps // GENERATIONS) if flags.every is None else flags.every,
         space=flags.space,
         processes=at_once if flags.processes is None else flags.processes,
         out=flags.out or study_folder(flags.algorithm, environment, "population"),
@@ -75,13 +75,12 @@ def command(arguments: Sequence[str]) -> int:
         **vars(flags.run),
     )
     if not flags.quiet:
-        _show(runs)
+        _show(runs, list(changing_space(playable(flags.algorithm), flags.run, flags.space)))
     return 0
 
 
-def _show(runs: list[Run]) -> None:
-    """Print the members, the best one first, and what to type next."""
-    changing = changing_settings(runs[0].path)
+def _show(runs: list[Run], changing: list[str]) -> None:
+    """Print the members, the best one first, with their settings that change, and what to type next."""
     rows = []
     for run in runs:
         mean = "" if run.evaluation is None else number(run.evaluation.mean)
