@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantage.comparison.run_data import find_runs
+from advantage.comparison.run_data import find_runs, is_run, learning_options
 from advantage.plain_values import plain_paths
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import read_episodes, read_progress
@@ -290,10 +290,12 @@ def diagnose(paths: str | Path | Iterable[str | Path]) -> dict[Path, list[Findin
 
     Raises:
         ValueError: there is no run.
+        FileNotFoundError: a folder with logs or checkpoints has no config.json.
         CheckpointError: a config.json or a log is damaged.
     """
     given = plain_paths("paths", paths)
-    folders, left_out = find_runs(given)
+    below, left_out = find_runs(given)
+    folders = list(filter(is_run, below))  # beside its runs a study has other folders
     if not folders:
         raise ValueError(
             f"There is no run at {', '.join(map(str, given))}"
@@ -334,10 +336,8 @@ def disagreements(runs: Sequence[RunFacts]) -> list[tuple[RunFacts, Finding]]:
     """The groups of three seeds or more whose final returns lie further apart than half of what was gained."""
     groups: dict[str, list[RunFacts]] = {}
     for run in runs:
-        what = {name: x for name, x in run.training.items() if name in ("num_envs", "total_timesteps")}
-        name = json.dumps(
-            [run.algorithm, run.environment, run.hyperparameters, what], sort_keys=True, default=str
-        )
+        what = [run.algorithm, run.environment, run.hyperparameters, learning_options(run.training)]
+        name = json.dumps(what, sort_keys=True, default=str)
         groups.setdefault(name, []).append(run)
     found = []
     for group in groups.values():

@@ -9,6 +9,7 @@ import pytest
 import advantage as adv
 from advantage.cli import main
 from advantage.diagnosis import RULES, SEEDS, RunFacts, diagnose, disagreements
+from advantage.runs.folder import RunFolder, write_config
 
 RISING = np.concatenate([np.linspace(20, 400, 150), np.full(50, 410) + np.arange(50) % 7])
 
@@ -97,6 +98,15 @@ def test_seeds_that_disagree_are_named_and_those_that_agree_are_not():
     assert not disagreements([facts(seed=0, returns=RISING * scale) for scale in (0.2, 0.6, 1.0)])
 
 
+def test_runs_with_other_options_of_their_environment_are_no_seeds_of_one_another():
+    """A budget, keywords of the environment or stacked frames are what the returns depend on."""
+    easy, hard = ([facts(seed=seed, returns=RISING * scale) for seed in range(3)] for scale in (1.0, 0.1))
+    assert disagreements(easy + hard) and not disagreements(easy)
+    for option, value in (("env_options", {"size": 8}), ("frame_stack", 4), ("total_timesteps", 10)):
+        other = [run._replace(training=run.training | {option: value}) for run in hard]
+        assert not disagreements(easy + other)
+
+
 def short(tmp_path, name, **options):
     options = dict(total_timesteps=4_096, num_envs=4, eval_episodes=0, tensorboard=False) | options
     algorithm = options.pop("algorithm", adv.PPO(n_steps=32, batch_size=64, hidden=(16,)))
@@ -142,4 +152,18 @@ def test_what_is_no_run(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "nothing")]) == 2
     assert "Traceback" not in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert main(["doctor", str(tmp_path / "empty")]) in (1, 2)
+    assert main(["doctor", str(tmp_path / "empty")]) == 2
+    assert "There is no run at" in capsys.readouterr().err
+
+
+def test_a_study_is_diagnosed_without_its_folders_that_are_no_runs(tmp_path):
+    run = RunFolder(tmp_path / "trials" / "0000")
+    (tmp_path / "locks").mkdir()
+    run.path.mkdir(parents=True)
+    config = {"algorithm": "ppo", "environment": "E", "hyperparameters": {}, "seed": 0, "training": {}}
+    write_config(run, config)
+    assert diagnose(tmp_path) == {run.path: []}
+    run.config_path.unlink()
+    (run.path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match="config.json does not exist"):
+        diagnose(tmp_path)
