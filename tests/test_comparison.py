@@ -273,6 +273,23 @@ def test_labels_say_what_differs_and_no_more(tmp_path):
     ]
 
 
+def test_values_that_look_alike_in_short_are_written_in_full(tmp_path):
+    """And each group has its own scores: a float32 that a library wrote is another value than 0.1."""
+    exact = float(np.float32(0.1))
+    for seed, rate in enumerate((0.1, exact, 0.1, 0.3)):
+        write_run(tmp_path / str(seed), seed, 100.0 * seed, learning_rate=rate)
+    comparison = adv.compare(tmp_path)
+    told = {score.label: (score.seeds, score.lowest, score.highest) for score in comparison.scores}
+    assert told == {
+        "ppo learning_rate=0.3": (1, 304.5, 304.5),
+        f"ppo learning_rate={exact!r}": (1, 102.5, 102.5),
+        "ppo learning_rate=0.1": (2, 1.5, 203.5),
+    }
+    assert {(row.better, row.worse) for row in comparison.improvements} == set(
+        itertools.combinations([score.label for score in comparison.scores], 2)
+    )
+
+
 def test_runs_belong_together_unless_what_they_learn_differs(runs):
     path = runs / "good" / "seed_3" / "config.json"
     config = json.loads(path.read_text())
@@ -480,6 +497,18 @@ def test_curves_of_other_budgets_end_where_they_end(runs):
     curve = next(curve for curve in comparison.curves if "0.5" in curve.label)
     np.testing.assert_array_equal(np.isnan(curve.mean), curve.step > 500)
     assert "total_timesteps=500" in curve.label
+
+
+def test_budgets_that_differ_by_more_than_the_points_of_a_curve_are_compared(tmp_path):
+    """The shorter curve ends before the first of the 200 points."""
+    for seed in range(3):
+        write_run(tmp_path / "runs" / f"long{seed}", seed)
+        path = write_run(tmp_path / "runs" / f"short{seed}", seed)
+        edit("config.json", ('"total_timesteps": 1000', '"total_timesteps": 4'))(path)
+    comparison = adv.compare(tmp_path / "runs")
+    short = next(curve for curve in comparison.curves if "total_timesteps=4" in curve.label)
+    assert short.interval is not None and np.isnan([short.mean, *short.interval]).all()
+    assert len(comparison.write(tmp_path / "out")[0]) == 3
 
 
 # What is written

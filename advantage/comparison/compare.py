@@ -200,20 +200,19 @@ def compare(
     records, left_out = _usable_runs(given, environment)
     evaluated = all(record.evaluation is not None for record in records)
     evaluation, episodes = "the evaluation after the last step", f"the last {WINDOW} training episodes"
-    groups = group_runs(records)
-    final = {
-        group.label: np.array([r.evaluation if evaluated else r.recent[-1] for r in group.records])
-        for group in groups
-    }
-    groups.sort(key=lambda group: -interquartile_mean(final[group.label]))
+    ended = [
+        (group, np.array([r.evaluation if evaluated else r.recent[-1] for r in group.records]))
+        for group in group_runs(records)
+    ]
+    ended.sort(key=lambda each: -interquartile_mean(each[1]))
+    groups = [group for group, _ in ended]
     longest = max(record.total_timesteps for record in records)
     grid = np.unique(np.linspace(0, longest, POINTS + 1).round().astype(np.int64))[1:]
-    pairs = itertools.combinations((group.label for group in groups), 2)
-    improvements = [improvement(better, worse, final, seed) for better, worse in pairs]
+    improvements = [improvement(*pair, seed) for pair in itertools.combinations(ended, 2)]
     return Comparison(
         environment=records[0].environment,
         curves=[learning_curve(group, grid, seed) for group in groups],
-        scores=[final_score(group, final[group.label], seed) for group in groups],
+        scores=[final_score(group, final, seed) for group, final in ended],
         score_of=f"mean return of {evaluation if evaluated else episodes}",
         improvements=improvements,
         threshold=least,

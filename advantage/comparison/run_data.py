@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -128,10 +130,15 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[list[Path], list[LeftOut]]:
     return list(found.values()), lost
 
 
-def _below(folder: Path) -> list[Path]:
+def is_run(folder: Path) -> bool:
+    """Whether a folder has a part of a run."""
     parts = ("config.json", "progress.csv", "episodes.csv", "checkpoints")
+    return any((folder / part).exists() for part in parts)
+
+
+def _below(folder: Path) -> list[Path]:
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if any((folder / part).exists() for part in parts) or not inside:
+    if is_run(folder) or not inside:
         return [folder]
     return [run for path in inside for run in _below(path)]
 
@@ -292,21 +299,33 @@ def group_runs(records: Sequence[AnyRun]) -> list[Group[AnyRun]]:
         names = sorted({name for other in kin for name in other.options} - set(LEARNING_OPTIONS))
         differing[algorithm] = [name for name in names if _differ(name, kin)]
     common = [name for name in LEARNING_OPTIONS if _differ(name, firsts)]
+    texts = {name: _texts(name, firsts) for name in [*common, *itertools.chain(*differing.values())]}
     found = []
     for first, group in zip(firsts, groups.values(), strict=True):
         told = [*differing[first.algorithm], *common]
-        settings = {name: option_text(first.options.get(name)) for name in told}
+        settings = {name: texts[name][_json(first.options.get(name))] for name in told}
         label = " ".join([first.algorithm, *(f"{name}={text}" for name, text in settings.items())])
         found.append(Group(label, group, settings))
     return found
 
 
 def _identity(record: Trained) -> str:
-    return json.dumps([record.algorithm, record.options], sort_keys=True)
+    return _json([record.algorithm, record.options])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _differ(name: str, records: Sequence[Trained]) -> bool:
-    return len({json.dumps(record.options.get(name), sort_keys=True) for record in records}) > 1
+    return len({_json(record.options.get(name)) for record in records}) > 1
+
+
+def _texts(name: str, records: Sequence[Trained]) -> dict[str, str]:
+    """The text of each value of an option, by its JSON: that of the command line, or JSON where two would be alike."""
+    values = {_json(value): option_text(value) for value in (record.options.get(name) for record in records)}
+    counts = Counter(values.values())
+    return {exact: text if counts[text] == 1 else exact for exact, text in values.items()}
 
 
 def option_text(value: Any) -> str:

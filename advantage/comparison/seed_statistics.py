@@ -8,7 +8,7 @@ seeds; tasks may differ in the number of seeds. Axes before the last, such as po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -112,7 +112,7 @@ def interquartile_mean_interval(
     draws = [rng.integers(0, array.shape[-1], (resamples, array.shape[-1])) for array in arrays]
     points = [array.reshape(-1, array.shape[-1]) for array in arrays]
     block = max(1, _AT_ONCE // (resamples * sum(array.shape[-1] for array in arrays)))
-    ends = []
+    ends = [np.zeros((2, 0))]
     for begin in range(0, len(points[0]), block):
         drawn = [point[begin : begin + block][:, draw] for point, draw in zip(points, draws, strict=True)]
         ends.append(_percentiles(interquartile_mean(np.concatenate(drawn, axis=-1)), level))
@@ -189,11 +189,11 @@ def final_score(group: Group, final: np.ndarray, seed: int) -> Score:
     return Score(group.label, len(final), mean, interval, low, high, total, seconds)
 
 
-def improvement(better: str, worse: str, final: Mapping[str, np.ndarray], seed: int) -> Improvement:
-    """How likely a run of one group ends above a run of another; `final` has the final returns by label."""
-    x, y = final[better], final[worse]
+def improvement(better: tuple[Group, np.ndarray], worse: tuple[Group, np.ndarray], seed: int) -> Improvement:
+    """How likely a run of one group ends above a run of another, from the groups and their final returns."""
+    (one, x), (other, y) = better, worse
     interval = improvement_interval([x], [y], seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
-    return Improvement(better, worse, probability_of_improvement([x], [y]), interval)
+    return Improvement(one.label, other.label, probability_of_improvement([x], [y]), interval)
 
 
 def time_to_threshold(group: Group, threshold: float) -> Reached:
