@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import fcntl
 import itertools
+import json
 import os
 import re
 import shlex
@@ -34,7 +35,7 @@ from typing import Any, NamedTuple
 
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.playable import Trainable, playable
-from advantage.algorithms.registry import default_algorithm, from_json, to_json
+from advantage.algorithms.registry import algorithm_name, default_algorithm, from_json, to_json
 from advantage.drivers.cluster.connection import Connection, cores_of_cluster
 from advantage.drivers.cluster.tasks import RemoteProcess
 from advantage.drivers.host.crew import interpreter
@@ -47,11 +48,12 @@ from advantage.runs.lock import RunLock
 from advantage.runs.log import read_evaluations
 from advantage.training.callbacks import Callback
 from advantage.training.early_stopping import reason_of_run
-from advantage.training.options import Options, recorded
+from advantage.training.options import Options, modifications_of, options_from, recorded
 from advantage.training.train import resume, train
 
 _FIELDS = {"environments": list, "seeds": list, "algorithms": list, "training": dict, "out": str}
 _ALGORITHM_FIELDS = {"name": str, "options": dict, "grid": dict}
+Process = subprocess.Popen | RemoteProcess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +117,18 @@ def read_experiment(file: str | Path) -> list[Cell]:
         return f"{file}:{next(found, after + 1)}"
 
     _check(grid, _FIELDS, ("environments", "seeds", "algorithms"), at, "an experiment")
+    for name in {"seed", "num_seeds"} & grid.get("training", {}).keys():
+        raise ValueError(f"{at(name)}: training has no {name}; write all seeds before it: seeds = [0, 1, 2].")
     try:
-        training = Options(**grid.get("training", {}) | {"num_seeds": 1})
+        training = Options(**grid.get("training", {}))
     except (TypeError, ValueError) as error:
         name = next((name for name in grid["training"] if f"{name}" in str(error)), "training")
         known = ", ".join(field.name for field in dataclasses.fields(Options))
         raise ValueError(f"{at(name)}: training: {error}. Options are: {known}.") from None
+    if not modifications_of(training).by_name:
+        raise ValueError(
+            f"{at('env_options')}: training: env_options has a date or a time; write it as a string."
+        )
     if "workers" not in grid.get("training", {}):
         training = dataclasses.replace(training, workers=0)  # the cores are busy with other cells
     for environment in grid["environments"]:
@@ -227,8 +235,8 @@ def run_experiment(
     Args:
         file: the grid, see `read_experiment`.
         processes: number of cells trained at once; by default the number of cores.
-        cluster: cells are tasks of this Ray cluster; see `Options.cluster`. All its nodes must have the current folder,
-            the file and `out` in the same place.
+        cluster: cells are tasks of this Ray cluster; see `Options.cluster`. All its nodes must have the current folder
+            and `out` in the same place.
         say: called with a text about each event.
 
     Raises:
@@ -238,37 +246,40 @@ def run_experiment(
     cells = read_experiment(file)
     processes = None if processes is None else require_whole("processes", processes, 1)
     if cluster is None:
-        return _run_cells(file, cells, processes or available_cores(), _process_here, say)
+        return _run_cells(cells, processes or available_cores(), process_here, say)
     with Connection(cluster, f"advantage experiment {file}"):
-        return _run_cells(file, cells, processes or cores_of_cluster(), _process_there, say)
+        return _run_cells(cells, processes or cores_of_cluster(), _process_there, say)
 
 
-def _process_here(file: str | Path, number: int) -> subprocess.Popen:
-    """The process of a cell, on this machine."""
-    command, inherited = interpreter("advantage.experiment", file, number, os.getpid())
+def process_here(cell: Cell, until: int | None = None) -> subprocess.Popen:
+    """The process of a cell on this machine, which trains it to the end or until so many steps are taken."""
+    command, inherited = interpreter("advantage.experiment", _declaration(cell, until), os.getpid())
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=inherited)
 
 
-def _process_there(file: str | Path, number: int) -> RemoteProcess:
+def _process_there(cell: Cell) -> RemoteProcess:
     """The process of a cell, on the cluster."""
-    return RemoteProcess("advantage.experiment", file, number)
+    return RemoteProcess("advantage.experiment", _declaration(cell))
+
+
+def _declaration(cell: Cell, until: int | None = None) -> str:
+    """What the process of a cell is told; its environment and wrappers have names."""
+    algorithm = algorithm_name(cell.algorithm), to_json(cell.algorithm)
+    until = until or cell.options.total_timesteps
+    return json.dumps([*algorithm, cell.environment, recorded(cell.options), str(cell.path), until])
 
 
 def _run_cells(
-    file: str | Path,
-    cells: list[Cell],
-    processes: int,
-    start: Callable[[str | Path, int], subprocess.Popen | RemoteProcess],
-    say: Callable[[str], None],
+    cells: list[Cell], processes: int, start: Callable[[Cell], Process], say: Callable[[str], None]
 ) -> Outcome:
     """Train the cells that have not finished, so many at once."""
     waiting = [number for number, cell in enumerate(cells) if not cell.finished]
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} finished already, {processes} at once.")
     failed: dict[Path, str] = {}
 
-    def begin(number: int) -> subprocess.Popen | RemoteProcess:
+    def begin(number: int) -> Process:
         cells[number].path.parent.mkdir(parents=True, exist_ok=True)
-        return start(file, number)
+        return start(cells[number])
 
     def ended(number: int, code: int) -> None:
         cell = cells[number]
@@ -286,16 +297,13 @@ def _run_cells(
 
 
 def run_at_once(
-    numbers: Sequence[int],
-    processes: int,
-    begin: Callable[[int], subprocess.Popen | RemoteProcess],
-    ended: Callable[[int, int], None],
+    numbers: Sequence[int], processes: int, begin: Callable[[int], Process], ended: Callable[[int, int], None]
 ) -> None:
     """Start a process for each number, so many at once; `ended` is called with the number and exit code of each.
 
     After any error, and after Ctrl-C, those that run are told to stop, and waited for.
     """
-    waiting, running = [*numbers], dict[int, subprocess.Popen | RemoteProcess]()
+    waiting, running = [*numbers], dict[int, Process]()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
@@ -353,15 +361,16 @@ def carry_on(cell: Cell, callback: Callback) -> None:
     )
 
 
-def _run_cell(file: str, number: int, parent: int) -> int:
-    """The work of a cell's process: train or resume, with all output in the log."""
-    cell = read_experiment(file)[number]
-    with output_in_log(cell):
-        return exit_code(lambda goes_on: carry_on(cell, lambda _: goes_on()), parent)
+def _serve(declaration: str, parent: int) -> int:
+    """The work of a cell's process: train or resume, with all output in the log, until its parent has ended."""
+    name, hyperparameters, environment, training, path, until = json.loads(declaration)
+    cell = Cell(from_json(name, hyperparameters), environment, options_from(training), Path(path))
+    with _output_in_log(cell):
+        return exit_code(lambda goes_on: carry_on(cell, lambda now: now.step < until and goes_on()), parent)
 
 
 @contextlib.contextmanager
-def output_in_log(cell: Cell) -> Iterator[None]:
+def _output_in_log(cell: Cell) -> Iterator[None]:
     """A context in which the output of this process goes into a cell's log, once no other process has it."""
     with open(cell.log, "a", encoding="utf-8") as log:
         fcntl.flock(log, fcntl.LOCK_EX)  # an older process of this cell may still be saving
@@ -387,4 +396,4 @@ def exit_code(work: Callable[[Callable[[], bool]], None], parent: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_run_cell(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(_serve(sys.argv[1], int(sys.argv[2])))

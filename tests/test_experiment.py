@@ -1,5 +1,6 @@
 """Experiments: every cell is trained once, whatever is killed in between, and a wrong grid is refused by its line."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import advantage as adv
+from advantage import experiment
 from advantage.cli import main
 from advantage.experiment import Cell, read_experiment, run_experiment
 from advantage.runs.folder import RunFolder
@@ -58,6 +60,17 @@ def test_the_grid_is_every_combination(grid):
     assert not any(cell.finished for cell in cells)
 
 
+def test_the_process_of_a_cell_is_told_the_cell(grid, monkeypatch):
+    """So a file that is edited while it runs changes none of its runs."""
+    trained = []
+    monkeypatch.setattr(experiment, "carry_on", lambda cell, callback: trained.append(cell))
+    monkeypatch.setattr(experiment, "_output_in_log", contextlib.nullcontext)
+    grid.write_text(GRID.replace("eval", 'env_options = {size = 8}\nobserve_last = ["reward"]\neval'))
+    cells = read_experiment(grid)
+    assert [experiment._serve(experiment._declaration(cell), os.getppid()) for cell in cells] == [0] * 6
+    assert trained == cells
+
+
 def test_a_run_that_stopped_early_has_finished(tmp_path):
     """But not where it was killed between the evaluation that stops it and the checkpoint."""
     rules = dict(total_timesteps=96, eval_every=32, eval_episodes=1, stop_at_return=1.0, tensorboard=False)
@@ -81,6 +94,9 @@ def test_a_run_that_stopped_early_has_finished(tmp_path):
         ("[0.1, 0.5]", "0.1", r"grid\.toml:10: grid: learning_rate must be a list"),
         ('"jax/Cliff-v0"', '"jax/Clif-v0"', r"grid\.toml:1: .*jax/Clif-v0"),
         ("total_timesteps", "total_steps", r"grid\.toml:4: training: .*total_steps.*Options are: total_timesteps"),
+        ("eval_episodes", "num_seeds", r"grid\.toml:5: training has no num_seeds; write .*seeds = \[0, 1, 2\]"),
+        ("eval_episodes", "seed", r"grid\.toml:5: training has no seed"),
+        ("= 512", "= 512\nenv_options = {a = 2020-01-01}", r"grid\.toml:5: training: env_options has a date"),
         ("= 512", "= 0", r"grid\.toml:4: training: total_timesteps=0 is not allowed"),
         ("seeds = [0, 1]", "seeds = []", r"grid\.toml:2: seeds must be a list that is not empty"),
         ("seeds = [0, 1]", "seeds = [-1]", r"grid\.toml:2: seed=-1"),
@@ -121,7 +137,18 @@ def test_cells_run_once_and_failures_are_named(grid, capsys):
 
     before = {file: file.stat().st_mtime_ns for file in good.rglob("*")}
     said = []
-    outcome = run_experiment(grid, processes=1, say=said.append)
+
+    def edits(text):  # what runs is what the file declared when it was read
+        said.append(text)
+        grid.write_text("")
+
+    declared = grid.read_text()
+    outcome = run_experiment(grid, processes=1, say=edits)
+    grid.write_text(declared)
+    log = failed.with_name("seed_0.log").read_text()
+    assert (
+        log.count(reason := outcome.failed[failed].partition(" (full")[0]) == 4 and "A table needs" in reason
+    )
     assert "2 runs, 1 finished already" in said[0] and [text[:6] for text in said[1:]] == ["failed"]
     assert outcome.finished == [good] and list(outcome.failed) == [failed]
     assert {file: file.stat().st_mtime_ns for file in good.rglob("*")} == before

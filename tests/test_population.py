@@ -247,8 +247,8 @@ def test_a_generation_comes_only_after_its_members_have_learned(tmp_path, monkey
     """An iteration of more than `every` steps is followed by one generation, and the last one by none."""
     log, step, made = tmp_path / "log", [0, 0], []
 
-    def train(cell, until, goes_on):
-        while step[cell.seed] < until:
+    def train(cell, callback):
+        while callback(types.SimpleNamespace(step=step[cell.seed])) and step[cell.seed] < 1000:
             step[cell.seed] = min(step[cell.seed] + 256, 1000)
 
     def make(runs, number, until):
@@ -257,7 +257,7 @@ def test_a_generation_comes_only_after_its_members_have_learned(tmp_path, monkey
             file.write(json.dumps({"step": until}) + "\n")
         return ""
 
-    monkeypatch.setattr(generations, "_train_until", train)
+    monkeypatch.setattr(generations, "carry_on", train)
     monkeypatch.setattr(generations, "_step", lambda cell: step[cell.seed])
     monkeypatch.setattr(generations, "make_generation", make)
     cells: Any = [

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,17 +17,15 @@ import jax
 import numpy as np
 
 from advantage.agent import CONFIG_FIELDS, Saved, read_saved, restore_config
-from advantage.algorithms.registry import algorithm_name, from_json, to_json
+from advantage.algorithms.registry import from_json, to_json
 from advantage.drivers.device import stack_settings
-from advantage.drivers.host.crew import interpreter
-from advantage.experiment import Cell, carry_on, exit_code, last_words, output_in_log, run_at_once
+from advantage.experiment import Cell, carry_on, last_words, process_here, run_at_once
 from advantage.replay.left_out import without_replay
 from advantage.runs.checkpoint import CheckpointError, point, read_manifest, save_checkpoint
 from advantage.runs.folder import RunFolder, read_config, write_config
 from advantage.runs.lock import RunLock
 from advantage.runs.log import read_progress
 from advantage.runs.recorded import as_saved, checksum, config_facts
-from advantage.training.options import options_from, recorded
 from advantage.tuning.next_generation import next_generation, said_generation, write_generation
 from advantage.tuning.space import Space
 from advantage.tuning.storage import StudyFailure
@@ -72,7 +68,7 @@ def train_runs(runs: Runs, processes: int, say: Callable[[str], None]) -> None:
         waiting = [cell for cell in runs.cells if _step(cell) < until and not cell.finished]
         if processes == 1:
             for cell in waiting:
-                _train_until(cell, until, lambda: True)
+                carry_on(cell, lambda progress, until=until: progress.step < until)
         else:
             _train_in_processes(waiting, until, processes)
         if until <= min(map(_step, runs.cells)) < min(until + runs.every, total):
@@ -171,26 +167,11 @@ def _generations(log: Path) -> set[int]:
         ) from None
 
 
-def _train_until(cell: Cell, until: int, goes_on: Callable[[], bool]) -> None:
-    """Train a member in this process until it has taken so many steps, or until `goes_on` says no."""
-    carry_on(cell, lambda progress: progress.step < until and goes_on())
-
-
 def _train_in_processes(cells: Sequence[Cell], until: int, processes: int) -> None:
     """Train members until they have taken so many steps, each in a process of its own."""
 
     def begin(number: int) -> subprocess.Popen:
-        cell = cells[number]
-        declaration = {
-            "algorithm": algorithm_name(cell.algorithm),
-            "hyperparameters": to_json(cell.algorithm),
-            "environment": cell.environment,
-            "training": recorded(cell.options),
-            "path": str(cell.path),
-            "until": until,
-        }
-        command, inherited = interpreter("advantage.tuning.generations", json.dumps(declaration), os.getpid())
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=inherited)
+        return process_here(cells[number], until)
 
     def ended(number: int, code: int) -> None:
         if code:
@@ -201,20 +182,3 @@ def _train_in_processes(cells: Sequence[Cell], until: int, processes: int) -> No
             )
 
     run_at_once(range(len(cells)), processes, begin, ended)
-
-
-def _serve(declaration: str, parent: int) -> int:
-    """What the process of a member does: it trains until so many steps are taken, or until its parent has ended."""
-    declared = json.loads(declaration)
-    cell = Cell(
-        from_json(declared["algorithm"], declared["hyperparameters"]),
-        declared["environment"],
-        options_from(declared["training"]),
-        Path(declared["path"]),
-    )
-    with output_in_log(cell):
-        return exit_code(lambda goes_on: _train_until(cell, declared["until"], goes_on), parent)
-
-
-if __name__ == "__main__":
-    sys.exit(_serve(sys.argv[1], int(sys.argv[2])))
