@@ -464,6 +464,31 @@ def test_trials_that_are_not_trained_side_by_side(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_of_trials_side_by_side_those_that_are_not_possible_are_told_alone(pretend, monkeypatch):
+    """As with a batch of one. What refuses all of them together leaves each to itself, but for what is damaged."""
+    together = []
+
+    def side_by_side(algorithms, environment, *, out, **options):
+        together.append([int(path.name) for path in out])
+        if len(together) > 1:
+            raise (ValueError if len(together) < 3 else CheckpointError)("None of this.")
+
+    monkeypatch.setattr(work, "train_side_by_side", side_by_side)
+    algorithm = adv.Impala(rho_clip=2.0, gamma=0.5)
+    clips = {"rho_clip": {"uniform": [1.0, 1.1]}, "c_clip": {"uniform": [0.9, 1.2]}}
+    space = read_space(algorithm, pretend.study.options, clips)
+    study = dataclasses.replace(pretend.study, algorithm=algorithm, space=space, batch=4, trials=12)
+    with pytest.raises(CheckpointError, match="None of this"):
+        done(study, opened(study))
+    trials = opened(study).trials
+    possible = [trial.number for trial in trials if trial.params["c_clip"] <= trial.params["rho_clip"]]
+    assert together == [[n for n in possible if n // 4 == batch] for batch in range(3)] and all(together)
+    for trial in trials[:8]:
+        assert (trial.state.name == "COMPLETE") == (trial.number in possible)
+        assert (trial.number in possible) != ("rho_clip" in trial.user_attrs.get("why", ""))
+    assert len(possible) < 12
+
+
 RUN = dict(num_envs=2, total_timesteps=256, eval_episodes=2, tensorboard=False)
 
 

@@ -161,18 +161,28 @@ def _key(study: Study, cell: Cell) -> str:
 
 
 def _train_together(study: Study, journal: Any, numbers: Sequence[int], goes_on: Callable[[], bool]) -> None:
-    """Train new trials side by side in one program. What diverges stops all; each then goes on alone."""
-    trials = [trial_of(journal, number) for number in numbers]
-    cells = [study.trial_cell(trial.number, suggest(study.space, trial)) for trial in trials]
-    algorithms: Any = [cell.algorithm for cell in cells]
-    with contextlib.suppress(NonFiniteUpdate):
+    """Train new trials side by side in one program. What diverges stops all; each then goes on alone.
+
+    Trials whose settings do not fit together are left out here; on its own, each says why.
+    """
+    cells = []
+    for trial in (trial_of(journal, number) for number in numbers):
+        with contextlib.suppress(ValueError):
+            cells.append(study.trial_cell(trial.number, suggest(study.space, trial)))
+    if not cells:
+        return
+    try:
         train_side_by_side(
-            algorithms,
+            [cell.algorithm for cell in cells],
             study.environment,
             out=[cell.path for cell in cells],
             callback=lambda _: goes_on(),
             **dataclasses.asdict(cells[0].options),
         )
+    except (CheckpointError, EnvironmentDefect):
+        raise
+    except (NonFiniteUpdate, ValueError):
+        pass
 
 
 def _try(
