@@ -27,6 +27,7 @@ from advantage.comparison.seed_statistics import (
     interquartile_mean_interval,
     probability_of_improvement,
 )
+from advantage.figures import write_figure
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_episodes, read_progress
@@ -743,3 +744,15 @@ def test_few_groups_have_a_legend(runs, tmp_path):
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert '"hovermode": "x unified"' in page and '"showlegend": true' in page
     assert '<input type="checkbox"' not in page and "<details>" not in page
+
+
+def test_a_picture_is_whole_and_never_written_through_a_link(tmp_path):
+    picture, mine = tmp_path / "a.png", tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / ".a.png.tmp").symlink_to(mine)
+    write_figure(picture, (3, 2), lambda figure: figure.add_subplot())
+    assert matplotlib.image.imread(picture).shape[:2] == (200, 300)
+    assert mine.read_text() == "mine" and not picture.is_symlink()
+    with pytest.raises(ZeroDivisionError):
+        write_figure(picture, (3, 2), lambda figure: 1 // 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "mine.txt"]

@@ -26,6 +26,7 @@ ROOMS = [
     "machine",
     "matrices",
     "rows",
+    "figures",
     "environments",
     "datasets",
     "running_moments",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from advantage.comparison.seed_statistics import LEVEL, Curve
+from advantage.figures import write_figure
 from advantage.runs.plot import WINDOW, short
 
 # Okabe and Ito 2008, "Color universal design": safe for colour-blind readers. Their yellow is too pale for lines.
@@ -49,43 +48,50 @@ def draw(curves: Sequence[Curve], path: Path, *, environment: str, threshold: fl
     Raises:
         ImportError: matplotlib is not installed (`pip install "advantage[plot]"`).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
     named = curves if len(curves) <= MANY else curves[:SHOWN_FIRST]
     columns = 3 if max(len(curve.label) for curve in named) < 35 else 1
     rows = -(-len(named) // columns) + (len(named) < len(curves))
-    figure = Figure(figsize=(12, 7 + 0.25 * rows), dpi=100, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for curve in curves[len(named) :]:
+
+    def drawn(figure: Any) -> None:
+        axes = figure.add_subplot()
+        _draw_curves(axes, curves, len(named))
+        if threshold is not None:
+            axes.axhline(threshold, color=GREY, linewidth=1, linestyle="--")
+        axes.set_title(f"{environment}\n", loc="left", fontsize=17, color=INK, parse_math=False)
+        legend = {
+            "frameon": False,
+            "fontsize": 12,
+            "labelcolor": INK,
+            "handlelength": 3,
+            "title_fontsize": 12,
+        }
+        legend |= {"title": _others(len(curves) - len(named))} if len(named) < len(curves) else {}
+        names = figure.legend(loc="outside lower center", ncols=min(columns, len(named)), **legend)
+        for text in names.get_texts():
+            text.set_parse_math(False)
+
+    write_figure(path, (12, 7 + 0.25 * rows), drawn)
+    return path
+
+
+def _draw_curves(axes: Any, curves: Sequence[Curve], named: int) -> None:
+    """All curves, of which only the first `named` have a name, and the axes."""
+    from matplotlib.ticker import FuncFormatter
+
+    for curve in curves[named:]:
         axes.plot(curve.step, curve.mean, color=GREY, linewidth=1, alpha=0.35)
-    for place, curve in enumerate(named):
+    for place, curve in enumerate(curves[:named]):
         _draw_named(axes, curve, place)
-    if threshold is not None:
-        axes.axhline(threshold, color=GREY, linewidth=1, linestyle="--")
-    axes.set_title(f"{environment}\n", loc="left", fontsize=17, color=INK, parse_math=False)
     axes.text(0, 1.02, explanation(curves), transform=axes.transAxes, fontsize=12, color=GREY)
     axes.set_xlabel("environment steps", fontsize=13, color=GREY)
     axes.set_ylabel(Y_LABEL, fontsize=13, color=GREY)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.set_xlim(0, curve.step[-1])
+    axes.set_xlim(0, curves[0].step[-1])
     axes.tick_params(labelsize=12, labelcolor=GREY, color=RULE)
     axes.grid(True, color="#eaeef2", linewidth=1)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
-    legend = {"frameon": False, "fontsize": 12, "labelcolor": INK, "handlelength": 3, "title_fontsize": 12}
-    legend |= {"title": _others(len(curves) - len(named))} if len(named) < len(curves) else {}
-    names = figure.legend(loc="outside lower center", ncols=min(columns, len(named)), **legend)
-    for text in names.get_texts():
-        text.set_parse_math(False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    canvas.print_png(temporary)
-    os.replace(temporary, path)
-    gc.collect()  # the parts of a figure refer to each other and hold megabytes
-    return path
 
 
 def _draw_named(axes: Any, curve: Curve, place: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from advantage.figures import write_figure
 from advantage.laboratory.advantage_bias import Credit, measure_credit
 from advantage.laboratory.estimate_quality import Interval, Measured
 from advantage.laboratory.gradient_variance import LAMBDAS, measure_gradients
@@ -178,11 +179,10 @@ def draw_table(table: MeasurementTable, path: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    write_figure(path, (12, 7), lambda figure: _draw(figure, table))
 
-    figure = Figure(figsize=(12, 7), dpi=100, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+
+def _draw(figure: Any, table: MeasurementTable) -> None:
     if table.name in ("gradient", "quadratic"):
         _bars(figure, table)
     elif table.name == "advantage":
@@ -190,7 +190,6 @@ def draw_table(table: MeasurementTable, path: Path) -> None:
     else:
         _lines(figure, table)
     figure.suptitle(table.title, x=0.01, ha="left", fontsize=14)
-    canvas.print_png(path)
 
 
 def _bars(figure: Any, table: MeasurementTable) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from advantage.figures import write_figure
 
 ARROWS = {
     (0, 0): "·", (-1, 0): "↑", (1, 0): "↓", (0, -1): "←", (0, 1): "→",
@@ -58,26 +58,20 @@ def plot_grid(path: Path, title: str, grid: Any, cells: Cells) -> Path | None:
         The path; None where matplotlib is not installed (`pip install "advantage[plot]"`).
     """
     try:
-        _draw(path, title, grid, cells)
+        size = max(4.5, grid.columns * _cell_size(grid) + 1), grid.rows * _cell_size(grid) + 1
+        write_figure(path, size, lambda figure: _draw(figure, title, grid, cells))
     except ImportError:
         return None
-    gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return path
 
 
-def _draw(path: Path, title: str, grid: Any, cells: Cells) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _cell_size(grid: Any) -> float:
+    """The side of a cell, in units of 100 pixels."""
+    return max(0.45, min(1.0, 12 / grid.columns))
 
-    rows, columns = grid.rows, grid.columns
-    size = max(0.45, min(1.0, 12 / columns))
-    figure = Figure(
-        figsize=(max(4.5, columns * size + 1), rows * size + 1),
-        dpi=100,
-        facecolor="white",
-        layout="constrained",
-    )
-    canvas = FigureCanvasAgg(figure)
+
+def _draw(figure: Any, title: str, grid: Any, cells: Cells) -> None:
+    rows, columns, size = grid.rows, grid.columns, _cell_size(grid)
     axes = figure.add_subplot()
     shown = np.array(cells.value, float)
     shown[~cells.reached | cells.terminal] = shown[list(grid.walls + grid.cliffs)] = np.nan
@@ -109,10 +103,6 @@ def _draw(path: Path, title: str, grid: Any, cells: Cells) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, loc="left", fontsize=10, color="#24292f", parse_math=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
-    canvas.print_png(temporary)
-    os.replace(temporary, path)
 
 
 def _kinds(grid: Any, cells: Cells) -> dict[int, tuple[str, str]]:

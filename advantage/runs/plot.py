@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from advantage.figures import write_figure
 from advantage.runs.checkpoint import MANIFEST
 from advantage.runs.folder import RunFolder, read_config
 from advantage.runs.log import log_faults, read_episodes, read_evaluations, read_progress
@@ -33,10 +32,9 @@ def plot_curve(folder: RunFolder) -> Path | None:
         CheckpointError: a log cannot be read.
     """
     try:
-        _draw(folder)
+        write_figure(folder.curve_path, (12, 7), lambda figure: _draw(figure, folder))
     except ImportError:
         return None
-    gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return folder.curve_path
 
 
@@ -48,13 +46,8 @@ def results_are_missing(folder: RunFolder) -> bool:
     return not curve.is_file() or (manifest.is_file() and curve.stat().st_mtime < manifest.stat().st_mtime)
 
 
-def _draw(folder: RunFolder) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _draw(figure: Any, folder: RunFolder) -> None:
     config, progress = read_config(folder, ("algorithm", "environment", "seed")), read_progress(folder)
-    figure = Figure(figsize=(12, 7), dpi=100, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if "train/residual" in progress:
         _draw_convergence(axes, progress)
@@ -69,10 +62,6 @@ def _draw(folder: RunFolder) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#d0d7de")
-    temporary = folder.curve_path.with_name(".curve.png.tmp")
-    temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
-    canvas.print_png(temporary)
-    os.replace(temporary, folder.curve_path)
 
 
 def _draw_convergence(axes: Any, progress: dict[str, np.ndarray]) -> None:

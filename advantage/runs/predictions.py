@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from advantage.figures import write_figure
 
 MOST_NUMBERS = 6  # of an observation that are drawn
 INK, TRUE, PREDICTED = "#24292f", "#afb8c1", "#bc3b00"
@@ -37,21 +37,17 @@ def plot_predictions(path: Path, title: str, shown: Predictions) -> Path | None:
         The path; None where matplotlib is not installed (`pip install "advantage[plot]"`).
     """
     try:
-        _draw(path, title, shown)
+        _, sequences, numbers = shown.true.shape
+        size = 3 * sequences, 1.4 * min(numbers, MOST_NUMBERS) + 1
+        write_figure(path, size, lambda figure: _draw(figure, title, shown))
     except ImportError:
         return None
-    gc.collect()  # the parts of a figure refer to each other and hold megabytes
     return path
 
 
-def _draw(path: Path, title: str, shown: Predictions) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _draw(figure: Any, title: str, shown: Predictions) -> None:
     steps, sequences, numbers = shown.true.shape
-    rows = min(numbers, MOST_NUMBERS)
-    figure = Figure(figsize=(3 * sequences, 1.4 * rows + 1), dpi=100, facecolor="white", layout="constrained")
-    canvas, time = FigureCanvasAgg(figure), np.arange(steps)
+    rows, time = min(numbers, MOST_NUMBERS), np.arange(steps)
     axes = figure.subplots(rows, sequences, sharex=True, sharey="row", squeeze=False)
     for (row, column), axis in np.ndenumerate(axes):
         axis.plot(time, shown.true[:, column, row], color=TRUE, linewidth=4)
@@ -67,7 +63,3 @@ def _draw(path: Path, title: str, shown: Predictions) -> None:
         lines, ["true", "predicted by each network"], loc="outside lower center", ncols=2, fontsize=8
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK, parse_math=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # a link in a stranger's folder is not written through
-    canvas.print_png(temporary)
-    os.replace(temporary, path)
