@@ -41,7 +41,7 @@ WORLDS = {  # name: file, and class or function
     "jax/ConnectFourSearch-v0": "opponents:connect_four_search",
     "jax/MinBreakout-v0": "min_breakout:MinBreakout",
     "jax/MountainCar-v0": "mountain_car:MountainCar",
-    "jax/MountainCarContinuous-v0": "mountain_car:MountainCarContinuous",
+    "jax/MountainCarContinuous-v0": "mountain_car:mountain_car_continuous",
     "jax/Pendulum-v1": "pendulum:Pendulum",
     "jax/PendulumPixels-v0": "pendulum_pixels:PendulumPixels",
     "jax/StatelessCartPole-v1": "partial:stateless_cart_pole",
