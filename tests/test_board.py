@@ -252,7 +252,7 @@ def test_a_groups_line_is_the_mean_of_the_seeds_that_have_come_as_far():
             assert np.isnan(told.low[place])
         else:
             assert told.low[place] <= told.mean[place] <= told.high[place]
-    three = [np.array([line.y[line.x <= 80][-1] for line in lines[:3]])]
+    three = np.array([line.y[line.x <= 80][-1] for line in lines[:3]])
     low, _ = interquartile_mean_interval(three, resamples=200)
     assert told.low[15] == pytest.approx(float(low))
     nothing = group_line([Line(np.zeros(0), np.zeros(0))])

@@ -520,7 +520,7 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
         ]
         np.testing.assert_allclose(row.values, finals)
         assert row.mean == pytest.approx(np.mean(finals))
-        np.testing.assert_allclose(row.interval, interquartile_mean_interval([np.array(finals)]))
+        np.testing.assert_allclose(row.interval, interquartile_mean_interval(np.array(finals)))
     assert again.winner.mean == max(row.mean for row in again.standings)
     assert str(again.preset) in said
     tuned = adv.preset("ppo", DEVICE, again.preset)

@@ -86,7 +86,7 @@ def group_line(lines: Sequence[Line], points: int = GROUP_POINTS) -> GroupLine:
         if pattern.any():
             mean[rows] = interquartile_mean(some)
         if pattern.sum() >= FEWEST_SEEDS:
-            low[rows], high[rows] = interquartile_mean_interval([some], resamples=RESAMPLES)
+            low[rows], high[rows] = interquartile_mean_interval(some, resamples=RESAMPLES)
     return GroupLine(grid, mean, low, high, present.sum(axis=1))
 
 

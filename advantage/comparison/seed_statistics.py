@@ -2,13 +2,11 @@
 
 Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", sections 4.1 to 4.3.
 
-A score belongs to one seed of one task. Scores are a list with an array for each task, whose last axis is the
-seeds; tasks may differ in the number of seeds. Axes before the last, such as points of a curve, are kept.
+Scores are an array whose last axis is the seeds. Axes before it, such as points of a curve, are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,82 +83,70 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(scores).any(axis=-1), np.nan, middle)
 
 
-def interquartile_mean_interval(
-    tasks: Sequence[np.ndarray], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
-) -> Interval:
-    """An interval for the interquartile mean over all tasks and seeds: the stratified percentile bootstrap.
+def interquartile_mean_interval(scores: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """An interval for the interquartile mean over seeds: the percentile bootstrap.
 
-    A resample draws from each task as many seeds as it has, with replacement, and takes the interquartile mean of
-    all of them; the interval holds the middle `level` of the resamples (Agarwal et al. 2021, section 4.1; Efron and
-    Tibshirani 1993, "An introduction to the bootstrap", chapter 13). All points of a curve share the draws: a seed
-    is drawn with its whole curve.
+    A resample draws as many seeds as there are, with replacement, and takes their interquartile mean; the interval
+    holds the middle `LEVEL` of the resamples (Agarwal et al. 2021, section 4.1; Efron and Tibshirani 1993, "An
+    introduction to the bootstrap", chapter 13). All points of a curve share the draws: a seed is drawn with its whole
+    curve.
 
     Args:
-        tasks: arrays `[..., N_task]`.
+        scores: `[..., N]`, the last axis are the seeds.
         seed: seed of the draws.
         resamples: number of resamples, at least 1.
-        level: confidence level, between 0 and 1.
 
     Returns:
         An interval of `[...]`; NaN where a score is NaN.
 
     Raises:
-        ValueError: no task, a task without seeds, or a number out of its range.
+        ValueError: there is no seed.
     """
-    arrays = _checked(tasks, resamples, level)
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, array.shape[-1], (resamples, array.shape[-1])) for array in arrays]
-    points = [array.reshape(-1, array.shape[-1]) for array in arrays]
-    block = max(1, _AT_ONCE // (resamples * sum(array.shape[-1] for array in arrays)))
+    scores = _checked(scores)
+    seeds = scores.shape[-1]
+    draws = np.random.default_rng(seed).integers(0, seeds, (resamples, seeds))
+    points = scores.reshape(-1, seeds)
+    block = max(1, _AT_ONCE // draws.size)
     ends = [np.zeros((2, 0))]
-    for begin in range(0, len(points[0]), block):
-        drawn = [point[begin : begin + block][:, draw] for point, draw in zip(points, draws, strict=True)]
-        ends.append(_percentiles(interquartile_mean(np.concatenate(drawn, axis=-1)), level))
-    low, high = np.concatenate(ends, axis=-1).reshape(2, *arrays[0].shape[:-1])
+    for begin in range(0, len(points), block):
+        ends.append(_percentiles(interquartile_mean(points[begin : begin + block][:, draws])))
+    low, high = np.concatenate(ends, axis=-1).reshape(2, *scores.shape[:-1])
     return Interval(low, high)
 
 
-def probability_of_improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
-    """How likely a seed of X scores above a seed of Y on the same task, averaged over the tasks.
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """How likely a seed of X scores above a seed of Y.
 
-        P(X > Y) = 1/M sum_m 1 / (N_m K_m) sum_i sum_j [x_mi > y_mj] + [x_mi = y_mj] / 2
+        P(X > Y) = 1 / (N K) sum_i sum_j [x_i > y_j] + [x_i = y_j] / 2
 
-    The inner sums are the U statistic of Mann and Whitney 1947, "On a test of whether one of two random variables
-    is stochastically larger than the other" (Agarwal et al. 2021, section 4.3). It says how often X wins, not by
-    how much.
+    This is the U statistic of Mann and Whitney 1947, "On a test of whether one of two random variables is
+    stochastically larger than the other" (Agarwal et al. 2021, section 4.3). It says how often X wins, not by how much.
 
     Args:
-        x: an array `[N_m]` for each of the M tasks.
-        y: an array `[K_m]` for each, in the same order.
+        x: `[N]`.
+        y: `[K]`.
 
     Raises:
-        ValueError: no task, a task without seeds, or different numbers of tasks.
+        ValueError: one of them has no seed.
     """
-    return float(np.mean([wins.mean() for wins in _wins(x, y)]))
+    return float(_wins(x, y).mean())
 
 
 def improvement_interval(
-    x: Sequence[np.ndarray],
-    y: Sequence[np.ndarray],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    x: np.ndarray, y: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """An interval for the probability of improvement: the bootstrap over the seeds of X and of Y, for each task.
+    """An interval for the probability of improvement: the bootstrap over the seeds of X and of Y.
 
     The arguments and errors are those of `probability_of_improvement` and `interquartile_mean_interval`. If X
     won every pair the interval is [1, 1], however few pairs there are.
     """
     wins = _wins(x, y)
-    _checked([pairs[:, 0] for pairs in wins], resamples, level)
+    n, k = wins.shape
     rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
-    for pairs in wins:  # only how often each seed is drawn matters, not the order
-        n, k = pairs.shape
-        drawn_x, drawn_y = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (n, k))
-        total += np.einsum("rn,nk,rk->r", drawn_x, pairs, drawn_y, optimize=True) / (n * k)
-    low, high = _percentiles(total / len(wins), level)
+    # only how often each seed is drawn matters, not the order
+    drawn_x, drawn_y = (rng.multinomial(size, np.full(size, 1 / size), resamples) for size in (n, k))
+    total = np.einsum("rn,nk,rk->r", drawn_x, wins, drawn_y, optimize=True) / (n * k)
+    low, high = _percentiles(total)
     return Interval(float(low), float(high))
 
 
@@ -172,7 +158,7 @@ def learning_curve(group: Group, grid: np.ndarray, seed: int) -> Curve:
     if len(seeds) >= FEWEST_SEEDS:
         low, high = np.full((2, len(grid)), np.nan)
         low[known], high[known] = interquartile_mean_interval(
-            [seeds.T[known]], seed=seed, resamples=CURVE_RESAMPLES
+            seeds.T[known], seed=seed, resamples=CURVE_RESAMPLES
         )
         interval = Interval(low, high)
     return Curve(group.label, grid, interquartile_mean(seeds.T), interval, seeds)
@@ -182,7 +168,7 @@ def final_score(group: Group, final: np.ndarray, seed: int) -> Score:
     """The score of a group whose runs ended with the returns `final`, `[seeds]`."""
     interval = None
     if len(final) >= FEWEST_SEEDS:
-        interval = Interval(*map(float, interquartile_mean_interval([final], seed=seed)))
+        interval = Interval(*map(float, interquartile_mean_interval(final, seed=seed)))
     total = group.records[0].total_timesteps
     seconds = float(np.median([record.seconds(record.end) for record in group.records]))
     mean, low, high = float(interquartile_mean(final)), float(final.min()), float(final.max())
@@ -192,8 +178,8 @@ def final_score(group: Group, final: np.ndarray, seed: int) -> Score:
 def improvement(better: tuple[Group, np.ndarray], worse: tuple[Group, np.ndarray], seed: int) -> Improvement:
     """How likely a run of one group ends above a run of another, from the groups and their final returns."""
     (one, x), (other, y) = better, worse
-    interval = improvement_interval([x], [y], seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
-    return Improvement(one.label, other.label, probability_of_improvement([x], [y]), interval)
+    interval = improvement_interval(x, y, seed=seed) if min(len(x), len(y)) >= FEWEST_SEEDS else None
+    return Improvement(one.label, other.label, probability_of_improvement(x, y), interval)
 
 
 def time_to_threshold(group: Group, threshold: float) -> Reached:
@@ -203,23 +189,18 @@ def time_to_threshold(group: Group, threshold: float) -> Reached:
     return Reached(group.label, len(steps), reached, float(np.median(steps)), float(np.median(seconds)))
 
 
-def _wins(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> list[np.ndarray]:
-    if len(x) != len(y):
-        raise ValueError(f"X has {len(x)} tasks and Y has {len(y)}; give scores on the same tasks.")
-    pairs = zip(_checked(x), _checked(y), strict=True)
-    return [(a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None]) for a, b in pairs]
+def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 where the seed of a row scores above the seed of a column, 1/2 where they are equal: `[N, K]`."""
+    a, b = _checked(x)[:, None], _checked(y)[None]
+    return (a > b) + 0.5 * (a == b)
 
 
-def _percentiles(resampled: np.ndarray, level: float) -> np.ndarray:
-    return np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)], axis=-1)
+def _percentiles(resampled: np.ndarray) -> np.ndarray:
+    return np.percentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=-1)
 
 
-def _checked(tasks: Sequence[np.ndarray], resamples: int = 1, level: float = LEVEL) -> list[np.ndarray]:
-    arrays = [np.asarray(task, np.float64) for task in tasks]
-    if not arrays or any(array.ndim == 0 or array.shape[-1] == 0 for array in arrays):
-        raise ValueError("A task has no scores; give an array with at least one seed for each task.")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples} is not allowed; use 1 or more.")
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} is not allowed; use a number between 0 and 1.")
-    return arrays
+def _checked(scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if not scores.ndim or not scores.shape[-1]:
+        raise ValueError("There are no scores; give an array with at least one seed.")
+    return scores

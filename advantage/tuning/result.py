@@ -130,10 +130,10 @@ def _standing(
     study: Study, name: str, settings: dict[str, Any], values: np.ndarray, default: np.ndarray | None
 ) -> Standing:
     enough = len(values) >= FEWEST_SEEDS
-    interval = Interval(*map(float, interquartile_mean_interval([values]))) if enough else None
+    interval = Interval(*map(float, interquartile_mean_interval(values))) if enough else None
     better = None
     if name != DEFAULT and default is not None:
-        pair = [study.sign * values], [study.sign * default]
+        pair = study.sign * values, study.sign * default
         better = probability_of_improvement(*pair), improvement_interval(*pair) if enough else None
     reached = len(values)
     if study.goal is not None:
