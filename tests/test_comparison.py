@@ -637,6 +637,25 @@ def test_the_page_in_a_browser(runs, tmp_path, width):
         browser.close()
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_tables_of_many_groups_are_folded_on_a_phone(many_runs, tmp_path, width):
+    from playwright import sync_api as playwright
+
+    files, _ = adv.compare(many_runs).write(tmp_path / "out")
+    with playwright.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
+        page.goto(files[-1].as_uri())
+        box = page.locator("input[data-group]").first
+        assert box.is_visible() == (width > 640)
+        assert width > 640 or page.evaluate("document.documentElement.scrollHeight") < 1500
+        if width < 640:
+            page.get_by_text("Final scores").click()
+        box.uncheck()
+        browser.close()
+
+
 # Many groups, and terminals of every width
 
 
@@ -672,7 +691,7 @@ def test_many_groups_are_summarised_and_chosen(many_runs, tmp_path, capsys):
     first = page[page.index("<table>") : page.index("</table>")]
     labels = re.findall(r"ppo clip_range=([\d.]+)<", first)
     assert labels == [f"{place / 4:g}" for place in range(10)]
-    assert "<details><summary>Probability" in page
+    assert "<details><summary>Probability" in page and "<details open><summary><h2>Final scores" in page
     assert '"hovermode": "closest"' in page and '"showlegend": false' in page
 
 

@@ -42,6 +42,7 @@ _PAGE = Template(r"""<!doctype html>
   label { cursor: pointer; }
   .line { display: inline-block; width: 1.4em; margin-right: .4em; vertical-align: middle; }
   details > summary { cursor: pointer; color: ${grey}; margin: 2rem 0 .5rem; }
+  summary > h2 { display: inline; color: $ink; }
   pre { background: #f6f8fa; padding: .75rem; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
   @media (max-width: 640px) {
     #curves { height: ${phone}px; }
@@ -78,6 +79,8 @@ $tables
     const rows = [...body.rows].sort((a, b) => compared(value(a, column), value(b, column)) * (falls ? 1 : -1));
     body.append(...rows);
   }));
+  if (matchMedia("(max-width: 640px)").matches)  // where every row is a card
+    document.querySelectorAll("details").forEach(folded => { folded.open = false; });
   const boxes = [...document.querySelectorAll("input[data-group]")];
   boxes.forEach(box => box.addEventListener("change", () => {
     const traces = document.getElementById("curves").data;
@@ -221,7 +224,8 @@ def _layout(threshold: float | None, are_many: bool) -> dict[str, Any]:
 def _table(table: TextTable, selects: bool = False) -> str:
     """The table in HTML; `selects` puts a box, which shows or hides a curve, before each row of the scores.
 
-    A table that selects is sorted by its first column, whose numbers count as numbers. A long table is folded.
+    A table that selects is sorted by its first column, whose numbers count as numbers. A long table is folded; on
+    a narrow screen, where rows are cards, so is one of more than `MANY` rows.
     """
     kinds = [' class="number"' if number else "" for number in table.numeric]
     head = "".join(
@@ -246,6 +250,8 @@ def _table(table: TextTable, selects: bool = False) -> str:
     text = f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
     if len(table.rows) > LONG and not selects:
         return f"<details><summary>{title}: {len(table.rows)} rows</summary>\n{text}</details>"
+    if len(table.rows) > MANY:
+        return f"<details open><summary><h2>{title}</h2></summary>\n{text}</details>"
     return f"<h2>{title}</h2>\n{text}"
 
 
