@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from advantage.runs.checkpoint import CheckpointError, finished_step, read_manifest
-from advantage.runs.folder import RunFolder, read_config
+from advantage.runs.folder import RunFolder, check_types, read_config
 from advantage.runs.log import log_faults, read_episodes, read_evaluations, read_progress
 from advantage.runs.plot import WINDOW, running_mean
 from advantage.runs.recorded import as_saved, config_facts, refuse_other_config
@@ -176,12 +176,7 @@ def _read(folder: RunFolder, environment: str | None) -> Record | None:
         fault = "the folder is empty" if empty else "it has no config.json"
         raise CheckpointError(f"{fault}; give the folder of a run, or train this seed again")
     config = read_config(folder, CONFIG_FIELDS)
-    for field, kind in CONFIG_FIELDS.items():
-        if type(config[field]) is not kind:
-            found = repr(config[field])[:80]
-            raise CheckpointError.of(
-                folder.config_path, field, found=found, expected=f"of type {kind.__name__}", remedy=RESTORE
-            )
+    check_types(folder.config_path, "", config, CONFIG_FIELDS)
     if environment is not None and config["environment"] != environment:
         return None
     for option in COUNTS:

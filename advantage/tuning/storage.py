@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from advantage.environments.defect import MissingExtra
+from advantage.environments.defect import needed
 from advantage.runs.checkpoint import CheckpointError
 from advantage.tuning.space import Space, suggest
 
@@ -26,13 +26,7 @@ class StudyFailure(RuntimeError):
 
 def optuna_library(what: str = "Tuning") -> Any:
     """Optuna, which says nothing of its own. Raises MissingExtra where it is not installed; `what` needs it."""
-    try:
-        optuna = importlib.import_module("optuna")
-    except ImportError as error:
-        raise MissingExtra(
-            f"{what} needs a package that is not installed ({error}). Install it with: pip install "
-            '"advantage[tune]"'
-        ) from None
+    optuna = needed("optuna", what, "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
