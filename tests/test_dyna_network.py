@@ -12,6 +12,7 @@ from probe_models import StateModel
 
 import advantage as adv
 from advantage.algorithms.planning.shared.imagined_rollout import imagined_rollout, mean_metrics
+from advantage.environments.frame_stack import stacked_space
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.environments.worlds.pendulum import Pendulum
 from advantage.models.interface import Imagined
@@ -138,6 +139,14 @@ def test_exploration_falls_with_the_real_steps_however_many_are_imagined():
         now = dataclasses.replace(state, clock=clock, learner=dataclasses.replace(state.learner, clock=clock))
         epsilon.append(float(algorithm.actor(now).epsilon))
     np.testing.assert_allclose(epsilon, [1, 0.525, 0.05, 0.05], rtol=1e-5)
+
+
+def test_the_learner_keeps_imagined_stacks_as_they_are():
+    """What the model makes of a stack is no shifted stack, so the learner's buffer stores all of it."""
+    space = stacked_space(Pendulum().observation_space, 3)
+    spec = adv.Spec(space, Pendulum().action_space, 1, 1000, frame_stack=3)
+    replay = jax.eval_shape(lambda key: SMALL.init(key, spec), KEY).learner.replay
+    assert replay.frames.depth == 1 and replay.obs.shape[2:] == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ class DynaNetwork(ModelOptions, UnitsOption):
                 replay buffer that does not fit into memory.
         """
         key_model, key_learner = jax.random.split(key)
-        imagined = dataclasses.replace(spec, num_envs=self.imagined_envs)
+        # imagined rows are not successive observations, from which a ring could put stacks together
+        imagined = dataclasses.replace(spec, num_envs=self.imagined_envs, frame_stack=1)
         learning = model_learning(self, key_model, spec)
         learner = self._learner().init(key_learner, imagined)
         return DynaState(learning, learner, clock_init(spec.total_timesteps))
