@@ -18,7 +18,7 @@ from advantage.algorithms.policy_gradient.shared.experience import experience
 from advantage.drivers.device import rollout_on_device, start
 from advantage.environments.worlds.cartpole import CartPole
 from advantage.policies.recurrent import GRU, LSTM, Recurrent
-from advantage.types import Spec
+from advantage.types import Rollout, Spec
 
 QUIET = {"eval_episodes": 0, "tensorboard": False}
 SMALL = {"network": "gru", "hidden": (8, 4), "normalize_observation": False, "normalize_reward": False}
@@ -195,6 +195,35 @@ def test_the_first_ratio_is_one_and_values_see_the_memory_after_their_step(name)
     going = ~done[:-1]
     np.testing.assert_allclose(seen.next_value[:-1][going], seen.value[1:][going], atol=1e-5)
     assert (np.abs(seen.next_value[:-1] - seen.value[1:])[done[:-1]] > 1e-6).any()
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        adv.VPG(critic="none", weight="reward-to-go", n_steps=6, **SMALL),
+        adv.Reinforce(baseline="none", n_steps=6, **SMALL),
+        adv.Reinforce(baseline="mean", n_steps=6, **SMALL | {"network": "lstm"}),
+        adv.OffPolicyPG(baseline="none", n_steps=6, **SMALL),
+    ],
+    ids=["vpg", "reinforce", "reinforce mean", "off-policy-pg"],
+)
+def test_memory_without_a_critic(algorithm):
+    """The actor alone is unrolled, and there are no values."""
+
+    def learned(key):
+        state = first(algorithm, Short(), 2)
+        memory = jax.tree.map(lambda x: jnp.stack([x] * 2), algorithm.initial_memory(algorithm.actor(state)))
+        obs, no = jnp.ones((6, 2, 4)), jnp.zeros((6, 2), bool)
+        rollout = Rollout(obs, jnp.zeros((6, 2), jnp.int32), jnp.zeros((6, 2)), obs, no, no, memory=memory)
+        return experience(algorithm, state, rollout), algorithm.update(state, rollout, key)
+
+    if algorithm.network != "lstm":
+        jax.eval_shape(learned, jax.random.key(0))
+        return
+    seen, (state, _) = jax.jit(learned)(jax.random.key(0))
+    assert not seen.value.any() and not seen.next_value.any()
+    assert seen.critic_memory == () == state.critic_memory and set(state.params) == {"actor"}
+    assert np.isfinite(seen.log_prob).all()
 
 
 @pytest.mark.parametrize("name", METHODS)

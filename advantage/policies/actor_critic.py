@@ -113,24 +113,27 @@ class ActorCritic:
         """Distributions, values and memories of a recurrent policy in a rollout with one sequence per environment.
 
         Args:
-            params: actor and critic.
+            params: actor and critic; without a critic all values are 0.
             x: the rollout's steps.
             next_x: the encoded true next observations, `[T, B, ...]`.
         """
         assert isinstance(self.network, Recurrent)
-        actor, of_value = params["actor"], params["actor" if self.shared else "critic"]["network"]
-        seen, mask = split_input(x.x)
+        actor, (seen, mask) = params["actor"], split_input(x.x)
         acted = self.network.unroll(actor["network"], seen, x.begins, x.memory.actor)
-        judged = acted
+        distribution = self._distribution(
+            actor, _merge(acted.features), None if mask is None else _merge(mask)
+        )
+        if "critic" not in params:
+            last, zeros = jax.tree.map(lambda leaf: leaf[-1], acted.after), jnp.zeros(x.begins.size)
+            return Looked(distribution, zeros, zeros, Memories(acted.before, ()), Memories(last, ()))
+        of_value, judged = params["actor" if self.shared else "critic"]["network"], acted
         if not self.shared:
             judged = self.network.unroll(of_value, seen, x.begins, x.memory.critic)
         following, _ = self.network.apply(of_value, network_input(next_x), judged.after)
         last = jax.tree.map(lambda leaf: leaf[-1], (acted.after, judged.after))
         before = Memories(acted.before, () if self.shared else judged.before)
         return Looked(
-            distribution=self._distribution(
-                actor, _merge(acted.features), None if mask is None else _merge(mask)
-            ),
+            distribution=distribution,
             value=self._value(params, _merge(judged.features)),
             next_value=self._value(params, _merge(following)),
             before=before,
