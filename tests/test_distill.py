@@ -28,7 +28,7 @@ def train(algorithm, environment, out, **options):
 
 
 def test_answers_are_the_planners_and_its_plans_end_with_episodes():
-    """Each environment alone, each episode from the planner's initial memory."""
+    """Each environment alone, each episode from the planner's initial memory, wherever a rollout is cut."""
     world = Pendulum()
     spec = adv.Spec(world.observation_space, world.action_space, 2, 100, world=world)
     state = SMALL.init(KEY, spec)
@@ -36,7 +36,10 @@ def test_answers_are_the_planners_and_its_plans_end_with_episodes():
     obs = jax.vmap(lambda key: world.reset(key)[1])(jax.random.split(KEY, 10)).reshape(5, 2, 3)
     done = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [0, 0]], bool)
     rollout = Rollout(obs, jnp.zeros((5, 2, 1)), jnp.zeros((5, 2)), obs, ~done & False, jnp.asarray(done))
-    found = jax.jit(SMALL.answers)(state.teacher, rollout)
+    answers = jax.jit(SMALL.answers)
+    first, memory = answers(state.teacher, jax.tree.map(lambda x: x[:2], rollout), state.memory)
+    found, _ = answers(state.teacher, jax.tree.map(lambda x: x[2:], rollout), memory)
+    found = jnp.concatenate([first, found])
     decide = jax.jit(planner.greedy)
     for b in range(2):
         memory = first = jax.tree.map(lambda x: jnp.asarray(x)[None], planner.initial_memory(actor))
@@ -44,6 +47,20 @@ def test_answers_are_the_planners_and_its_plans_end_with_episodes():
             action, memory = decide(actor, obs[t, b][None], memory)
             np.testing.assert_allclose(found[t, b], action[0], atol=1e-4)
             memory = first if done[t, b] else memory
+
+
+def test_a_teacher_remembers_where_a_rollout_cuts_an_episode():
+    spec = adv.Spec(Pendulum().observation_space, Pendulum().action_space, 2, 100)
+    teacher = adv.PPO(network="gru", hidden=(4,), n_steps=4, batch_size=8)
+    actor = jax.jit(lambda key: teacher.actor(teacher.init(key, spec)))(KEY)
+    agent = dataclasses.replace(SMALL, teacher="some/run", taught_by=Teacher(teacher, actor))
+    obs, done = jax.random.normal(KEY, (4, 2, 3)), jnp.zeros((4, 2), bool).at[2, 1].set(True)
+    rollout = Rollout(obs, jnp.zeros((4, 2, 1)), jnp.zeros((4, 2)), obs, done, done & False)
+    whole, after = agent.answers(actor, rollout, jnp.zeros((2, 4)))
+    begun, memory = agent.answers(actor, jax.tree.map(lambda x: x[:2], rollout), jnp.zeros((2, 4)))
+    found, memory = agent.answers(actor, jax.tree.map(lambda x: x[2:], rollout), memory)
+    np.testing.assert_array_equal(whole, jnp.concatenate([begun, found]))
+    same_bits(after, memory)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +74,9 @@ def test_a_policy_is_trained_saved_and_resumed(teacher, environment, tmp_path):
     part = adv.resume(tmp_path / "part", total_timesteps=64)
     same_bits(whole.agent.state.params, part.agent.state.params)
     same_bits(whole.agent.state.replay, part.agent.state.replay)
+    same_bits(whole.agent.state.memory, part.agent.state.memory)
+    if environment == "Pendulum-v1":  # where no episode has ended
+        assert (whole.agent.state.memory.decisions == 32).all()
     agent = adv.load(tmp_path / "whole")
     assert agent.initial_memory() == ()
 
@@ -136,7 +156,7 @@ def test_a_student_gets_the_probabilities_of_its_teacher():
     state, states, none = agent.init(KEY, spec), jnp.arange(16)[None], jnp.zeros((1, 16), bool)
     rollout = Rollout(states, states % 4, jnp.zeros((1, 16)), states, none, none)
     p = np.asarray(jax.nn.softmax(actor.distribution(states[0]).logits))
-    answers = agent.answers(state.teacher, rollout)
+    answers, _ = agent.answers(state.teacher, rollout, state.memory)
     np.testing.assert_allclose(jax.nn.softmax(answers.logits)[0], p, rtol=1e-5)
     assert p.max() > 0.3
     state, metrics = jax.jit(agent.update)(state, rollout, KEY)

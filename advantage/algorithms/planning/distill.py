@@ -50,9 +50,13 @@ LIMIT = 10.0  # standard deviations of an observation
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistillState(PolicyState):
-    """A training state with the teacher's actor, and what it did: observations with its answers as `extras`."""
+    """A training state with a teacher: its actor, its memory of the running episodes, `[B, ...]`, and its answers.
+
+    The replay buffer has observations with the answers as `extras`.
+    """
 
     teacher: Pytree
+    memory: Pytree
     replay: Replay
 
 
@@ -128,6 +132,7 @@ class Distill(ArchitectureOptions, UnitsOption):
             DistillState,
             optimiser=adam_init(state.params["actor"]),
             teacher=teacher,
+            memory=self._first_memory(teacher, spec.num_envs),
             replay=empty_replay(state.policy, spec, self.buffer_size, extras=label),
         )
 
@@ -144,7 +149,7 @@ class Distill(ArchitectureOptions, UnitsOption):
         self, state: DistillState, rollout: Rollout, key: Key
     ) -> tuple[DistillState, dict[str, Array]]:
         """Ask the teacher and learn from its answers: `-> state, metrics`."""
-        labels = self.answers(state.teacher, rollout)
+        labels, memory = self.answers(state.teacher, rollout, state.memory)
         replay = replay_add(state.replay, rollout._replace(extras=labels))
         newest = rollout.reward.size
         rate = schedule_value(self.learning_rate, progress(state.clock))
@@ -171,6 +176,7 @@ class Distill(ArchitectureOptions, UnitsOption):
             state,
             params={"actor": actor},
             optimiser=optimiser,
+            memory=memory,
             replay=replay,
             clock=advance_clock(state.clock, newest),
         )
@@ -190,16 +196,13 @@ class Distill(ArchitectureOptions, UnitsOption):
             value = label.kl(distribution).mean()
         return value, {"distillation_loss": value, "difference": difference}
 
-    def answers(self, actor: Pytree, rollout: Rollout) -> Pytree:
-        """What the teacher does in every state of a rollout, `[T, B, ...]`; what it remembers ends where episodes do.
+    def answers(self, actor: Pytree, rollout: Rollout, memory: Pytree) -> tuple[Pytree, Pytree]:
+        """What the teacher does in every state of a rollout: `-> [T, B, ...], memory`.
 
-        With loss=kl its distributions of actions.
+        With loss=kl its distributions of actions. What it remembers, `[B, ...]`, ends where episodes do.
         """
         teacher, policy = self._teacher(), policy_of(actor)
-        envs = rollout.reward.shape[1]
-        begin = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (envs, *jnp.shape(leaf))), teacher.initial_memory(actor)
-        )
+        begin = self._first_memory(actor, rollout.reward.shape[1])
 
         def step(memory: Pytree, now: Any) -> tuple[Pytree, Pytree]:
             obs, done = now
@@ -210,7 +213,13 @@ class Distill(ArchitectureOptions, UnitsOption):
             return jax.tree.map(partial(choose, done), begin, memory), answer
 
         done = jnp.logical_or(rollout.terminated, rollout.truncated)
-        return jax.lax.scan(step, begin, (rollout.obs, done))[1]
+        memory, answers = jax.lax.scan(step, memory, (rollout.obs, done))
+        return answers, memory
+
+    def _first_memory(self, actor: Pytree, envs: int) -> Pytree:
+        """What the teacher remembers when episodes begin, `[B, ...]`."""
+        begin = self._teacher().initial_memory(actor)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (envs, *jnp.shape(leaf))), begin)
 
     def _teacher(self) -> Algorithm:
         if self.taught_by is not None:
