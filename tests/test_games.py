@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import advantage as adv
+from advantage.environments.environment import observing
+from advantage.environments.make import resolve
 from advantage.environments.worlds.line_game import LineGame
 from advantage.environments.worlds.opponents import AgainstOpponent, best_values
+from advantage.training.two_players import refuse_two_players
 
 TIC_TAC_TOE, FOUR = LineGame(), LineGame(4, 5, 4, falls=True)
 KEY = jax.random.key(0)
@@ -139,6 +142,29 @@ def test_any_method_with_masks_learns_a_game_against_an_opponent(name, tmp_path)
     algorithm = adv.PPO(n_steps=16, batch_size=32, hidden=(16,))
     run = adv.train(algorithm, name, out=tmp_path / "run", total_timesteps=128, num_envs=4, tensorboard=False)
     assert -1 <= run.evaluation.mean <= 1
+
+
+def test_methods_that_take_both_players_for_one_are_refused():
+    """Also where observations are stacked; those with the sign of the game, and those without returns, may play."""
+    game = resolve("jax/TicTacToe-v0")
+    games = [game, observing(game, ("action",), 2)]
+    one_player = resolve("jax/TicTacToePerfect-v0")
+    refused = [
+        adv.PPO(), adv.DQN(), adv.Reinforce(baseline="none"), adv.PolicySearch(adv.CEM()), adv.MCTS(model="learned"),
+        adv.Distill(teacher="shooting"),
+    ]  # fmt: skip
+    for algorithm in refused:
+        refuse_two_players(algorithm, one_player)
+        for each in games:
+            with pytest.raises(ValueError, match="two players.*alphazero, or mcts.*jax/TicTacToePerfect-v0"):
+                refuse_two_players(algorithm, each)
+    for algorithm in (adv.AlphaZero(), adv.MCTS(), adv.Distill(teacher="mcts"), adv.BehaviourCloning()):
+        refuse_two_players(algorithm, game)
+
+
+def test_training_refuses_them(tmp_path):
+    with pytest.raises(ValueError, match="ppo would add up the rewards of both"):
+        adv.train(adv.PPO(), "jax/TicTacToe-v0", out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from advantage.training.reporting import Reporter
 from advantage.training.results import write_pictures
 from advantage.training.rewind import rewind_to
 from advantage.training.run_config import claim_folders, run_config
+from advantage.training.two_players import refuse_two_players
 from advantage.types import Algorithm, Iterated, Pytree
 
 
@@ -75,6 +76,7 @@ class Loop:
         self.configs: list[dict[str, Any]] = []
         with saying(f"Making {self.environment.name}.", self.say):
             spaces = spaces_of(self.environment)
+        refuse_two_players(self.algorithm, self.environment)
         options = self.options
         self.spec = spec_of(
             self.algorithm,
