@@ -33,6 +33,7 @@ SMALL = adv.DynaNetwork(
     gradient_steps=2,
     batch_size=16,
     hidden=(16,),
+    learning_starts=20,
 )
 
 
@@ -118,11 +119,14 @@ def test_it_learns_is_loaded_and_resumed(learner, environment, tmp_path):
 
 
 def test_the_learner_takes_the_steps_it_is_told_to(tmp_path):
-    """For each real step one turn of gradient_steps steps; its buffer holds what was imagined, no real transition."""
-    run = train(SMALL, "jax/Pendulum-v1", tmp_path / "run")
+    """For each real step of the second rollout, with which learning starts, one turn of gradient_steps steps.
+
+    Its buffer holds what was imagined, no real transition.
+    """
+    run = train(dataclasses.replace(SMALL, learning_starts=40), "jax/Pendulum-v1", tmp_path / "run")
     learner = run.agent.state.learner
-    assert int(learner.gradient_steps) == 40 * 2
-    assert int(learner.replay.head) == 40 * 3 and learner.replay.num_envs == 8
+    assert int(learner.gradient_steps) == 20 * 2
+    assert int(learner.replay.head) == 20 * 3 and learner.replay.num_envs == 8
     assert int(learner.clock.step) == 40 == int(learner.clock.total_timesteps)
     assert int(run.agent.state.learning.replay.stored) == 40
 
@@ -137,7 +141,7 @@ def test_exploration_falls_with_the_real_steps_however_many_are_imagined():
     for step in (0, 50_000, 100_000, 1_000_000):
         clock = state.clock._replace(step=jnp.uint32(step))
         now = dataclasses.replace(state, clock=clock, learner=dataclasses.replace(state.learner, clock=clock))
-        epsilon.append(float(algorithm.actor(now).epsilon))
+        epsilon.append(float(algorithm.actor(now).learner.epsilon))
     np.testing.assert_allclose(epsilon, [1, 0.525, 0.05, 0.05], rtol=1e-5)
 
 
@@ -147,6 +151,24 @@ def test_the_learner_keeps_imagined_stacks_as_they_are():
     spec = adv.Spec(space, Pendulum().action_space, 1, 1000, frame_stack=3)
     replay = jax.eval_shape(lambda key: SMALL.init(key, spec), KEY).learner.replay
     assert replay.frames.depth == 1 and replay.obs.shape[2:] == (3, 3)
+
+
+def test_it_acts_at_random_until_learning_starts():
+    """Actions are spread over the whole range, in units of its bounds."""
+    spec = adv.Spec(Pendulum().observation_space, Pendulum().action_space, 10, 1000)
+    algorithm = dataclasses.replace(SMALL, model_hidden=(4,), hidden=(4,), learning_starts=200)
+
+    @jax.jit
+    def acted(step):
+        state = algorithm.init(KEY, spec)
+        state = dataclasses.replace(state, clock=state.clock._replace(step=step))
+        actor = algorithm.actor(state)
+        noise = algorithm.noise(actor, KEY, (10,))
+        return algorithm.act(actor, jnp.zeros((10, 3)), (), noise)[0], noise[1]
+
+    for step, random in ((0, True), (199, True), (200, False)):
+        action, uniform = acted(jnp.uint32(step))
+        assert (action == uniform).all() == random and np.abs(uniform).max() > 0.7
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from probe_learners import same_bits
 
 import advantage as adv
+from advantage.algorithms.registry import algorithm_name, from_json, to_json
 from advantage.models.ensemble import Ensemble, Transitions, scales_update
 from advantage.models.fit import fit, learned_init
 from advantage.models.inverse import InverseAction, InverseState, action_examples, state_examples
@@ -159,3 +160,15 @@ def test_what_it_cannot_learn():
     world = adv.make("jax/Catch-v0")
     with pytest.raises(ValueError, match="needs Boxes of numbers, and the observation has an image"):
         SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space))
+
+
+def test_runs_with_options_that_had_no_effect_are_loaded():
+    """What acts at random for ever has no start of learning, and no discount; an unknown option is still one."""
+    for algorithm, removed in (
+        (adv.WorldModel(), {"gamma": 0.9, "learning_starts": 200}),
+        (adv.InverseModel(), {"learning_starts": 200}),
+    ):
+        name = algorithm_name(algorithm)
+        assert from_json(name, to_json(algorithm) | removed) == algorithm
+        with pytest.raises(ValueError, match="no hyperparameter 'horizons'"):
+            from_json(name, to_json(algorithm) | {"horizons": 1})

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from advantage.algorithms.dynamic_programming.planner import PlannedPolicy
+from advantage.algorithms.planning.dyna_network import DynaActor
 from advantage.algorithms.playable import Playable
 from advantage.algorithms.policy_gradient.impala import LaggingActor
 from advantage.algorithms.policy_gradient.shared.acting import Actor, encode
@@ -80,6 +81,8 @@ def action_probabilities(
 
 def _drawn_from(actor: Pytree, obs: Pytree) -> np.ndarray | None:
     """The probabilities that a known kind of actor draws actions from."""
+    if isinstance(actor, DynaActor) and not actor.random:
+        actor = actor.learner
     if isinstance(actor, Actor) and not actor.policy.is_recurrent:
         if not isinstance(actor.policy.head, CategoricalHead):
             return None
@@ -154,4 +157,6 @@ def _evaluated(actor: Pytree) -> Pytree:
     """The part of an actor that evaluation plays; in training it may act differently."""
     if isinstance(actor, LaggingActor):
         return actor.newest
+    if isinstance(actor, DynaActor):
+        return actor.learner
     return actor.usual if isinstance(actor, ExploringStarts | PosteriorActor) else actor

@@ -129,6 +129,9 @@ MEANT_BEFORE: dict[str, Any] = {
     "critic_dropout": None,
 }
 
+# Options that had no effect, in the config.json of runs that were saved before they were removed.
+NO_LONGER = {"model": ("gamma", "learning_starts"), "inverse-model": ("learning_starts",)}
+
 
 def algorithm_class(name: str) -> type:
     """The dataclass of an algorithm. Raises ValueError with the nearest names, or with what to use instead."""
@@ -267,6 +270,7 @@ def from_json(name: str, values: dict[str, Any]) -> Trainable:
     """
     default = default_algorithm(name)
     known = to_json(default)
+    values = {field: value for field, value in values.items() if field not in NO_LONGER.get(name, ())}
     for field in values:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)

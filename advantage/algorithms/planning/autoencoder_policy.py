@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.named_class import named_class
+from advantage.algorithms.planning.shared.learner_within import learn_if_begun
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
 from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
@@ -18,7 +19,7 @@ from advantage.models.autoencoder import Autoencoder, autoencoder
 from advantage.policies.networks import Activation
 from advantage.replay.ring import Replay, replay_add, uniform_draw
 from advantage.replay.sequences import sequences_at
-from advantage.types import Algorithm, Array, Clock, Key, Mean, Pytree, Rollout, Spec
+from advantage.types import Algorithm, Array, Clock, Key, Pytree, Rollout, Spec
 
 LEARNERS = {"ppo": "policy_gradient.ppo:PPO", "sac": "value.sac:SAC"}
 
@@ -183,20 +184,13 @@ class AutoencoderPolicy(UnitsOption):
         count = jnp.where(begins, along, 0)
         params, optimiser, metrics = self._learn_code(state, replay, key_code, count)
 
+        learner = dataclasses.replace(state.learner, clock=state.clock)
+
         def learn() -> tuple[Pytree, dict[str, Any]]:
             return self._learner().update(learner, self._coded(state, rollout), key_learn)
 
-        def wait() -> tuple[Pytree, dict[str, Any]]:
-            shapes = jax.eval_shape(learn)[1]
-            return learner, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        learner = dataclasses.replace(state.learner, clock=state.clock)
-        learner, learned = jax.lax.cond(began, learn, wait)
-        learned = {
-            name: metric if isinstance(metric, Mean) else Mean(metric, began.astype(jnp.float32))
-            for name, metric in learned.items()
-        }
-        state = CodedState(state.networks, params, optimiser, replay, learner, clock)
+        after, learned = learn_if_begun(began, learn, learner)
+        state = CodedState(state.networks, params, optimiser, replay, after, clock)
         return state, metrics | learned
 
     def _learn_code(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
 
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
 from advantage.algorithms.named_class import named_class
 from advantage.algorithms.planning.shared.imagined_rollout import imagined_rollout, mean_metrics
+from advantage.algorithms.planning.shared.learner_within import learn_if_begun
 from advantage.algorithms.planning.shared.learning import ModelLearning, learn_model, model_learning
-from advantage.algorithms.planning.shared.options import ModelOptions
+from advantage.algorithms.planning.shared.options import UsedModelOptions
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
+from advantage.environments.spaces import policy_bounds
+from advantage.planners.action_sequences import PlannedActions
 from advantage.policies.networks import Activation
-from advantage.types import Algorithm, Clock, Key, Pytree, Rollout, Spec
+from advantage.types import Algorithm, Array, Clock, Key, Pytree, Rollout, Spec
 
 LEARNERS = {"sac": "value.sac:SAC", "dqn": "value.dqn:DQN"}
 
@@ -24,19 +30,35 @@ LEARNERS = {"sac": "value.sac:SAC", "dqn": "value.dqn:DQN"}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DynaState:
-    """The training state: the model that is learned, the learner's own state, and the clock of real steps of both."""
+    """The training state.
+
+    Attributes:
+        learning: the model that is learned.
+        learner: the learner's own state.
+        actions: what is done at random; static.
+        clock: of real steps, also the learner's.
+    """
 
     learning: ModelLearning
     learner: Pytree
+    actions: PlannedActions
     clock: Clock
+
+
+class DynaActor(NamedTuple):
+    """What acting needs: the learner's actor, random actions, and whether it still acts at random."""
+
+    learner: Pytree
+    actions: PlannedActions
+    random: Array
 
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class DynaNetwork(ModelOptions, UnitsOption):
+class DynaNetwork(UsedModelOptions, UnitsOption):
     """Learn a model from real steps, and a policy from imagined ones.
 
-    After every n_steps in each environment:
+    Collect learning_starts steps with random actions; then, after every n_steps in each environment:
 
         model  <- Adam on each network's own bootstrap sample, until held-out transitions get no better
         once for each of these steps:
@@ -44,8 +66,8 @@ class DynaNetwork(ModelOptions, UnitsOption):
                 imagined_steps steps of the policy in the model; where one terminates, begin at another observation
             the learner stores them and takes gradient_steps steps
 
-    The learner is SAC or DQN with the options below, and never sees a real transition. Actions in the environment are
-    the learner's own, with its exploration.
+    The learner is SAC or DQN with the options below, and never sees a real transition. Later actions in the environment
+    are the learner's own, with its exploration.
 
     Source: Sutton 1991, "Dyna, an integrated architecture for learning, planning, and reacting"; Janner et al. 2019,
     "When to trust your model: model-based policy optimization", algorithm 2.
@@ -96,31 +118,40 @@ class DynaNetwork(ModelOptions, UnitsOption):
         imagined = dataclasses.replace(spec, num_envs=self.imagined_envs, frame_stack=1)
         learning = model_learning(self, key_model, spec)
         learner = self._learner().init(key_learner, imagined)
-        return DynaState(learning, learner, clock_init(spec.total_timesteps))
+        return DynaState(learning, learner, random_actions(spec), clock_init(spec.total_timesteps))
 
-    def actor(self, state: DynaState) -> Pytree:
-        """The learner's actor."""
-        return self._learner().actor(state.learner)
+    def actor(self, state: DynaState) -> DynaActor:
+        """The learner's actor; at random until learning starts."""
+        random = state.clock.step < jnp.uint32(self.learning_starts)
+        return DynaActor(self._learner().actor(state.learner), state.actions, random)
 
-    def initial_memory(self, actor: Pytree) -> Pytree:
-        return self._learner().initial_memory(actor)
+    def initial_memory(self, actor: DynaActor) -> Pytree:
+        return self._learner().initial_memory(actor.learner)
 
-    def noise(self, actor: Pytree, key: Key, shape: tuple[int, ...]) -> Pytree:
-        return self._learner().noise(actor, key, shape)
+    def noise(self, actor: DynaActor, key: Key, shape: tuple[int, ...]) -> tuple[Pytree, Array]:
+        """What the learner's action consumes, and an action at random."""
+        key_learner, key_random = jax.random.split(key)
+        at_random = actor.actions.uniform(key_random, shape)
+        return self._learner().noise(actor.learner, key_learner, shape), at_random
 
-    def act(self, actor: Pytree, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Pytree]:
-        """What the learner does: `-> action, memory, extras`."""
-        return self._learner().act(actor, obs, memory, noise)
+    def act(
+        self, actor: DynaActor, obs: Pytree, memory: Pytree, noise: tuple[Pytree, Array]
+    ) -> tuple[Pytree, Pytree, Pytree]:
+        """What the learner does, or at random: `-> action, memory, extras`."""
+        of_learner, at_random = noise
+        action, memory, extras = self._learner().act(actor.learner, obs, memory, of_learner)
+        xp = action.__array_namespace__()
+        return xp.where(actor.random, at_random.astype(action.dtype), action), memory, extras
 
-    def greedy(self, actor: Pytree, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
+    def greedy(self, actor: DynaActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
         """What the learner holds best: `-> action, memory`."""
-        return self._learner().greedy(actor, obs, memory)
+        return self._learner().greedy(actor.learner, obs, memory)
 
     def update(self, state: DynaState, rollout: Rollout, key: Key) -> tuple[DynaState, dict[str, Any]]:
-        """Fit the model, then let the learner imagine: `-> state, metrics`."""
+        """Fit the model, then let the learner imagine, once learning has started: `-> state, metrics`."""
         key_model, key_imagine = jax.random.split(key)
         learning, metrics = learn_model(self, state.learning, rollout, key_model, progress(state.clock))
-        learner = self._learner()
+        learner, clock = self._learner(), advance_clock(state.clock, rollout.reward.size)
 
         def turn(carry: tuple[Pytree, Clock], key: Key) -> tuple[tuple[Pytree, Clock], dict[str, Any]]:
             state, clock = carry
@@ -137,9 +168,15 @@ class DynaNetwork(ModelOptions, UnitsOption):
             clock = advance_clock(clock, 1)
             return (dataclasses.replace(learned, clock=clock), clock), found
 
-        turns = jax.random.split(key_imagine, rollout.reward.size)
-        (learned, clock), of_turns = jax.lax.scan(turn, (state.learner, state.clock), turns)
-        return DynaState(learning, learned, clock), metrics | mean_metrics(of_turns)
+        def imagine() -> tuple[Pytree, dict[str, Any]]:
+            turns = jax.random.split(key_imagine, rollout.reward.size)
+            (learned, _), of_turns = jax.lax.scan(turn, (state.learner, state.clock), turns)
+            return learned, mean_metrics(of_turns)
+
+        begun = clock.step >= jnp.uint32(self.learning_starts)
+        learned, found = learn_if_begun(begun, imagine, dataclasses.replace(state.learner, clock=clock))
+        state = dataclasses.replace(state, learning=learning, learner=learned, clock=clock)
+        return state, metrics | found
 
     def _learner(self) -> Algorithm:
         """The learner: one rollout is one turn, with gradient_steps gradient steps."""
@@ -160,3 +197,15 @@ class DynaNetwork(ModelOptions, UnitsOption):
             activation=self.activation,
             **units,
         )
+
+
+def random_actions(spec: Spec) -> PlannedActions:
+    """The actions of a run; a number without two bounds is drawn from -1 to 1."""
+    space = spec.action_space
+    if isinstance(space, spaces.Discrete):
+        return PlannedActions(choices=int(space.n))
+    assert isinstance(space, spaces.Box)  # no model takes others
+    low, high = (bound.ravel() for bound in policy_bounds(space, spec.action_units))
+    bounded = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
+    return PlannedActions(low=tuple(map(float, low)), high=tuple(map(float, high)))

@@ -14,7 +14,11 @@ from advantage.algorithms.planning.shared.acting import (
     planning_update,
 )
 from advantage.algorithms.planning.shared.learning import PlanningState, learned_state
-from advantage.algorithms.planning.shared.options import CrossEntropyOptions, LookaheadOptions, ModelOptions
+from advantage.algorithms.planning.shared.options import (
+    CrossEntropyOptions,
+    LookaheadOptions,
+    UsedModelOptions,
+)
 from advantage.algorithms.planning.shared.sequences import (
     check_elites,
     decide_by_cross_entropy,
@@ -26,7 +30,7 @@ from advantage.types import Array, Key, Pytree
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class PETS(CrossEntropyOptions, ModelOptions, LookaheadOptions):
+class PETS(CrossEntropyOptions, UsedModelOptions, LookaheadOptions):
     """Plan by the cross-entropy method, with particles that each follow one network of a learned ensemble.
 
         collect learning_starts steps with random actions; then, after every n_steps in each environment:

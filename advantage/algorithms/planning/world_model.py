@@ -17,7 +17,8 @@ from advantage.algorithms.planning.shared.acting import (
     planning_noise,
 )
 from advantage.algorithms.planning.shared.learning import PlanningState, learn_model, learned_state
-from advantage.algorithms.planning.shared.options import LookaheadOptions, ModelOptions
+from advantage.algorithms.planning.shared.options import ModelOptions
+from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.models.open_loop import open_loop_errors
 from advantage.replay.ring import uniform_draw
 from advantage.replay.sequences import sequences_at
@@ -28,7 +29,7 @@ SEQUENCES = 256  # that errors are measured on
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class WorldModel(ModelOptions, LookaheadOptions):
+class WorldModel(ModelOptions, UnitsOption):
     """Learn a model of the world from random actions, and measure its error by horizon.
 
     After every n_steps in each environment:
@@ -43,6 +44,8 @@ class WorldModel(ModelOptions, LookaheadOptions):
     for the ensemble.
     """
 
+    n_steps: int = ranged(200, "[1, inf)")
+    """Steps taken in each environment between two fits."""
     horizon: int = ranged(20, "[2, inf)")
     """The furthest prediction, in steps."""
 

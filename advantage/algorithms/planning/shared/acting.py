@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.planning.shared.learning import PlanningState, learn_model
-from advantage.algorithms.planning.shared.options import ModelOptions
+from advantage.algorithms.planning.shared.options import ModelOptions, UsedModelOptions
 from advantage.models.interface import Model
 from advantage.planners.action_sequences import PlannedActions
 from advantage.types import Array, Key, Pytree, Rollout
@@ -59,7 +59,7 @@ def planning_actor(agent: PlanningAgent, state: PlanningState) -> PlanningActor:
     if state.learning is None:
         assert state.rules is not None
         return PlanningActor(state.rules, state.actions, state.key, jnp.bool_(False))
-    assert isinstance(agent, ModelOptions)
+    assert isinstance(agent, UsedModelOptions)
     random = state.clock.step < jnp.uint32(agent.learning_starts)
     return PlanningActor(state.learning.model, state.actions, state.key, random)
 

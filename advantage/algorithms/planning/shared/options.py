@@ -31,6 +31,12 @@ class ModelOptions:
     transitions are predicted no better."""
     buffer_size: int = ranged(100_000, "[10, inf)")
     """Number of transitions that a model is learned from, the newest ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UsedModelOptions(ModelOptions):
+    """Fields of every method that acts by a model, or learns from it, once it has learned it."""
+
     learning_starts: int = ranged(200, "[10, inf)")
     """Environment steps with random actions before a learned model is used."""
 
@@ -46,7 +52,7 @@ class LookaheadOptions(UnitsOption):
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanningOptions(ModelOptions, LookaheadOptions):
+class PlanningOptions(UsedModelOptions, LookaheadOptions):
     """Fields of every agent that plans with the world's own rules or with a model that it learns."""
 
     model: Rules = "true"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 
 from advantage.algorithms.named_class import named_class
+from advantage.algorithms.planning.dyna_network import DynaActor
 from advantage.algorithms.policy_gradient.impala import LaggingActor
 from advantage.algorithms.policy_gradient.shared.acting import Actor
 from advantage.types import ActionUnits, Algorithm, Key, Pytree, Spec
@@ -57,4 +58,6 @@ def policy_of(actor: Pytree) -> Actor | None:
     """The part of an actor that has probabilities of actions; None for a planner, a table, or a policy without."""
     if isinstance(actor, LaggingActor):
         return actor.newest
+    if isinstance(actor, DynaActor):
+        actor = actor.learner
     return actor if isinstance(actor, Actor) else None
