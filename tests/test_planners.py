@@ -22,7 +22,7 @@ from advantage.planners.action_sequences import PlannedActions, coloured_noise, 
 from advantage.planners.cross_entropy import CrossEntropy, cross_entropy_planning
 from advantage.planners.exhaustive import exhaustive_search
 from advantage.planners.gradient import gradient_planning
-from advantage.planners.imagination import PlanningProblem, imagined_return, mean_return
+from advantage.planners.imagination import PlanningProblem, imagined_return, mean_return, random_playouts
 from advantage.planners.random_shooting import random_shooting
 from advantage.planners.tree_search import most_visited, root_value, tree_search
 
@@ -46,21 +46,43 @@ class Counter(StateModel):
 
 
 @pytest.mark.parametrize("horizon", [1, 3, 6])
-def test_a_return_stops_at_the_termination_and_bootstraps_only_without_one(horizon):
-    """The value of a state after a termination, and rewards after it, do not count."""
-    gamma, last = 0.9, np.array([2, 4, 100])
-    for n in last:
-        found = imagined_return(
-            Counter(int(n)),
-            jnp.zeros(1, jnp.int32),
-            jnp.zeros((horizon, 1)),
-            KEY,
-            gamma=gamma,
-            value=lambda s: s * 10.0,
-        )
-        rewards = [gamma**t * (t + 1) for t in range(min(horizon, n))]
-        expected = sum(rewards) + (gamma**horizon * horizon * 10 if horizon < n else 0)
+def test_a_return_stops_at_the_termination(horizon):
+    """Rewards after it do not count."""
+    gamma = 0.9
+    for last in (2, 4, 100):
+        start, actions = jnp.zeros(1, jnp.int32), jnp.zeros((horizon, 1))
+        found = imagined_return(Counter(last), start, actions, KEY, gamma=gamma)
+        expected = sum(gamma**t * (t + 1) for t in range(min(horizon, last)))
         np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Poison(StateModel):
+    """Rewards `1, 2` for actions 1, an end with the second, and NaN from there on, also in derivatives."""
+
+    def step(self, state, action, key):
+        scale = jnp.sqrt(1.0 - state)  # no number above 1, and without a slope at 1
+        return Imagined(state + 0.5 * action, scale * 0 + (1 + 2 * state) * action, state >= 0.5)
+
+
+def test_nothing_beyond_an_end_reaches_a_plan():
+    """Neither a return nor its derivative; a state after an end may be no number at all."""
+    state, actions = jnp.zeros(1), jnp.ones((5, 1))
+    played = functools.partial(imagined_return, Poison(), state, key=KEY, gamma=0.5)
+    total, slope = jax.value_and_grad(lambda actions: played(actions=actions)[0])(actions)
+    np.testing.assert_allclose(total, 1 + 0.5 * 2)
+    np.testing.assert_allclose(slope[:, 0], [1.5, 1, 0, 0, 0])
+    problem = PlanningProblem(Ends(), PlannedActions(choices=1), 1.0)
+    assert random_playouts(problem, jnp.zeros(1), KEY, playouts=2, steps=4) == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends(StateModel):
+    """Two steps of reward 1, and NaN."""
+
+    def step(self, state, action, key):
+        after = jnp.where(state[:, 0] >= 1, jnp.nan, state[:, 0] + 0.5)
+        return Imagined(after[:, None], after * 0 + 1, after >= 1)
 
 
 def test_particles_are_averaged():

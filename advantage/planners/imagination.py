@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from advantage.models.interface import Model
+from advantage.models.interface import Imagined, Model
 from advantage.planners.action_sequences import PlannedActions
+from advantage.rows import choose
 from advantage.types import Array, Key, Pytree
 
 
-def imagined_return(
-    model: Model,
-    state: Pytree,
-    actions: Pytree,
-    key: Key,
-    *,
-    gamma: Array | float,
-    value: Callable[[Pytree], Array] | None = None,
-) -> Array:
+def imagined_return(model: Model, state: Pytree, actions: Pytree, key: Key, *, gamma: Array | float) -> Array:
     """The discounted return of N sequences of H actions in a model, `[N]`.
 
         G = sum over t < H of gamma^t r_t,   up to and with the first termination
-          + gamma^H v(s_H)                   if there was none
 
     Args:
         model: what to play in.
@@ -33,20 +25,23 @@ def imagined_return(
         actions: `[H, N, ...]`.
         key: draws what the model leaves to chance.
         gamma: discount per step.
-        value: v, for `[N, ...]` states; 0 if there is none.
     """
 
-    def step(carry: tuple[Pytree, Array, Array], now: tuple[Pytree, Key]) -> tuple[tuple, None]:
-        state, total, discount = carry
+    def step(played: Played, now: tuple[Pytree, Key]) -> tuple[Played, None]:
         action, key = now
-        following = model.step(state, action, key)
-        total = total + discount * following.reward
-        return (following.state, total, gamma * discount * (1 - following.terminated)), None
+        return _after(played, model.step(played.state, action, key), gamma), None
 
     horizon, number = jax.tree.leaves(actions)[0].shape[:2]
-    start = state, jnp.zeros(number), jnp.ones(number)
-    (state, total, discount), _ = jax.lax.scan(step, start, (actions, jax.random.split(key, horizon)))
-    return total if value is None else total + discount * value(state)
+    start = Played(state, jnp.zeros(number), jnp.ones(number))
+    return jax.lax.scan(step, start, (actions, jax.random.split(key, horizon)))[0].total
+
+
+class Played(NamedTuple):
+    """N sequences so far: states `[N, ...]`, returns, and the discount of what follows, 0 after an end, `[N]`."""
+
+    state: Pytree
+    total: Array
+    discount: Array
 
 
 class PlanningProblem(NamedTuple):
@@ -86,19 +81,29 @@ def random_playouts(problem: PlanningProblem, state: Pytree, key: Key, *, playou
     """
     model = problem.model
 
-    def step(carry: tuple[Pytree, Array, Array], key: Key) -> tuple[tuple, None]:
-        state, total, discount = carry
+    def step(played: Played, key: Key) -> tuple[Played, None]:
         key_choice, key_step = jax.random.split(key)
         score, allowed = (
             jax.random.uniform(key_choice, (playouts, problem.actions.choices)),
-            model.allowed(state),
+            model.allowed(played.state),
         )
         action = (score if allowed is None else jnp.where(allowed, score, -1.0)).argmax(-1).astype(jnp.int32)
-        after = model.step(state, action, key_step)
-        total = total + discount * after.reward
-        return (after.state, total, problem.gamma * model.sign * discount * (1 - after.terminated)), None
+        after = model.step(played.state, action, key_step)
+        return _after(played, after, problem.gamma * model.sign), None
 
     begin = jax.tree.map(lambda x: jnp.broadcast_to(x, (playouts, *x.shape)), state)
-    start = begin, jnp.zeros(playouts), jnp.ones(playouts)
-    (_, total, _), _ = jax.lax.scan(step, start, jax.random.split(key, steps))
-    return total.mean()
+    start = Played(begin, jnp.zeros(playouts), jnp.ones(playouts))
+    return jax.lax.scan(step, start, jax.random.split(key, steps))[0].total.mean()
+
+
+def _after(played: Played, step: Imagined, factor: Array | float) -> Played:
+    """After one more step, whose successor's discount is `factor` times as large.
+
+    Beyond an end a model may say anything, also NaN: nothing of it counts, and the state stays the one before the end,
+    so that no derivative is taken there.
+    """
+    over = played.discount == 0
+    reward = jnp.where(over, 0.0, played.discount * step.reward)
+    discount = jnp.where(over | step.terminated, 0.0, factor * played.discount)
+    state = jax.tree.map(partial(choose, discount == 0), played.state, step.state)
+    return Played(state, played.total + reward, discount)
