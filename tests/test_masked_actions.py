@@ -21,6 +21,7 @@ from advantage.algorithms.registry import (
     hyperparameters_of,
     with_hyperparameters,
 )
+from advantage.types import Rollout
 
 ROOMS, CHOICES = 4, 5
 
@@ -164,3 +165,25 @@ def test_gradients_do_not_see_masked_logits(tmp_path):
     ]["head"]
     moved = jnp.abs(run.agent.state.params["actor"]["head"]["bias"] - before["bias"]) > 0
     np.testing.assert_array_equal(moved, [True, True, False, True, False])
+
+
+@pytest.mark.parametrize("name", ["sarsa", "sarsa-lambda", "dyna"])
+def test_a_target_obeys_the_mask_of_its_own_successor(name):
+    """An action that was possible in a state before, and now is not, has no part in what the state is worth."""
+    space = spaces.Dict({"room": spaces.Discrete(2), "action_mask": spaces.MultiBinary(2)})
+    own = {"learning_rate": 0.5, "epsilon": 0.0} | ({"planning_steps": 0} if name == "dyna" else {})
+    algorithm = with_hyperparameters(default_algorithm(name), own)
+    update = jax.jit(algorithm.update)
+    state = algorithm.init(jax.random.key(0), adv.Spec(space, spaces.Discrete(2), 1, 100))
+
+    def step(room, reward, following, mask, ends):
+        obs, next_obs = (
+            {"room": jnp.full((1, 1), x, jnp.int32), "action_mask": jnp.array([[m]], jnp.int8)}
+            for x, m in ((room, [1, 1]), (following, mask))
+        )
+        end = [jnp.full((1, 1), ends == kind) for kind in ("terminated", "truncated")]
+        return Rollout(obs, jnp.zeros((1, 1), jnp.int32), jnp.full((1, 1), reward), next_obs, *end)
+
+    for seen in (step(1, 10.0, 0, [1, 1], "terminated"), step(0, 0.0, 1, [0, 1], "truncated")):
+        state, _ = update(state, seen, jax.random.key(0))
+    np.testing.assert_array_equal(state.table.q, [[0, 0], [5, 0]])

@@ -111,9 +111,10 @@ class Dyna(TDControlOptions):
 
     def update(self, state: DynaState, rollout: Rollout, key: Key) -> tuple[DynaState, dict[str, Array]]:
         """One real step in each environment, and `planning_steps` imagined ones for each: `-> state, metrics`."""
-        table = with_masks(state.table, rollout)
+        state = state._replace(table=with_masks(state.table, rollout))
+        table = state.table
         step = step_with_end(table.sizes, rollout)
-        known = self._remember(state._replace(table=table), step)
+        known = self._remember(state, step)
         policy = self.actor(state)
         key_real, key_imagined = jax.random.split(key)
 

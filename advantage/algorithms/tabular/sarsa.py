@@ -85,7 +85,8 @@ class Sarsa(TDControlOptions):
 
     def update(self, state: SarsaState, rollout: Rollout, key: Key) -> tuple[SarsaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        table, clock = with_masks(state.table, rollout), state.clock
+        state = state._replace(table=with_masks(state.table, rollout))
+        table, clock = state.table, state.clock
         s, a, r, next_s = one_step(table.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
 

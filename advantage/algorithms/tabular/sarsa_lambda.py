@@ -100,7 +100,8 @@ class SarsaLambda(TDControlOptions):
         self, state: SarsaLambdaState, rollout: Rollout, key: Key
     ) -> tuple[SarsaLambdaState, dict[str, Array]]:
         """One step in each environment: `-> state, metrics`."""
-        table = with_masks(state.table, rollout)
+        state = state._replace(table=with_masks(state.table, rollout))
+        table = state.table
         s, a, r, next_s = one_step(table.sizes, rollout)
         done = jnp.logical_or(rollout.terminated[0], rollout.truncated[0])
 
