@@ -238,5 +238,7 @@ def test_what_cannot_be_distilled():
     spec = adv.Spec(world.observation_space, world.action_space, world=world)
     with pytest.raises(ValueError, match="needs a Box of floats"):
         SMALL.init(KEY, spec)
+    with pytest.raises(ValueError, match=r"recurrent network \(GRU\) needs a method that learns from whole"):
+        jax.eval_shape(lambda: adv.Distill(teacher="shooting", network="gru").init(KEY, spec))
     with pytest.raises(ValueError, match="has no rules that a planner could use"):
         adv.Distill().init(KEY, dataclasses.replace(spec, world=None))

@@ -35,7 +35,7 @@ from advantage.algorithms.policy_gradient.shared.state import (
     without_critic,
 )
 from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
-from advantage.policies.actor_critic import ActorCritic
+from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.distributions import Distribution
 from advantage.policies.heads import CategoricalHead
 from advantage.replay.ring import Replay, replay_add, uniform_draw
@@ -113,8 +113,8 @@ class Distill(ArchitectureOptions, UnitsOption):
         """Draw the initial training state.
 
         Raises:
-            ValueError: a world that the planner cannot plan in, a teacher without probabilities for loss=kl, or a
-                replay buffer that does not fit into memory.
+            ValueError: a world that the planner cannot plan in, a recurrent network, a teacher without probabilities
+                for loss=kl, or a replay buffer that does not fit into memory.
         """
         key_policy, key_teacher = jax.random.split(key)
         given = None if self.taught_by is None else self.taught_by.actor
@@ -124,6 +124,7 @@ class Distill(ArchitectureOptions, UnitsOption):
                 self, key_policy, spec, bounds="clip", spread="state-independent", log_std=self.log_std
             )
         )
+        feed_forward(state.policy.network)
         label = jax.eval_shape(partial(self._label, state.policy), jax.random.key(0))
         if self.loss == "kl":
             _require_probabilities(teacher, state.policy)
