@@ -204,6 +204,11 @@ def spec_of(environment="jax/Pendulum-v1", **fields):
         (adv.MCTS(), spec_of(), "needs Discrete ones.*cem-planning"),
         (adv.GradientPlanning(), spec_of("jax/CartPole-v1"), "needs a Box of floats.*mcts"),
         (adv.ExhaustiveSearch(), spec_of("jax/CartPole-v1"), "finite world whose table is known"),
+        (
+            adv.ExhaustiveSearch(depth=12),
+            spec_of("jax/Blackjack-v0"),
+            "successors at once, which takes .*--depth",
+        ),
         (adv.PETS(), spec_of("jax/Catch-v0"), "the observation has an image"),
         (adv.PETS(), spec_of("jax/Cliff-v0"), "has indices.*--model true"),
         (adv.Shooting(), spec_of(action_space=spaces.MultiBinary(3)), "planner chooses among Discrete"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged
@@ -18,10 +19,13 @@ from advantage.algorithms.planning.shared.acting import (
 )
 from advantage.algorithms.planning.shared.learning import PlanningState, rules_state
 from advantage.algorithms.planning.shared.options import LookaheadOptions
+from advantage.machine import free_device_bytes, refuse_large
 from advantage.models.interface import EnumerableModel
 from advantage.planners.exhaustive import exhaustive_search
 from advantage.planners.imagination import PlanningProblem
 from advantage.types import Array, Key, Pytree, Spec
+
+BYTES = 16  # of a successor: its number, probability, reward and value
 
 
 @hyperparameters
@@ -42,12 +46,24 @@ class ExhaustiveSearch(LookaheadOptions):
         check(self)
 
     def init(self, key: Key, spec: Spec) -> PlanningState:
-        """Draw the initial training state. Raises ValueError without a table of the world."""
+        """Draw the initial training state.
+
+        Raises:
+            ValueError: a world without a table, or more successors than fit into memory.
+        """
         state = rules_state(self, key, spec)
         if not isinstance(state.rules, EnumerableModel):
             raise ValueError(
                 f"Exhaustive search needs a finite world whose table is known, and observations are "
                 f"{spec.observation_space}; use mcts or shooting."
+            )
+        successors = self._width(state) ** self.depth
+        with jax.ensure_compile_time_eval():  # states are drawn inside compiled programs too
+            refuse_large(
+                f"Exhaustive search to depth={self.depth} looks at {successors:_} successors at once, which",
+                BYTES * successors * spec.num_envs,
+                "use a smaller depth (--depth), or mcts or shooting",
+                free_device_bytes(),
             )
         return state
 
@@ -66,6 +82,9 @@ class ExhaustiveSearch(LookaheadOptions):
 
     def model_steps(self, state: PlanningState) -> int:
         """All successors that it looks at, level by level."""
+        return sum(self._width(state) ** level for level in range(1, self.depth + 1))
+
+    def _width(self, state: PlanningState) -> int:
+        """Successors of a state, of all actions together."""
         assert isinstance(state.rules, EnumerableModel)
-        width = state.actions.choices * state.rules.successors
-        return sum(width**level for level in range(1, self.depth + 1))
+        return state.actions.choices * state.rules.successors
