@@ -175,6 +175,11 @@ def test_what_is_refused():
         dataclasses.replace(SMALL, learner="sac")
     with pytest.raises(ValueError, match="pretraining_steps=0 and autoencoder_steps=0 never learn a code"):
         dataclasses.replace(SMALL, pretraining_steps=0, autoencoder_steps=0)
+    world = adv.make("jax/Catch-v0")
+    with pytest.raises(ValueError, match="has an image, and no hidden layers are given.*such as"):
+        dataclasses.replace(SMALL, autoencoder_hidden=()).init(
+            KEY, adv.Spec(world.observation_space, world.action_space)
+        )
     world = adv.make("jax/TicTacToe-v0")
     with pytest.raises(ValueError, match="action mask, which is no part of what an autoencoder draws again"):
         SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space))

@@ -324,6 +324,13 @@ def test_dreamer_learns(environment, steps, score, tmp_path):
     assert adv.evaluate(tmp_path / "run", episodes=20).mean >= score
 
 
+def test_an_actor_and_a_critic_without_hidden_layers():
+    agent = dataclasses.replace(DREAMER, hidden=())
+    state = jax.eval_shape(lambda: first_state(agent))
+    assert [layer["weight"].shape for layer in state.params["actor"]] == [(DREAMER.memory_size + 6, 2)]
+    jax.eval_shape(state.policy.distribution, state.params["actor"], jnp.ones((5, 12)))
+
+
 def test_what_they_refuse():
     for agent in AGENTS.values():
         with pytest.raises(ValueError, match="latent_size=7 is no multiple of latent_classes=3; use 6"):
@@ -334,6 +341,8 @@ def test_what_they_refuse():
             ValueError, match="A planner chooses among Discrete actions, or within the bounds"
         ):
             first_state(agent, action_space=spaces.Box(-np.inf, np.inf, (1,), np.float32))
+        with pytest.raises(ValueError, match=r"model_hidden=\(\) is not allowed.*such as \(128,\)"):
+            first_state(dataclasses.replace(agent, model_hidden=()))
     with pytest.raises(ValueError, match="actor_gradient=pathwise needs a Box.*use score"):
         first_state(dataclasses.replace(DREAMER, actor_gradient="pathwise"), "jax/CartPole-v1")
     with pytest.raises(ValueError, match="elites=9 is above candidates=5"):

@@ -17,9 +17,18 @@ SMALLEST = 4  # pixels of a side that is still halved
 
 
 def picture_network(seen: Encoder, hidden: tuple[int, ...], activation: Activation) -> Network:
-    """What turns encoded observations into features: layers, or convolutions that halve the sides of images."""
+    """What turns encoded observations into features: layers, or convolutions that halve the sides of images.
+
+    Raises:
+        ValueError: no layer after the convolutions.
+    """
     if not seen.images:
         return MLP(hidden, activation)
+    if not hidden:
+        raise ValueError(
+            "The observation has an image, and no hidden layers are given: one follows the convolutions; use one or "
+            "more widths, such as (128,)."
+        )
     side, layers = min(min(leaf.height_width) for leaf in seen.images), []
     for filters in FILTERS:
         if side < SMALLEST:

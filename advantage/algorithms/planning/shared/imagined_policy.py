@@ -28,7 +28,7 @@ class ImaginedPolicy:
 
     def init(self, key: Key, num_features: int) -> Pytree:
         """Draw parameters. Values are 0 at first, and actions nearly alike everywhere."""
-        features, width = jnp.zeros((1, num_features)), self.layers.hidden[-1]
+        features, width = jnp.zeros((1, num_features)), (num_features, *self.layers.hidden)[-1]
         keys = jax.random.split(key, 4)
 
         def part(key: Key, key_out: Key, outputs: int, gain: float) -> Pytree:

@@ -139,8 +139,8 @@ def world_learning(options: LatentOptions, key: Key, spec: Spec) -> WorldLearnin
     """A model before the first step.
 
     Raises:
-        ValueError: actions that are neither Discrete nor in a bounded Box, an action mask, or a replay buffer that does
-            not fit into memory.
+        ValueError: actions that are neither Discrete nor in a bounded Box, an action mask, a model without hidden
+            layers, or a replay buffer that does not fit into memory.
     """
     seen, actions = encoder(spec.observation_space), planned_actions(spec)
     if seen.has_mask:
@@ -149,6 +149,11 @@ def world_learning(options: LatentOptions, key: Key, spec: Spec) -> WorldLearnin
             "obey it."
         )
     width = options.model_hidden
+    if not width:
+        raise ValueError(
+            "model_hidden=() is not allowed, because the memory of the model reads a hidden layer; use one or more "
+            "widths, such as (128,)."
+        )
     networks = RecurrentStateSpace(
         seen,
         picture_network(seen, width, options.activation),
