@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from probe_learners import same_bits
+from probe_models import StateModel
 
 import advantage as adv
+from advantage.algorithms.planning.shared.acting import PlanMemory, PlanningActor, act_by_planning
 from advantage.drivers.host.host_actor import actor_of
 from advantage.environments.worlds.pendulum import Pendulum
+from advantage.planners.action_sequences import PlannedActions
 
 SMALL = dict(horizon=5, n_steps=40)
 LEARNED = dict(members=2, model_hidden=(16,), model_epochs=2, learning_starts=40, buffer_size=200)
@@ -110,6 +113,22 @@ def test_the_first_actions_of_a_learner_are_random_and_a_plan_follows(tmp_path):
         action, _, _ = jax.jit(algorithm.act)(actor, obs, memory, noise)
         spread = np.histogram(action, bins=4, range=(-1, 1))[0]
         assert (spread.min() > 30) == random, (step, spread)
+
+
+def test_nothing_is_planned_while_actions_are_random():
+    decisions = []
+
+    class Counted:
+        def decide(self, actor, state, plan, key):
+            jax.debug.callback(lambda: decisions.append(1))
+            return jnp.int32(0), plan
+
+    for random in (True, False):
+        actor = PlanningActor(StateModel(), PlannedActions(choices=2), None, jnp.bool_(random))
+        memory, noise = PlanMemory((), jnp.zeros(3, jnp.int32)), jnp.zeros((3, 2), jnp.uint32)
+        _, memory, _ = act_by_planning(Counted(), actor, jnp.zeros((3, 1)), memory, noise)
+        jax.effects_barrier()
+        assert bool(decisions) != random and (memory.decisions == 1).all()
 
 
 def test_a_plan_is_remembered_within_an_episode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -81,16 +82,18 @@ def act_by_planning(
 
     `-> action, memory, extras`.
     """
-    keys = jax.random.wrap_key_data(jnp.asarray(noise))
+    keys = jax.vmap(jax.random.split)(jax.random.wrap_key_data(jnp.asarray(noise)))
 
-    def one(obs: Pytree, memory: PlanMemory, key: Key) -> tuple[Array, PlanMemory]:
-        key_plan, key_random = jax.random.split(key)
-        action, plan = agent.decide(actor, _begin(actor.model, obs), memory.plan, key_plan)
-        random = actor.actions.uniform(key_random, ()).astype(action.dtype)
-        return jnp.where(actor.random, random, action), PlanMemory(plan, memory.decisions + 1)
+    def by_plan() -> tuple[Array, Pytree]:
+        begin = partial(_begin, actor.model)
+        decide = jax.vmap(lambda obs, plan, key: agent.decide(actor, begin(obs), plan, key))
+        return decide(jax.tree.map(jnp.asarray, obs), memory.plan, keys[:, 0])
 
-    action, memory = jax.vmap(one)(jax.tree.map(jnp.asarray, obs), memory, keys)
-    return action, memory, ()
+    def at_random() -> tuple[Array, Pytree]:
+        return jax.vmap(lambda key: actor.actions.uniform(key, ()))(keys[:, 1]), memory.plan
+
+    action, plan = jax.lax.cond(actor.random, at_random, by_plan)
+    return action, PlanMemory(plan, memory.decisions + 1), ()
 
 
 def greedy_by_planning(
