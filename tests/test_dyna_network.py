@@ -171,6 +171,14 @@ def test_it_acts_at_random_until_learning_starts():
         assert (action == uniform).all() == random and np.abs(uniform).max() > 0.7
 
 
+def test_the_buffer_has_room_for_the_ends_of_imagined_columns():
+    """Each column of 5 steps ends, so 20,000 of 100,000 transitions are the last ones of theirs."""
+    algorithm = adv.DynaNetwork(imagined_steps=5, hidden=(4,), model_hidden=(4,))
+    spec = adv.Spec(Pendulum().observation_space, Pendulum().action_space, 1, 1000)
+    replay = jax.eval_shape(lambda key: algorithm.init(key, spec), KEY).learner.replay
+    assert replay.num_rows * replay.num_envs > 99_900 and len(replay.final_rows) > 20_000
+
+
 @pytest.mark.parametrize(
     "change",
     [

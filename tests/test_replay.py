@@ -334,3 +334,18 @@ def test_what_a_method_keeps_besides_counts_in_the_size():
     one, many = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((49,), np.float32)
     with pytest.raises(ValueError, match=r"transitions of 214 bytes each"):
         replay_init(one, one, capacity=10**13, num_envs=1, extras={"memory": many})
+
+
+def test_a_buffer_of_short_episodes_has_room_for_their_ends():
+    """All of 40,000 transitions in episodes of 5 steps, if that is said; else the oldest rows make room for ends."""
+    number, steps = 500, 5
+    last = jnp.zeros((steps, number), bool).at[-1].set(True)
+    rewards, obs = jnp.zeros((steps, number)), jnp.zeros((steps, number, 1))
+    rollout = Rollout(obs, jnp.zeros((steps, number), jnp.int32), rewards, obs, last, last & False)
+    stored = {}
+    for longest in (steps, None):
+        one = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+        replay = replay_init(*one, capacity=40_000, num_envs=number, longest_episode=longest)
+        replay = jax.jit(lambda x: jax.lax.fori_loop(0, 17, lambda i, x: replay_add(x, rollout), x))(replay)
+        stored[longest] = int(replay.stored)
+    assert stored[steps] == 40_000 and stored[None] < 20_000

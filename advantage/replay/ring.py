@@ -103,6 +103,7 @@ def replay_init(
     num_envs: int,
     extras: Pytree = (),
     frames: Frames = Frames(),  # noqa: B008
+    longest_episode: int | None = None,
 ) -> Replay:
     """An empty buffer.
 
@@ -112,6 +113,8 @@ def replay_init(
         capacity: transitions; the buffer holds a whole number of rows, at most this many transitions.
         num_envs: B.
         frames: which leaves of an observation are stacks. The oldest rows then only complete the stacks of later ones.
+        longest_episode: steps after which an episode has ended in any case, if that is known: there is room for these
+            ends besides.
 
     Raises:
         ValueError: a capacity below one row, or below the rows of a stack, or one that does not fit into memory.
@@ -125,7 +128,10 @@ def replay_init(
         )
     transitions, stack, obs = rows * num_envs, obs, frames.newest(obs)
     steps_per_end = STEPS_PER_END if frames.depth == 1 else STEPS_PER_END_OF_FRAMES
-    ends = min(transitions, max(-(-transitions // steps_per_end), FEWEST_ENDS, 4 * num_envs))
+    ends = max(-(-transitions // steps_per_end), FEWEST_ENDS, 4 * num_envs)
+    if longest_episode is not None:
+        ends += -(-transitions // longest_episode)
+    ends = min(transitions, ends)
     size, of_stack, flags = (
         sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(part))
         for part in (obs, stack, (action, extras))

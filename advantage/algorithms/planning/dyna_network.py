@@ -19,6 +19,7 @@ from advantage.algorithms.planning.shared.learner_within import learn_if_begun
 from advantage.algorithms.planning.shared.learning import ModelLearning, learn_model, model_learning
 from advantage.algorithms.planning.shared.options import UsedModelOptions
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
+from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
 from advantage.environments.spaces import policy_bounds
 from advantage.planners.action_sequences import PlannedActions
 from advantage.policies.networks import Activation
@@ -118,6 +119,10 @@ class DynaNetwork(UsedModelOptions, UnitsOption):
         imagined = dataclasses.replace(spec, num_envs=self.imagined_envs, frame_stack=1)
         learning = model_learning(self, key_model, spec)
         learner = self._learner().init(key_learner, imagined)
+        roomy = empty_replay(
+            learner.policy, imagined, self.imagined_buffer_size, longest_episode=self.imagined_steps
+        )
+        learner = dataclasses.replace(learner, replay=roomy)
         return DynaState(learning, learner, random_actions(spec), clock_init(spec.total_timesteps))
 
     def actor(self, state: DynaState) -> DynaActor:

@@ -76,10 +76,17 @@ def replayed_state(key: Key, state: PolicyState, spec: Spec, buffer_size: int) -
     )
 
 
-def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int, *, extras: Pytree = ()) -> Replay:
+def empty_replay(
+    policy: ActorCritic,
+    spec: Spec,
+    buffer_size: int,
+    *,
+    extras: Pytree = (),
+    longest_episode: int | None = None,
+) -> Replay:
     """A replay buffer for the observations of the spec and the actions of the policy, without transitions.
 
-    It keeps `extras` of each transition, if there are any: see `replay_init`.
+    See `replay_init` for `extras` of each transition, and for the `longest_episode`.
 
     Raises:
         ValueError: one that does not fit into memory.
@@ -89,10 +96,18 @@ def empty_replay(policy: ActorCritic, spec: Spec, buffer_size: int, *, extras: P
         outputs, log_std = jnp.zeros(policy.head.num_outputs), jnp.zeros(policy.head.num_log_std)
         return policy.head.distribution(outputs, log_std).sample(policy.head.noise(key, ()))
 
-    return replay_of(spec, jax.eval_shape(action, jax.random.key(0)), buffer_size, extras=extras)
+    shape = jax.eval_shape(action, jax.random.key(0))
+    return replay_of(spec, shape, buffer_size, extras=extras, longest_episode=longest_episode)
 
 
-def replay_of(spec: Spec, action: Pytree, buffer_size: int, *, extras: Pytree = ()) -> Replay:
+def replay_of(
+    spec: Spec,
+    action: Pytree,
+    buffer_size: int,
+    *,
+    extras: Pytree = (),
+    longest_episode: int | None = None,
+) -> Replay:
     """A replay buffer for the observations of the spec and actions of these shapes, without transitions.
 
     Raises:
@@ -105,7 +120,13 @@ def replay_of(spec: Spec, action: Pytree, buffer_size: int, *, extras: Pytree = 
     obs = map_leaves(leaf, spec.observation_space)
     frames = Frames(tuple(jax.tree.leaves(frame_counts(spec.observation_space, spec.frame_stack))))
     return replay_init(
-        obs, action, capacity=buffer_size, num_envs=spec.num_envs, extras=extras, frames=frames
+        obs,
+        action,
+        capacity=buffer_size,
+        num_envs=spec.num_envs,
+        extras=extras,
+        frames=frames,
+        longest_episode=longest_episode,
     )
 
 
