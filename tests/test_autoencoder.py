@@ -178,8 +178,8 @@ def test_what_is_refused():
     world = adv.make("jax/Catch-v0")
     with pytest.raises(ValueError, match="has an image, and no hidden layers are given.*such as"):
         dataclasses.replace(SMALL, autoencoder_hidden=()).init(
-            KEY, adv.Spec(world.observation_space, world.action_space)
+            KEY, adv.Spec(world.observation_space, world.action_space, 1, 100)
         )
     world = adv.make("jax/TicTacToe-v0")
     with pytest.raises(ValueError, match="action mask, which is no part of what an autoencoder draws again"):
-        SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space))
+        SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space, 1, 100))

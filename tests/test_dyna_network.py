@@ -203,11 +203,11 @@ def test_every_option_makes_a_difference(change, tmp_path):
 
 
 def test_what_it_refuses():
-    spec = adv.Spec(Pendulum().observation_space, Pendulum().action_space)
+    spec = adv.Spec(Pendulum().observation_space, Pendulum().action_space, 1, 100)
     with pytest.raises(ValueError, match="DQN needs Discrete actions"):
         dataclasses.replace(SMALL, learner="dqn").init(KEY, spec)
     with pytest.raises(ValueError, match="imagined_buffer_size=5 is below batch_size=16"):
         dataclasses.replace(SMALL, imagined_buffer_size=5)
     world = adv.make("jax/Catch-v0")
     with pytest.raises(ValueError, match="the observation has an image"):
-        SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space))
+        SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space, 1, 100))

@@ -252,6 +252,8 @@ def _with_a_small_budget(line: str) -> str:
     budget = re.search(r"--total-timesteps ([\d_]+)", line)
     most = 600 if re.search("dreamer|planet|dyna-network", line) else 4_096
     steps = min(int(budget[1].replace("_", "")) if budget else most, most)
+    if "autoencoder-policy" in line:
+        line += " --learning-starts 500"
     line = re.sub(r" --(?:total-timesteps|eval-episodes|eval-every) [\d_]+", "", line)
     return f"{line} --total-timesteps {steps} --eval-episodes 1"
 

@@ -47,7 +47,7 @@ def world_of(algorithm):
 
 def program(algorithm, world):
     """One iteration, from a run's key."""
-    spec = Spec(world.observation_space, world.action_space, 2, 1000, world=world)
+    spec = Spec(world.observation_space, world.action_space, 2, 10_000, world=world)
     shape = min(algorithm.n_steps, 8), 2
 
     def iterate(key):

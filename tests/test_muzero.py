@@ -217,6 +217,6 @@ def test_what_it_cannot_play():
     for name, words in (("jax/Pendulum-v1", "the action space Box"), ("jax/TicTacToe-v0", "an action mask")):
         world = adv.make(name)
         with pytest.raises(ValueError, match=f"MuZero needs Discrete actions.*{words}"):
-            SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space))
+            SMALL.init(KEY, adv.Spec(world.observation_space, world.action_space, 1, 100))
     with pytest.raises(ValueError, match=r"buffer_size=4 is below unroll_steps \+ td_steps = 5"):
         dataclasses.replace(SMALL, buffer_size=4)

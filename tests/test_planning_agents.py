@@ -103,7 +103,9 @@ def test_seeds_side_by_side_are_each_what_they_are_alone(tmp_path):
 def test_the_first_actions_of_a_learner_are_random_and_a_plan_follows(tmp_path):
     """Until `learning_starts` actions are spread over the whole range."""
     algorithm = dataclasses.replace(AGENTS["pets"], learning_starts=80)
-    state = algorithm.init(jax.random.key(0), adv.Spec(Pendulum().observation_space, Pendulum().action_space))
+    state = algorithm.init(
+        jax.random.key(0), adv.Spec(Pendulum().observation_space, Pendulum().action_space, 1, 100)
+    )
     obs = np.repeat(np.array([[1.0, 0.0, 0.0]], np.float32), 200, axis=0)
     for step, random in ((0, True), (79, True), (80, False)):
         now = dataclasses.replace(state, clock=state.clock._replace(step=jnp.uint32(step)))
@@ -212,7 +214,9 @@ def test_every_option_of_learning_a_model_changes_the_model(change, tmp_path):
 
 def spec_of(environment="jax/Pendulum-v1", **fields):
     world = adv.make(environment)
-    return dataclasses.replace(adv.Spec(world.observation_space, world.action_space, world=world), **fields)
+    return dataclasses.replace(
+        adv.Spec(world.observation_space, world.action_space, 1, 1000, world=world), **fields
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,3 +284,21 @@ def test_the_agent_of_a_table_without_a_name_is_loaded_with_its_rules(tmp_path):
     with pytest.raises(adv.CheckpointError, match="model"):
         adv.load(run.path)
     assert adv.resume(run.path, environment=table, total_timesteps=8).finished
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        adv.PETS(), adv.MCTS(model="learned"), adv.DynaNetwork(learner="dqn"), adv.PlaNet(), adv.Dreamer(),
+        adv.MuZero(), adv.AutoencoderPolicy(), adv.RetraceAC(), adv.OffPolicyActorCritic(),
+    ],
+    ids=lambda algorithm: type(algorithm).__name__,
+)  # fmt: skip
+def test_learning_that_starts_after_the_budget_is_refused(algorithm):
+    late = spec_of("jax/CartPole-v1", total_timesteps=algorithm.learning_starts - 1)
+    words = f"learning_starts={algorithm.learning_starts} is above total_timesteps={late.total_timesteps}"
+    with pytest.raises(ValueError, match=words):
+        algorithm.init(jax.random.key(0), late)
+    jax.eval_shape(
+        lambda: algorithm.init(jax.random.key(0), spec_of("jax/CartPole-v1", total_timesteps=5000))
+    )

@@ -9,7 +9,7 @@ from test_keys import VARIANTS, world_of
 
 import advantage as adv
 from advantage.algorithms.planning.shared.options import PlanningOptions
-from advantage.algorithms.value.shared.options import ReplayOptions
+from advantage.algorithms.registry import hyperparameters_of
 from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.types import Clock, Spec
@@ -35,8 +35,8 @@ def readings(algorithm):
         return value
 
     changed = dataclasses.replace(algorithm, **{name: schedule(name) for name in seen})
-    if isinstance(algorithm, ReplayOptions):
-        changed = dataclasses.replace(changed, learning_starts=0)
+    if "learning_starts" in hyperparameters_of(algorithm):
+        changed = dataclasses.replace(changed, learning_starts=10)
     world, shape = world_of(algorithm), (min(algorithm.n_steps, 8), 2)
     if isinstance(algorithm, PlanningOptions):
         changed = dataclasses.replace(changed, model="learned")

@@ -15,6 +15,7 @@ from advantage.algorithms.planning.shared.learner_within import learn_if_begun
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
 from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
+from advantage.algorithms.value.shared.options import check_budget
 from advantage.models.autoencoder import Autoencoder, autoencoder
 from advantage.policies.networks import Activation
 from advantage.replay.ring import Replay, replay_add, uniform_draw
@@ -125,9 +126,10 @@ class AutoencoderPolicy(UnitsOption):
         """Draw the initial training state.
 
         Raises:
-            ValueError: observations with an action mask, actions that the learner does not take, or a replay buffer
-                that does not fit into memory.
+            ValueError: observations with an action mask, actions that the learner does not take, learning that
+                starts after the budget, or a replay buffer that does not fit into memory.
         """
+        check_budget(self, spec)
         key_code, key_learner = jax.random.split(key)
         networks = autoencoder(
             spec.observation_space,

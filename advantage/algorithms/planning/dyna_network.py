@@ -20,6 +20,7 @@ from advantage.algorithms.planning.shared.learning import ModelLearning, learn_m
 from advantage.algorithms.planning.shared.options import UsedModelOptions
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
+from advantage.algorithms.value.shared.options import check_budget
 from advantage.environments.spaces import policy_bounds
 from advantage.planners.action_sequences import PlannedActions
 from advantage.policies.networks import Activation
@@ -111,9 +112,10 @@ class DynaNetwork(UsedModelOptions, UnitsOption):
         """Draw the initial training state.
 
         Raises:
-            ValueError: observations or actions that no model predicts, actions that the learner does not take, or a
-                replay buffer that does not fit into memory.
+            ValueError: observations or actions that no model predicts, actions that the learner does not take,
+                learning that starts after the budget, or a replay buffer that does not fit into memory.
         """
+        check_budget(self, spec)
         key_model, key_learner = jax.random.split(key)
         # imagined rows are not successive observations, from which a ring could put stacks together
         imagined = dataclasses.replace(spec, num_envs=self.imagined_envs, frame_stack=1)

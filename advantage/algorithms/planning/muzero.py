@@ -22,6 +22,7 @@ from advantage.algorithms.planning.shared.searching import (
 )
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
 from advantage.algorithms.value.shared.gradient_steps import number_of_gradient_steps
+from advantage.algorithms.value.shared.options import check_budget
 from advantage.estimators.returns import credit
 from advantage.models.latent import LatentModel, LatentNetworks
 from advantage.objectives.distributional import cross_entropy
@@ -168,9 +169,10 @@ class MuZero(SearchOptions):
         """Draw the initial training state.
 
         Raises:
-            ValueError: actions that are not Discrete, an action mask, a recurrent network, or a replay buffer that
-                does not fit into memory.
+            ValueError: actions that are not Discrete, an action mask, a recurrent network, learning that starts after
+                the budget, or a replay buffer that does not fit into memory.
         """
+        check_budget(self, spec)
         key_networks, key_plans = jax.random.split(key)
         seen = encoder(spec.observation_space)
         if not isinstance(spec.action_space, spaces.Discrete) or seen.has_mask:

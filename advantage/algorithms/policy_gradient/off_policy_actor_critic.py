@@ -33,6 +33,7 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     replayed_state,
 )
 from advantage.algorithms.policy_gradient.shared.state import policy_state_init, without_critic
+from advantage.algorithms.value.shared.options import check_budget
 from advantage.objectives.surrogates import score_function_loss
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
@@ -107,9 +108,10 @@ class OffPolicyActorCritic(PolicyOptions):
         """Draw the initial training state.
 
         Raises:
-            ValueError: a space that no policy covers, a pathwise gradient of actions that are not continuous, or a
-                replay buffer that does not fit into memory.
+            ValueError: a space that no policy covers, a pathwise gradient of actions that are not continuous,
+                learning that starts after the budget, or a replay buffer that does not fit into memory.
         """
+        check_budget(self, spec)
         key_policy, key_critic = jax.random.split(key)
         state = policy_state_init(self, key_policy, spec)
         if self.gradient == "pathwise" and not _continuous(state.policy.head):

@@ -30,7 +30,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     part_step,
     take_gradient_steps,
 )
-from advantage.algorithms.value.shared.options import BufferOptions
+from advantage.algorithms.value.shared.options import BufferOptions, check_budget
 from advantage.estimators.off_policy_corrections import retrace
 from advantage.estimators.reward_scale import scale_reward
 from advantage.objectives.surrogates import squared_error
@@ -111,9 +111,11 @@ class RetraceAC(BufferOptions, PolicyOptions):
         """Draw the initial training state.
 
         Raises:
-            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, or a replay buffer
-                that has no room for one sequence or does not fit into memory.
+            ValueError: actions that are neither Discrete nor a Box of floats, a recurrent network, learning that
+                starts after the budget, or a replay buffer that has no room for one sequence or does not fit into
+                memory.
         """
+        check_budget(self, spec)
         key_policy, key_critic = jax.random.split(key)
         state = without_critic(policy_state_init(self, key_policy, spec))
         if not isinstance(state.policy.head, CategoricalHead | GaussianHead):

@@ -13,6 +13,7 @@ from advantage.algorithms.hyperparameters import Schedule, ranged
 from advantage.algorithms.policy_gradient.shared.optimisers import clipped
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
+from advantage.algorithms.value.shared.options import check_budget
 from advantage.models.latent_distributions import Categories, Latent, Normals
 from advantage.models.pictures import decoder_of, picture_network
 from advantage.models.recurrent_state_space import (
@@ -140,8 +141,9 @@ def world_learning(options: LatentOptions, key: Key, spec: Spec) -> WorldLearnin
 
     Raises:
         ValueError: actions that are neither Discrete nor in a bounded Box, an action mask, a model without hidden
-            layers, or a replay buffer that does not fit into memory.
+            layers, learning that starts after the budget, or a replay buffer that does not fit into memory.
     """
+    check_budget(options, spec)
     seen, actions = encoder(spec.observation_space), planned_actions(spec)
     if seen.has_mask:
         raise ValueError(

@@ -16,8 +16,10 @@ from advantage.algorithms.planning.shared.options import (
     ModelOptions,
     PlanningOptions,
     SequenceOptions,
+    UsedModelOptions,
 )
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
+from advantage.algorithms.value.shared.options import check_budget
 from advantage.environments.masks import split_mask
 from advantage.models.ensemble import Ensemble, Examples, LearnedModel, Transitions, scales_update
 from advantage.models.fit import STEPS_BETWEEN_CHECKS, Learned, fit, learned_init
@@ -101,9 +103,11 @@ def learned_state(options: ModelOptions, key: Key, spec: Spec) -> PlanningState:
     """The initial training state of an agent that learns its model; used as a method's `init`.
 
     Raises:
-        ValueError: observations or actions that no model predicts, actions that no planner chooses from, or a replay
-            buffer that does not fit into memory.
+        ValueError: observations or actions that no model predicts, actions that no planner chooses from, learning that
+            starts after the budget, or a replay buffer that does not fit into memory.
     """
+    if isinstance(options, UsedModelOptions):
+        check_budget(options, spec)
     key_model, key_plans = jax.random.split(key)
     learning, actions = model_learning(options, key_model, spec), planned_actions(spec)
     return PlanningState(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 from jax.core import Tracer
 
@@ -74,7 +75,14 @@ def check_replay(options: ReplayOptions) -> None:
             )
 
 
-def check_budget(options: BufferOptions, spec: Spec) -> None:
+class StartOption(Protocol):
+    """The options of a method that first only acts."""
+
+    @property
+    def learning_starts(self) -> int: ...
+
+
+def check_budget(options: StartOption, spec: Spec) -> None:
     """Check that learning starts within the budget, unless the budget is traced.
 
     Raises:
