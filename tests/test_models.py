@@ -25,6 +25,7 @@ from advantage.models.fit import (
     held_out_index,
     is_held_out,
     learned_init,
+    train_index,
 )
 from advantage.models.open_loop import open_loop_errors
 from advantage.models.vectors import VectorSpaces, vector_spaces
@@ -228,17 +229,18 @@ def test_noise_of_the_model_is_scaled_by_its_calibration():
 # -- what is fitted to what --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("steps", "capacity"), [(37, 40), (300, 100)])
-def test_held_out_transitions_are_never_fitted(steps, capacity):
-    """A tenth, the same ones as long as they are stored, also after the ring has wrapped."""
-    rollout = linear_rollout(2, steps)
+@pytest.mark.parametrize(("envs", "steps", "capacity"), [(2, 37, 40), (2, 300, 100), (1, 109, 100)])
+def test_held_out_transitions_are_never_fitted(envs, steps, capacity):
+    """A tenth, the same ones as long as they are stored, also after the ring has wrapped, and if it is the oldest."""
+    rollout = linear_rollout(envs, steps)
     replay = stored(rollout, capacity)
     index = jnp.arange(int(replay.stored))
     held = np.asarray(is_held_out(replay, index))
-    numbers = int(replay.oldest) * 2 + np.arange(int(replay.stored))
+    numbers = int(replay.oldest) * envs + np.arange(int(replay.stored))
     np.testing.assert_array_equal(held, numbers % 10 == 9)
     drawn = np.asarray(bootstrap_index(replay, KEY, jnp.int32(1), 3000))
     assert not held[drawn].any() and drawn.min() >= 0 and drawn.max() < replay.stored
+    assert not held[train_index(replay, index)].any()
     checked = np.asarray(held_out_index(replay, KEY, 3000))
     assert held[checked].all() and set(checked) == set(np.flatnonzero(held))
 

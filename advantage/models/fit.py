@@ -48,8 +48,8 @@ def learned_init(ensemble: Ensemble, key: Key) -> Learned:
 
 
 def train_index(replay: Replay, draw: Array) -> Array:
-    """The stored transition that stands in for a drawn one if that is held out: the one before it."""
-    return jnp.where(is_held_out(replay, draw), jnp.maximum(draw - 1, 0), draw)
+    """The stored transition that stands in for a drawn one if that is held out: the one before, or the second."""
+    return jnp.where(is_held_out(replay, draw), jnp.where(draw > 0, draw - 1, 1), draw)
 
 
 def is_held_out(replay: Replay, index: Array) -> Array:
