@@ -7,12 +7,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from advantage.algorithms.hyperparameters import Schedule, ranged
-from advantage.algorithms.policy_gradient.shared.optimisers import clipped
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
+from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
 from advantage.algorithms.value.shared.options import check_budget
 from advantage.models.latent_distributions import Categories, Latent, Normals
 from advantage.models.pictures import decoder_of, picture_network
@@ -171,7 +170,7 @@ def world_learning(options: LatentOptions, key: Key, spec: Spec) -> WorldLearnin
     params = networks.init(key)
     action = jax.eval_shape(lambda key: actions.uniform(key, ()), jax.random.key(0))
     replay = replay_of(spec, action, options.buffer_size)
-    learned = WorldParams(params, _adam(options).init(params))
+    learned = WorldParams(params, adam_init(params, options.max_grad_norm))
     return WorldLearning(networks, actions, learned, replay, jnp.uint32(0))
 
 
@@ -188,10 +187,12 @@ def learn_world(
     rows = draw_arrivals(replay, key_draw, options.batch_size, length=options.sequence_length)
     noise = networks.latent.noise(key_noise, rows.reward.shape)
     weights = Weights(options.kl_dynamics, options.kl_representation, options.free_nats)
-    loss = jax.grad(lambda params: sequence_loss(networks, params, rows, noise, weights), has_aux=True)
-    gradient, (beliefs, metrics) = loss(learned.params)
-    updates, optimiser = _adam(options).update(gradient, learned.optimiser)
-    params = jax.tree.map(lambda x, step: x - rate * step, learned.params, updates)
+    params, optimiser, (beliefs, metrics) = adam_step(
+        lambda params: sequence_loss(networks, params, rows, noise, weights),
+        *learned,
+        rate,
+        max_grad_norm=options.max_grad_norm,
+    )
     return WorldParams(params, optimiser), beliefs, rows, metrics
 
 
@@ -206,7 +207,3 @@ def believed(model: LatentWorld, obs: Pytree, memory: BeliefMemory, noise: Array
     networks = model.networks
     embedding = networks.embed(model.params, jax.tree.map(jnp.asarray, obs))
     return networks.observe(model.params, memory.belief, memory.action, embedding, noise)
-
-
-def _adam(options: LatentOptions) -> optax.GradientTransformation:
-    return clipped(optax.scale_by_adam(), options.max_grad_norm)
