@@ -24,7 +24,7 @@ from advantage.planners.exhaustive import exhaustive_search
 from advantage.planners.gradient import gradient_planning
 from advantage.planners.imagination import PlanningProblem, imagined_return, mean_return, random_playouts
 from advantage.planners.random_shooting import random_shooting
-from advantage.planners.tree_search import most_visited, root_value, tree_search
+from advantage.planners.tree_search import most_visited, tree_search
 
 KEY = jax.random.key(0)
 
@@ -252,7 +252,7 @@ def test_tree_search_converges_to_the_optimum():
                 )
             )()
             assert int(most_visited(tree)) == adv.solve(mdp).policy[0]
-            found.append(float(root_value(tree)))
+            found.append(float(tree.action_value[0, most_visited(tree)]))
         errors.append(np.abs(exact - found).max())
     assert errors[1] < 0.1 and errors[1] < 0.5 * errors[0]
 
@@ -356,7 +356,8 @@ def test_two_players_who_move_in_turn():
 
     stones = jnp.arange(2, 9)
     trees = jax.vmap(search)(stones)
-    values, moves = jax.vmap(root_value)(trees), jax.vmap(most_visited)(trees)
+    moves = jax.vmap(most_visited)(trees)
+    values = jax.vmap(lambda tree, move: tree.action_value[0, move])(trees, moves)
     lost = np.asarray(stones) % 3 == 0
     assert (np.asarray(values)[lost] < -0.6).all() and (np.asarray(values)[~lost] > 0.6).all()
     np.testing.assert_array_equal((np.asarray(stones) - 1 - np.asarray(moves))[~lost] % 3, 0)

@@ -137,11 +137,6 @@ def most_visited(tree: Tree) -> Array:
     return jnp.where(visits == visits.max(), value, -jnp.inf).argmax()
 
 
-def root_value(tree: Tree) -> Array:
-    """The mean return of the most visited action at the root."""
-    return tree.action_value[0, most_visited(tree)]
-
-
 def _descend(model: Model, tree: Tree, key: Key, exploration: Array | float) -> Leaf:
     """Go down by the bounds until a step leads out of the tree or into an end."""
 
