@@ -18,6 +18,7 @@ from advantage.algorithms.planning.shared.searching import (
     greedy_by_search,
     searched_steps,
 )
+from advantage.algorithms.policy_gradient.shared.experience import merge_time_and_envs
 from advantage.algorithms.policy_gradient.shared.minibatches import minibatches
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
 from advantage.estimators.returns import credit
@@ -179,10 +180,7 @@ class AlphaZero(SearchOptions):
         """Every step of a rollout with its target, `[T B, ...]`."""
         actor, sign = self.actor(state), state.rules.sign
 
-        def flat(x: Array) -> Array:
-            return x.reshape(-1, *x.shape[2:])
-
-        after = actor.guide(state.rules.begin(jax.tree.map(flat, rollout.next_obs)))[1]
+        after = actor.guide(state.rules.begin(merge_time_and_envs(rollout.next_obs)))[1]
         after = after.reshape(rollout.reward.shape)
         searched = jnp.concatenate([rollout.extras["value"][1:], after[-1:]])
         next_value = jnp.where(rollout.truncated, after, searched)
@@ -195,8 +193,8 @@ class AlphaZero(SearchOptions):
             self.td_lambda * (1 - stops),
         )
         target = jnp.where(random, rollout.extras["value"], target)
-        x = state.policy.encoder.policy_input(jax.tree.map(flat, rollout.obs))
-        return Positions(x, flat(rollout.extras["policy"]), flat(target))
+        x = state.policy.encoder.policy_input(merge_time_and_envs(rollout.obs))
+        return Positions(x, *merge_time_and_envs((rollout.extras["policy"], target)))
 
     def _loss(self, params: Pytree, policy: ActorCritic, batch: Positions) -> tuple[Array, dict[str, Array]]:
         logits = policy.distribution(params["actor"], batch.x).logits

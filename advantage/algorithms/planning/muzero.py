@@ -20,6 +20,7 @@ from advantage.algorithms.planning.shared.searching import (
     searched,
     searched_steps,
 )
+from advantage.algorithms.policy_gradient.shared.experience import merge_time_and_envs
 from advantage.algorithms.policy_gradient.shared.replayed_critic import repeat, replay_of
 from advantage.algorithms.value.shared.gradient_steps import number_of_gradient_steps
 from advantage.algorithms.value.shared.options import check_budget
@@ -258,15 +259,12 @@ class MuZero(SearchOptions):
         """Of sequences `[L, N, ...]`, for their first K + 1 steps."""
         steps, size = rows.reward.shape
 
-        def flat(x: Array) -> Array:
-            return x.reshape(-1, *x.shape[2:])
-
-        after = actor.guide(actor.model.begin(jax.tree.map(flat, rows.next_obs)))[1].reshape(steps, size)
+        after = actor.guide(actor.model.begin(merge_time_and_envs(rows.next_obs)))[1].reshape(steps, size)
         value = returns_to_the_end(rows, after, self.gamma)
         policy = rows.extras["policy"]
         first = slice(0, self.unroll_steps + 1)
         if self.reanalyse:
-            obs = jax.tree.map(lambda x: flat(x[first]), rows.obs)
+            obs = merge_time_and_envs(jax.tree.map(lambda x: x[first], rows.obs))
             policy = searched(self, actor, obs, key, explore=False).policy.reshape(-1, size, policy.shape[-1])
         done = jnp.logical_or(rows.terminated, rows.truncated)
         before = jnp.concatenate([jnp.zeros((1, size), bool), done[:-1]])

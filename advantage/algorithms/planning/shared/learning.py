@@ -18,6 +18,7 @@ from advantage.algorithms.planning.shared.options import (
     SequenceOptions,
     UsedModelOptions,
 )
+from advantage.algorithms.policy_gradient.shared.experience import merge_time_and_envs
 from advantage.algorithms.policy_gradient.shared.replayed_critic import replay_of
 from advantage.algorithms.value.shared.options import check_budget
 from advantage.environments.masks import split_mask
@@ -179,19 +180,13 @@ def learn_model(
 
 def rollout_rows(vectors: VectorSpaces, rollout: Rollout) -> Transitions:
     """The transitions of a rollout as vectors, `[T B, ...]`."""
-
-    def flat(x: Array) -> Array:
-        return x.reshape(-1, *x.shape[2:])
-
-    obs, action, next_obs = (
-        jax.tree.map(flat, part) for part in (rollout.obs, rollout.action, rollout.next_obs)
-    )
+    rows = merge_time_and_envs(rollout._replace(extras=(), memory=()))
     return Transitions(
-        vectors.vector(obs),
-        vectors.action_vector(action),
-        flat(rollout.reward),
-        vectors.vector(next_obs),
-        flat(rollout.terminated),
+        vectors.vector(rows.obs),
+        vectors.action_vector(rows.action),
+        rows.reward,
+        vectors.vector(rows.next_obs),
+        rows.terminated,
     )
 
 

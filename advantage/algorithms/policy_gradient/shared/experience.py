@@ -125,7 +125,7 @@ def _seen_step_by_step(
 
     shape = rollout.reward.shape
     seen = map_chunks(look, merge_time_and_envs((rollout.obs, rollout.next_obs, rollout.action)))
-    x, log_prob, value, next_value = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), seen)
+    x, log_prob, value, next_value = merge_time_and_envs(seen)
     log_prob, value, next_value = (leaf.reshape(shape) for leaf in (log_prob, value, next_value))
     return _Seen(x, log_prob, value, next_value, shape[0], ())
 
