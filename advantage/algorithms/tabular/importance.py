@@ -31,10 +31,10 @@ def move_by_weight(
 
     Args:
         value: `[N]`, a table in one row.
-        total: float32 `[N]`, the sum of the weights so far of each value.
+        total: `[N]`, the sum of the weights so far of each value; int32 where these are 0 and 1, and count visits.
         place: int `[L]`, the value that each step updates.
         target: `[L]`, `G_t`.
-        weight: `[L]`, `w_t`, 0 where a step does not count.
+        weight: `[L]`, `w_t`, 0 where a step does not count; bool where all others weigh the same.
         learning_rate, power: `alpha_t = learning_rate w_t / total^power`, this episode's weights included; None does
             not divide.
 
@@ -43,10 +43,10 @@ def move_by_weight(
 
     Source: Sutton & Barto 2018, "Reinforcement learning", eq. 5.7 and 5.8.
     """
-    total = total.at[place].add(weight)
+    total = total.at[place].add(weight.astype(total.dtype))
     error = jnp.where(weight > 0, target - value[place], 0)
     alpha = learning_rate * weight
     if power is not None:
-        alpha = alpha / jnp.where(weight > 0, total[place], 1) ** power
+        alpha = alpha / jnp.where(weight > 0, total[place], 1).astype(jnp.float32) ** power
     mean = (weight * jnp.abs(error)).sum() / jnp.maximum(weight.sum(), 1e-9)
     return value.at[place].add(alpha * error), total, mean

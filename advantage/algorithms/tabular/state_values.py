@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import schedule_value
 from advantage.algorithms.tabular.given_policy import Follow, follow
+from advantage.algorithms.tabular.importance import move_by_weight
 from advantage.algorithms.tabular.options import EpisodicPredictionOptions, PredictionOptions
 from advantage.algorithms.tabular.table import sizes_of
 from advantage.algorithms.tabular.whole_episodes import (
@@ -17,7 +18,6 @@ from advantage.algorithms.tabular.whole_episodes import (
     Steps,
     each_episode,
     first_visits,
-    move,
     pending_init,
     steps_of,
 )
@@ -82,9 +82,7 @@ def learn_episodes(
         target = returns(episode.reward, options.gamma * (1 - episode.terminated), v[episode.next_state])
         here = first_visits(episode.state, here, v.shape[0]) if first_visit else here
         power = options.learning_rate_power
-        v, visits, error = move(
-            v, visits, episode.state, target=target, here=here, learning_rate=learning_rate, power=power
-        )
+        v, visits, error = move_by_weight(v, visits, episode.state, target, here, learning_rate, power)
         return v, visits, total + error
 
     steps, carry = steps_of(table.policy.sizes, rollout), (table.v, table.visits, jnp.zeros(()))

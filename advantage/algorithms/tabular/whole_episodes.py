@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from advantage.algorithms.tabular.step_sizes import decayed
 from advantage.algorithms.tabular.table import Sizes
 from advantage.types import Array, Pytree, Rollout
 
@@ -166,33 +165,3 @@ def first_visits(place: Array, here: Array, size: int) -> Array:
     time = jnp.arange(place.shape[0])
     earliest = jnp.full(size, place.shape[0]).at[place].min(jnp.where(here, time, place.shape[0]))
     return here & (earliest[place] == time)
-
-
-def move(
-    value: Array,
-    visits: Array,
-    place: Array,
-    target: Array,
-    here: Array,
-    learning_rate: Array | float,
-    power: Array | float | None,
-) -> tuple[Array, Array, Array]:
-    """Move values towards one episode's targets: `V(x) <- V(x) + alpha(x) sum of (G_t - V(x)) over t with x_t = x`.
-
-    Every error uses the old values. With step size 1 and power 1 the value is the mean of all its targets.
-
-    Args:
-        value: `[N]`, a table in one row.
-        visits: int32 `[N]`, how often each value was updated.
-        place: int `[L]`, the value that each step updates.
-        target: `[L]`, `G_t`.
-        here: bool `[L]`, the steps that count.
-        learning_rate, power: `alpha(x) = learning_rate / visits(x)^power`, this episode's visits included.
-
-    Returns:
-        The values, their visits, and the mean of `|G_t - V(x_t)|`.
-    """
-    error = jnp.where(here, target - value[place], 0)
-    visits = visits.at[place].add(here)
-    alpha = decayed(learning_rate, visits[place], power)
-    return value.at[place].add(alpha * error), visits, jnp.abs(error).sum() / jnp.maximum(here.sum(), 1)
