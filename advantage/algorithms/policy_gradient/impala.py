@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
 from advantage.algorithms.policy_gradient.shared.acting import (
     Actor,
+    act_with_log_prob,
     greedy_by_policy,
     policy_actor,
     policy_memory,
@@ -129,9 +130,7 @@ class Impala(ActorCriticOptions):
         self, actor: LaggingActor, obs: Pytree, memory: Pytree, noise: Pytree
     ) -> tuple[Pytree, Pytree, Pytree]:
         """Sample from mu: `-> action, memory, log mu(a|s)`."""
-        distribution, memory = actor.acting.step(obs, memory)
-        action = distribution.sample(noise)
-        return action, memory, distribution.log_prob(action)
+        return act_with_log_prob(self, actor.acting, obs, memory, noise)
 
     def greedy(self, actor: LaggingActor, obs: Pytree, memory: Pytree) -> tuple[Pytree, Pytree]:
         """The newest policy's mode: `-> action, memory`."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
-from advantage.algorithms.policy_gradient.shared.acting import encode, statistics_of
+from advantage.algorithms.policy_gradient.shared.acting import encode, scaled_reward, statistics_of
 from advantage.algorithms.policy_gradient.shared.experience import merge_time_and_envs
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
 from advantage.algorithms.policy_gradient.shared.state import extended, network_state_init
@@ -33,7 +33,6 @@ from advantage.algorithms.value.shared.q_acting import (
     q_noise,
 )
 from advantage.estimators.returns import n_step_returns
-from advantage.estimators.reward_scale import scale_reward
 from advantage.objectives.distributional import MeanReturn, huber
 from advantage.policies.actor_critic import ActorCritic
 from advantage.policies.heads import CategoricalHead
@@ -236,9 +235,7 @@ def memory_batch(options: DRQN, state: LearningState, replay: Replay, key: Key) 
     """Draw sequences, scale them by the state's current statistics, and turn ends into numbers."""
     length = options.burn_in + options.replay_length
     rows = replay_sequences(replay, key, options.batch_size, length=length)
-    normalise, reward = statistics_of(options, state), rows.reward
-    if options.normalize_reward:
-        reward = scale_reward(state.rewards, reward, options.clip_reward)
+    normalise, reward = statistics_of(options, state), scaled_reward(options, state, rows.reward)
 
     def inputs(obs: Pytree) -> Pytree:
         x = encode(state.policy, normalise, merge_time_and_envs(obs))

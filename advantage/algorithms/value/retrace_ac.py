@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.policy_gradient.shared.acting import (
-    Actor,
+    act_with_log_prob,
     encode,
     greedy_by_policy,
     policy_actor,
     policy_memory,
     policy_noise,
+    scaled_reward,
     statistics_of,
 )
 from advantage.algorithms.policy_gradient.shared.experience import merge_time_and_envs
@@ -32,7 +33,6 @@ from advantage.algorithms.value.shared.gradient_steps import (
 )
 from advantage.algorithms.value.shared.options import BufferOptions, check_budget
 from advantage.estimators.off_policy_corrections import retrace
-from advantage.estimators.reward_scale import scale_reward
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
@@ -146,13 +146,8 @@ class RetraceAC(BufferOptions, PolicyOptions):
     actor = policy_actor
     initial_memory = policy_memory
     noise = policy_noise
+    act = act_with_log_prob
     greedy = greedy_by_policy
-
-    def act(self, actor: Actor, obs: Pytree, memory: Pytree, noise: Pytree) -> tuple[Pytree, Pytree, Array]:
-        """Sample: `-> action, memory, log mu(a|s)`."""
-        distribution, memory = actor.step(obs, memory)
-        action = distribution.sample(noise)
-        return action, memory, distribution.log_prob(action)
 
     def update(
         self, state: LearningState, rollout: Rollout, key: Key
@@ -198,9 +193,7 @@ class RetraceAC(BufferOptions, PolicyOptions):
 def sequence_batch(options: RetraceAC, state: LearningState, replay: Replay, key: Key) -> SequenceBatch:
     """Draw sequences, scale them by the state's current statistics, and turn ends into numbers."""
     rows = replay_sequences(replay, key, options.batch_size, length=options.replay_length)
-    normalise, reward = statistics_of(options, state), rows.reward
-    if options.normalize_reward:
-        reward = scale_reward(state.rewards, reward, options.clip_reward)
+    normalise, reward = statistics_of(options, state), scaled_reward(options, state, rows.reward)
     obs, next_obs, action = merge_time_and_envs((rows.obs, rows.next_obs, rows.action))
     followed = jnp.concatenate([rows.mask[1:], jnp.zeros_like(rows.mask[:1])])
     return SequenceBatch(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.policy_gradient.shared.acting import (
-    Actor,
+    act_with_log_prob,
     encode,
     greedy_by_policy,
     policy_actor,
@@ -154,13 +154,8 @@ class SVG(ReplayOptions, PolicyOptions):
     actor = policy_actor
     initial_memory = policy_memory
     noise = policy_noise
+    act = act_with_log_prob
     greedy = greedy_by_policy
-
-    def act(self, actor: Actor, obs: Pytree, memory: Pytree, noise: Array) -> tuple[Array, Pytree, Array]:
-        """Sample: `-> action, memory, log mu(a|s)`."""
-        distribution, memory = actor.step(obs, memory)
-        action = distribution.sample(noise)
-        return action, memory, distribution.log_prob(action)
 
     def update(self, state: SVGState, rollout: Rollout, key: Key) -> tuple[SVGState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""

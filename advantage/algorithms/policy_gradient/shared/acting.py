@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState
+from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.actor_critic import ActorCritic
 from advantage.running_moments import Normaliser, normaliser
-from advantage.types import Key, Pytree
+from advantage.types import Array, Key, Pytree
 
 
 class Actor(NamedTuple):
@@ -55,6 +56,15 @@ def act_by_policy(
     return distribution.sample(noise), memory, ()
 
 
+def act_with_log_prob(
+    options: NetworkOptions, actor: Actor, obs: Pytree, memory: Pytree, noise: Pytree
+) -> tuple[Pytree, Pytree, Array]:
+    """Sample: `-> action, memory, log mu(a|s)`; used as a method's `act`."""
+    distribution, memory = actor.step(obs, memory)
+    action = distribution.sample(noise)
+    return action, memory, distribution.log_prob(action)
+
+
 def greedy_by_policy(
     options: NetworkOptions, actor: Actor, obs: Pytree, memory: Pytree
 ) -> tuple[Pytree, Pytree]:
@@ -71,3 +81,8 @@ def normalises(options: NetworkOptions, state: PolicyState) -> bool:
 def statistics_of(options: NetworkOptions, state: PolicyState) -> Normaliser | None:
     """The statistics that observations are scaled by; None if they are not scaled."""
     return normaliser(state.observations, options.clip_observation) if normalises(options, state) else None
+
+
+def scaled_reward(options: NetworkOptions, state: PolicyState, reward: Array) -> Array:
+    """Rewards, divided by the running deviation of the discounted return if the options ask for it."""
+    return scale_reward(state.rewards, reward, options.clip_reward) if options.normalize_reward else reward

@@ -13,10 +13,15 @@ import jax.numpy as jnp
 
 from advantage.algorithms.chunks import map_chunks
 from advantage.algorithms.clock import advance_clock
-from advantage.algorithms.policy_gradient.shared.acting import encode, normalises, statistics_of
+from advantage.algorithms.policy_gradient.shared.acting import (
+    encode,
+    normalises,
+    scaled_reward,
+    statistics_of,
+)
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions, PolicyOptions
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, State
-from advantage.estimators.reward_scale import reward_scale_update, scale_reward
+from advantage.estimators.reward_scale import reward_scale_update
 from advantage.policies.recurrent import Memories, Sequences, choose
 from advantage.running_moments import moments_update
 from advantage.types import Array, Pytree, Rollout
@@ -80,16 +85,13 @@ def experience(
         seen = _seen_in_sequence(options, state, rollout, batch_size)
     else:
         seen = _seen_step_by_step(options, state, rollout, value_of)
-    reward = rollout.reward
-    if options.normalize_reward:
-        reward = scale_reward(state.rewards, reward, options.clip_reward)
     return Experience(
         x=seen.x,
         action=rollout.action,
         log_prob=seen.log_prob,
         value=seen.value,
         next_value=seen.next_value,
-        reward=reward,
+        reward=scaled_reward(options, state, rollout.reward),
         discount=options.gamma * (1 - rollout.terminated),
         trace=1.0 - (rollout.terminated | rollout.truncated),
         length=seen.length,

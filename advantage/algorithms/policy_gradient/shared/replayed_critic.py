@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from advantage.algorithms.policy_gradient.shared.acting import (
     encode,
+    scaled_reward,
     statistics_of,
 )
 from advantage.algorithms.policy_gradient.shared.options import NetworkOptions
@@ -19,7 +20,6 @@ from advantage.algorithms.policy_gradient.shared.state import PolicyState, exten
 from advantage.algorithms.policy_gradient.shared.value_fit import Critic, Fitted, critic_optimiser, fit
 from advantage.environments.frame_stack import frame_counts
 from advantage.environments.spaces import map_leaves
-from advantage.estimators.reward_scale import scale_reward
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
 from advantage.replay.frames import Frames
@@ -139,9 +139,7 @@ def replayed_batch(
 
 def scaled_batch(options: NetworkOptions, state: PolicyState, rows: Transition) -> ReplayBatch:
     """Transitions scaled by the state's current statistics."""
-    normalise, reward = statistics_of(options, state), rows.reward
-    if options.normalize_reward:
-        reward = scale_reward(state.rewards, reward, options.clip_reward)
+    normalise, reward = statistics_of(options, state), scaled_reward(options, state, rows.reward)
     x, next_x = (encode(state.policy, normalise, obs) for obs in (rows.obs, rows.next_obs))
     return ReplayBatch(x, rows.action, reward, rows.discount, next_x)
 
