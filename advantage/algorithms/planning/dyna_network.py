@@ -8,8 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from gymnasium import spaces
 
 from advantage.algorithms.clock import advance_clock, clock_init, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged
@@ -21,8 +19,7 @@ from advantage.algorithms.planning.shared.options import UsedModelOptions
 from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
 from advantage.algorithms.value.shared.options import check_budget
-from advantage.environments.spaces import policy_bounds
-from advantage.planners.action_sequences import PlannedActions
+from advantage.planners.action_sequences import PlannedActions, planned_actions
 from advantage.policies.networks import Activation
 from advantage.types import Algorithm, Array, Clock, Key, Pytree, Rollout, Spec
 
@@ -125,7 +122,7 @@ class DynaNetwork(UsedModelOptions, UnitsOption):
             learner.policy, imagined, self.imagined_buffer_size, longest_episode=self.imagined_steps
         )
         learner = dataclasses.replace(learner, replay=roomy)
-        return DynaState(learning, learner, random_actions(spec), clock_init(spec.total_timesteps))
+        return DynaState(learning, learner, planned_actions(spec), clock_init(spec.total_timesteps))
 
     def actor(self, state: DynaState) -> DynaActor:
         """The learner's actor; at random until learning starts."""
@@ -204,15 +201,3 @@ class DynaNetwork(UsedModelOptions, UnitsOption):
             activation=self.activation,
             **units,
         )
-
-
-def random_actions(spec: Spec) -> PlannedActions:
-    """The actions of a run; a number without two bounds is drawn from -1 to 1."""
-    space = spec.action_space
-    if isinstance(space, spaces.Discrete):
-        return PlannedActions(choices=int(space.n))
-    assert isinstance(space, spaces.Box)  # no model takes others
-    low, high = (bound.ravel() for bound in policy_bounds(space, spec.action_units))
-    bounded = np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
-    return PlannedActions(low=tuple(map(float, low)), high=tuple(map(float, high)))
