@@ -11,6 +11,7 @@ from probe_learners import same_bits
 from probe_models import StateModel
 
 import advantage as adv
+from advantage.algorithms.actors import action_probabilities
 from advantage.algorithms.planning.shared.imagined_rollout import imagined_rollout, mean_metrics
 from advantage.environments.frame_stack import stacked_space
 from advantage.environments.worlds.cartpole import CartPole
@@ -141,7 +142,10 @@ def test_exploration_falls_with_the_real_steps_however_many_are_imagined():
     for step in (0, 50_000, 100_000, 1_000_000):
         clock = state.clock._replace(step=jnp.uint32(step))
         now = dataclasses.replace(state, clock=clock, learner=dataclasses.replace(state.learner, clock=clock))
-        epsilon.append(float(algorithm.actor(now).learner.epsilon))
+        actor = algorithm.actor(now)
+        epsilon.append(float(actor.learner.epsilon))
+        chances = action_probabilities(algorithm, actor, np.zeros((1, 4), np.float32), deterministic=False)
+        assert chances is None if step == 0 else np.isclose(chances.min(), epsilon[-1] / 2)
     np.testing.assert_allclose(epsilon, [1, 0.525, 0.05, 0.05], rtol=1e-5)
 
 
