@@ -10,7 +10,7 @@ where each name comes from; `make format` writes it.
 
 import importlib
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0"
 
 # The module of each name, relative to `advantage`; algorithms are in `algorithms/registry.py`.
 _HOMES = {
