@@ -54,9 +54,9 @@ def untrained(environment: str, *, unbounded: bool) -> float:
     from advantage.agent import Agent
 
     def agent(seed: int) -> Agent:
-        bounds = "none" if unbounded else "clip"
-        made, algorithm = adv.make(environment), adv.PPO(action_bounds=bounds)
-        spec = adv.types.Spec(made.observation_space, made.action_space, action_units="raw")
+        made, algorithm = adv.make(environment), adv.PPO(action_bounds="none" if unbounded else "clip")
+        units = "unclipped" if unbounded else "raw"
+        spec = adv.types.Spec(made.observation_space, made.action_space, action_units=units)
         return Agent(algorithm, algorithm.init(jax.random.key(seed), spec), spec, environment, 0)
 
     each = [adv.evaluate(agent(n), episodes=10, seed=n, deterministic=False).mean for n in range(10)]
