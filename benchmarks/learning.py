@@ -135,7 +135,7 @@ JOBS = {
     },
     "muzero jax/CartPole-v1": Job("jax/CartPole-v1", True, 3, 20, "500, the limit", "muzero"),
     "pets jax/CartPoleContinuous-v0": Job(
-        "jax/CartPoleContinuous-v0", True, 3, 20, "200, the limit, in five trials (paper)", "pets"
+        "jax/CartPoleContinuous-v0", True, 3, 5, "200, the limit, in five trials (paper)", "pets"
     ),
     "cem-planning jax/CartPoleSwingUp-v0": Job(
         "jax/CartPoleSwingUp-v0", True, 3, 20, "500, the limit", "cem-planning"
