@@ -99,11 +99,10 @@ def random_playouts(problem: PlanningProblem, state: Pytree, key: Key, *, playou
 def _after(played: Played, step: Imagined, factor: Array | float) -> Played:
     """After one more step, whose successor's discount is `factor` times as large.
 
-    Beyond an end a model may say anything, also NaN: nothing of it counts, and the state stays the one before the end,
-    so that no derivative is taken there.
+    At an end the state stays the one before it, and nothing of what follows counts: a model may say anything beyond an
+    end, also NaN, so it is never asked about a state there, and no derivative is taken there.
     """
-    over = played.discount == 0
-    reward = jnp.where(over, 0.0, played.discount * step.reward)
-    discount = jnp.where(over | step.terminated, 0.0, factor * played.discount)
+    total = played.total + played.discount * step.reward
+    discount = jnp.where(step.terminated, 0.0, factor * played.discount)
     state = jax.tree.map(partial(choose, discount == 0), played.state, step.state)
-    return Played(state, played.total + reward, discount)
+    return Played(state, total, discount)
