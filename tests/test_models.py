@@ -173,6 +173,16 @@ def test_terminations_are_predicted():
     assert (np.asarray(after.terminated) == (new.obs[0, :, 0] > 0.5)).mean() > 0.97
 
 
+def test_a_world_is_not_believed_to_end_before_it_has():
+    """Of rewards below zero a policy would seek an end, also one that does not exist."""
+    ensemble = Ensemble(MLP((32,), "silu"), 3, 3, members=2)
+    learned, _ = fitted(ensemble, linear_rollout(100), 100)
+    for members in (ensemble.init(KEY), learned.members):
+        model = LearnedModel(ensemble, BOX, members, learned.scales)
+        x, a = 3 * jax.random.normal(KEY, (20_000, 2)), jnp.zeros((20_000, 1))
+        assert np.asarray(model.step(x, a, KEY).terminated).mean() < 0.003
+
+
 @pytest.mark.parametrize(("kind", "share"), [("gaussian", 0.3), ("deterministic", 0.0)])
 def test_terminations_come_as_often_as_predicted(kind, share):
     """At odds of 3 to 7, three of ten particles end; a deterministic model tells only what is likelier."""

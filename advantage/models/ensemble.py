@@ -22,6 +22,7 @@ from advantage.types import Array, Key, Pytree
 
 ModelKind = Literal["gaussian", "deterministic"]
 LOG_VARIANCE = (-10.0, 0.5)  # where the bounds of log-variances begin, in units of the outputs' variance
+FIRST_LOG_ODDS = -7.0  # of an end, before one was seen; else a policy would seek ends that do not exist
 
 
 class Examples(Protocol):
@@ -108,6 +109,7 @@ class Ensemble:
             network = self.network.init(key_network, x)
             width = self.network.hidden[-1] if self.network.hidden else x.shape[1]
             (head,) = linear_init(key_head, [(width, 2 * self.num_outputs + 1)], [0.01])
+            head["bias"] = head["bias"].at[-1].set(FIRST_LOG_ODDS)
             bounds = jnp.repeat(jnp.array(LOG_VARIANCE)[:, None], self.num_outputs, axis=1)
             return {"network": network, "head": head, "bounds": bounds}
 
