@@ -118,10 +118,10 @@ class DynaNetwork(UsedModelOptions, UnitsOption):
         imagined = dataclasses.replace(spec, num_envs=self.imagined_envs, frame_stack=1)
         learning = model_learning(self, key_model, spec)
         learner = self._learner().init(key_learner, imagined)
-        roomy = empty_replay(
+        replay = empty_replay(
             learner.policy, imagined, self.imagined_buffer_size, longest_episode=self.imagined_steps
         )
-        learner = dataclasses.replace(learner, replay=roomy)
+        learner = dataclasses.replace(learner, replay=replay)
         return DynaState(learning, learner, planned_actions(spec), clock_init(spec.total_timesteps))
 
     def actor(self, state: DynaState) -> DynaActor:

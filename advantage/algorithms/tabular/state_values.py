@@ -82,7 +82,9 @@ def learn_episodes(
         target = returns(episode.reward, options.gamma * (1 - episode.terminated), v[episode.next_state])
         here = first_visits(episode.state, here, v.shape[0]) if first_visit else here
         power = options.learning_rate_power
-        v, visits, error = move_by_weight(v, visits, episode.state, target, here, learning_rate, power)
+        v, visits, error = move_by_weight(
+            v, visits, episode.state, target=target, weight=here, learning_rate=learning_rate, power=power
+        )
         return v, visits, total + error
 
     steps, carry = steps_of(table.policy.sizes, rollout), (table.v, table.visits, jnp.zeros(()))
