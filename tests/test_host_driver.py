@@ -489,6 +489,25 @@ def test_promise_12_a_worker_that_dies(how, words, handing):
     assert seconds < 10
 
 
+def test_promise_12_a_step_that_fails_is_not_taken_again(monkeypatch):
+    """A worker may be woken twice for one step; the second time must not hide the error of the first."""
+    monkeypatch.setattr(worker_processes, "watching_pays", lambda num_workers: True)
+    begin_step, answered_soon = worker_processes.Workers.begin, worker_processes.Counters.answered_soon
+
+    def begin_and_wake(workers, t):
+        begin_step(workers, t)
+        workers.crew.send(1, worker_processes.WAKE, "step")
+
+    def answered_later(counters, number):
+        time.sleep(0.01)
+        return answered_soon(counters, number)
+
+    monkeypatch.setattr(worker_processes.Workers, "begin", begin_and_wake)
+    monkeypatch.setattr(worker_processes.Counters, "answered_soon", answered_later)
+    message, _ = failure("raise", 4, 2, EnvironmentFailure)
+    assert "the pole has no length" in message
+
+
 @IN_BOTH
 def test_promise_12_an_environment_that_ends_the_process_is_named(workers, handing):
     message, _ = failure("exit", 4, workers, EnvironmentFailure)

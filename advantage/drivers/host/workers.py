@@ -268,6 +268,8 @@ def serve(pipe: Connection, memory: int) -> None:
                 pipe.send_bytes(answer)
             except OSError:
                 return
+            if answer.startswith(ERROR):  # a second wake-up in the pipe would take the step again
+                return
     finally:
         if stepper is not None:
             stepper.close()
