@@ -35,7 +35,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 from jax.experimental.key_reuse import _core as key_reuse  # noqa: E402
+
+from advantage.machine import free_host_bytes  # noqa: E402
 
 # Using a key twice is an error in the tests' own process if programs are optimised. The quick tests do without, because
 # counting takes an eighth of their time and `test_keys.py` checks every algorithm's program. JAX 0.10 counts the
@@ -54,8 +57,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 gc.set_threshold(200_000, 50, 1000)
 
 # Linux allows a process 65,530 memory maps. Each compiled program takes several; beyond the limit XLA crashes. Memory
-# is short before: 8,000 maps hold about 2.7 GB of programs, and a machine may have 8 GB for two such processes.
-MOST_MAPS = 8_000
+# is short before: 8,000 maps hold about 2.7 GB of programs. A process keeps fewer if its share of the machine's memory,
+# when it starts, is below twice that.
+BYTES_PER_MAP = 2.7e9 / 8_000
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+MOST_MAPS = int(min(8_000, (free_host_bytes() or np.inf) / (2 * _processes * BYTES_PER_MAP)))
 _tests_run = itertools.count(1)
 
 

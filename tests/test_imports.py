@@ -25,6 +25,7 @@ ROOMS = [
     "plain_values",
     "machine",
     "matrices",
+    "random_bits",
     "rows",
     "figures",
     "environments",

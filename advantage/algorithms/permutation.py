@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 ROUNDS = 24  # with fewer, the orders of four to six items are measurably not equally likely
@@ -23,7 +24,7 @@ def random_permutation(key: Key, n: int) -> Array:
     """
     bits = max(2, (n - 1).bit_length())
     low_bits, high_bits = bits // 2, bits - bits // 2
-    keys = jax.random.bits(key, (ROUNDS // 2, 2))
+    keys = jax.random.bits(unrolled(key), (ROUNDS // 2, 2))
 
     def two_rounds(halves, key):  # a loop: unrolled rounds would be fused into every use, and so repeated
         high, low = halves

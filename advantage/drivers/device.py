@@ -28,6 +28,7 @@ from advantage.drivers.schedule import (
 )
 from advantage.environments.spaces import translator
 from advantage.machine import available_cores, free_device_bytes
+from advantage.random_bits import rolled, unrolled
 from advantage.rows import choose
 from advantage.types import (
     ActionUnits,
@@ -84,7 +85,7 @@ def rollout_on_device(
     from the initial memory.
     """
     n_steps, num_envs = jax.tree.leaves(noise)[0].shape[0], worlds.elapsed.shape[0]
-    keys = jax.random.split(key_world, (n_steps, 2, num_envs))
+    keys = rolled(jax.random.split(unrolled(key_world), (n_steps, 2, num_envs)))
     translate, initial = translator(world.action_space, units), algorithm.initial_memory(actor)
 
     def step(worlds, inputs):

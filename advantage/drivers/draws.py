@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from advantage.drivers.schedule import BLOCK
+from advantage.random_bits import rolled, unrolled
 from advantage.types import Algorithm, Key, Pytree
 
 
@@ -39,4 +40,4 @@ def of_block(block: Draws, iteration: Any) -> Draws:
     """One iteration's share of its block, with noise `[1, B, ...]`."""
     place = iteration % BLOCK
     noise = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place, 1), block.noise)
-    return Draws(noise, *(jax.random.fold_in(key, place) for key in block[1:]))
+    return Draws(noise, *(rolled(jax.random.fold_in(unrolled(key), place)) for key in block[1:]))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 
@@ -84,7 +85,7 @@ class Acrobot:
 
     def reset(self, key: Key) -> tuple[Array, Array]:
         """Draw a start state near hanging at rest: `-> state [4], obs [6]`."""
-        state = jax.random.uniform(key, (4,), jnp.float32, -self.start_range, self.start_range)
+        state = jax.random.uniform(unrolled(key), (4,), jnp.float32, -self.start_range, self.start_range)
         return state, _observe(state)
 
     def state_of(self, obs: Array) -> Array:

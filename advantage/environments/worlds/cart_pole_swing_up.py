@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.environments.worlds.cartpole import CartPole
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 
@@ -56,7 +57,9 @@ class CartPoleSwingUp:
 
     def reset(self, key: Key) -> tuple[Array, Array]:
         """Let the pole hang nearly at rest: `-> state [4], obs [5]`."""
-        theta = math.pi + jax.random.uniform(key, (), jnp.float32, -self.start_range, self.start_range)
+        theta = math.pi + jax.random.uniform(
+            unrolled(key), (), jnp.float32, -self.start_range, self.start_range
+        )
         state = jnp.zeros(4).at[2].set(theta)
         return state, _observe(state)
 

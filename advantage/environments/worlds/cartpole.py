@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 
@@ -83,7 +84,7 @@ class CartPole:
 
     def reset(self, key: Key) -> tuple[Array, Array]:
         """Draw a start state near upright: `-> state [4], obs [4]`."""
-        state = jax.random.uniform(key, (4,), jnp.float32, -self.start_range, self.start_range)
+        state = jax.random.uniform(unrolled(key), (4,), jnp.float32, -self.start_range, self.start_range)
         return state, state
 
     def state_of(self, obs: Array) -> Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 ROWS, COLUMNS = 10, 5
@@ -70,7 +71,7 @@ class Catch:
 
     def reset(self, key: Key) -> tuple[CatchState, Array]:
         """Drop a ball: `-> state, obs`."""
-        column = jax.random.randint(key, (), 0, COLUMNS, jnp.int32)
+        column = jax.random.randint(unrolled(key), (), 0, COLUMNS, jnp.int32)
         state = CatchState(jnp.int32(0), column, jnp.int32(COLUMNS // 2))
         return state, self.observe(state)
 

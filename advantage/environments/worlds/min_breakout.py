@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advantage.plain_values import plain_number
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 SIZE = 10  # rows and columns
@@ -113,7 +114,7 @@ class MinBreakout:
 
     def reset(self, key: Key) -> tuple[BreakoutState, Array]:
         """Build a wall and throw the ball in from one side: `-> state, obs`."""
-        right = jnp.where(jax.random.bernoulli(key), jnp.int32(1), jnp.int32(-1))
+        right = jnp.where(jax.random.bernoulli(unrolled(key)), jnp.int32(1), jnp.int32(-1))
         row, column = jnp.int32(START_ROW), jnp.where(right > 0, jnp.int32(0), jnp.int32(SIZE - 1))
         state = BreakoutState(
             row=row,
@@ -134,7 +135,7 @@ class MinBreakout:
         """One step: `-> state, obs, reward, terminated`."""
         action = jnp.asarray(action, jnp.int32)
         if self.repeat_action_probability > 0:
-            repeated = jax.random.uniform(key) < self.repeat_action_probability
+            repeated = jax.random.uniform(unrolled(key)) < self.repeat_action_probability
             action = jnp.where(repeated, state.action, action)
         paddle = jnp.clip(state.paddle + action - 1, 0, SIZE - 1)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 
@@ -80,7 +81,7 @@ class MountainCar:
 
     def reset(self, key: Key) -> tuple[Array, Array]:
         """Park somewhere near the bottom: `-> state [2], obs [2]`."""
-        position = jax.random.uniform(key, (), jnp.float32, self.start_low, self.start_high)
+        position = jax.random.uniform(unrolled(key), (), jnp.float32, self.start_low, self.start_high)
         state = jnp.stack([position, jnp.zeros((), jnp.float32)])
         return state, state
 

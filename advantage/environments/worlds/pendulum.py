@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from advantage.random_bits import unrolled
 from advantage.types import Array, Key
 
 
@@ -76,7 +77,7 @@ class Pendulum:
 
     def reset(self, key: Key) -> tuple[Array, Array]:
         """Draw any angle and a small velocity: `-> state [2], obs [3]`."""
-        unit = jax.random.uniform(key, (2,), jnp.float32, -1.0, 1.0)
+        unit = jax.random.uniform(unrolled(key), (2,), jnp.float32, -1.0, 1.0)
         state = unit * jnp.array([self.start_angle, self.start_speed], jnp.float32)
         return state, _observe(state)
 

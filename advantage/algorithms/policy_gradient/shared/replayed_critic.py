@@ -22,6 +22,7 @@ from advantage.environments.frame_stack import frame_counts
 from advantage.environments.spaces import map_leaves
 from advantage.policies.action_value import action_value
 from advantage.policies.actor_critic import ActorCritic
+from advantage.random_bits import unrolled
 from advantage.replay.frames import Frames
 from advantage.replay.loop_count import largest_of_seeds
 from advantage.replay.ring import Replay, Transition, replay_init, replay_sample
@@ -192,7 +193,7 @@ def repeat(
     step: Callable[[T, Key], tuple[T, dict[str, Array]]], learned: T, count: Array, key: Key
 ) -> tuple[T, dict[str, Mean]]:
     """`count` steps, the same for all seeds, with different keys: `-> learned, the mean of each metric`."""
-    count = largest_of_seeds(count)
+    count, key = largest_of_seeds(count), unrolled(key)
     shapes: Any = jax.eval_shape(step, learned, key)[1]
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
