@@ -1,4 +1,4 @@
-"""What this process asks of JAX: a platform, single precision, a cache of compiled programs, the time of compiling."""
+"""What this process asks of JAX: a platform, precision, threads, a cache of programs, the time of compiling."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+from advantage.machine import available_cores
+
+THREADS = "NPROC"
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -43,6 +46,34 @@ def require_platform() -> None:
             f"JAX cannot compute on {chosen!r}, which JAX_PLATFORMS or jax.config asks for ({reason}); unset "
             "JAX_PLATFORMS, or use JAX_PLATFORMS=cpu."
         ) from None
+
+
+def use_threads(number: int | None) -> None:
+    """Compute with so many threads on a CPU; None leaves the number to JAX, which takes the number of cores.
+
+    Without effect if JAX has started in this process, or if the user has set the variable NPROC, which JAX's compiler
+    reads when it starts.
+    """
+    if number is not None and THREADS not in os.environ and not _has_started():
+        os.environ[THREADS] = str(number)
+
+
+def threads() -> int:
+    """How many threads compute on a CPU in this process."""
+    chosen = os.environ.get(THREADS, "")
+    return int(chosen) if chosen.isdecimal() else available_cores()
+
+
+def _has_started() -> bool:
+    """Whether JAX has started: it then refuses another number of devices."""
+    name = "jax_num_cpu_devices"
+    before = jax.config.values[name]
+    try:
+        jax.config.update(name, 1 if before != 1 else 2)
+    except RuntimeError:
+        return True
+    jax.config.update(name, before)
+    return False
 
 
 def enable_compilation_cache() -> None:

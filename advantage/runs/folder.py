@@ -36,6 +36,7 @@ from advantage.runs.checkpoint import (
     list_checkpoints,
     read_json,
 )
+from advantage.runs.compilation import threads
 from advantage.runs.lock import LOCK, RunLock, refuse_if_in_use
 
 
@@ -310,6 +311,7 @@ def describe_host(environment: str | None = None) -> dict[str, JSON]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "threads": threads(),
         "versions": {name: _version(name) for name in ("advantage", "gymnasium", "jax", "jaxlib", "numpy")},
         "backend": jax.default_backend(),
         "devices": [str(device) for device in jax.devices()],

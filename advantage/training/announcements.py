@@ -81,7 +81,7 @@ def differences(recorded: Any, here: dict[str, Any]) -> list[str]:
     """A sentence about what differs between the host of a run, as config.json describes it, and this one."""
     if not isinstance(recorded, dict):
         return []
-    names = ("python", "platform", "backend", "environment")
+    names = ("python", "platform", "backend", "threads", "environment")
     pairs = [(name, recorded.get(name), here.get(name)) for name in names]
     versions = recorded.get("versions")
     if isinstance(versions, dict):

@@ -26,7 +26,7 @@ from advantage.machine import available_cores
 from advantage.plain_values import plain_path
 from advantage.replay.left_out import has_replay
 from advantage.runs.checkpoint import CheckpointError
-from advantage.runs.compilation import enable_compilation_cache, in_single_precision
+from advantage.runs.compilation import enable_compilation_cache, in_single_precision, use_threads
 from advantage.runs.folder import RunFolder, describe_host, open_run_folder, read_config, refuse_links_out
 from advantage.runs.lock import RunLock
 from advantage.runs.recorded import as_saved
@@ -37,6 +37,7 @@ from advantage.training.loop import Loop, Training
 from advantage.training.options import Options, modifications_of, options_from
 from advantage.training.reporting import Reporter, Silent
 from advantage.training.teacher import with_teacher
+from advantage.training.threads import threads_of
 from advantage.types import Algorithm, Spec
 
 BEGINS_EMPTY = (
@@ -279,6 +280,7 @@ def resume(
                 f"The environment of {folder.path} was the Python object {config['environment']}, which has no "
                 "name; give it again: adv.resume(path, environment=...), or --env NAME for one that has a name."
             )
+        use_threads(threads_of(config.get("host")))
         with _device(settings.device), _cluster(settings, f"advantage resume {folder.path}"):
             modifications = modifications_of(settings)
             if environment is None:
