@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import advantage as adv
-from advantage import experiment
+from advantage.cells import Cell, declaration, serve
 from advantage.cli import main
-from advantage.experiment import Cell, read_experiment, run_experiment
+from advantage.experiment import read_experiment, run_experiment
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import Logger, read_episodes
 from advantage.training.options import Options
@@ -63,11 +63,11 @@ def test_the_grid_is_every_combination(grid):
 def test_the_process_of_a_cell_is_told_the_cell(grid, monkeypatch):
     """So a file that is edited while it runs changes none of its runs."""
     trained = []
-    monkeypatch.setattr(experiment, "carry_on", lambda cell, callback: trained.append(cell))
-    monkeypatch.setattr(experiment, "_output_in_log", contextlib.nullcontext)
+    monkeypatch.setattr("advantage.cells.carry_on", lambda cell, callback: trained.append(cell))
+    monkeypatch.setattr("advantage.cells._output_in_log", contextlib.nullcontext)
     grid.write_text(GRID.replace("eval", 'env_options = {size = 8}\nobserve_last = ["reward"]\neval'))
     cells = read_experiment(grid)
-    assert [experiment._serve(experiment._declaration(cell), os.getppid()) for cell in cells] == [0] * 6
+    assert [serve(declaration(cell), os.getppid()) for cell in cells] == [0] * 6
     assert trained == cells
 
 

@@ -56,6 +56,7 @@ ROOMS = [
     "report",
     "training",
     "importing",
+    "cells",
     "experiment",
     "tuning",
     "cli",

@@ -19,6 +19,7 @@ from probe_learners import same_bits
 from safetensors.numpy import load_file
 
 import advantage as adv
+from advantage.cells import Cell
 from advantage.cli import main
 from advantage.cli.commands import population
 from advantage.comparison.compare import number
@@ -26,7 +27,6 @@ from advantage.drivers.device import DeviceDriver, iterate_on_device, stack_sett
 from advantage.drivers.draws import draw
 from advantage.environments.defect import MissingExtra
 from advantage.environments.worlds.cartpole import CartPole
-from advantage.experiment import Cell
 from advantage.runs.checkpoint import list_checkpoints
 from advantage.runs.folder import RunFolder, write_config
 from advantage.runs.log import read_episodes

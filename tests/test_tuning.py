@@ -213,7 +213,7 @@ def pretend(monkeypatch, tmp_path):
     monkeypatch.setattr(work, "carry_on", stand_in)
     monkeypatch.setattr(work, "refuse_others", lambda cell, file: None)
     ended = property(lambda cell: (cell.path / "ended").exists())
-    monkeypatch.setattr("advantage.experiment.Cell.finished", ended)
+    monkeypatch.setattr("advantage.cells.Cell.finished", ended)
     return stand_in
 
 

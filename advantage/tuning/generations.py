@@ -18,8 +18,8 @@ import numpy as np
 
 from advantage.agent import CONFIG_FIELDS, Saved, read_saved, restore_config
 from advantage.algorithms.registry import from_json, to_json
+from advantage.cells import Cell, carry_on, last_words, process_here, run_at_once
 from advantage.drivers.device import stack_settings
-from advantage.experiment import Cell, carry_on, last_words, process_here, run_at_once
 from advantage.replay.left_out import without_replay
 from advantage.runs.checkpoint import CheckpointError, point, read_manifest, save_checkpoint
 from advantage.runs.folder import RunFolder, read_config, write_config

@@ -17,10 +17,10 @@ import numpy as np
 
 from advantage.algorithms.playable import Trainable, playable
 from advantage.algorithms.registry import algorithm_name, to_json, trainable
+from advantage.cells import Cell
 from advantage.drivers.device import DeviceDriver
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.make import resolve
-from advantage.experiment import Cell
 from advantage.plain_values import plain_path, require_whole
 from advantage.runs.folder import read_config, write_config
 from advantage.runs.recorded import config_facts

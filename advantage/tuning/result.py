@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advantage.algorithms.presets import FILE_OPTIONS, preset_text
+from advantage.cells import Cell
 from advantage.comparison.seed_statistics import (
     FEWEST_SEEDS,
     Interval,
@@ -17,7 +18,6 @@ from advantage.comparison.seed_statistics import (
     interquartile_mean_interval,
     probability_of_improvement,
 )
-from advantage.experiment import Cell
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.folder import RunFolder, write_atomically
 from advantage.training.options import Options

@@ -20,8 +20,8 @@ import numpy as np
 
 from advantage.algorithms.playable import Trainable
 from advantage.algorithms.registry import algorithm_name, to_json
+from advantage.cells import Cell
 from advantage.environments.make import resolve
-from advantage.experiment import Cell
 from advantage.runs.checkpoint import read_json
 from advantage.runs.folder import RunFolder, write_atomically
 from advantage.runs.log import read_episodes, read_evaluations

@@ -17,11 +17,11 @@ from typing import Any, get_args
 from advantage.algorithms.dynamic_programming.planner import Planner
 from advantage.algorithms.playable import Trainable, playable
 from advantage.algorithms.registry import algorithm_name, from_json, trainable
+from advantage.cells import exit_code
 from advantage.comparison.seed_statistics import FEWEST_SEEDS
 from advantage.drivers.host.crew import interpreter
 from advantage.drivers.make_driver import takes_many_seeds
 from advantage.environments.make import resolve
-from advantage.experiment import exit_code
 from advantage.plain_values import plain_number, plain_path, require_whole
 from advantage.training.options import Options, options_from
 from advantage.tuning.result import Tuning, result_of

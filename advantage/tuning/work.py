@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from advantage.cells import Cell, carry_on, refuse_others
 from advantage.environments.defect import EnvironmentDefect
-from advantage.experiment import Cell, carry_on, refuse_others
 from advantage.runs.checkpoint import CheckpointError
 from advantage.runs.folder import RunFolder
 from advantage.runs.log import read_evaluations
