@@ -13,6 +13,7 @@ from advantage.algorithms.planning.alphazero import Positions, returns_in_turn
 from advantage.decisions import mistakes
 from advantage.environments.worlds.line_game import LineGame
 from advantage.environments.worlds.opponents import best_values
+from advantage.models.interface import Imagined
 from advantage.models.true_world import TrueModel
 from advantage.planners.guided_search import guided_search
 from advantage.theory.games import solve_game
@@ -105,6 +106,39 @@ def test_noise_at_the_root_is_new_in_each_search():
     for explore in (True, False):
         found = {int(searched(board, "gumbel", 1, explore, jax.random.key(i)).action[0]) for i in range(6)}
         assert (len(found) > 1) == explore
+
+
+class Stairs:
+    """Two steps up earn 1 and end the episode; action 1 goes up. Beyond the end nothing is a number."""
+
+    sign = 1.0
+
+    def begin(self, obs):
+        return obs
+
+    def step(self, state, action, key):
+        beyond = jnp.where(state >= 2, jnp.nan, 0.0)
+        following = state + action + beyond
+        return Imagined(following, (following >= 2) + beyond, following >= 2)
+
+    def observation(self, state):
+        return state
+
+    def allowed(self, state):
+        return None
+
+
+@pytest.mark.parametrize("search", ["gumbel", "puct"])
+def test_what_a_model_says_after_an_end_means_nothing(search):
+    def guide(state):
+        ended = jnp.where(state >= 2, jnp.nan, 0.0)
+        return jnp.zeros((len(state), 2)) + ended[:, None], 0.1 + ended
+
+    found = guided_search(
+        Stairs(), jnp.zeros(3), KEY, guide, search=search, simulations=64, gamma=0.9, explore=False
+    )
+    assert (np.asarray(found.action) == 1).all() and np.isfinite(found.policy).all()
+    assert (np.asarray(found.value) < 0.9).all() and (np.asarray(found.value) > 0.5).all()
 
 
 def test_updates_learn_what_the_search_found():

@@ -558,6 +558,9 @@ def test_an_activation_is_its_definition_and_its_gradient_is_finite_everywhere(n
     np.testing.assert_allclose(activate(name, jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)
     gradient = jax.vmap(jax.grad(lambda x: activate(name, x)))(jnp.asarray(x))
     assert jnp.isfinite(gradient).all()
+    assert np.isnan(activate(name, np.float32([np.nan]))) and jnp.isnan(activate(name, jnp.array([jnp.nan])))
+    if name == "relu":
+        np.testing.assert_array_equal(gradient, x > 0)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -70,20 +70,21 @@ def guided_search(
         allowed = model.allowed(state)
         return (logits if allowed is None else jnp.where(allowed, logits, IMPOSSIBLE)), value
 
-    def recurrent(_: Any, key: Key, action: Array, state: Pytree) -> tuple[Any, Pytree]:
-        after = model.step(state, action.astype(jnp.int32), key)
+    def recurrent(_: Any, key: Key, action: Array, place: tuple[Pytree, Array]) -> tuple[Any, Pytree]:
+        before, ended = place
+        after = model.step(before, action.astype(jnp.int32), key)
         logits, value = root_or_leaf(after.state)
-        going = 1.0 - after.terminated
+        stopped = jnp.logical_or(ended, after.terminated)
         output = mctx.RecurrentFnOutput(
-            reward=after.reward.astype(jnp.float32),
-            discount=jnp.float32(gamma * model.sign) * going,
-            prior_logits=logits,
-            value=value * going,
+            reward=jnp.where(ended, 0.0, after.reward).astype(jnp.float32),
+            discount=jnp.where(stopped, 0.0, jnp.float32(gamma * model.sign)),
+            prior_logits=jnp.where(stopped[:, None], 0.0, logits),
+            value=jnp.where(stopped, 0.0, value),
         )
-        return output, after.state
+        return output, (after.state, stopped)
 
     logits, value = root_or_leaf(state)
-    root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=state)
+    root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=(state, jnp.zeros(len(value), bool)))
     allowed = model.allowed(state)
     invalid = None if allowed is None else (~allowed & allowed.any(-1, keepdims=True))
     common: Any = dict(invalid_actions=invalid)
