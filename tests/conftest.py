@@ -28,6 +28,9 @@ if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
 QUICK = " ".join(_flags)
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
+# Otherwise the first training of a process would decide with how many threads the later tests compute.
+os.environ.setdefault("NPROC", str(os.cpu_count()))
+
 # Compiled programs are kept between test runs.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advantage" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))

@@ -12,9 +12,12 @@ import advantage as adv
 from advantage.algorithms.registry import spec_of
 from advantage.machine import available_cores
 from advantage.training.announcements import differences
-from advantage.training.threads import threads_of, threads_that_pay
+from advantage.training.threads import take_threads, threads_of, threads_that_pay
 
 VECTOR, IMAGE = spaces.Box(-1, 1, (8,)), spaces.Box(0, 255, (36, 36, 3), "uint8")
+
+
+CORES = available_cores()
 
 
 def number(algorithm, obs=VECTOR, num_envs=1):
@@ -28,15 +31,15 @@ def number(algorithm, obs=VECTOR, num_envs=1):
     ("algorithm", "options", "expected"),
     [
         (adv.PPO(batch_size=64), {}, 1),
-        (adv.PPO(batch_size=64), {"obs": spaces.Box(-1, 1, (1000,))}, None),
-        (adv.PPO(batch_size=64), {"obs": IMAGE}, None),
-        (adv.PPO(batch_size=64, network="gru"), {}, None),
+        (adv.PPO(batch_size=64), {"obs": spaces.Box(-1, 1, (1000,))}, CORES),
+        (adv.PPO(batch_size=64), {"obs": IMAGE}, CORES),
+        (adv.PPO(batch_size=64, network="gru"), {}, CORES),
         (adv.PPO(batch_size=64, hidden=()), {}, 1),
-        (adv.PPO(batch_size=4096), {}, None),
+        (adv.PPO(batch_size=4096), {}, CORES),
         (adv.A2C(n_steps=5), {"num_envs": 8}, 1),
-        (adv.A2C(n_steps=5), {"num_envs": 512}, None),
+        (adv.A2C(n_steps=5), {"num_envs": 512}, CORES),
         (adv.DQN(hidden=(64, 64)), {}, 1),
-        (adv.SAC(), {}, None),
+        (adv.SAC(), {}, CORES),
         (adv.SAC(hidden=(64, 64)), {}, 1),
         (adv.PolicySearch(adv.CEM()), {}, None),
     ],
@@ -79,3 +82,17 @@ def test_a_number_that_does_not_fit_is_not_taken(host):
 def test_the_recorded_number_is_taken():
     assert threads_of({"threads": 1}) == 1 and threads_of({"threads": available_cores()}) == available_cores()
     assert differences({"threads": 2}, {"threads": 2, "versions": {}}) == []
+
+
+def test_a_large_run_is_told_of_cores_that_it_cannot_use(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setenv("NPROC", "16")
+    for wanted in (16, 1, None):
+        take_threads(wanted, said.append)
+    monkeypatch.setenv("NPROC", "1")
+    for wanted in (1, None):
+        take_threads(wanted, said.append)
+    assert said == []
+    take_threads(16, said.append)
+    (sentence,) = said
+    assert "could use 16 cores" in sentence and "computes with 1" in sentence and "NPROC=16" in sentence

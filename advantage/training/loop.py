@@ -21,7 +21,7 @@ from advantage.environments.make import rules_of
 from advantage.environments.version import version_of
 from advantage.replay.left_out import without_replay
 from advantage.runs.checkpoint import CheckpointError
-from advantage.runs.compilation import COMPILE_CLOCK, use_threads
+from advantage.runs.compilation import COMPILE_CLOCK
 from advantage.runs.folder import RunFolder, describe_host, write_config
 from advantage.runs.interrupt import Interrupt
 from advantage.runs.log import Logger
@@ -42,7 +42,7 @@ from advantage.training.reporting import Reporter
 from advantage.training.results import write_pictures
 from advantage.training.rewind import rewind_to
 from advantage.training.run_config import claim_folders, run_config
-from advantage.training.threads import threads_that_pay
+from advantage.training.threads import take_threads, threads_that_pay
 from advantage.training.two_players import refuse_two_players
 from advantage.types import Algorithm, Iterated, Pytree
 
@@ -88,7 +88,7 @@ class Loop:
             frame_stack=options.frame_stack,
             world=rules_of(self.environment) if plans(self.algorithm) else None,
         )
-        use_threads(threads_that_pay(self.algorithm, self.spec))
+        take_threads(threads_that_pay(self.algorithm, self.spec), self.say)
         self.iteration, self.step, self.saved_step = 0, 0, -1
         self.has_iterated, self.interrupt = False, Interrupt(self.say, self._is_saved, self._farewell)
         self.was_finished = self.is_complete = False  # with this budget, before it was resumed
