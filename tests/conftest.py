@@ -28,8 +28,10 @@ if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
 QUICK = " ".join(_flags)
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
+from advantage.machine import available_cores, free_host_bytes  # noqa: E402
+
 # Otherwise the first training of a process would decide with how many threads the later tests compute.
-os.environ.setdefault("NPROC", str(os.cpu_count()))
+os.environ.setdefault("NPROC", str(available_cores()))
 
 # Compiled programs are kept between test runs.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advantage" / "tests"
@@ -40,8 +42,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.experimental.key_reuse import _core as key_reuse  # noqa: E402
-
-from advantage.machine import free_host_bytes  # noqa: E402
 
 # Using a key twice is an error in the tests' own process if programs are optimised. The quick tests do without, because
 # counting takes an eighth of their time and `test_keys.py` checks every algorithm's program. JAX 0.10 counts the

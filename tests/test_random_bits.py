@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import advantage as adv
+from advantage.drivers.draws import Draws, of_block
+from advantage.drivers.schedule import BLOCK
 from advantage.random_bits import rolled, unrolled
 
 DRAWS = {
@@ -84,3 +86,13 @@ def test_a_world_of_ones_own_is_given_keys_of_jax(tmp_path):
             tensorboard=False,
         )
         assert run.step == 64
+
+
+def test_an_update_of_ones_own_is_given_keys_of_jax():
+    """Its draws of a block are those of the iteration's number, whatever makes them."""
+    block = Draws(jnp.zeros((BLOCK, 1)), jax.random.key(1), jax.random.key(2))
+    drawn = of_block(block, jnp.int32(BLOCK + 5))
+    for key, seed in ((drawn.key_world, 1), (drawn.key_update, 2)):
+        assert jax.random.key_impl(key) == "threefry2x32"
+        expected = jax.random.fold_in(jax.random.key(seed), 5)
+        np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(expected))
