@@ -20,10 +20,10 @@ SMALL = 2**21  # multiplications; of fewer, handing a part to another thread tak
 
 
 def threads_that_pay(algorithm: Playable, spec: Spec) -> int | None:
-    """1 if the layers of a method's networks are small, else the number of cores; None for a method without networks.
+    """1 if the layers of a policy or of action values are small, else the number of cores; None for other methods.
 
     A layer of m inputs and n units takes `N m n` multiplications for a batch of N. Images, memory and networks of the
-    user's own count as large.
+    user's own count as large. Methods that plan, search or learn in tables are left to JAX.
     """
     if not isinstance(algorithm, NetworkOptions):
         return None
