@@ -3,7 +3,9 @@
 python benchmarks/learning.py [--jobs CartPole-v1 ...] [--processes 2] [--table]
 
 Every run has its own process and one row of benchmarks/learning.csv, written when it ends; runs that have a row
-are not repeated. `--table` trains nothing and prints the finished rows.
+are not repeated, and a run that was stopped is resumed from its last checkpoint, in runs/learning. Jobs with
+`eval_every` add the evaluations on their way to benchmarks/learning_curves.csv. `--table` trains nothing and prints
+the finished rows.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ import argparse
 import contextlib
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,8 @@ from scipy import stats
 
 RESULTS = Path(__file__).with_name("learning.csv")
 COLUMNS = ["job", "seed", "steps", "seconds", "last_100", "stochastic", "deterministic"]
+CURVES = Path(__file__).with_name("learning_curves.csv")
+RUNS = Path(__file__).parent.parent / "runs" / "learning"
 
 
 class Job(NamedTuple):
@@ -65,6 +69,8 @@ MUJOCO = [
         "Walker2d",
     )
 ]
+MUJOCO_OFF_POLICY = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5"]
+EVALUATED = (("eval_every", 50_000), ("checkpoint_every", 50_000))
 JOBS = {
     "CartPole-v1": Job("CartPole-v1", True, 10, 100, "500 (rl-zoo), 490 ± 6 (CleanRL)"),
     "Acrobot-v1": Job("Acrobot-v1", True, 10, 100, "−73.5 (rl-zoo), −86 (CleanRL)"),
@@ -125,6 +131,23 @@ JOBS = {
         )
         for algorithm in ("sac", "td3", "ddpg")
     },
+    "td3 HalfCheetah-v5, 100,000 steps": Job(
+        "HalfCheetah-v5",
+        False,
+        3,
+        20,
+        "5519 ± 475, and 3589 ± 367 after half of them (authors, v1)",
+        "td3",
+        (("total_timesteps", 100_000), ("eval_every", 50_000)),
+    ),
+    **{
+        f"{algorithm} {environment}": Job(environment, False, 1, 20, reference, algorithm, EVALUATED)
+        for algorithm, references in {
+            "td3": ("9583 (CleanRL), 9497 (authors, v1)", "3135, 3435", "4058, 4517", "969"),
+            "sac": ("9635 (CleanRL)", "2310", "3591", "909"),
+        }.items()
+        for environment, reference in zip(MUJOCO_OFF_POLICY, references, strict=True)
+    },
     **{
         f"{algorithm} jax/{environment}": Job(f"jax/{environment}", True, 3, 100, reference, algorithm)
         for algorithm in ("cem", "cma-es", "ars")
@@ -183,7 +206,7 @@ def learn(name: str, seed: int) -> dict[str, Any]:
     import advantage as adv
     from advantage.algorithms.registry import default_algorithm, hyperparameters_of, with_hyperparameters
     from advantage.runs.folder import RunFolder
-    from advantage.runs.log import read_episodes
+    from advantage.runs.log import read_episodes, read_evaluations, read_progress
 
     job = (JOBS | ABLATION)[name]
     algorithm, options = default_algorithm(job.algorithm), {}
@@ -192,28 +215,48 @@ def learn(name: str, seed: int) -> dict[str, Any]:
     own = hyperparameters_of(algorithm)
     algorithm = with_hyperparameters(algorithm, {name: value for name, value in job.options if name in own})
     options = options | {name: value for name, value in job.options if name not in own}
-    with tempfile.TemporaryDirectory() as root:
-        out, begin = Path(root) / "run", time.perf_counter()
-        with contextlib.suppress(
-            adv.NonFiniteUpdate
-        ):  # without a clip the parameters may become infinite; then the last saved policy counts
-            adv.train(algorithm, job.environment, out=out, seed=seed, workers=0, eval_episodes=0, **options)
-        agent, seconds = adv.load(out), time.perf_counter() - begin
-        recent = read_episodes(RunFolder(out))["r"][-100:]
-        scores = {
-            kind: adv.evaluate(
-                agent, episodes=job.episodes, seed=1000 + seed, deterministic=kind == "deterministic"
-            ).mean
-            for kind in ("stochastic", "deterministic")
-        }
+    out = RUNS / f"{name.replace('/', '-')}, seed {seed}"
+    # without a clip the parameters may become infinite; then the last saved policy counts
+    with contextlib.suppress(adv.NonFiniteUpdate):
+        if (out / "last").exists():
+            adv.resume(out)
+        else:
+            shutil.rmtree(out, ignore_errors=True)
+            episodes = 10 if "eval_every" in options else 0
+            adv.train(
+                algorithm, job.environment, out=out, seed=seed, workers=0, eval_episodes=episodes, **options
+            )
+    agent, progress = adv.load(out), read_progress(RunFolder(out))
+    recent = read_episodes(RunFolder(out))["r"][-100:]
+    scores = {
+        kind: adv.evaluate(
+            agent, episodes=job.episodes, seed=1000 + seed, deterministic=kind == "deterministic"
+        ).mean
+        for kind in ("stochastic", "deterministic")
+    }
+    if "eval_every" in options:
+        write_curve(name, seed, read_evaluations(RunFolder(out)))
+    shutil.rmtree(out)
     return {
         "job": name,
         "seed": seed,
         "steps": agent.step,
-        "seconds": seconds,
+        "seconds": progress["time/elapsed"][-1],
         "last_100": recent.mean(),
         **scores,
     }
+
+
+def write_curve(name: str, seed: int, evaluations: dict[str, np.ndarray]) -> None:
+    """Append the mean return of every evaluation on a run's way."""
+    new = not CURVES.exists()
+    with CURVES.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(["job", "seed", "step", "episodes", "return"])
+        for step in np.unique(evaluations["step"]):
+            returns = evaluations["return"][evaluations["step"] == step]
+            writer.writerow([name, seed, int(step), len(returns), f"{returns.mean():.5g}"])
 
 
 def results() -> list[dict[str, str]]:
@@ -224,9 +267,9 @@ def results() -> list[dict[str, str]]:
 
 
 def run(name: str, seed: int) -> None:
-    """Compute and write one row, in a process of its own."""
+    """Compute and write one row, in a process of its own, by one thread."""
     arguments = [sys.executable, __file__, "--one", name, str(seed)]
-    done = subprocess.run(arguments, capture_output=True, text=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, env={"NPROC": "1"} | os.environ)
     if done.returncode:
         print(f"{name} seed {seed} failed:\n{done.stderr}", file=sys.stderr)
         return
