@@ -136,7 +136,6 @@ def main() -> None:
     parser.add_argument("--measure", choices=["advantage", "rllib"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        sys.path.pop(0)  # this folder, whose profile.py would replace Python's
         name = given.jobs[0]
         measure = advantage if given.measure == "advantage" else rllib
         print(json.dumps(measure(name, JOBS[name], given.seconds)))

@@ -45,8 +45,8 @@ class Job(NamedTuple):
         rollout = f"{method}, {self.environment}, {self.num_envs} × {self.n_steps}"
         if self.algorithm == "a2c":
             return rollout
-        what = "gradient steps" if self.algorithm in FROM_REPLAY else "epochs"
-        return f"{rollout}, batch {self.batch_size}, {self.n_epochs} {what}"
+        what = "gradient step" if self.algorithm in FROM_REPLAY else "epoch"
+        return f"{rollout}, batch {self.batch_size}, {self.n_epochs} {what}{'s' * (self.n_epochs > 1)}"
 
 
 HOST = ("stable-baselines3", "sbx")
@@ -318,7 +318,6 @@ def main() -> None:
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        sys.path.pop(0)  # this folder, whose profile.py would replace Python's
         print(json.dumps(measure(arguments.measure, JOBS[arguments.jobs[0]], arguments.cache)))
         return
     lines = []
