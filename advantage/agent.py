@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from advantage.environments.check import check_reset
 from advantage.environments.last_step import last_parts
 from advantage.environments.make import resolve, rules_of, word_for, world_names
 from advantage.environments.modifications import UNMODIFIED, Modifications
-from advantage.environments.spaces import environment_action, read, space_from_json
+from advantage.environments.spaces import read, space_from_json, translator
 from advantage.plain_values import plain_path
 from advantage.policies.encoder import encoder
 from advantage.replay.left_out import with_empty_replay, without_replay
@@ -83,10 +84,18 @@ class Agent:
     def actor(self) -> HostActor:
         return HostActor(self.algorithm, actor_of(self.algorithm, self.state))
 
+    @cached_property
+    def _initial_memory(self) -> Pytree:
+        return read_first(self.actor.initial_memory())
+
+    @cached_property
+    def _translate(self) -> Callable[[Pytree], Pytree]:
+        return translator(self.spec.action_space, self.spec.action_units)
+
     @in_single_precision
     def initial_memory(self) -> Pytree:
         """What the policy remembers when an episode begins; `()` for a policy without memory."""
-        return read_first(self.actor.initial_memory())
+        return jax.tree.map(np.copy, self._initial_memory)
 
     @in_single_precision
     def act(
@@ -104,7 +113,7 @@ class Agent:
             ValueError: the observation does not have the space's structure, or the key or the memory is missing.
         """
         check_reset(self.spec.observation_space, (obs, {}), "agent.act(obs)")
-        initial = self.initial_memory()
+        initial = self._initial_memory
         if memory is None and jax.tree.leaves(initial):
             raise ValueError(
                 "This policy has a memory: begin each episode with memory = agent.initial_memory(), and call "
@@ -120,7 +129,7 @@ class Agent:
             )
         else:
             action, after, _ = self.actor.act(batch, remembered, self.actor.noise(key, (1,)))
-        action = read(environment_action(self.spec.action_space, action, self.spec.action_units), 0)
+        action = read(self._translate(action), 0)
         return action if memory is None else (action, read_first(after))
 
 
