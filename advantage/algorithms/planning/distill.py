@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from advantage.algorithms.clock import advance_clock, progress
 from advantage.algorithms.hyperparameters import Schedule, check, hyperparameters, ranged, schedule_value
 from advantage.algorithms.imitation.loss import imitation_loss
+from advantage.algorithms.planning.shared.acting import PlanMemory
 from advantage.algorithms.planning.shared.teachers import (
     PLANNERS,
     Loss,
@@ -67,7 +68,7 @@ class Distill(ArchitectureOptions, UnitsOption):
 
     After every n_steps steps of the policy in each environment:
 
-        a*     <- what the teacher does in each state that was visited, without noise
+        a*     <- what the teacher does in each state that was visited, without noise; a planner begins anew in each
         pi*    <- its probabilities                              with loss=kl, in place of a*
         D      <- D and the new (s, a*)                          without aggregate: the new ones alone
         gradient_steps times for each n_steps of one environment, with batch_size of D:
@@ -76,7 +77,9 @@ class Distill(ArchitectureOptions, UnitsOption):
                       Adam on mean KL(pi*(.|s) || pi(.|s))       loss=kl
 
     The teacher is a planner, which uses the world's own rules with its default options, or the agent of a run. Only the
-    policy acts, and only it is evaluated.
+    policy acts, and only it is evaluated. A planner forgets its plan after each answer and always uses the same random
+    numbers: so its answer depends on the state alone, as the policy's does. Where two plans are equally good, it would
+    otherwise answer now with one and now with the other, and the policy would learn their mean.
 
     Source: Ross, Gordon & Bagnell 2011, "A reduction of imitation learning and structured prediction to no-regret
     online learning", algorithm 3.1 with beta = 0 (DAgger); Rusu et al. 2016, "Policy distillation", eq. 3, for loss=kl.
@@ -200,10 +203,12 @@ class Distill(ArchitectureOptions, UnitsOption):
     def answers(self, actor: Pytree, rollout: Rollout, memory: Pytree) -> tuple[Pytree, Pytree]:
         """What the teacher does in every state of a rollout: `-> [T, B, ...], memory`.
 
-        With loss=kl its distributions of actions. What it remembers, `[B, ...]`, ends where episodes do.
+        With loss=kl its distributions of actions. What it remembers, `[B, ...]`, ends where episodes do, and a plan
+        at once.
         """
         teacher, policy = self._teacher(), policy_of(actor)
         begin = self._first_memory(actor, rollout.reward.shape[1])
+        forgets = isinstance(begin, PlanMemory)
 
         def step(memory: Pytree, now: Any) -> tuple[Pytree, Pytree]:
             obs, done = now
@@ -214,7 +219,7 @@ class Distill(ArchitectureOptions, UnitsOption):
             return jax.tree.map(partial(choose, done), begin, memory), answer
 
         done = jnp.logical_or(rollout.terminated, rollout.truncated)
-        memory, answers = jax.lax.scan(step, memory, (rollout.obs, done))
+        memory, answers = jax.lax.scan(step, memory, (rollout.obs, jnp.logical_or(done, forgets)))
         return answers, memory
 
     def _first_memory(self, actor: Pytree, envs: int) -> Pytree:
