@@ -63,9 +63,10 @@ def untrained(environment: str, *, unbounded: bool) -> float:
     return float(np.mean(each))
 
 
-def scores(tasks: list[str], *, unbounded: bool) -> dict[str, dict[str, list[float]]]:
-    """`setting -> task -> mean return of the last 100 episodes of each seed`."""
-    rows, found = results(), {name: {task: [] for task in tasks} for name in PAPER}
+def scores(tasks: list[str], *, seeds: int, unbounded: bool) -> dict[str, dict[str, list[float]]]:
+    """`setting -> task -> mean return of the last 100 episodes of each seed`; some tasks have more seeds on file."""
+    rows = [row for row in results() if int(row["seed"]) < seeds]
+    found = {name: {task: [] for task in tasks} for name in PAPER}
     for name in PAPER:
         for task in tasks:
             job = job_of(name, task, unbounded=unbounded)
@@ -73,9 +74,9 @@ def scores(tasks: list[str], *, unbounded: bool) -> dict[str, dict[str, list[flo
     return found
 
 
-def normalised(tasks: list[str], *, unbounded: bool) -> tuple[Scores, dict[str, float]]:
+def normalised(tasks: list[str], *, seeds: int, unbounded: bool) -> tuple[Scores, dict[str, float]]:
     """`-> setting -> task -> scores of its seeds` (0: untrained, 1: the best setting's mean), `task -> untrained`."""
-    found = scores(tasks, unbounded=unbounded)
+    found = scores(tasks, seeds=seeds, unbounded=unbounded)
     tasks = [task for task in tasks if any(found[name][task] for name in PAPER)]
     zero = {task: untrained(task, unbounded=unbounded) for task in tasks}
     best = {task: max(np.mean(found[name][task]) for name in PAPER if found[name][task]) for task in tasks}
@@ -156,13 +157,13 @@ def main() -> None:
         ]
         with ThreadPoolExecutor(arguments.processes) as pool:
             list(pool.map(lambda job: run(*job), [job for job in wanted if job not in done]))
-    clipped, zero = normalised(MUJOCO, unbounded=False)
+    clipped, zero = normalised(MUJOCO, seeds=arguments.seeds, unbounded=False)
     table(clipped, zero, clipped)
     uncosted = {
         name: {task: part for task, part in parts.items() if task not in COSTLY}
         for name, parts in clipped.items()
     }
-    table(*normalised(COSTLY, unbounded=True), uncosted)
+    table(*normalised(COSTLY, seeds=arguments.seeds, unbounded=True), uncosted)
     if arguments.picture:
         picture(arguments.picture, clipped)
 
