@@ -24,6 +24,7 @@ from advantage.drivers.cluster.actors import Actors, ClusterWarning
 from advantage.drivers.cluster.asynchronous import AsynchronousDriver
 from advantage.drivers.cluster.connection import Connection, check_cluster
 from advantage.drivers.cluster.gradients import for_gradients, gradient_of
+from advantage.drivers.cluster.tasks import spread
 from advantage.environments.defect import MissingExtra
 
 ray = pytest.importorskip("ray")
@@ -323,6 +324,20 @@ def test_promise_15_episodes_of_tasks_are_those_of_one_machine(environment, clus
     flags = ["--episodes", "17", "--seed", "3", "--stochastic", "--json", "--cluster", cluster]
     assert main(["eval", str(run.path), *flags]) == 0
     assert json.loads(capsys.readouterr().out)["returns"] == here.returns.tolist()
+
+
+def test_only_tasks_that_still_run_are_cancelled(cluster, monkeypatch):
+    """Ray aborts the whole process if a task is cancelled in the moment it ends."""
+    import ray
+
+    cancelled, cancel = [], ray.cancel
+    monkeypatch.setattr(ray, "cancel", lambda reference: (cancelled.append(reference), cancel(reference)))
+    with Connection(cluster, "test"):
+        assert spread(pow, [2], [1, 2, 3]) == [2, 4, 8]
+        assert not cancelled
+        with pytest.raises(TypeError):
+            spread(time.sleep, [], ["no number", 60.0])
+    assert len(cancelled) == 1
 
 
 def test_an_error_in_a_task_is_that_of_the_environment(cluster, tmp_path):

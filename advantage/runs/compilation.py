@@ -35,7 +35,7 @@ def in_single_precision(function: Callable[Parameters, Result]) -> Callable[Para
 
 def require_platform() -> None:
     """Raises ValueError if JAX has no device of the platform that the user has chosen."""
-    chosen = getattr(jax.config, "jax_platforms")  # noqa: B009 `values` would make a dictionary of all options
+    chosen = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue] (`values` is slow)
     if chosen in (None, "", "cpu"):  # asking for devices would start JAX, and fix how many devices a CPU has
         return
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cloudpickle
@@ -35,7 +36,8 @@ def spread(function: Callable[..., Any], shared: Sequence[Any], parts: Sequence[
     work = ray.put(cloudpickle.dumps((function, tuple(shared))))
     references = [remote.remote(list(sys.path), work, part) for part in parts]
     try:
-        return ray.get(references)
+        with _cancelled_on_error(ray, references):
+            return ray.get(references)
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else EnvironmentFailure(str(error)) from None
     except ray.exceptions.RayError as error:
@@ -43,9 +45,21 @@ def spread(function: Callable[..., Any], shared: Sequence[Any], parts: Sequence[
             f"A task of the cluster was lost {RETRIES + 1} times: {first_line(error)}. Look whether its nodes have "
             "enough memory, and repeat the command."
         ) from None
-    finally:
-        for reference in references:
+
+
+@contextlib.contextmanager
+def _cancelled_on_error(ray: Any, references: list[Any]) -> Iterator[None]:
+    """Cancel the tasks that still run if the body fails or is interrupted.
+
+    Those that have ended are left alone: Ray aborts this process if a task is cancelled in the moment it ends.
+    """
+    try:
+        yield
+    except BaseException:
+        _, running = ray.wait(references, num_returns=len(references), timeout=0)
+        for reference in running:
             ray.cancel(reference)
+        raise
 
 
 def _called(path: list[str], work: bytes, part: Any) -> Any:
@@ -91,8 +105,9 @@ class RemoteProcess:
         return self.returncode
 
     def terminate(self) -> None:
-        """Ask the program to end."""
-        self.ray.cancel(self.reference)
+        """Ask the program to end, if it has not."""
+        if self.poll() is None:
+            self.ray.cancel(self.reference)
 
 
 def _run(path: list[str], folder: str, module: str, *arguments: object) -> int:
