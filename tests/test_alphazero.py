@@ -275,5 +275,5 @@ def test_what_it_cannot_play():
     spec = adv.Spec(world.observation_space, world.action_space, world=world)
     with pytest.raises(ValueError, match="AlphaZero needs Discrete actions.*cem-planning"):
         adv.AlphaZero().init(KEY, spec)
-    with pytest.raises(ValueError, match="has no rules that a planner could use"):
+    with pytest.raises(ValueError, match="has no rules that a planner could use. Use muzero"):
         adv.AlphaZero().init(KEY, dataclasses.replace(spec, world=None))

@@ -197,7 +197,7 @@ def test_every_option_of_planning_changes_what_is_done(name, change):
         pytest.param(dict(model_kind="deterministic"), marks=pytest.mark.slow),
         pytest.param(dict(model_hidden=(8,)), marks=pytest.mark.slow),
         pytest.param(dict(model_learning_rate=1e-4), marks=pytest.mark.slow),
-        pytest.param(dict(model_batch_size=64), marks=pytest.mark.slow),
+        pytest.param(dict(model_batch_size=32), marks=pytest.mark.slow),
         pytest.param(dict(buffer_size=40), marks=pytest.mark.slow),
         dict(n_steps=20),
     ],
@@ -223,6 +223,11 @@ def spec_of(environment="jax/Pendulum-v1", **fields):
     ("algorithm", "spec", "words"),
     [
         (adv.Shooting(), spec_of(world=None), "has no rules that a planner could use.*--model learned"),
+        (
+            adv.ExhaustiveSearch(),
+            spec_of(world=None),
+            "no rules that a planner could use. Use mcts with a model",
+        ),
         (adv.CEMPlanning(), spec_of("jax/StatelessPendulum-v1"), "does not show its whole state"),
         (adv.MCTS(), spec_of(), "needs Discrete ones.*cem-planning"),
         (adv.GradientPlanning(), spec_of("jax/CartPole-v1"), "needs a Box of floats.*mcts"),

@@ -88,8 +88,12 @@ class TableModel:
         return Outcomes(*self.world.all_outcomes(state, action))
 
 
-def true_model(spec: Spec) -> Model | EnumerableModel:
+def true_model(spec: Spec, remedy: str) -> Model | EnumerableModel:
     """The model that is the world of a run itself.
+
+    Args:
+        spec: the run's spec.
+        remedy: what else the user can do where that is not possible: the beginning of a sentence.
 
     Raises:
         ValueError: the world's rules are not known, or its observations do not determine its state.
@@ -100,7 +104,7 @@ def true_model(spec: Spec) -> Model | EnumerableModel:
         return TrueModel(spec.world, spec.action_units)
     what = "has no rules that a planner could use" if spec.world is None else "does not show its whole state"
     raise ValueError(
-        f"model='true' is not possible: the environment {what}. Learn a model, model='learned' (--model learned), or "
-        "use an on-device world that shows its state: jax/Pendulum-v1, jax/CartPole-v1, jax/Acrobot-v1, "
-        "jax/MountainCar-v0, or a finite world."
+        f"Planning with the world's own rules is not possible: the environment {what}. {remedy}, or use an on-device "
+        "world that shows its state: jax/Pendulum-v1, jax/CartPole-v1, jax/Acrobot-v1, jax/MountainCar-v0, or a finite "
+        "world."
     )

@@ -110,7 +110,7 @@ class AlphaZero(SearchOptions):
         """
         key_policy, key_plans = jax.random.split(key)
         rules, state = (
-            true_model(spec),
+            true_model(spec, "Use muzero, which learns a model"),
             network_state_init(self, key_policy, spec, shared=self.share_network, bounds="clip"),
         )
         if not isinstance(state.policy.head, CategoricalHead) or state.policy.is_recurrent:

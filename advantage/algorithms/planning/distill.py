@@ -36,6 +36,7 @@ from advantage.algorithms.policy_gradient.shared.state import (
     without_critic,
 )
 from advantage.algorithms.value.shared.gradient_steps import adam_init, adam_step
+from advantage.models.true_world import true_model
 from advantage.policies.actor_critic import ActorCritic, feed_forward
 from advantage.policies.distributions import Distribution
 from advantage.policies.heads import CategoricalHead
@@ -46,6 +47,10 @@ from advantage.running_moments import Normaliser, moments_update, normaliser
 from advantage.types import Algorithm, Array, Key, Pytree, Rollout, Spec, no_memory
 
 LIMIT = 10.0  # standard deviations of an observation
+WITHOUT_RULES = (
+    "Train a planner that learns a model (advantage train cem-planning ENV --model learned), and give its folder as "
+    "the teacher"
+)
 
 
 @jax.tree_util.register_dataclass
@@ -120,8 +125,12 @@ class Distill(ArchitectureOptions, UnitsOption):
                 for loss=kl, or a replay buffer that does not fit into memory.
         """
         key_policy, key_teacher = jax.random.split(key)
-        given = None if self.taught_by is None else self.taught_by.actor
-        teacher = teaching_actor(self._teacher(), given, key_teacher, spec)
+        algorithm, given = self._teacher(), None
+        if self.taught_by is None:
+            true_model(spec, WITHOUT_RULES)
+        else:
+            given = self.taught_by.actor
+        teacher = teaching_actor(algorithm, given, key_teacher, spec)
         state = without_critic(
             network_state_init(
                 self, key_policy, spec, bounds="clip", spread="state-independent", log_std=self.log_std

@@ -96,7 +96,10 @@ def rules_state(options: LookaheadOptions, key: Key, spec: Spec) -> PlanningStat
             "A plan is a sequence of actions that are always possible, and the observation has an action mask; use "
             "mcts or alphazero, which obey it."
         )
-    rules, actions = true_model(spec), planned_actions(spec)
+    remedy = "Use mcts with a model that it learns (--model learned)"
+    if isinstance(options, PlanningOptions):
+        remedy = "Learn a model, model='learned' (--model learned)"
+    rules, actions = true_model(spec, remedy), planned_actions(spec)
     return PlanningState(rules, None, actions, jax.random.key_data(key), clock_init(spec.total_timesteps))
 
 
