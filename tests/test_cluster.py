@@ -24,7 +24,7 @@ from advantage.drivers.cluster.actors import Actors, ClusterWarning
 from advantage.drivers.cluster.asynchronous import AsynchronousDriver
 from advantage.drivers.cluster.connection import Connection, check_cluster
 from advantage.drivers.cluster.gradients import for_gradients, gradient_of
-from advantage.drivers.cluster.tasks import spread
+from advantage.drivers.cluster.tasks import RemoteProcess, spread
 from advantage.environments.defect import MissingExtra
 
 ray = pytest.importorskip("ray")
@@ -326,18 +326,36 @@ def test_promise_15_episodes_of_tasks_are_those_of_one_machine(environment, clus
     assert json.loads(capsys.readouterr().out)["returns"] == here.returns.tolist()
 
 
-def test_only_tasks_that_still_run_are_cancelled(cluster, monkeypatch):
-    """Ray aborts the whole process if a task is cancelled in the moment it ends."""
-    import ray
+@pytest.fixture
+def cancelled(cluster, monkeypatch):
+    """Whether each task that is cancelled has ended; in this process, which has joined the cluster."""
+    found, cancel = [], ray.cancel
 
-    cancelled, cancel = [], ray.cancel
-    monkeypatch.setattr(ray, "cancel", lambda reference: (cancelled.append(reference), cancel(reference)))
+    def record(reference):
+        found.append(bool(ray.wait([reference], timeout=0)[0]))
+        cancel(reference)
+
+    monkeypatch.setattr(ray, "cancel", record)
     with Connection(cluster, "test"):
-        assert spread(pow, [2], [1, 2, 3]) == [2, 4, 8]
-        assert not cancelled
-        with pytest.raises(TypeError):
-            spread(time.sleep, [], ["no number", 60.0])
-    assert len(cancelled) == 1
+        yield found
+
+
+def test_only_tasks_that_still_run_are_cancelled(cancelled):
+    """Ray aborts the whole process if a task is cancelled in the moment it ends."""
+    assert spread(pow, [2], [1, 2, 3]) == [2, 4, 8]
+    assert not cancelled
+    with pytest.raises(TypeError):
+        spread(time.sleep, [], ["no number", 60.0])
+    assert cancelled == [False]
+
+
+def test_only_a_program_that_still_runs_is_terminated(cancelled):
+    ended, running = (RemoteProcess("advantage.cells", "no declaration") for _ in range(2))
+    running.terminate()
+    assert running.wait() == -9 and cancelled == [False]
+    assert ended.wait() > 0
+    ended.terminate()
+    assert ended.poll() > 0 and cancelled == [False]
 
 
 def test_an_error_in_a_task_is_that_of_the_environment(cluster, tmp_path):

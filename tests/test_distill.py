@@ -60,6 +60,10 @@ def test_a_teacher_remembers_where_a_rollout_cuts_an_episode():
     found, memory = agent.answers(actor, jax.tree.map(lambda x: x[2:], rollout), memory)
     np.testing.assert_array_equal(whole, jnp.concatenate([begun, found]))
     same_bits(after, memory)
+    new, _ = jax.jit(teacher.greedy)(actor, obs[3], jnp.zeros((2, 4)))  # where the second episode has ended
+    old, _ = jax.jit(teacher.greedy)(actor, obs[3, 0][None], jnp.zeros((1, 4)))
+    np.testing.assert_allclose(whole[3, 1], new[1], atol=1e-6)
+    assert abs(whole[3, 0] - old[0]).max() > 1e-6
 
 
 @pytest.mark.parametrize(
@@ -237,5 +241,7 @@ def test_what_cannot_be_distilled():
         SMALL.init(KEY, spec)
     with pytest.raises(ValueError, match=r"recurrent network \(GRU\) needs a method that learns from whole"):
         jax.eval_shape(lambda: adv.Distill(teacher="shooting", network="gru").init(KEY, spec))
-    with pytest.raises(ValueError, match="has no rules that a planner could use"):
+    with pytest.raises(
+        ValueError, match="has no rules that a planner could use. Train a planner that learns a model"
+    ):
         adv.Distill().init(KEY, dataclasses.replace(spec, world=None))

@@ -269,7 +269,9 @@ def test_an_agent_acts_with_its_memory_or_says_that_it_needs_it(tmp_path):
     obs = np.array([0.1, 0.0, 0.05, 0.0], np.float32)
     with pytest.raises(ValueError, match=r"memory = agent\.initial_memory\(\)"):
         agent.act(obs)
+    agent.initial_memory()[...] = 1  # it is the caller's own
     memory = agent.initial_memory()
+    assert not memory.any()
     action, after = agent.act(obs, memory=memory)
     assert agent.spec.action_space.contains(action) and np.abs(after - memory).max() > 0
     assert adv.evaluate(agent, "jax/CartPole-v1", episodes=2).lengths.min() > 0
