@@ -107,7 +107,7 @@ def torchrl_cross_entropy() -> float:
 def products(jaxpr: Any) -> int:
     """Multiplications in the matrix products of a program; those of a loop as often as it runs."""
 
-    def inner(value: Any) -> Iterator[Any]:
+    def programs_in(value: Any) -> Iterator[Any]:
         for each in value if isinstance(value, tuple | list) else [value]:
             if hasattr(each, "eqns") or hasattr(each, "jaxpr"):
                 yield getattr(each, "jaxpr", each)
@@ -118,7 +118,7 @@ def products(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
-        inside = sum(products(each) for value in equation.params.values() for each in inner(value))
+        inside = sum(products(each) for value in equation.params.values() for each in programs_in(value))
         total += inside * equation.params.get("length", 1)
     return total
 
