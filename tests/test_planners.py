@@ -445,7 +445,7 @@ def test_a_world_that_shows_its_state_is_the_model_of_itself(name):
     """From an observation alone, the model plays on as the world does."""
     world = adv.make(name)
     spec = adv.Spec(world.observation_space, world.action_space, world=world, action_units="raw")
-    model = true_model(spec)
+    model = true_model(spec, "Nothing helps")
     state, obs = world.reset(KEY)
     step, imagine = jax.jit(world.step), jax.jit(model.step)
     space = spec.action_space
@@ -464,7 +464,7 @@ def test_a_world_that_shows_its_state_is_the_model_of_itself(name):
 
 def test_actions_are_in_units_of_the_bounds():
     spec = adv.Spec(Pendulum().observation_space, Pendulum().action_space, world=Pendulum())
-    model, obs = true_model(spec), jnp.array([[1.0, 0.0, 0.0]])
+    model, obs = true_model(spec, "Nothing helps"), jnp.array([[1.0, 0.0, 0.0]])
     after = model.step(model.begin(obs), jnp.array([[0.5]]), KEY)
     np.testing.assert_allclose(after.reward, -0.001, rtol=1e-5)  # a torque of 1 of 2
     assert planned_actions(spec) == PlannedActions(low=(-1.0,), high=(1.0,))
@@ -476,8 +476,10 @@ def test_actions_are_in_units_of_the_bounds():
 )
 def test_a_world_that_hides_its_state_is_no_model(world):
     seen = Pendulum().observation_space if world is None else world.observation_space
-    with pytest.raises(ValueError, match=r"not possible: the environment (has no|does not).*--model learned"):
-        true_model(adv.Spec(seen, Pendulum().action_space, world=world))
+    with pytest.raises(
+        ValueError, match=r"not possible: the environment (has no|does not).*Learn a model, or use"
+    ):
+        true_model(adv.Spec(seen, Pendulum().action_space, world=world), "Learn a model")
 
 
 def test_spaces_that_no_planner_chooses_from():
