@@ -110,7 +110,14 @@ JOBS = {
     "npg CartPole-v1": Job("CartPole-v1", False, 5, 100, "500, the limit", "npg", CARTPOLE),
     "trpo CartPole-v1": Job("CartPole-v1", False, 5, 100, "500, the limit", "trpo", CARTPOLE),
     **{
-        f"{algorithm} {environment}": Job(environment, False, 3, 20, reference, algorithm)
+        f"{algorithm} {environment}": Job(
+            environment,
+            False,
+            10 if (algorithm, environment) == ("trpo", "Swimmer-v5") else 3,
+            20,
+            reference,
+            algorithm,
+        )
         for algorithm in ("trpo", "npg")
         for environment, reference in {
             "HalfCheetah-v5": "1290 (baselines TRPO), 4471 (Tianshou TRPO, v3)",
@@ -162,6 +169,15 @@ JOBS = {
     ),
     "cem-planning jax/CartPoleSwingUp-v0": Job(
         "jax/CartPoleSwingUp-v0", True, 3, 20, "500, the limit", "cem-planning"
+    ),
+    "dyna-network HalfCheetah-v5": Job(
+        "HalfCheetah-v5",
+        True,
+        2,
+        20,
+        "SAC has 1,540 after 50,000 steps",
+        "dyna-network",
+        (("eval_every", 5_000),),
     ),
     **{
         f"{memory}, jax/{environment}": Job(
