@@ -1,6 +1,6 @@
 """Draw the results of noisy cross-entropy on Tetris, with a colour for each setting of examples/tetris.toml.
 
-python docs/search/tetris.py                                        # tetris.png, from tetris.csv
+python docs/search/tetris.py                                        # tetris.png and rows at the end, from tetris.csv
 python docs/search/tetris.py runs/tetris                            # writes tetris.csv from the runs first
 """
 
@@ -59,7 +59,24 @@ def draw() -> None:
     figure.savefig(HERE / "tetris.png")
 
 
+def print_ends() -> None:
+    """For each setting: the candidates' rows over the last five generations, their mean over seeds, its interval."""
+    with open(HERE / "tetris.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name in COLOURS:
+        seeds = sorted({row["seed"] for row in rows if row["extra_variance"] == name})
+        runs = [
+            [float(row["mean"]) for row in rows if (row["extra_variance"], row["seed"]) == (name, s)]
+            for s in seeds
+        ]
+        ends = np.array([np.mean(run[-5:]) for run in runs])
+        drawn = np.random.default_rng(0).choice(ends, (10_000, len(ends))).mean(axis=1)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        print(f"{name}: {ends.mean():,.0f} [{low:,.0f}, {high:,.0f}], {len(ends)} seeds")
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         gather(Path(sys.argv[1]))
     draw()
+    print_ends()
