@@ -81,6 +81,7 @@ from advantage.algorithms.tabular.td import TD as TD
 from advantage.algorithms.tabular.td_lambda import TDLambda as TDLambda
 from advantage.algorithms.tabular.tree_backup import TreeBackup as TreeBackup
 from advantage.algorithms.tabular.watkins_q_lambda import WatkinsQLambda as WatkinsQLambda
+from advantage.algorithms.value.crossq import CrossQ as CrossQ
 from advantage.algorithms.value.ddpg import DDPG as DDPG
 from advantage.algorithms.value.dpg import DPG as DPG
 from advantage.algorithms.value.dqn import DQN as DQN

@@ -147,6 +147,15 @@ JOBS = {
         "td3",
         (("eval_every", 50_000),),
     ),
+    "crossq HalfCheetah-v5": Job(
+        "HalfCheetah-v5",
+        False,
+        3,
+        20,
+        "SAC has 3,589 after 100,000 steps",
+        "crossq",
+        (("total_timesteps", 100_000), ("eval_every", 10_000)),
+    ),
     **{
         f"{algorithm} {environment}": Job(environment, False, 1, 20, reference, algorithm, EVALUATED)
         for algorithm, references in {

@@ -61,6 +61,7 @@ NO_METHOD = {
 }
 # Pages of methods without a picture so far.
 NO_PICTURE = {
+    "crossq.md",
     "ddpg.md",
     "dpg.md",
     "dqn.md",

@@ -15,7 +15,7 @@ from advantage.drivers.device import iterate_on_device, start
 from advantage.drivers.draws import draw
 from advantage.types import Spec
 
-CONTINUOUS = {"ddpg", "dpg", "svg", "td3", "gradient-planning"}
+CONTINUOUS = {"crossq", "ddpg", "dpg", "svg", "td3", "gradient-planning"}
 TESTBED = {"epsilon-greedy-bandit", "ucb", "thompson", "gradient-bandit"}
 FOREIGN = {"alphazero", "muzero"}  # the loop of mctx selects among keys, which counts as a use
 VARIANTS = [

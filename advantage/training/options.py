@@ -50,7 +50,7 @@ class Options:
     """Number of latest observations stacked into one, so that a policy without memory sees motion; 1: no stack."""
     data: str | None = None
     """File of recorded episodes (advantage record, or Minari's): the examples of behaviour-cloning; in dqn, dpg, ddpg,
-    td3 and sac the first transitions of the replay buffer."""
+    td3, sac and crossq the first transitions of the replay buffer."""
     env_options: Annotated[dict[str, Any], tyro.conf.arg(name="env-option")] = dataclasses.field(
         default_factory=dict
     )

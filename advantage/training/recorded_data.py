@@ -24,7 +24,7 @@ from advantage.replay.ring import replay_add
 from advantage.training.first_state import FirstState
 from advantage.types import Pytree, Rollout, Spec
 
-WITH_DATA = "dqn, dpg, ddpg, td3 and sac"
+WITH_DATA = "dqn, dpg, ddpg, td3, sac and crossq"
 
 
 def recorded_data(path: str | None, algorithm: Playable, spec: Spec) -> Dataset | None:

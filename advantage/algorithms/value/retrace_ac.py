@@ -31,7 +31,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     part_step,
     take_gradient_steps,
 )
-from advantage.algorithms.value.shared.options import BufferOptions, check_budget
+from advantage.algorithms.value.shared.options import BufferOptions, TargetNetwork, check_budget
 from advantage.estimators.off_policy_corrections import retrace
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import action_value
@@ -66,7 +66,7 @@ class SequenceBatch(NamedTuple):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class RetraceAC(BufferOptions, PolicyOptions):
+class RetraceAC(TargetNetwork, BufferOptions, PolicyOptions):
     """Actor-critic with Retrace(lambda): the critic learns from whole replayed sequences, whichever policy acted.
 
     log mu(a|s) of the policy that acts is stored too. After every n_steps in each environment, gradient_steps times for

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from gymnasium import spaces
 
 from advantage.algorithms.clock import progress
 from advantage.algorithms.hyperparameters import check, hyperparameters, ranged, schedule_value
@@ -25,41 +22,34 @@ from advantage.algorithms.value.shared.correlated_noise import (
     greedy_beside_noise,
     noise_memory,
 )
+from advantage.algorithms.value.shared.entropy import (
+    EntropyOptions,
+    EntropyState,
+    entropy_aim,
+    log_widths,
+    lowest_value,
+)
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
-    LearningState,
     adam_init,
     critics_step,
     part_step,
     take_gradient_steps,
 )
-from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
+from advantage.algorithms.value.shared.options import ReplayOptions, TargetNetwork, check_budget, check_replay
 from advantage.algorithms.value.shared.regularised_critics import (
     RegularisedCritics,
     draw_critic_dropout,
     regularised_critic,
 )
-from advantage.environments.spaces import action_scale
-from advantage.policies.action_value import ActionValue, Dropout
-from advantage.policies.heads import Bounds, CategoricalHead, GaussianHead, Spread
+from advantage.policies.heads import CategoricalHead, GaussianHead
 from advantage.replay.ring import replay_add
 from advantage.types import Array, Key, Pytree, Rollout, Spec
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SACState(LearningState):
-    """A training state with `log_widths`, static: how much larger an entropy is than in units of the bounds.
-
-    It is the sum of log((high - low) / 2) over the bounds of raw actions, and 0 where actions are in units of theirs.
-    """
-
-    log_widths: float = dataclasses.field(metadata={"static": True})
-
-
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
+class SAC(RegularisedCritics, EntropyOptions, TargetNetwork, ReplayOptions, PolicyOptions):
     """Soft actor-critic: maximise rewards and the policy's entropy, with two critics from replayed experience.
 
     After every n_steps in each environment, gradient_steps times for each environment, with batch_size transitions
@@ -80,15 +70,6 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
     DroQ: Hiraoka et al. 2022, "Dropout Q-functions for doubly efficient reinforcement learning", algorithm 2.
     """
 
-    alpha: float | None = ranged(None, "[0, inf)")
-    """The temperature, in rewards per nat; None learns it, from 1 on."""
-    target_entropy: float | None = ranged(None, "(-inf, inf)")
-    """Entropy in nats that a learned temperature aims at, of actions in the units of action_units. None: -1 for each
-    continuous action, in units of its bounds, or half of log |A| for Discrete ones."""
-    action_bounds: Bounds = "squash"
-    """Bounded continuous actions: squash a Gaussian's samples by tanh, or clip them."""
-    action_spread: Spread = "state-dependent"
-    """Whether a Gaussian's standard deviation is a parameter or an output of the network."""
     noise_correlation: float | None = ranged(None, "[0, 1)")
     """Correlation of the noise of successive continuous actions of an episode, to explore further; None: independent
     noise."""
@@ -97,7 +78,7 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
         check(self)
         check_replay(self)
 
-    def init(self, key: Key, spec: Spec) -> SACState:
+    def init(self, key: Key, spec: Spec) -> EntropyState:
         """Draw the initial training state.
 
         Raises:
@@ -123,7 +104,7 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
         params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
         return extended(
             state,
-            SACState,
+            EntropyState,
             params=params,
             optimiser={name: adam_init(part) for name, part in params.items()},
             target=critics,
@@ -138,7 +119,9 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
     act = act_with_lasting_noise
     greedy = greedy_beside_noise
 
-    def update(self, state: SACState, rollout: Rollout, key: Key) -> tuple[SACState, dict[str, Array]]:
+    def update(
+        self, state: EntropyState, rollout: Rollout, key: Key
+    ) -> tuple[EntropyState, dict[str, Array]]:
         """Store the rollout and take its gradient steps: `-> state, metrics`."""
         policy, q = state.policy, regularised_critic(self, state.policy)
         replay, rate = (
@@ -172,7 +155,7 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
 
             learning, more = part_step("actor", actor_loss, learning, rate)
             if self.alpha is None:
-                surplus = more["entropy"] - self.entropy_aim(state)
+                surplus = more["entropy"] - entropy_aim(self, state)
                 learning, _ = part_step(
                     "log_alpha", lambda log_alpha: (log_alpha * surplus, {}), learning, rate
                 )
@@ -180,42 +163,3 @@ class SAC(RegularisedCritics, ReplayOptions, PolicyOptions):
             return learning, metrics | more | {"alpha": jnp.asarray(alpha, jnp.float32)}
 
         return take_gradient_steps(self, state, rollout, replay=replay, key=key, step=step)
-
-    def entropy_aim(self, state: SACState) -> float:
-        """What a learned temperature aims at, in nats, of actions in the units in which the policy acts."""
-        if self.target_entropy is not None:
-            return self.target_entropy
-        head: Any = state.policy.head
-        if isinstance(head, CategoricalHead):
-            return 0.5 * float(np.log(head.num_outputs))
-        return state.log_widths - float(head.size)
-
-
-def log_widths(spec: Spec) -> float:
-    """The sum of log((high - low) / 2) over the numbers of a Box with two bounds; 0 for actions in units of these."""
-    if spec.action_units == "bounds" or not isinstance(spec.action_space, spaces.Box):
-        return 0.0
-    _, half = action_scale(spec.action_space, "bounds")
-    return float(np.log(half, where=half > 0, out=np.zeros(half.shape)).sum())
-
-
-def lowest_value(
-    q: ActionValue, critics: Pytree, x: Pytree, distribution: Any, noise: Pytree, dropout: Dropout = ()
-) -> tuple[Array, Array]:
-    """The lower of two critics' values of a policy's action, and `log pi` of the action: `-> [N], [N]`.
-
-    Of Discrete actions both are exact expectations over the policy, the second is minus the entropy; else they are
-    those of one sample, which moves with the policy's parameters.
-
-    Args:
-        q, critics: the network, and parameters with an axis of critics in front.
-        x: the networks' input, `[N, ...]`.
-        distribution: pi(. | s) of the same states.
-        noise: what a sample consumes, `[N, ...]`.
-        dropout: of the critics, `[2, N, width]` for each hidden layer; `()` without it.
-    """
-    if q.is_discrete:
-        value = jax.vmap(q.all, (0, None, 0))(critics, x, dropout).min(0)
-        return (jax.nn.softmax(distribution.logits) * value).sum(-1), -distribution.entropy()
-    action, log_prob = distribution.sample_and_log_prob(noise)
-    return jax.vmap(q.value, (0, None, None, 0))(critics, x, action, dropout).min(0), log_prob

@@ -34,7 +34,7 @@ from advantage.algorithms.value.shared.gradient_steps import (
     part_step,
     take_gradient_steps,
 )
-from advantage.algorithms.value.shared.options import ReplayOptions, check_budget, check_replay
+from advantage.algorithms.value.shared.options import ReplayOptions, TargetNetwork, check_budget, check_replay
 from advantage.models.gaussian_step import gaussian_model, model_init
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import action_value
@@ -60,7 +60,7 @@ class SVGState(LearningState):
 
 @hyperparameters
 @dataclasses.dataclass(frozen=True)
-class SVG(ReplayOptions, PolicyOptions):
+class SVG(TargetNetwork, ReplayOptions, PolicyOptions):
     """Stochastic value gradients: through an action-value function, or through a learned model of one step.
 
     Actions are a = pi(s, eta) with noise eta, and the policy's gradient goes through them. After every n_steps in each

@@ -17,7 +17,7 @@ from advantage.algorithms.policy_gradient.shared.options import UnitsOption
 from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
 from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended, network_state_init
 from advantage.algorithms.value.shared.gradient_steps import Learning, LearningState, adam_init
-from advantage.algorithms.value.shared.options import ReplayOptions, check_budget
+from advantage.algorithms.value.shared.options import ReplayOptions, TargetNetwork, check_budget
 from advantage.environments.spaces import in_units_of_bounds
 from advantage.policies.action_value import ActionValue, Dropout, action_value
 from advantage.policies.actor_critic import ActorCritic
@@ -29,7 +29,7 @@ Exploration = Literal["gaussian", "ornstein-uhlenbeck"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DeterministicOptions(UnitsOption, ReplayOptions):
+class DeterministicOptions(UnitsOption, TargetNetwork, ReplayOptions):
     """Fields of every method with a deterministic policy and a replay buffer."""
 
     exploration: Exploration = "gaussian"

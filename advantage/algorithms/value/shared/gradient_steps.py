@@ -18,7 +18,7 @@ from advantage.algorithms.policy_gradient.shared.replayed_critic import (
     polyak,
     repeat,
 )
-from advantage.algorithms.value.shared.options import BufferOptions
+from advantage.algorithms.value.shared.options import BufferOptions, TargetNetwork
 from advantage.objectives.surrogates import squared_error
 from advantage.policies.action_value import ActionValue, Dropout
 from advantage.replay.ring import Replay
@@ -108,21 +108,25 @@ def adam_step(
     learning_rate: Array | float,
     *,
     max_grad_norm: Array | float | None = None,
+    b1: float = 0.9,
 ) -> tuple[Pytree, optax.OptState, Any]:
-    """One step of Adam down `loss(params) -> loss, more`: `-> parameters, optimiser, more`."""
+    """One step of Adam down `loss(params) -> loss, more`: `-> parameters, optimiser, more`.
+
+    `b1` is the share of the mean gradient that is kept.
+    """
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
-    updates, optimiser = clipped(optax.scale_by_adam(), max_grad_norm).update(gradient, optimiser)
+    updates, optimiser = clipped(optax.scale_by_adam(b1), max_grad_norm).update(gradient, optimiser)
     return jax.tree.map(lambda x, step: x - learning_rate * step, params, updates), optimiser, metrics
 
 
 def part_step(
-    name: str, loss: Loss, learning: Learning, learning_rate: Array | float
-) -> tuple[Learning, dict[str, Array]]:
-    """`adam_step` of the parameters of this name: `-> learning, metrics`."""
+    name: str, loss: Loss, learning: Learning, learning_rate: Array | float, *, b1: float = 0.9
+) -> tuple[Learning, Any]:
+    """`adam_step` of the parameters of this name: `-> learning, more`."""
     params, optimiser = learning.params, learning.optimiser
-    part, moments, metrics = adam_step(loss, params[name], optimiser[name], learning_rate)
+    part, moments, more = adam_step(loss, params[name], optimiser[name], learning_rate, b1=b1)
     learning = learning._replace(params=params | {name: part}, optimiser=optimiser | {name: moments})
-    return learning, metrics
+    return learning, more
 
 
 def target_step(
@@ -160,7 +164,7 @@ def critics_step(
 
 
 def actor_step(
-    options: BufferOptions,
+    options: TargetNetwork,
     value_of: Callable[[Pytree], Array],
     learning: Learning,
     learning_rate: Array | float,

@@ -29,8 +29,6 @@ class BufferOptions(NetworkOptions):
     """Number of transitions that the replay buffer holds."""
     learning_starts: int = ranged(1000, "[0, inf)")
     """Environment steps before the first gradient step; they count as part of the budget."""
-    tau: float = ranged(0.005, "(0, 1]")
-    """Fraction by which the target networks move towards the trained ones in each gradient step."""
     normalize_observation: bool = False
     """Scale observations by running mean and standard deviation."""
     normalize_reward: bool = False
@@ -42,6 +40,14 @@ class BufferOptions(NetworkOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class TargetNetwork:
+    """The field of a method whose targets come from networks that follow the trained ones."""
+
+    tau: float = ranged(0.005, "(0, 1]")
+    """Fraction by which the target networks move towards the trained ones in each gradient step."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ReplayOptions(BufferOptions):
     """Fields of every method that learns from single transitions, or windows of n steps, of a replay buffer."""
 
@@ -50,7 +56,7 @@ class ReplayOptions(BufferOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExplorationOptions(ReplayOptions):
+class ExplorationOptions(TargetNetwork, ReplayOptions):
     """Fields of every method that acts by an epsilon-greedy policy of its action values."""
 
     epsilon: float = ranged(0.05, "[0, 1]")
