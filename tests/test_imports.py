@@ -296,6 +296,21 @@ def test_the_command_line_imports_nothing_heavy():
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stdout + done.stderr
 
 
+def test_training_does_not_wait_for_libraries_that_it_does_not_use():
+    unused = {
+        "matplotlib",
+        "mctx",
+        "pandas",
+        "scipy.linalg",
+        "scipy.optimize",
+        "scipy.special",
+        "scipy.stats",
+    }
+    code = f"import sys, advantage.cli.commands.train; print(sorted({unused!r} & set(sys.modules)))"
+    done = _python("-c", code)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stdout + done.stderr
+
+
 def test_help_imports_nothing_heavy():
     done = _python("-X", "importtime", "-m", "advantage", "--help")
     assert done.returncode == 0, done.stderr[-2000:]

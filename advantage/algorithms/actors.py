@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import numpy as np
 
@@ -19,8 +21,10 @@ from advantage.environments.tables.mdp import MDP
 from advantage.laboratory.problem import softmax
 from advantage.policies.encoder import split_input
 from advantage.policies.heads import CategoricalHead
-from advantage.theory.policy_gradient import Policy
 from advantage.types import Algorithm, Array, Pytree
+
+if TYPE_CHECKING:  # the exact solutions take a quarter of the time that all imports of `advantage train` take
+    from advantage.theory.policy_gradient import Policy
 
 ROWS_AT_ONCE = 4096  # observations that a network sees together
 
