@@ -325,6 +325,7 @@ def plain_course():
         {"alpha": 0.1},
         {"target_entropy": 3.0},
         {"action_spread": "state-independent"},
+        {"action_bounds": "clip"},
         {"critic_hidden": (7, 6)},
         {"policy_delay": 1},
         {"batch_momentum": 0.5},
