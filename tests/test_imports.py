@@ -301,8 +301,8 @@ def test_training_does_not_wait_for_libraries_that_it_does_not_use():
         "matplotlib",
         "mctx",
         "pandas",
-        "scipy.linalg",
         "scipy.optimize",
+        "scipy.sparse",
         "scipy.special",
         "scipy.stats",
     }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.estimators.off_policy_corrections import (
     Form,
@@ -207,7 +207,7 @@ def fitted_q_table(
     share = weight / np.where(count > 0, count, 1)[pair]
     reward = np.bincount(pair, share * steps.reward, minlength=states * actions)
     places = (pair, steps.next_state)
-    following = sparse.csr_array((share * steps.goes_on, places), shape=(states * actions, states))
+    following = scipy.sparse.csr_array((share * steps.goes_on, places), shape=(states * actions, states))
     q = np.zeros((states, actions))
     for _ in range(iterations):
         q = (reward + gamma * (following @ (policy * q).sum(axis=1))).reshape(states, actions)

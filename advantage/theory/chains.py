@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 from scipy.sparse import csgraph
 
 from advantage.environments.tables.markov_chain import MarkovChain
@@ -43,7 +43,7 @@ def communicating_classes(chain: MarkovChain) -> list[CommunicatingClass]:
 
     source, target = source[inside], target[inside]
     first = np.unique(label, return_index=True)[1]
-    within = sparse.csr_array((np.ones(len(source)), (source, target)), shape=graph.shape)
+    within = scipy.sparse.csr_array((np.ones(len(source)), (source, target)), shape=graph.shape)
     depth = csgraph.dijkstra(within, indices=first, min_only=True, unweighted=True).astype(int)
     period = np.zeros(count, int)
     np.gcd.at(period, label[source], depth[source] + 1 - depth[target])
@@ -131,7 +131,7 @@ def stationary_distribution(chain: MarkovChain) -> np.ndarray:
     others = np.delete(np.arange(len(states)), k)
     returns = transition[[k]][:, others]
     visits = np.ones(len(states))
-    leaving = np.ravel(returns.toarray() if sparse.issparse(returns) else returns)
+    leaving = np.ravel(returns.toarray() if scipy.sparse.issparse(returns) else returns)
     visits[others] = solve(transition[others][:, others], 1.0, leaving, transposed=True).clip(min=0)
     mu = np.zeros(chain.n_states)
     mu[states] = visits / visits.sum()
@@ -163,7 +163,7 @@ def name_classes(classes: list[CommunicatingClass]) -> str:
 
 def _graph(transition: Any) -> Any:
     """The possible steps, CSR `[S, S]` without stored zeros."""
-    graph = sparse.csr_array(transition, copy=True)
+    graph = scipy.sparse.csr_array(transition, copy=True)
     graph.eliminate_zeros()
     return graph
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 from scipy.sparse.linalg import gmres, splu
 
 BACKWARD_ERROR = 1e-14  # limit for a sparse solution; most have only rounding errors
@@ -39,9 +39,9 @@ def solve(transition: Any, discount: float, b: np.ndarray, *, transposed: bool =
     matrix = transition.T if transposed else transition
     x = None
     try:
-        if not sparse.issparse(matrix):
+        if not scipy.sparse.issparse(matrix):
             return np.linalg.solve(np.eye(len(b)) - discount * matrix, b)
-        matrix = (sparse.eye_array(len(b), format="csr") - discount * matrix).tocsr()
+        matrix = (scipy.sparse.eye_array(len(b), format="csr") - discount * matrix).tocsr()
         norm = partial(np.linalg.norm, ord=1 if transposed else np.inf)
         x = _refine(matrix, b, norm, lambda rest: gmres(matrix, rest, rtol=1e-6, restart=40, maxiter=5)[0])
         if x is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.markov_chain import MarkovChain
 from advantage.environments.tables.mdp import MDP
@@ -151,7 +151,7 @@ def _expected_squared_errors(mdp: MDP, value: np.ndarray) -> np.ndarray:
         earned = reward if reward.ndim == 3 else reward[:, :, None]
         return (table * (earned + gamma * value - value[:, None, None]) ** 2).sum(axis=2)
     action, state = np.divmod(np.repeat(np.arange(table.shape[0]), np.diff(table.indptr)), mdp.n_states)
-    earned = reward.data if sparse.issparse(reward) else reward[state, action]
+    earned = reward.data if scipy.sparse.issparse(reward) else reward[state, action]
     squares = table.data * (earned + gamma * value[table.indices] - value[state]) ** 2
     rows = np.bincount(action * mdp.n_states + state, squares, minlength=table.shape[0])
     return rows.reshape(mdp.n_actions, mdp.n_states).T

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.mdp import MDP
 from advantage.machine import available_cores
@@ -42,7 +42,7 @@ class Block(NamedTuple):
         if isinstance(self.transition, tuple):
             return [rows @ value for rows in self.transition]
         expected: Any = self.transition @ value
-        if sparse.issparse(self.transition):
+        if scipy.sparse.issparse(self.transition):
             return expected.reshape(self.reward.shape)
         return expected.reshape(self.reward.shape[::-1]).T
 
@@ -260,7 +260,7 @@ def facts(mdp: MDP) -> Facts:
             )
         margin = widest * ROUNDING
         least, most = min(map(min, sums)) - margin, max(map(max, sums)) + margin
-        rewards = mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward
+        rewards = mdp.reward.data if scipy.sparse.issparse(mdp.reward) else mdp.reward
         return Facts(widest, float(least), float(most), largest(rewards))
 
     return once(mdp, "facts", measure)
@@ -281,7 +281,7 @@ def stacked(mdp: MDP) -> Any:
     """The table as CSR `[A * S, S]`, row `a * S + s`: a sparse table as it is, a dense one converted."""
     if mdp.is_sparse:
         return mdp.transition
-    return sparse.csr_array(mdp.transition.swapaxes(0, 1).reshape(-1, mdp.n_states))
+    return scipy.sparse.csr_array(mdp.transition.swapaxes(0, 1).reshape(-1, mdp.n_states))
 
 
 def _block(mdp: MDP, first: int, last: int) -> Block:
@@ -299,7 +299,7 @@ def _block(mdp: MDP, first: int, last: int) -> Block:
 def rows_between(table: Any, first: int, last: int) -> Any:
     """Rows `first` to `last`, which share the table's memory; SciPy's constructor would copy a short piece."""
     begin, end = table.indptr[first], table.indptr[last]
-    rows = sparse.csr_array((last - first, table.shape[1]))
+    rows = scipy.sparse.csr_array((last - first, table.shape[1]))
     rows.data, rows.indices = table.data[begin:end], table.indices[begin:end]
     rows.indptr = table.indptr[first : last + 1] - begin
     return rows

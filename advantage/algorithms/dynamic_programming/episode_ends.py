@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.algorithms.dynamic_programming.backups import blocks, stacked
 from advantage.environments.tables.mdp import MDP
@@ -60,7 +60,9 @@ def horizon(mdp: MDP, gamma: float) -> float:
 def _entries(mdp: MDP) -> Any:
     """Row s' marks the rows `a * S + s` that may lead to s': bool CSR `[S, A * S]`."""
     table = stacked(mdp)
-    possible = sparse.csr_array((table.data > 0, table.indices, table.indptr), shape=table.shape).tocsc()
+    possible = scipy.sparse.csr_array(
+        (table.data > 0, table.indices, table.indptr), shape=table.shape
+    ).tocsc()
     possible.eliminate_zeros()
     return possible.T
 

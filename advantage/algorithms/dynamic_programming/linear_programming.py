@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.algorithms.dynamic_programming.backups import bellman, stacked
 from advantage.algorithms.dynamic_programming.episode_ends import horizon
@@ -67,7 +67,9 @@ class LinearProgramming(SolverOptions):
     def _occupancy(self, mdp: MDP, gamma: float) -> np.ndarray:
         shape = mdp.n_actions, mdp.n_states
         going = np.flatnonzero(np.tile(~mdp.terminal, mdp.n_actions))
-        here = sparse.csr_array(sparse.vstack([sparse.eye_array(mdp.n_states)] * mdp.n_actions))
+        here = scipy.sparse.csr_array(
+            scipy.sparse.vstack([scipy.sparse.eye_array(mdp.n_states)] * mdp.n_actions)
+        )
         from scipy.optimize import linprog  # takes a quarter of a second, which other methods can save
 
         result: Any = linprog(

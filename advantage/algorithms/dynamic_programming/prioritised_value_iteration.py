@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.algorithms.dynamic_programming.backups import (
     bellman,
@@ -106,7 +106,7 @@ def _spread(mdp: MDP, states: np.ndarray, change: np.ndarray) -> np.ndarray:
 def _predecessors(mdp: MDP, action: int) -> Any:
     """`P(s' | s, a)` with row s' and column s, in float32, which is precise enough for priorities."""
     forward = rows_between(mdp.transition, action * mdp.n_states, (action + 1) * mdp.n_states)
-    narrow = sparse.csr_array(
+    narrow = scipy.sparse.csr_array(
         (forward.data.astype(np.float32), forward.indices, forward.indptr), shape=forward.shape
     )
     return narrow.tocsc().T

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.machine import refuse_large
 
@@ -25,11 +25,11 @@ def refuse_dense(n_states: int, n_actions: int, tables: int = 1) -> None:
 
 def as_table(table: Any, name: str) -> Any:
     """The table as float64, dense or CSR; it is copied only if it has to be converted."""
-    if sparse.issparse(table):
-        table = sparse.csr_array(table, dtype=np.float64)
+    if scipy.sparse.issparse(table):
+        table = scipy.sparse.csr_array(table, dtype=np.float64)
         if table.nnz < np.iinfo(np.int32).max:  # int32 indices take half the memory and are faster
             indices, indptr = (part.astype(np.int32, copy=False) for part in (table.indices, table.indptr))
-            table = sparse.csr_array((table.data, indices, indptr), shape=table.shape)
+            table = scipy.sparse.csr_array((table.data, indices, indptr), shape=table.shape)
         return table
     try:
         array = np.asarray(table, dtype=np.float64)
@@ -42,9 +42,9 @@ def as_table(table: Any, name: str) -> Any:
 
 def read_only(table: Any) -> Any:
     """A read-only view of the table; the caller's own arrays stay writable."""
-    if sparse.issparse(table):
+    if scipy.sparse.issparse(table):
         parts = [part.view() for part in (table.data, table.indices, table.indptr)]
-        frozen = sparse.csr_array((parts[0], parts[1], parts[2]), shape=table.shape, copy=False)
+        frozen = scipy.sparse.csr_array((parts[0], parts[1], parts[2]), shape=table.shape, copy=False)
         for part in (frozen.data, frozen.indices, frozen.indptr):
             part.flags.writeable = False
         return frozen
@@ -55,7 +55,7 @@ def read_only(table: Any) -> Any:
 
 def bytes_of(table: Any) -> int:
     """The size of a table in bytes."""
-    parts = (table.data, table.indices, table.indptr) if sparse.issparse(table) else (table,)
+    parts = (table.data, table.indices, table.indptr) if scipy.sparse.issparse(table) else (table,)
     return sum(part.nbytes for part in parts)
 
 
@@ -67,14 +67,14 @@ def require_shape(name: str, shape: tuple, wanted: tuple, words: str) -> None:
 
 def entry_index(table: Any, entry: int) -> tuple[int, ...]:
     """The index of entry number `entry` of a dense table, or of the stored entries of a sparse one."""
-    if not sparse.issparse(table):
+    if not scipy.sparse.issparse(table):
         return tuple(map(int, np.unravel_index(entry, table.shape)))
     return int(np.searchsorted(table.indptr, entry, side="right")) - 1, int(table.indices[entry])
 
 
 def check_distributions(table: Any, name: Callable[[int], str]) -> None:
     """Raises ValueError unless every row `[N, S]` is a distribution; names the first entry or row that is wrong."""
-    entries = table.data if sparse.issparse(table) else table
+    entries = table.data if scipy.sparse.issparse(table) else table
     if entries.size and not entries.min() >= 0:  # NaN too
         first = np.flatnonzero(~(entries.ravel() >= 0))[0]
         row, column = entry_index(table, int(first))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.mdp import MDP
 
@@ -23,11 +23,11 @@ def goals(mdp: MDP) -> np.ndarray:
 
 def _transitions(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """State, successor and reward of every possible transition."""
-    if sparse.issparse(mdp.transition):
+    if scipy.sparse.issparse(mdp.transition):
         rows = np.repeat(np.arange(mdp.transition.shape[0]), np.diff(mdp.transition.indptr))
         action, state = np.divmod(rows, mdp.n_states)
         possible, successor = mdp.transition.data > 0, mdp.transition.indices
-        by_entry = mdp.reward.data if sparse.issparse(mdp.reward) else mdp.reward[state, action]
+        by_entry = mdp.reward.data if scipy.sparse.issparse(mdp.reward) else mdp.reward[state, action]
         return state[possible], successor[possible], by_entry[possible]
     state, action, successor = np.nonzero(mdp.transition)
     by_place = mdp.reward[state, action, successor] if mdp.reward.ndim == 3 else mdp.reward[state, action]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.arrays import as_table, entry_index, require_shape
 
@@ -31,19 +31,19 @@ def read_form(given: Any, name: str) -> Form:
     """
     is_list = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.dtype == object)
     matrices = list(given) if is_list else []
-    if not any(map(sparse.issparse, matrices)):
+    if not any(map(scipy.sparse.issparse, matrices)):
         return Form(as_table(given, name), False)
     tables = [as_table(matrix, f"{name}[{action}]") for action, matrix in enumerate(matrices)]
     size = tables[0].shape[-1]
     for action, table in enumerate(tables):
         require_shape(f"{name}[{action}]", table.shape, (size, size), "[S, S]")
-    return Form(as_table(sparse.vstack(tables, format="csr"), name), True)
+    return Form(as_table(scipy.sparse.vstack(tables, format="csr"), name), True)
 
 
 def transition_table(form: Form) -> Any:
     """The table of transitions, dense `[S, A, S]` or CSR `[A * S, S]`. Raises ValueError for another shape."""
     table, shape = form.table, form.table.shape
-    if not sparse.issparse(table):
+    if not scipy.sparse.issparse(table):
         hint = ""
         if len(shape) == 3 and shape[0] != shape[1] == shape[2]:
             hint = " If its first axis is the action, give transition.transpose(1, 0, 2)."
@@ -70,12 +70,14 @@ def reward_table(form: Form, transition: Any, n_actions: int) -> Any:
     _refuse_infinite(form, n_states)
     by_pair, by_transition = (n_states, n_actions), (n_states, n_actions, n_states)
     stacked = n_actions * n_states, n_states
-    if not sparse.issparse(table):
+    if not scipy.sparse.issparse(table):
         if table.shape not in (by_pair, by_transition):
             raise ValueError(
                 f"reward has shape {table.shape}; it must be [S, A]: {by_pair}, or [S, A, S]: {by_transition}."
             )
-        return _dense_at(table, transition) if sparse.issparse(transition) and table.ndim == 3 else table
+        return (
+            _dense_at(table, transition) if scipy.sparse.issparse(transition) and table.ndim == 3 else table
+        )
     if form.by_action and table.shape != stacked:
         raise ValueError(
             f"reward has {table.shape[0] // table.shape[1]} matrices of shape {(table.shape[1],) * 2}; it must have "
@@ -88,7 +90,7 @@ def reward_table(form: Form, transition: Any, n_actions: int) -> Any:
             f"reward has shape {table.shape}; a sparse one must be [A * S, S]: {stacked}, where row a * S + s holds "
             f"the rewards of action a in state s, or [S, A]: {by_pair}."
         )
-    if sparse.issparse(transition):
+    if scipy.sparse.issparse(transition):
         return _sparse_at(table, transition)
     return table.toarray().reshape(n_actions, n_states, n_states).transpose(1, 0, 2).copy()
 
@@ -97,13 +99,13 @@ def row_name(form: Form, n_states: int, n_actions: int, row: int) -> str:
     """The name of `P(. | s, a)` in the form in which transitions were given; `row` counts those of the table."""
     if form.by_action:
         return f"transition[{row // n_states}][{row % n_states}]"
-    if sparse.issparse(form.table):
+    if scipy.sparse.issparse(form.table):
         return f"transition[{row}] (state {row % n_states}, action {row // n_states})"
     return f"transition[{row // n_actions}, {row % n_actions}]"
 
 
 def _refuse_infinite(form: Form, n_states: int) -> None:
-    entries = form.table.data if sparse.issparse(form.table) else form.table
+    entries = form.table.data if scipy.sparse.issparse(form.table) else form.table
     if not entries.size or (np.isfinite(entries.min()) and np.isfinite(entries.max())):
         return
     first = int(np.flatnonzero(~np.isfinite(entries))[0])
@@ -127,7 +129,7 @@ def _places(table: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _with_entries_of(transition: Any, data: np.ndarray) -> Any:
-    return sparse.csr_array((data, transition.indices, transition.indptr), shape=transition.shape)
+    return scipy.sparse.csr_array((data, transition.indices, transition.indptr), shape=transition.shape)
 
 
 def _dense_at(reward: np.ndarray, transition: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.arrays import (
     TOLERANCE,
@@ -62,8 +62,10 @@ class MDP:
         form = read_form(self.transition, "transition")
         transition = transition_table(form)
         n_states = transition.shape[-1]
-        n_actions = transition.shape[0] // n_states if sparse.issparse(transition) else transition.shape[1]
-        rows = transition if sparse.issparse(transition) else transition.reshape(-1, n_states)
+        n_actions = (
+            transition.shape[0] // n_states if scipy.sparse.issparse(transition) else transition.shape[1]
+        )
+        rows = transition if scipy.sparse.issparse(transition) else transition.reshape(-1, n_states)
         check_distributions(rows, lambda row: row_name(form, n_states, n_actions, row))
         terminal = np.zeros(n_states, bool) if self.terminal is None else np.asarray(self.terminal)
         if terminal.dtype != bool:
@@ -93,7 +95,7 @@ class MDP:
 
     @property
     def is_sparse(self) -> bool:
-        return sparse.issparse(self.transition)
+        return scipy.sparse.issparse(self.transition)
 
     @property
     def nbytes(self) -> int:
@@ -103,12 +105,12 @@ class MDP:
     @cached_property
     def expected_reward(self) -> np.ndarray:
         """`r(s, a) = E[R | s, a]`, `[S, A]`."""
-        if self.reward.ndim == 2 and not sparse.issparse(self.reward):
+        if self.reward.ndim == 2 and not scipy.sparse.issparse(self.reward):
             return self.reward
         if not self.is_sparse:
             return read_only(np.einsum("ijk,ijk->ij", self.transition, self.reward))
         earned = self.transition.data * self.reward.data  # entry by entry: a successor may be listed twice
-        products = sparse.csr_array(
+        products = scipy.sparse.csr_array(
             (earned, self.transition.indices, self.transition.indptr), shape=self.transition.shape
         ).sum(axis=1)
         return read_only(np.asarray(products, float).reshape(self.n_actions, self.n_states).T)
@@ -132,7 +134,9 @@ class MDP:
             return self.transition[np.asarray(policy, np.int64) * self.n_states + np.arange(self.n_states)]
         action, state = np.nonzero(probabilities.T)
         weights = (probabilities.T[action, state], (state, action * self.n_states + state))
-        return sparse.csr_array(weights, shape=(self.n_states, self.transition.shape[0])) @ self.transition
+        return (
+            scipy.sparse.csr_array(weights, shape=(self.n_states, self.transition.shape[0])) @ self.transition
+        )
 
     def probabilities(self, policy: Any) -> np.ndarray:
         """A policy as a table `[S, A]` of probabilities; `[S]` holds an action for each state.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.arrays import LARGEST_DENSE, refuse_dense, require_shape
 
@@ -53,14 +53,14 @@ def tables_of_outcomes(
     weights = np.concatenate([weight[kept], ones])
     earned = np.concatenate([(weight * reward)[kept], 0 * ones])
     shape = n_actions * n_states, n_states
-    transition = sparse.coo_array((weights, (rows, columns)), shape=shape).tocsr()
-    sums = sparse.coo_array((earned, (rows, columns)), shape=shape).tocsr()
+    transition = scipy.sparse.coo_array((weights, (rows, columns)), shape=shape).tocsr()
+    sums = scipy.sparse.coo_array((earned, (rows, columns)), shape=shape).tocsr()
     means = np.divide(sums.data, transition.data)
-    rewards = sparse.csr_array((means, transition.indices, transition.indptr), shape=shape)
+    rewards = scipy.sparse.csr_array((means, transition.indices, transition.indptr), shape=shape)
     if as_sparse:
         return Tables(transition, rewards, terminal)
 
-    def dense(table: sparse.csr_array) -> np.ndarray:
+    def dense(table: scipy.sparse.csr_array) -> np.ndarray:
         by_action = table.toarray().reshape(n_actions, n_states, n_states)
         return np.ascontiguousarray(by_action.swapaxes(0, 1))
 

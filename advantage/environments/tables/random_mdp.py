@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.arrays import LARGEST_DENSE, refuse_dense
 from advantage.environments.tables.mdp import MDP
@@ -64,7 +64,7 @@ def random_mdp(
     offsets = np.arange(0, rows * branching + 1, branching, dtype=_index_type(rows * branching))
 
     def table(values: np.ndarray) -> Any:
-        flat = sparse.csr_array((values.ravel(), successor.ravel(), offsets), shape=(rows, n_states))
+        flat = scipy.sparse.csr_array((values.ravel(), successor.ravel(), offsets), shape=(rows, n_states))
         if as_sparse:
             return flat
         return np.ascontiguousarray(flat.toarray().reshape(n_actions, n_states, n_states).swapaxes(0, 1))

@@ -10,7 +10,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
+import scipy
 
 from advantage.environments.tables.ends import goals
 from advantage.environments.tables.mdp import MDP, POMDP
@@ -39,7 +39,7 @@ def outcomes(mdp: MDP) -> Outcomes:
     """The table in the form used for sampling, with K the largest number of successors."""
     stacked = mdp.transition
     if not mdp.is_sparse:
-        stacked = sparse.csr_array(stacked.swapaxes(0, 1).reshape(-1, mdp.n_states))
+        stacked = scipy.sparse.csr_array(stacked.swapaxes(0, 1).reshape(-1, mdp.n_states))
     counts = np.diff(stacked.indptr)
     width = int(counts.max())
     row = np.repeat(np.arange(len(counts)), counts)
@@ -50,7 +50,7 @@ def outcomes(mdp: MDP) -> Outcomes:
     successor[state, action, place] = stacked.indices
     probability[state, action, place] = stacked.data
     reward = np.zeros(shape, np.float32)
-    if sparse.issparse(mdp.reward):
+    if scipy.sparse.issparse(mdp.reward):
         reward[state, action, place] = mdp.reward.data
     elif mdp.reward.ndim == 3:
         reward[state, action, place] = mdp.reward[state, action, stacked.indices]
