@@ -135,7 +135,7 @@ def kill_one_when_two_play(folder):
     """A callback that kills the process of an actor when two have played, and slows the run until a third has."""
 
     def callback(progress):
-        awaited, due = 3 if killed else 2, time.monotonic() + 1
+        awaited, due = 3 if killed else 2, time.monotonic() + 20
         while len(os.listdir(folder)) < awaited and time.monotonic() < due:
             time.sleep(0.05)
         playing = {int(n) for n in os.listdir(folder)}
