@@ -310,7 +310,10 @@ def interquartile(scores: np.ndarray) -> str:
     """Mean of the middle half of the seeds, and its 95 % interval from 10,000 resamplings."""
     drawn = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
     low, high = np.quantile(stats.trim_mean(drawn, 0.25, axis=1), [0.025, 0.975])
-    return f"{stats.trim_mean(scores, 0.25):.4g} [{low:.4g}, {high:.4g}]"
+    middle, low, high = (
+        f"{x:.4g}" if abs(x) < 9_999.5 else f"{x:.0f}" for x in (stats.trim_mean(scores, 0.25), low, high)
+    )
+    return f"{middle} [{low}, {high}]"
 
 
 def table() -> None:
