@@ -128,13 +128,13 @@ def test_no_gradient_passes_through_the_corrections_or_reaches_the_moments(netwo
 # The gradient step
 
 
-def one_transition(algorithm):
-    """A first state with other parameters, and a rollout of one step that does not end."""
+def one_transition(algorithm, terminated=False):
+    """A first state with other parameters, and a rollout of one step."""
     state, rng = begin(algorithm, CONTINUOUS, num_envs=1), np.random.default_rng(0)
     obs, next_obs = rng.normal(size=(2, 1, 1, 3)).astype(np.float32)
     action = rng.uniform(-1, 1, (1, 1, 2)).astype(np.float32)
-    never = np.array([[False]])
-    rollout = Rollout(obs, action, np.float32([[1.7]]), next_obs, never, never)
+    ends = np.array([[terminated]]), np.array([[False]])
+    rollout = Rollout(obs, action, np.float32([[1.7]]), next_obs, *ends)
     params = state.params | {"action_value": disturbed(state.params["action_value"])}
     return dataclasses.replace(state, params=params), rollout
 
@@ -165,8 +165,10 @@ def halves(state, rollout, key):
     return np.concatenate([now, np.concatenate([next_x, next_action], 1)]), np.float64(log_prob)
 
 
-@pytest.mark.parametrize("renormalise", [False, True])
-def test_the_critics_loss_is_that_of_the_definition_and_the_moments_follow_both_halves(renormalise):
+@pytest.mark.parametrize(("renormalise", "terminated"), [(False, False), (True, False), (False, True)])
+def test_the_critics_loss_is_that_of_the_definition_and_the_moments_follow_both_halves(
+    renormalise, terminated
+):
     algorithm = tiny(
         n_steps=1,
         gradient_steps=1,
@@ -175,11 +177,11 @@ def test_the_critics_loss_is_that_of_the_definition_and_the_moments_follow_both_
         learning_rate=0.0,
         renormalise_after=0 if renormalise else 10,
     )
-    state, rollout = one_transition(algorithm)
+    state, rollout = one_transition(algorithm, terminated)
     new, metrics = update(algorithm, state, rollout, jax.random.key(0))
     inputs, log_prob = halves(state, rollout, jax.random.fold_in(jax.random.key(0), 0))
     values, seen = values_in_batch(state.params, inputs, "renormalised" if renormalise else "batch")
-    y = 1.7 + 0.5 * (values[:, 4:].min(0) - 0.3 * log_prob)
+    y = 1.7 + 0.5 * (not terminated) * (values[:, 4:].min(0) - 0.3 * log_prob)
     total, count = metrics["action_value_loss"]
     assert count == 1
     assert total == pytest.approx(((values[:, :4] - y) ** 2 / 2).mean(), rel=1e-3)

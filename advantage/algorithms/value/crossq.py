@@ -18,18 +18,17 @@ from advantage.algorithms.policy_gradient.shared.acting import (
     policy_noise,
 )
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
-from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay, replayed_batch
-from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
+from advantage.algorithms.policy_gradient.shared.replayed_critic import replayed_batch
+from advantage.algorithms.policy_gradient.shared.state import policy_state_init, without_critic
 from advantage.algorithms.value.shared.entropy import (
     EntropyOptions,
     EntropyState,
     entropy_aim,
-    log_widths,
+    entropy_state,
     lowest_value,
 )
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
-    adam_init,
     part_step,
     take_gradient_steps,
 )
@@ -66,7 +65,7 @@ class CrossQ(EntropyOptions, ReplayOptions, PolicyOptions):
     With n above 1, y has the rewards of n steps and bootstraps after them.
 
     Source: Bhatt et al. 2024, "CrossQ: Batch normalization in deep reinforcement learning for greater sample efficiency
-    and simplicity", section 3 and table 2; Ioffe 2017, "Batch renormalization", algorithm 1.
+    and simplicity", section 3; Ioffe 2017, "Batch renormalization", algorithm 1.
     """
 
     learning_rate: float | Schedule = ranged(1e-3, "[0, inf)")
@@ -100,20 +99,9 @@ class CrossQ(EntropyOptions, ReplayOptions, PolicyOptions):
             raise ValueError(
                 f"CrossQ needs a Box of floats, and the action space is {spec.action_space}; use sac, dqn or ppo."
             )
-        encoder, keys = state.policy.encoder, jax.random.split(key_critics)
         q = batch_normalised_critic(self, state.policy)
-        critics = jax.vmap(q.init, (0, None))(keys, encoder.encode(encoder.example()))
-        params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
-        return extended(
-            state,
-            EntropyState,
-            params=params,
-            optimiser={name: adam_init(part) for name, part in params.items()},
-            target=(),
-            replay=empty_replay(state.policy, spec, self.buffer_size),
-            gradient_steps=jnp.uint32(0),
-            log_widths=log_widths(spec),
-        )
+        begun = entropy_state(state, key_critics, spec, q=q, size=self.buffer_size)
+        return dataclasses.replace(begun, target=())
 
     actor = policy_actor
     initial_memory = policy_memory

@@ -12,11 +12,10 @@ from advantage.algorithms.hyperparameters import check, hyperparameters, ranged,
 from advantage.algorithms.policy_gradient.shared.acting import policy_actor, policy_noise
 from advantage.algorithms.policy_gradient.shared.options import PolicyOptions
 from advantage.algorithms.policy_gradient.shared.replayed_critic import (
-    empty_replay,
     polyak,
     replayed_batch,
 )
-from advantage.algorithms.policy_gradient.shared.state import extended, policy_state_init, without_critic
+from advantage.algorithms.policy_gradient.shared.state import policy_state_init, without_critic
 from advantage.algorithms.value.shared.correlated_noise import (
     act_with_lasting_noise,
     greedy_beside_noise,
@@ -26,12 +25,11 @@ from advantage.algorithms.value.shared.entropy import (
     EntropyOptions,
     EntropyState,
     entropy_aim,
-    log_widths,
+    entropy_state,
     lowest_value,
 )
 from advantage.algorithms.value.shared.gradient_steps import (
     Learning,
-    adam_init,
     critics_step,
     part_step,
     take_gradient_steps,
@@ -98,19 +96,8 @@ class SAC(RegularisedCritics, EntropyOptions, TargetNetwork, ReplayOptions, Poli
                 f"noise_correlation is that of Gaussian noise, and the action space is {spec.action_space}; leave it "
                 "out, and raise alpha or target_entropy to explore more."
             )
-        encoder, keys = state.policy.encoder, jax.random.split(key_critics)
-        x = encoder.encode(encoder.example())
-        critics = jax.vmap(regularised_critic(self, state.policy).init, (0, None))(keys, x)
-        params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
-        return extended(
-            state,
-            EntropyState,
-            params=params,
-            optimiser={name: adam_init(part) for name, part in params.items()},
-            target=critics,
-            replay=empty_replay(state.policy, spec, self.buffer_size),
-            gradient_steps=jnp.uint32(0),
-            log_widths=log_widths(spec),
+        return entropy_state(
+            state, key_critics, spec, q=regularised_critic(self, state.policy), size=self.buffer_size
         )
 
     actor = policy_actor

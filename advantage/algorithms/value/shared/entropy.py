@@ -6,15 +6,18 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
 from advantage.algorithms.hyperparameters import ranged
-from advantage.algorithms.value.shared.gradient_steps import LearningState
+from advantage.algorithms.policy_gradient.shared.replayed_critic import empty_replay
+from advantage.algorithms.policy_gradient.shared.state import PolicyState, extended
+from advantage.algorithms.value.shared.gradient_steps import LearningState, adam_init
 from advantage.environments.spaces import action_scale
 from advantage.policies.action_value import ActionValue, Dropout
 from advantage.policies.heads import Bounds, CategoricalHead, Spread
-from advantage.types import Array, Pytree, Spec
+from advantage.types import Array, Key, Pytree, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,34 @@ class EntropyState(LearningState):
     """
 
     log_widths: float = dataclasses.field(metadata={"static": True})
+
+
+def entropy_state(state: PolicyState, key: Key, spec: Spec, *, q: ActionValue, size: int) -> EntropyState:
+    """The initial state: the actor of `state`, two critics, their targets, a temperature of 1, and an empty buffer.
+
+    Args:
+        state: networks and statistics, without a critic.
+        key: draws the critics.
+        spec: spaces and budget.
+        q: the critics' network.
+        size: number of transitions that the replay buffer holds.
+
+    Raises:
+        ValueError: a replay buffer that does not fit into memory.
+    """
+    encoder = state.policy.encoder
+    critics = jax.vmap(q.init, (0, None))(jax.random.split(key), encoder.encode(encoder.example()))
+    params = {"actor": state.params["actor"], "action_value": critics, "log_alpha": jnp.zeros(())}
+    return extended(
+        state,
+        EntropyState,
+        params=params,
+        optimiser={name: adam_init(part) for name, part in params.items()},
+        target=critics,
+        replay=empty_replay(state.policy, spec, size),
+        gradient_steps=jnp.uint32(0),
+        log_widths=log_widths(spec),
+    )
 
 
 def entropy_aim(options: EntropyOptions, state: EntropyState) -> float:
